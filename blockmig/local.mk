@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+noinst_LIBRARIES += libengine.a
+libengine_a_SOURCES =
+include blockmig/storage/local.mk
+include blockmig/copy/local.mk
+include blockmig/store/local.mk
+include blockmig/migrate/local.mk

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The journal: what a job intends, what it has done, and how far it is, in SQLite.
+ *
+ * One database per state directory (WAL, synchronous=FULL, foreign keys, user_version migrations; a newer
+ * schema is refused).  Every function that writes is durable when it returns.  Several processes may use
+ * one journal at once; one process owns a job while it lives (pid and start time, checked
+ * against /proc), and a dead owner's job can be taken over.
+ */
+#ifndef BLOCKMIG_STORE_JOURNAL_H
+#define BLOCKMIG_STORE_JOURNAL_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+struct journal;
+
+/* Times are microseconds since the epoch, UTC; 0: not yet. Strings are owned by the struct. */
+struct journal_job {
+    char *id;      /* "20261121-7f3a" */
+    char *command; /* "copy" */
+    char *method;  /* "cold" */
+    char *phase;   /* name of the phase it is in, written by job.c alone */
+    char *
+        result; /* NULL while unfinished: "done", "failed", "rolled-back", "parked", "refused", "cancelled" */
+    char *error;           /* or NULL */
+    char *request;         /* JSON: everything needed to run the same job again, cwd included */
+    char *source, *target; /* what the user sees: absolute paths or URIs */
+    int64_t started, updated, finished;
+    int64_t owner_pid; /* 0: nobody */
+};
+
+struct journal_disk {
+    unsigned index; /* within the job */
+    char *source, *target, *source_format, *target_format;
+    char *source_identity; /* identity, size, mtime of every layer: a changed source cannot be resumed */
+    char *target_identity;
+    uint64_t size;
+    char *receipt; /* path, or NULL */
+};
+
+struct journal_checkpoint {
+    uint64_t frontier;
+    uint64_t map_sum_low, map_sum_high;
+    uint64_t bytes_read, bytes_written, bytes_zero; /* so far, for the report */
+};
+
+struct journal_event {
+    int64_t time;
+    char *kind; /* "phase", "intent", "result", "checkpoint", "notice" */
+    char *text; /* JSON or plain */
+};
+
+/* Creates directory (0700) and database if needed. `directory` NULL: $BLOCKMIG_STATE_DIR, else
+ * /var/lib/blockmig for root, else $XDG_STATE_HOME/blockmig or ~/.local/state/blockmig. */
+struct journal *journal_open(const char *directory, GError **error);
+void journal_close(struct journal *journal); /* NULL is allowed */
+const char *journal_directory(const struct journal *journal);
+
+/* New job owned by this process; sets job->id (date + 4 or more random hex digits, unique), started, updated,
+ * owner_pid. */
+bool journal_job_create(struct journal *journal, struct journal_job *job, GError **error);
+/* NULL and no error: there is none. `id` may be a unique prefix; an ambiguous one is a USAGE error. */
+struct journal_job *journal_job_load(struct journal *journal, const char *id, GError **error);
+/* The newest job for this target, finished or not. */
+struct journal_job *journal_job_find_target(struct journal *journal, const char *target, GError **error);
+GPtrArray *journal_job_list(struct journal *journal,
+                            GError **error); /* of struct journal_job *, newest first */
+/* Makes this process the owner; REFUSED with the pid if another live process is. */
+bool journal_job_claim(struct journal *journal, struct journal_job *job, GError **error);
+bool journal_job_set_phase(struct journal *journal, struct journal_job *job, const char *phase,
+                           GError **error);
+/* Sets result, error, finished and gives up ownership. */
+bool journal_job_finish(struct journal *journal, struct journal_job *job, const char *result,
+                        const char *message, GError **error);
+bool journal_job_alive(const struct journal_job *job); /* does its owner process live? */
+void journal_job_free(struct journal_job *job);
+
+bool journal_disk_save(struct journal *journal, const struct journal_job *job,
+                       const struct journal_disk *disk, GError **error);
+GPtrArray *journal_disk_list(struct journal *journal, const struct journal_job *job, GError **error);
+void journal_disk_free(struct journal_disk *disk);
+
+/* Replaces the disk's checkpoint and appends the digests made since the last one (digest_table_pack records),
+ * in one transaction. */
+bool journal_checkpoint_save(struct journal *journal, const struct journal_job *job, unsigned disk,
+                             const struct journal_checkpoint *checkpoint, GBytes *digests, GError **error);
+/* *found false: no checkpoint. *digests: all records so far, in order. */
+bool journal_checkpoint_load(struct journal *journal, const struct journal_job *job, unsigned disk,
+                             struct journal_checkpoint *checkpoint, GBytes **digests, bool *found,
+                             GError **error);
+/* Forgets checkpoints and digests: a finished job has its receipt. */
+bool journal_checkpoint_clear(struct journal *journal, const struct journal_job *job, GError **error);
+
+bool journal_event(struct journal *journal, const struct journal_job *job, const char *kind, const char *text,
+                   GError **error);
+GPtrArray *journal_events(struct journal *journal, const struct journal_job *job, GError **error);
+
+typedef struct journal journal_t; /* for g_autoptr only */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(journal_t, journal_close)
+typedef struct journal_job journal_job_t;
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(journal_job_t, journal_job_free)
+
+#endif

@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Base-plus-delta chains: safe resolution of backing files, and one map through all layers.
+ *
+ * The policy is chosen by the caller, the file system work is done by its `open` callback
+ * (blockmig/storage/file.c): formats/ has no opinion about paths beyond the syntax of names.
+ */
+#ifndef FORMATS_CHAIN_H
+#define FORMATS_CHAIN_H
+
+#include "formats/image.h"
+
+#define CHAIN_MAX_DEPTH 64
+
+/* A parent named by the user (--parent [FORMAT:]FILE), top to base. */
+struct chain_parent {
+    char *path;
+    char *format; /* or NULL: probe; what then looks raw is refused */
+};
+
+struct chain_policy {
+    const char *const *allowed_roots; /* directories besides that of the image; NULL-terminated or NULL */
+    const struct chain_parent *parents;
+    size_t parent_count;
+    unsigned max_depth; /* 0: CHAIN_MAX_DEPTH */
+    bool top_only;      /* open only the top image; holes stay EXTENT_HOLE in the map */
+    bool writable_top;
+    /* Opens `path` as a storage.  If `roots` is not NULL (NULL-terminated) the object must be a regular
+     * file whose real path lies beneath one of them, checked on the opened object, not on the name;
+     * if it is NULL the user named the path.  *real_path is set to the resolved path (owned by the
+     * caller), from which the directory of relative backing names is taken. */
+    struct storage *(*open)(void *opaque, const char *path, const char *const *roots, bool writable,
+                            char **real_path, GError **error);
+    void *opaque;
+};
+
+struct chain {
+    GPtrArray *layers; /* of struct image *, 0 = top; owned */
+    GPtrArray *paths;  /* of char *: the real path of each layer */
+    uint64_t size;     /* of the top */
+    bool keep_holes;   /* from top_only: do not turn a hole of the last layer into zeros */
+};
+
+/* Opens `path` and, unless top_only, everything below it.  `format` NULL: probe the top.
+ * REFUSED errors: outside the allowed roots, loop, too deep, backing format missing or unknown,
+ * json: or protocol or control characters in a name, a parent that is not there. */
+struct chain *chain_open(const char *path, const struct format *format, const struct chain_policy *policy,
+                         GError **error);
+/* A chain of one image that is already open; takes ownership of `image`. */
+struct chain *chain_new_single(struct image *image, bool keep_holes);
+void chain_close(struct chain *chain); /* NULL is allowed */
+
+struct image *chain_layer(const struct chain *chain, unsigned layer);
+unsigned chain_depth(const struct chain *chain);
+
+/* As image_map, through all layers: HOLE appears only with keep_holes.  A layer shorter than the
+ * one above it reads as zeros beyond its end.  extent.layer says where data comes from. */
+bool chain_map(struct chain *chain, uint64_t offset, uint64_t length, struct extent *out, size_t max,
+               size_t *count, GError **error);
+
+/* Convenience for metadata-sized reads, tests and fills: reads guest bytes through the chain. */
+bool chain_read(struct chain *chain, void *buffer, size_t length, uint64_t offset, GError **error);
+
+/* Is `name`, a backing name found inside an image, a plain file name that may be looked up?
+ * REFUSED error says why not (json:, protocol, control characters, empty). */
+bool chain_name_is_plain(const char *name, GError **error);
+
+typedef struct chain chain_t; /* for g_autoptr(chain_t) only */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(chain_t, chain_close)
+
+#endif

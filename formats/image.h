@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A disk image: translates guest addresses into places on a storage.
+ *
+ * An image never moves bulk data.  map() says where guest bytes are, place() where new ones go;
+ * the caller (blockmig/copy) reads and writes them.  Metadata lives in memory until flush(),
+ * which makes it durable in the order that keeps the image valid at every instant.
+ *
+ * An image belongs to one thread at a time, except that unpack() and pack() may be called from
+ * any thread.  A driver is one file (or room of files) that ends in its `struct format`.
+ */
+#ifndef FORMATS_IMAGE_H
+#define FORMATS_IMAGE_H
+
+#include "formats/error.h"
+#include "formats/extent.h"
+#include "formats/storage.h"
+
+#include <stdbool.h>
+
+struct image;
+
+/* One answer of place(): where bytes of the guest go. */
+struct placement {
+    struct extent to;   /* status DATA: write guest bytes [offset, +length) to storage:host_offset */
+    bool fill;          /* outside the request: the caller must bring `from` here */
+    struct extent from; /* if fill: what the guest reads there now, in terms of this image: DATA,
+                         * ZERO, PACKED, or HOLE (read the backing layer); same offset and length */
+};
+
+struct image_create_options {
+    uint64_t size;              /* virtual size in bytes */
+    const char *backing_name;   /* as it is to stand in the image, or NULL */
+    const char *backing_format; /* required if backing_name is set */
+    GHashTable *values;         /* -o: string -> string, or NULL; keys were checked against options */
+};
+
+struct format_option {
+    const char *name;
+    const char *help; /* values and default, one line */
+};
+
+enum format_flags {
+    FORMAT_BACKING = 1 << 0,        /* can have a backing layer */
+    FORMAT_IDENTITY = 1 << 1,       /* guest offset == host offset; "unallocated" is the storage's word */
+    FORMAT_PACKED = 1 << 2,         /* may return EXTENT_PACKED */
+    FORMAT_PACKS = 1 << 3,          /* pack() and place_packed() exist */
+    FORMAT_CREATE = 1 << 4,         /* create() and place() exist */
+    FORMAT_NO_PARENT_NAME = 1 << 5, /* children do not name their parent: --parent is needed */
+};
+
+struct image_check {
+    uint64_t leaks;       /* host clusters with a count but without a user: wasted space */
+    uint64_t corruptions; /* anything that can lose or mix up data */
+    uint64_t repaired;    /* leaks that were given back */
+};
+
+typedef void (*image_describe_fn)(void *opaque, const char *key, const char *value);
+
+/* The callbacks in the order in which they are used. */
+struct format {
+    const char *name;
+    unsigned flags;
+    const struct format_option *options; /* for create, ends with a NULL name; or NULL */
+
+    /* Does this storage hold this format? `head` are its first bytes (up to 4096).  Reads nothing
+     * else but what it finds through `storage` at the end of the file, where a format keeps its
+     * magic there.  Optional: never (raw). */
+    bool (*probe)(const uint8_t *head, size_t length, struct storage *storage);
+
+    /* Bytes that the storage will need at most for `data` bytes of guest data. */
+    bool (*measure)(const struct image_create_options *options, uint64_t data, uint64_t *bytes,
+                    GError **error);
+    /* Writes a valid empty image onto an empty or reusable storage, and flushes it. */
+    bool (*create)(struct storage *storage, const struct image_create_options *options, GError **error);
+
+    /* Sets size, granularity, ..., opaque; reads and validates everything that later calls rely on.
+     * image->writable says what is wanted.  On error leaves nothing behind. */
+    bool (*open)(struct image *image, GError **error);
+    /* Fills out[0..max) with extents that follow each other without gaps from `offset`; neighbours
+     * that can be merged are.  0 < *count <= max; may stop before offset + length, never after. */
+    bool (*map)(struct image *image, uint64_t offset, uint64_t length, struct extent *out, size_t max,
+                size_t *count, GError **error);
+    /* Unpacks the whole unit (image->packed_unit bytes) that PACKED bytes hold. Thread-safe. */
+    bool (*unpack)(struct image *image, const void *packed, size_t packed_length, void *out, GError **error);
+
+    /* Appends to `placements` (of struct placement) where [offset, +length) goes, in guest order,
+     * followed by the fills.  Allocates as needed; ascending calls on a fresh image get ascending
+     * host offsets. What is not COPIED/owned alone is moved. */
+    bool (*place)(struct image *image, uint64_t offset, uint64_t length, GArray *placements, GError **error);
+    /* Packs one unit of packed_unit bytes into `out` (of packed_unit bytes); *packed_length 0 means
+     * that it does not get smaller: place() it instead. Thread-safe. */
+    bool (*pack)(struct image *image, const void *data, void *out, size_t *packed_length, GError **error);
+    /* Where the packed bytes of the unit at `offset` go. */
+    bool (*place_packed)(struct image *image, uint64_t offset, size_t packed_length, struct extent *to,
+                         GError **error);
+    /* Makes the inner, aligned part of the range read as zeros by metadata and says which part that
+     * is (*done_length may be 0); the caller writes zeros to the rest.  Hides a backing layer. */
+    bool (*zero)(struct image *image, uint64_t offset, uint64_t length, uint64_t *done_offset,
+                 uint64_t *done_length, GError **error);
+    /* The content may become anything that shows no deleted data: here it becomes zeros, with space
+     * given back where possible. Same answer as zero. */
+    bool (*discard)(struct image *image, uint64_t offset, uint64_t length, uint64_t *done_offset,
+                    uint64_t *done_length, GError **error);
+    /* All data that was written to places before this call was already acknowledged by the storage.
+     * Afterwards data and metadata are durable. */
+    bool (*flush)(struct image *image, GError **error);
+    /* Compares counts with users; gives leaked space back if `repair`. Optional: all is well. */
+    bool (*check)(struct image *image, bool repair, struct image_check *result, GError **error);
+    /* Calls `describe` for every feature worth telling: cluster size, compression, snapshots ... */
+    void (*describe)(struct image *image, image_describe_fn describe, void *opaque);
+    void (*close)(struct image *image); /* frees opaque; does not flush */
+};
+
+struct image {
+    const struct format *format;
+    struct storage *storage; /* owned */
+    char *name;              /* what messages call it */
+    bool writable;
+
+    /* set by open */
+    uint64_t size;         /* virtual size */
+    uint32_t granularity;  /* place() on multiples of it needs no fill; power of two; 1 for raw */
+    uint32_t cluster_size; /* allocation unit on the storage, for zero detection; power of two */
+    uint32_t packed_unit;  /* bytes of one packed unit; 0 if the format does not pack */
+    bool reads_zero;       /* what was never placed reads as zeros (fresh image without backing) */
+    char *backing_name;    /* as it stands in the image; NULL: no backing layer */
+    char *backing_format;  /* as it stands in the image; NULL: not said */
+    bool wants_parent;     /* a differencing image that names no parent */
+    GPtrArray *notices;    /* of char *: what a copy does not carry, or what an administrator must
+                            * know: internal snapshots, bitmaps, dirty bit. Created by image_open. */
+    void *opaque;          /* the driver's */
+};
+
+/* Takes ownership of `storage` in every case, also on failure. */
+struct image *image_open(struct storage *storage, const struct format *format, bool writable, GError **error);
+void image_close(struct image *image); /* NULL is allowed; does not flush; closes the storage */
+
+/* The wrappers check bounds against image->size (an error, not an assertion), that the image is
+ * writable and that the driver has the callback; errors come prefixed with the image's name. */
+bool image_create(struct storage *storage, const struct format *format,
+                  const struct image_create_options *options, GError **error);
+bool image_measure(const struct format *format, const struct image_create_options *options, uint64_t data,
+                   uint64_t *bytes, GError **error);
+bool image_map(struct image *image, uint64_t offset, uint64_t length, struct extent *out, size_t max,
+               size_t *count, GError **error);
+bool image_unpack(struct image *image, const void *packed, size_t packed_length, void *out, GError **error);
+bool image_place(struct image *image, uint64_t offset, uint64_t length, GArray *placements, GError **error);
+bool image_pack(struct image *image, const void *data, void *out, size_t *packed_length, GError **error);
+bool image_place_packed(struct image *image, uint64_t offset, size_t packed_length, struct extent *to,
+                        GError **error);
+bool image_zero(struct image *image, uint64_t offset, uint64_t length, uint64_t *done_offset,
+                uint64_t *done_length, GError **error);
+bool image_discard(struct image *image, uint64_t offset, uint64_t length, uint64_t *done_offset,
+                   uint64_t *done_length, GError **error);
+bool image_flush(struct image *image, GError **error);
+bool image_check(struct image *image, bool repair, struct image_check *result, GError **error);
+void image_describe(struct image *image, image_describe_fn describe, void *opaque);
+void image_notice(struct image *image, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+typedef struct image image_t; /* for g_autoptr(image_t) only */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(image_t, image_close)
+
+/* probe.c: the table of all formats, raw last. */
+extern const struct format *const formats[]; /* ends with NULL */
+extern const struct format format_raw;
+extern const struct format format_qcow2;
+
+/* By the name that users and backing-format fields give; an error (USAGE) names the known ones. */
+const struct format *format_by_name(const char *name, GError **error);
+/* What the storage holds; raw if nothing else claims it.  Only for an image that the user named:
+ * a backing file is never probed (CVE-2008-2004 and its family). NULL on a read error. */
+const struct format *format_probe(struct storage *storage, GError **error);
+/* -o: "key=value,key=value" (",," is a comma in a value) into a new hash table, checked against
+ * the format's option table; USAGE errors name key, format and the known keys. `text` may be NULL. */
+GHashTable *format_parse_options(const struct format *format, const char *text, GError **error);
+
+#endif

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The byte container that an image lies on: a file, a device, memory, later NBD and iSCSI.
+ *
+ * Implementations live in blockmig/storage/; formats know only this interface.
+ * Offsets and lengths are bytes.  pread, pwrite, zero and discard may be called from several
+ * threads at once on ranges that do not overlap; everything else from one thread at a time.
+ */
+#ifndef FORMATS_STORAGE_H
+#define FORMATS_STORAGE_H
+
+#include <glib.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct storage;
+
+/* The callbacks in the order in which they are used.  Those marked optional may be NULL;
+ * the default is written beside them. */
+struct storage_ops {
+    const char *name; /* "file", "memory": for messages */
+
+    /* All `length` bytes or an error; reading past the end is an error. Any alignment. */
+    bool (*pread)(struct storage *storage, void *buffer, size_t length, uint64_t offset, GError **error);
+    /* All `length` bytes or an error; may extend a growable storage. Any alignment. */
+    bool (*pwrite)(struct storage *storage, const void *buffer, size_t length, uint64_t offset,
+                   GError **error);
+    /* Afterwards the range reads as zeros, with the cheapest means that guarantees it; space
+     * may be given back if `may_unmap`. Optional: zeros are written with pwrite. */
+    bool (*zero)(struct storage *storage, uint64_t offset, uint64_t length, bool may_unmap, GError **error);
+    /* The content of the range is of no interest any more. Optional: nothing. */
+    bool (*discard)(struct storage *storage, uint64_t offset, uint64_t length, GError **error);
+    /* Everything written and acknowledged before is durable afterwards. */
+    bool (*flush)(struct storage *storage, GError **error);
+    /* Sets the size of a growable storage; new bytes read as zeros. Optional: an error. */
+    bool (*resize)(struct storage *storage, uint64_t size, GError **error);
+    /* Reserves space for a range without changing what it reads. Optional: nothing. */
+    bool (*allocate)(struct storage *storage, uint64_t offset, uint64_t length, GError **error);
+    /* What is at `offset`: *data false means that the next *run bytes are known to read as zeros.
+     * 0 < *run <= length. Optional: everything is data. */
+    bool (*status)(struct storage *storage, uint64_t offset, uint64_t length, bool *data, uint64_t *run,
+                   GError **error);
+    void (*close)(struct storage *storage);
+};
+
+/*
+ * Fields are read by everyone and written only by the implementation.  The two descriptors are
+ * for the ring (blockmig/copy/ring.h) alone and -1 where the storage has none.
+ */
+struct storage {
+    const struct storage_ops *ops;
+    char *name;     /* what messages call it: a path or a URI */
+    char *identity; /* equal for two storages on the same object: "file:DEV:INO", "block:MAJ:MIN" */
+    uint64_t size;
+    bool writable;
+    bool growable;      /* a regular file, memory: pwrite past the end extends it */
+    bool reads_zero;    /* bytes never written read as zeros: a file created empty; not a used device */
+    int direct_fd;      /* O_DIRECT descriptor: offset, length and memory aligned to `alignment` */
+    int buffered_fd;    /* page-cache descriptor of the same object, any alignment */
+    uint32_t alignment; /* of direct_fd; a power of two, 1 if direct_fd is -1 */
+    void *opaque;       /* the implementation's */
+};
+
+/* Bounds are checked here, once, for every implementation: a range that wraps or, unless the
+ * storage is growable and the call writes, ends past `size` is an error that names storage, offset
+ * and length.  Errors come prefixed with the storage's name. */
+bool storage_pread(struct storage *storage, void *buffer, size_t length, uint64_t offset, GError **error);
+bool storage_pwrite(struct storage *storage, const void *buffer, size_t length, uint64_t offset,
+                    GError **error);
+bool storage_zero(struct storage *storage, uint64_t offset, uint64_t length, bool may_unmap, GError **error);
+bool storage_discard(struct storage *storage, uint64_t offset, uint64_t length, GError **error);
+bool storage_flush(struct storage *storage, GError **error);
+bool storage_resize(struct storage *storage, uint64_t size, GError **error);
+bool storage_allocate(struct storage *storage, uint64_t offset, uint64_t length, GError **error);
+bool storage_status(struct storage *storage, uint64_t offset, uint64_t length, bool *data, uint64_t *run,
+                    GError **error);
+void storage_close(struct storage *storage); /* NULL is allowed */
+
+typedef struct storage storage_t; /* for g_autoptr(storage_t) only */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(storage_t, storage_close)
+
+#endif

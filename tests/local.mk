@@ -1,0 +1,4 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
+include tests/unit/local.mk
+include tests/fuzz/local.mk
