@@ -44,6 +44,7 @@ struct copy_map_sum {
 
 struct copy_options {
     uint64_t start;            /* guest offset to begin at: a checkpoint, a multiple of DIGEST_CHUNK_SIZE */
+    uint64_t end;              /* guest offset to stop at, likewise; 0: the end of the source */
     bool read_back;            /* read every written byte back past the page cache and compare it */
     bool write_zeroes;         /* write zeros as data (preallocation=full) */
     bool compress;             /* pack what gets smaller; the target must have FORMAT_PACKS */

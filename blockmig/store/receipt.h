@@ -17,6 +17,7 @@ struct receipt {
     char *verified;            /* "full", "written", "none" */
     int64_t started, finished; /* microseconds since the epoch */
     uint64_t size;
+    bool layer; /* of one layer alone, holes as zeros; false: what the guest sees through the chain */
     struct copy_counters counters;
     GArray *bad;                  /* of struct copy_range (salvage), or NULL */
     struct digest_table *digests; /* owned */

@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What a caller (tools/, later the service) asks of a job, hears while it runs and gets at the end.
+ */
+#ifndef BLOCKMIG_MIGRATE_JOB_H
+#define BLOCKMIG_MIGRATE_JOB_H
+
+#include "blockmig/copy/copy.h"
+#include "formats/chain.h"
+
+enum chain_mode { CHAIN_FLATTEN, CHAIN_KEEP, CHAIN_SHALLOW };
+enum verify_mode { VERIFY_FULL, VERIFY_WRITTEN, VERIFY_NONE };
+
+const char *chain_mode_name(enum chain_mode mode);
+const char *verify_mode_name(enum verify_mode mode);
+/* USAGE errors that name the text and the known words. */
+bool chain_mode_parse(const char *text, enum chain_mode *mode, GError **error);
+bool verify_mode_parse(const char *text, enum verify_mode *mode, GError **error);
+
+/* `copy SRC DST` and its options.  Strings are owned; NULL means the default. */
+struct copy_request {
+    char *source;
+    char *target;         /* a directory, a file or a block device */
+    char *source_format;  /* -f; NULL: probe the image that the user named */
+    char *target_format;  /* -O; NULL: each image keeps its format */
+    char *target_options; /* -o text */
+    enum chain_mode chain;
+    GPtrArray *parents;       /* of char *: "[FORMAT:]FILE", top to base; or NULL */
+    GPtrArray *allowed_roots; /* of char *; or NULL */
+    uint64_t bandwidth;       /* bytes per second; 0: no limit */
+    enum verify_mode verify;
+    enum digest_algorithm digest;
+    bool compressed;
+    bool salvage;
+    bool delete_source;
+    bool force;   /* replace an existing target */
+    bool restart; /* forget an unfinished job for this target */
+    char *state_dir;
+};
+
+struct copy_request *copy_request_new(void);
+void copy_request_free(struct copy_request *request);
+/* JSON text (owned by the caller) with absolute paths, from which the same job can be run again anywhere; and
+ * back.  Two requests are the same job exactly if their texts are equal. */
+char *copy_request_to_json(const struct copy_request *request);
+struct copy_request *copy_request_from_json(const char *text, GError **error);
+
+/* Called in the thread that runs the job. Any may be NULL. */
+struct job_listener {
+    void (*phase)(void *opaque, const char *phase, const char *what); /* "base", "layer 2 of 3: base.qcow2" */
+    void (*progress)(void *opaque, const char *phase, const struct copy_counters *counters);
+    void (*notice)(void *opaque, const char *text); /* something an administrator must know */
+    bool (*cancelled)(void *opaque);
+    void *opaque;
+};
+
+struct disk_report {
+    char *disk; /* name of the image without its directory */
+    char *source, *target, *source_format, *target_format;
+    uint64_t virtual_size;
+    uint64_t source_allocated, target_allocated; /* bytes on their file systems */
+    struct copy_counters counters;
+    enum digest_algorithm algorithm;
+    char *root;         /* hex; NULL: not there yet */
+    bool layer;         /* digests are of this layer alone, holes as zeros (chain=keep, shallow) */
+    GArray *bad;        /* of struct copy_range; NULL or empty: none */
+    char *receipt;      /* path, or NULL */
+    const char *engine; /* "io_uring", "threads", NULL */
+};
+
+struct job_report {
+    char *id; /* NULL: refused or planned before there was a job */
+    const char *command, *method, *phase;
+    const char *result; /* "done", "planned", "failed", "rolled-back", "parked", "refused" */
+    int64_t started;    /* microseconds since the epoch */
+    double duration_s;
+    enum verify_mode verified;
+    const char *source; /* "kept" or "deleted" */
+    GPtrArray *disks;   /* of struct disk_report * */
+    GPtrArray *plan;    /* of char *: what will be done and why, one line each */
+    char *advice;       /* what to do next after a failure: how to resume; or NULL */
+    bool resumed;
+    uint64_t space_needed, space_available; /* on the target, from preflight */
+};
+void job_report_free(struct job_report *report);
+
+/*
+ * Runs (or, with dry_run, only plans) a cold copy; continues an unfinished job for the same request and
+ * target.  Always returns a report, whose `result` says in a word what `error` says in full.
+ * The exit status comes from the error's code; no error: 0.
+ */
+struct job_report *copy_job_run(const struct copy_request *request, const struct job_listener *listener,
+                                bool dry_run, GError **error);
+/* Gives up an unfinished job for good: removes what it left on the target and closes it in the journal.
+ * REFUSED while it runs or once it is done. */
+bool copy_job_discard(const char *state_dir, const char *id, GError **error);
+
+typedef struct copy_request copy_request_t; /* for g_autoptr only */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(copy_request_t, copy_request_free)
+typedef struct job_report job_report_t;
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(job_report_t, job_report_free)
+
+#endif
