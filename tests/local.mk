@@ -1,5 +1,14 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
 EXTRA_DIST += tests/lib.sh tests/make-data.py
+dist_check_SCRIPTS += \
+	tests/every-file-has-a-licence.sh \
+	tests/layering.sh \
+	tests/only-tools-print.sh
 include tests/unit/local.mk
 include tests/fuzz/local.mk
+
+# The same tests with more seeds, more rounds and larger disks: hours, not minutes.
+.PHONY: check-long
+check-long:
+	BLOCKMIG_LONG=1 $(MAKE) $(AM_MAKEFLAGS) check

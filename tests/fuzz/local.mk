@@ -1,1 +1,13 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# Fuzz targets are named tests/fuzz/NAME.fuzz and have their inputs in tests/fuzz/corpus/NAME/:
+#
+#     noinst_PROGRAMS += tests/fuzz/NAME.fuzz         (inside "if FUZZING")
+#     tests_fuzz_NAME_fuzz_SOURCES = tests/fuzz/NAME.c
+#     tests_fuzz_NAME_fuzz_LDADD = $(UNIT_LIBS)
+#     tests_fuzz_NAME_fuzz_LDFLAGS = $(FUZZ_FLAGS)
+#     EXTRA_DIST += tests/fuzz/corpus/NAME             (outside)
+#
+# tools/check runs every corpus through its target once.
+FUZZ_FLAGS = $(AM_LDFLAGS) $(FUZZ_LDFLAGS)
+if FUZZING
+endif
