@@ -76,6 +76,8 @@ bool storage_resize(struct storage *storage, uint64_t size, GError **error);
 bool storage_allocate(struct storage *storage, uint64_t offset, uint64_t length, GError **error);
 bool storage_status(struct storage *storage, uint64_t offset, uint64_t length, bool *data, uint64_t *run,
                     GError **error);
+/* Says that bytes up to `end` were written through a descriptor; thread-safe, never shrinks. */
+void storage_grown(struct storage *storage, uint64_t end);
 void storage_close(struct storage *storage); /* NULL is allowed */
 
 typedef struct storage storage_t; /* for g_autoptr(storage_t) only */

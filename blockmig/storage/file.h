@@ -22,9 +22,16 @@ struct storage *storage_file_open(const char *path, unsigned flags, const char *
 
 /* Bytes that the file system has allocated for it (st_blocks); the size for a device. */
 uint64_t storage_file_allocated(struct storage *storage);
+/* false: the file system has no locks, so nobody was asked and nobody is kept away; to be announced. */
+bool storage_file_lockable(struct storage *storage);
+/* Gives up the O_DIRECT descriptor.  To be called before the ring starts where clusters are smaller than a
+ * page: direct and buffered writes to different parts of one page can undo each other. Other storages:
+ * nothing. */
+void storage_file_avoid_direct(struct storage *storage);
 /* fsyncs the directory that holds `path`, so that a new name survives a crash. */
 bool storage_file_sync_directory(const char *path, GError **error);
-/* The chain_policy.open callback for local files: opaque points to an unsigned of file_flags. */
+/* The chain_policy.open callback for local files: opaque points to an unsigned of file_flags (or is NULL),
+ * of which FILE_NO_LOCK and FILE_NO_DIRECT count. */
 struct storage *storage_file_open_for_chain(void *opaque, const char *path, const char *const *roots,
                                             bool writable, char **real_path, GError **error);
 

@@ -1,2 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-libengine_a_SOURCES +=
+libengine_a_SOURCES += \
+	blockmig/storage/device.c blockmig/storage/device.h \
+	blockmig/storage/file.c blockmig/storage/file.h \
+	blockmig/storage/lock.c blockmig/storage/lock.h \
+	blockmig/storage/memory.c blockmig/storage/memory.h \
+	blockmig/storage/users.c

@@ -26,12 +26,14 @@ void storage_memory_clear_faults(struct storage *storage);
 
 /* The number of flushes so far, and the bytes that were there right after flush number n (0: the
  * initial content).  `keep(opaque, i)` decides for each write i after that flush and before the next whether
- * it reached the medium (NULL: none); `torn` cuts the last kept write at that many bytes (0: whole). */
+ * it reached the medium, i counting from 0 after that flush (NULL: none); `torn` cuts the last kept write at
+ * that many bytes (0: whole). */
 unsigned storage_memory_flush_count(struct storage *storage);
 GByteArray *storage_memory_cut(struct storage *storage, unsigned flush,
                                bool (*keep)(void *opaque, unsigned i), void *opaque, size_t torn);
 const uint8_t *storage_memory_data(struct storage *storage);
-/* Writes so far as (offset, length) pairs, for tests that compare the exact list. */
+/* Writes so far as (offset, length) pairs, for tests that compare the exact list.  Zeroing is a write;
+ * a resize stands there with the new size as offset and length 0. */
 const GArray *storage_memory_writes(struct storage *storage); /* of struct memory_write */
 struct memory_write {
     uint64_t offset, length;

@@ -1,0 +1,17 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What block devices do in their own way; used by file.c alone. */
+#ifndef BLOCKMIG_STORAGE_DEVICE_H
+#define BLOCKMIG_STORAGE_DEVICE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* All return 0 or an errno. */
+int device_size(int fd, uint64_t *size);
+int device_sector_size(int fd, uint32_t *sector_size);
+/* Zeros by the device itself, or by the kernel for it.  EOPNOTSUPP: it must be written.  The range is a
+ * multiple of the sector size. */
+int device_zero(int fd, uint64_t offset, uint64_t length, bool may_unmap);
+int device_discard(int fd, uint64_t offset, uint64_t length);
+
+#endif

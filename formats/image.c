@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "formats/image.h"
+
+#include <stdarg.h>
+#include <string.h>
+
+/* Storages put their own name before their errors, and an image is mostly called as its storage. */
+static bool finish(const char *name, bool ok, GError **error)
+{
+    if (!ok && error && *error) {
+        size_t length = strlen(name);
+
+        if (strncmp((*error)->message, name, length) != 0 || (*error)->message[length] != ':')
+            g_prefix_error(error, "%s: ", name);
+    }
+    return ok;
+}
+
+static bool range_check(const struct image *image, const char *what, uint64_t offset, uint64_t length,
+                        GError **error)
+{
+    if (offset <= image->size && length <= image->size - offset)
+        return true;
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED,
+                "%s: %s of %" G_GUINT64_FORMAT " bytes at offset %" G_GUINT64_FORMAT
+                " is out of bounds (virtual size %" G_GUINT64_FORMAT ")",
+                image->name, what, length, offset, image->size);
+    return false;
+}
+
+static bool lacks(const char *name, const struct format *format, const char *what, GError **error)
+{
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "%s: the %s driver cannot %s", name,
+                format->name, what);
+    return false;
+}
+
+static bool write_check(const struct image *image, const char *what, bool has_callback, GError **error)
+{
+    if (!has_callback)
+        return lacks(image->name, image->format, what, error);
+    if (image->writable)
+        return true;
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "%s: cannot %s in an image opened read-only",
+                image->name, what);
+    return false;
+}
+
+static void image_free(struct image *image)
+{
+    storage_close(image->storage);
+    g_free(image->name);
+    g_free(image->backing_name);
+    g_free(image->backing_format);
+    g_ptr_array_unref(image->notices);
+    g_free(image);
+}
+
+struct image *image_open(struct storage *storage, const struct format *format, bool writable, GError **error)
+{
+    struct image *image = g_new0(struct image, 1);
+
+    image->format = format;
+    image->storage = storage;
+    image->name = g_strdup(storage->name);
+    image->writable = writable;
+    image->granularity = 1;
+    image->cluster_size = 1;
+    image->notices = g_ptr_array_new_with_free_func(g_free);
+    if (writable && !storage->writable) {
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED,
+                    "%s: cannot write to an image on a storage opened read-only", image->name);
+        image_free(image);
+        return NULL;
+    }
+    if (!finish(image->name, format->open(image, error), error)) {
+        image_free(image);
+        return NULL;
+    }
+    return image;
+}
+
+void image_close(struct image *image)
+{
+    if (!image)
+        return;
+    if (image->format->close)
+        image->format->close(image);
+    image_free(image);
+}
+
+bool image_create(struct storage *storage, const struct format *format,
+                  const struct image_create_options *options, GError **error)
+{
+    if (!format->create)
+        return lacks(storage->name, format, "create images", error);
+    if (options->backing_name && !(format->flags & FORMAT_BACKING))
+        return lacks(storage->name, format, "have a backing file", error);
+    if (options->backing_name && !options->backing_format) {
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE,
+                    "%s: the format of backing file \"%s\" must be given", storage->name,
+                    options->backing_name);
+        return false;
+    }
+    return finish(storage->name, format->create(storage, options, error), error);
+}
+
+bool image_measure(const struct format *format, const struct image_create_options *options, uint64_t data,
+                   uint64_t *bytes, GError **error)
+{
+    if (!format->measure)
+        return lacks(format->name, format, "measure", error);
+    return format->measure(options, data, bytes, error);
+}
+
+bool image_map(struct image *image, uint64_t offset, uint64_t length, struct extent *out, size_t max,
+               size_t *count, GError **error)
+{
+    if (length == 0 || max == 0) {
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED,
+                    "%s: map of nothing at offset %" G_GUINT64_FORMAT, image->name, offset);
+        return false;
+    }
+    if (!range_check(image, "map", offset, length, error))
+        return false;
+    return finish(image->name, image->format->map(image, offset, length, out, max, count, error), error);
+}
+
+bool image_unpack(struct image *image, const void *packed, size_t packed_length, void *out, GError **error)
+{
+    if (!image->format->unpack)
+        return lacks(image->name, image->format, "unpack", error);
+    return finish(image->name, image->format->unpack(image, packed, packed_length, out, error), error);
+}
+
+bool image_place(struct image *image, uint64_t offset, uint64_t length, GArray *placements, GError **error)
+{
+    if (!write_check(image, "place", image->format->place != NULL, error) ||
+        !range_check(image, "place", offset, length, error))
+        return false;
+    if (length == 0)
+        return true;
+    return finish(image->name, image->format->place(image, offset, length, placements, error), error);
+}
+
+bool image_pack(struct image *image, const void *data, void *out, size_t *packed_length, GError **error)
+{
+    if (!image->format->pack)
+        return lacks(image->name, image->format, "pack", error);
+    return finish(image->name, image->format->pack(image, data, out, packed_length, error), error);
+}
+
+bool image_place_packed(struct image *image, uint64_t offset, size_t packed_length, struct extent *to,
+                        GError **error)
+{
+    /* The last unit of an image may be shorter than packed_unit: only its begin must be inside. */
+    if (!write_check(image, "place packed units", image->format->place_packed != NULL, error) ||
+        !range_check(image, "place packed", offset, 1, error))
+        return false;
+    return finish(image->name, image->format->place_packed(image, offset, packed_length, to, error), error);
+}
+
+/* A driver without the callback has no cheaper zeros than those that the caller writes. */
+static bool zero_nothing(uint64_t offset, uint64_t *done_offset, uint64_t *done_length)
+{
+    *done_offset = offset;
+    *done_length = 0;
+    return true;
+}
+
+bool image_zero(struct image *image, uint64_t offset, uint64_t length, uint64_t *done_offset,
+                uint64_t *done_length, GError **error)
+{
+    if (!write_check(image, "zero", true, error) || !range_check(image, "zero", offset, length, error))
+        return false;
+    if (length == 0 || !image->format->zero)
+        return zero_nothing(offset, done_offset, done_length);
+    return finish(image->name, image->format->zero(image, offset, length, done_offset, done_length, error),
+                  error);
+}
+
+bool image_discard(struct image *image, uint64_t offset, uint64_t length, uint64_t *done_offset,
+                   uint64_t *done_length, GError **error)
+{
+    if (!write_check(image, "discard", true, error) || !range_check(image, "discard", offset, length, error))
+        return false;
+    if (length == 0 || !image->format->discard)
+        return zero_nothing(offset, done_offset, done_length);
+    return finish(image->name, image->format->discard(image, offset, length, done_offset, done_length, error),
+                  error);
+}
+
+bool image_flush(struct image *image, GError **error)
+{
+    if (!write_check(image, "flush", image->format->flush != NULL, error))
+        return false;
+    return finish(image->name, image->format->flush(image, error), error);
+}
+
+bool image_check(struct image *image, bool repair, struct image_check *result, GError **error)
+{
+    memset(result, 0, sizeof(*result));
+    if (repair && !write_check(image, "repair", true, error))
+        return false;
+    if (!image->format->check)
+        return true;
+    return finish(image->name, image->format->check(image, repair, result, error), error);
+}
+
+void image_describe(struct image *image, image_describe_fn describe, void *opaque)
+{
+    if (image->format->describe)
+        image->format->describe(image, describe, opaque);
+}
+
+void image_notice(struct image *image, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    g_ptr_array_add(image->notices, g_strdup_vprintf(format, args));
+    va_end(args);
+}

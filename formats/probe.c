@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The table of all formats, and what is looked up in it. */
+#include "formats/image.h"
+
+#include <string.h>
+
+#define PROBE_LENGTH 4096
+
+const struct format *const formats[] = {
+    &format_raw,
+    NULL,
+};
+
+const struct format *format_by_name(const char *name, GError **error)
+{
+    g_autoptr(GString) known = g_string_new(NULL);
+
+    for (size_t i = 0; formats[i]; i++) {
+        if (strcmp(formats[i]->name, name) == 0)
+            return formats[i];
+        g_string_append_printf(known, "%s%s", i ? ", " : "", formats[i]->name);
+    }
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE, "unknown format \"%s\" (known: %s)", name,
+                known->str);
+    return NULL;
+}
+
+const struct format *format_probe(struct storage *storage, GError **error)
+{
+    uint8_t head[PROBE_LENGTH];
+    size_t length = MIN(storage->size, sizeof(head));
+
+    if (!storage_pread(storage, head, length, 0, error))
+        return NULL;
+    for (size_t i = 0; formats[i]; i++) {
+        if (formats[i]->probe && formats[i]->probe(head, length, storage))
+            return formats[i];
+    }
+    return &format_raw;
+}
+
+static bool option_known(const struct format *format, const char *key, GError **error)
+{
+    g_autoptr(GString) known = g_string_new(NULL);
+
+    for (const struct format_option *option = format->options; option && option->name; option++) {
+        if (strcmp(option->name, key) == 0)
+            return true;
+        g_string_append_printf(known, "%s%s", known->len ? ", " : "", option->name);
+    }
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE, "format %s has no option \"%s\" (known: %s)",
+                format->name, key, known->len ? known->str : "none");
+    return false;
+}
+
+/* The text up to the next single comma, with double commas made single; advances *text past it. */
+static char *next_item(const char **text)
+{
+    GString *item = g_string_new(NULL);
+    const char *p = *text;
+
+    for (; *p; p++) {
+        if (*p == ',' && p[1] != ',')
+            break;
+        if (*p == ',')
+            p++;
+        g_string_append_c(item, *p);
+    }
+    *text = *p ? p + 1 : p;
+    return g_string_free(item, FALSE);
+}
+
+GHashTable *format_parse_options(const struct format *format, const char *text, GError **error)
+{
+    g_autoptr(GHashTable) values = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+
+    while (text && *text) {
+        g_autofree char *item = next_item(&text);
+        char *equals = strchr(item, '=');
+
+        if (!equals || equals == item) {
+            g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE,
+                        "format option \"%s\" is not of the form key=value", item);
+            return NULL;
+        }
+        *equals = '\0';
+        if (!option_known(format, item, error))
+            return NULL;
+        g_hash_table_replace(values, g_strdup(item), g_strdup(equals + 1));
+    }
+    return g_steal_pointer(&values);
+}

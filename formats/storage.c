@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "formats/storage.h"
+
+#include "formats/error.h"
+
+/* What off_t can hold: the kernel refuses more anyway, but with a less helpful message. */
+#define STORAGE_MAX_SIZE ((uint64_t)INT64_MAX)
+
+/* Written in pieces of this size where a storage has no better way to make zeros. */
+#define ZERO_PIECE (UINT64_C(1) << 20)
+
+void storage_grown(struct storage *storage, uint64_t end)
+{
+    uint64_t size = __atomic_load_n(&storage->size, __ATOMIC_RELAXED);
+
+    while (size < end &&
+           !__atomic_compare_exchange_n(&storage->size, &size, end, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+        ;
+}
+
+static bool range_check(const struct storage *storage, const char *what, uint64_t offset, uint64_t length,
+                        bool may_grow, GError **error)
+{
+    uint64_t size = __atomic_load_n(&storage->size, __ATOMIC_RELAXED);
+
+    if (offset <= STORAGE_MAX_SIZE && length <= STORAGE_MAX_SIZE - offset &&
+        (may_grow || (offset <= size && length <= size - offset)))
+        return true;
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED,
+                "%s: %s of %" G_GUINT64_FORMAT " bytes at offset %" G_GUINT64_FORMAT
+                " is out of bounds (size %" G_GUINT64_FORMAT ")",
+                storage->name, what, length, offset, size);
+    return false;
+}
+
+static bool write_check(const struct storage *storage, const char *what, GError **error)
+{
+    if (storage->writable)
+        return true;
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "%s: %s on a storage opened read-only",
+                storage->name, what);
+    return false;
+}
+
+/* The tail of every wrapper: `ok` is what the implementation said. */
+static bool finish(const struct storage *storage, bool ok, GError **error)
+{
+    if (!ok)
+        g_prefix_error(error, "%s: ", storage->name);
+    return ok;
+}
+
+bool storage_pread(struct storage *storage, void *buffer, size_t length, uint64_t offset, GError **error)
+{
+    if (!range_check(storage, "read", offset, length, false, error))
+        return false;
+    if (length == 0)
+        return true;
+    return finish(storage, storage->ops->pread(storage, buffer, length, offset, error), error);
+}
+
+bool storage_pwrite(struct storage *storage, const void *buffer, size_t length, uint64_t offset,
+                    GError **error)
+{
+    if (!write_check(storage, "write", error) ||
+        !range_check(storage, "write", offset, length, storage->growable, error))
+        return false;
+    if (length == 0)
+        return true;
+    return finish(storage, storage->ops->pwrite(storage, buffer, length, offset, error), error);
+}
+
+static bool zero_by_writing(struct storage *storage, uint64_t offset, uint64_t length, GError **error)
+{
+    g_autofree uint8_t *zeros = g_malloc0(MIN(length, ZERO_PIECE));
+
+    while (length > 0) {
+        size_t piece = MIN(length, ZERO_PIECE);
+
+        if (!storage->ops->pwrite(storage, zeros, piece, offset, error))
+            return false;
+        offset += piece;
+        length -= piece;
+    }
+    return true;
+}
+
+bool storage_zero(struct storage *storage, uint64_t offset, uint64_t length, bool may_unmap, GError **error)
+{
+    bool ok;
+
+    if (!write_check(storage, "zero", error) ||
+        !range_check(storage, "zero", offset, length, storage->growable, error))
+        return false;
+    if (length == 0)
+        return true;
+    if (storage->ops->zero)
+        ok = storage->ops->zero(storage, offset, length, may_unmap, error);
+    else
+        ok = zero_by_writing(storage, offset, length, error);
+    return finish(storage, ok, error);
+}
+
+bool storage_discard(struct storage *storage, uint64_t offset, uint64_t length, GError **error)
+{
+    if (!write_check(storage, "discard", error) ||
+        !range_check(storage, "discard", offset, length, false, error))
+        return false;
+    if (length == 0 || !storage->ops->discard)
+        return true;
+    return finish(storage, storage->ops->discard(storage, offset, length, error), error);
+}
+
+bool storage_flush(struct storage *storage, GError **error)
+{
+    return finish(storage, storage->ops->flush(storage, error), error);
+}
+
+bool storage_resize(struct storage *storage, uint64_t size, GError **error)
+{
+    if (!write_check(storage, "resize", error) || !range_check(storage, "resize", size, 0, true, error))
+        return false;
+    if (!storage->growable || !storage->ops->resize) {
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED,
+                    "%s: the size of %s storage cannot be changed", storage->name, storage->ops->name);
+        return false;
+    }
+    return finish(storage, storage->ops->resize(storage, size, error), error);
+}
+
+bool storage_allocate(struct storage *storage, uint64_t offset, uint64_t length, GError **error)
+{
+    if (!write_check(storage, "allocate", error) ||
+        !range_check(storage, "allocate", offset, length, storage->growable, error))
+        return false;
+    if (length == 0 || !storage->ops->allocate)
+        return true;
+    return finish(storage, storage->ops->allocate(storage, offset, length, error), error);
+}
+
+bool storage_status(struct storage *storage, uint64_t offset, uint64_t length, bool *data, uint64_t *run,
+                    GError **error)
+{
+    if (!range_check(storage, "status", offset, length, false, error))
+        return false;
+    if (length == 0 || !storage->ops->status) {
+        *data = true;
+        *run = length;
+        return true;
+    }
+    return finish(storage, storage->ops->status(storage, offset, length, data, run, error), error);
+}
+
+void storage_close(struct storage *storage)
+{
+    if (storage)
+        storage->ops->close(storage);
+}
