@@ -48,6 +48,11 @@ struct chain *chain_open(const char *path, const struct format *format, const st
                          GError **error);
 /* A chain of one image that is already open; takes ownership of `image`. */
 struct chain *chain_new_single(struct image *image, bool keep_holes);
+/* Puts `image` (now owned) under the last layer of such a chain. */
+void chain_append(struct chain *chain, struct image *image);
+/* Layers [first, first + count) of a chain as one of their own; they stay owned by `chain`, which must live
+ * longer. */
+struct chain *chain_view(const struct chain *chain, unsigned first, unsigned count, bool keep_holes);
 void chain_close(struct chain *chain); /* NULL is allowed */
 
 struct image *chain_layer(const struct chain *chain, unsigned layer);

@@ -16,4 +16,7 @@ void throttle_set_rate(struct throttle *throttle, uint64_t bytes_per_second); /*
  * or one request where that is larger. */
 int64_t throttle_take(struct throttle *throttle, uint64_t bytes, int64_t now);
 
+typedef struct throttle throttle_t; /* for g_autoptr only */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(throttle_t, throttle_free)
+
 #endif

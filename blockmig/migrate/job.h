@@ -40,10 +40,12 @@ struct copy_request {
 
 struct copy_request *copy_request_new(void);
 void copy_request_free(struct copy_request *request);
-/* JSON text (owned by the caller) with absolute paths, from which the same job can be run again anywhere; and
- * back.  Two requests are the same job exactly if their texts are equal. */
+/* JSON text (owned by the caller) with absolute paths, from which the same job can be run again from
+ * anywhere; and back. */
 char *copy_request_to_json(const struct copy_request *request);
 struct copy_request *copy_request_from_json(const char *text, GError **error);
+/* Would both texts write the same target with the same proof?  The bandwidth may differ. */
+bool copy_request_same(const char *a, const char *b);
 
 /* Called in the thread that runs the job. Any may be NULL. */
 struct job_listener {
@@ -82,6 +84,7 @@ struct job_report {
     bool resumed;
     uint64_t space_needed, space_available; /* on the target, from preflight */
 };
+struct job_report *job_report_new(void);
 void job_report_free(struct job_report *report);
 
 /*
