@@ -39,6 +39,7 @@ struct chain {
     GPtrArray *paths;  /* of char *: the real path of each layer */
     uint64_t size;     /* of the top */
     bool keep_holes;   /* from top_only: do not turn a hole of the last layer into zeros */
+    GArray *holes;     /* of struct extent, one per layer: chain_map's own memory */
 };
 
 /* Opens `path` and, unless top_only, everything below it.  `format` NULL: probe the top.

@@ -113,6 +113,25 @@ bool image_measure(const struct format *format, const struct image_create_option
     return format->measure(options, data, bytes, error);
 }
 
+/* A driver that contradicts its contract must not become a copy with a gap. */
+static bool map_check(const struct image *image, uint64_t offset, uint64_t length, const struct extent *out,
+                      size_t max, size_t count, GError **error)
+{
+    uint64_t position = offset;
+    bool ok = count > 0 && count <= max;
+
+    for (size_t i = 0; ok && i < count; i++) {
+        ok = out[i].offset == position && out[i].length > 0 && out[i].length <= offset + length - position;
+        position += out[i].length;
+    }
+    if (!ok)
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED,
+                    "%s: the %s driver gave an inconsistent map of %" G_GUINT64_FORMAT
+                    " bytes at offset %" G_GUINT64_FORMAT,
+                    image->name, image->format->name, length, offset);
+    return ok;
+}
+
 bool image_map(struct image *image, uint64_t offset, uint64_t length, struct extent *out, size_t max,
                size_t *count, GError **error)
 {
@@ -123,7 +142,9 @@ bool image_map(struct image *image, uint64_t offset, uint64_t length, struct ext
     }
     if (!range_check(image, "map", offset, length, error))
         return false;
-    return finish(image->name, image->format->map(image, offset, length, out, max, count, error), error);
+    if (!finish(image->name, image->format->map(image, offset, length, out, max, count, error), error))
+        return false;
+    return map_check(image, offset, length, out, max, *count, error);
 }
 
 bool image_unpack(struct image *image, const void *packed, size_t packed_length, void *out, GError **error)

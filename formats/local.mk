@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 noinst_LIBRARIES += libformats.a
 libformats_a_SOURCES = \
-	formats/chain.h \
+	formats/chain.c formats/chain.h \
 	formats/error.c formats/error.h \
 	formats/extent.c formats/extent.h \
 	formats/image.c formats/image.h \

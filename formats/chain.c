@@ -1,0 +1,504 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Chains.  The layers are opened from the top down, each one where the one above says, under a policy that
+ * trusts no image: a name inside an image is looked up only beneath the allowed roots, and its format is
+ * believed only if the image states it.  Mapping goes down hole by hole, so that its cost is that of the
+ * extents that are seen.
+ */
+#include "formats/chain.h"
+
+#include <string.h>
+
+/* Extents asked of a layer at once: bounds the stack of a map through CHAIN_MAX_DEPTH layers. */
+#define MAP_BATCH 32
+
+/* What is known while the layers are opened. */
+struct opening {
+    struct chain *chain;
+    const struct chain_policy *policy;
+    GPtrArray *roots;     /* of char *, NULL-terminated: where names inside images may lead */
+    size_t parents_taken; /* of policy->parents */
+};
+
+static bool refuse(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+static bool refuse(GError **error, const char *format, ...)
+{
+    g_autofree char *text = NULL;
+    va_list args;
+
+    va_start(args, format);
+    text = g_strdup_vprintf(format, args);
+    va_end(args);
+    g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, text);
+    return false;
+}
+
+bool chain_name_is_plain(const char *name, GError **error)
+{
+    if (name[0] == '\0')
+        return refuse(error, "the name of the backing file is empty");
+    for (const char *p = name; *p; p++) {
+        if (g_ascii_iscntrl(*p)) {
+            g_autofree char *shown = g_strescape(name, NULL);
+
+            return refuse(error, "the name \"%s\" contains a control character", shown);
+        }
+    }
+    if (g_ascii_strncasecmp(name, "json:", 5) == 0)
+        return refuse(error, "a json: description is not accepted as a file name");
+    if (name[strcspn(name, ":/")] == ':')
+        return refuse(error, "\"%s\" names a protocol, not a file", name);
+    return true;
+}
+
+static struct chain *chain_new(void)
+{
+    struct chain *chain = g_new0(struct chain, 1);
+
+    chain->layers = g_ptr_array_new_with_free_func((GDestroyNotify)image_close);
+    chain->paths = g_ptr_array_new_with_free_func(g_free);
+    chain->holes = g_array_new(FALSE, TRUE, sizeof(struct extent));
+    return chain;
+}
+
+static void chain_append(struct chain *chain, struct image *image, char *path)
+{
+    g_ptr_array_add(chain->layers, image);
+    g_ptr_array_add(chain->paths, path);
+    g_array_set_size(chain->holes, chain->layers->len);
+}
+
+struct chain *chain_new_single(struct image *image, bool keep_holes)
+{
+    struct chain *chain = chain_new();
+
+    chain_append(chain, image, g_strdup(image->storage->name));
+    chain->size = image->size;
+    chain->keep_holes = keep_holes;
+    return chain;
+}
+
+void chain_close(struct chain *chain)
+{
+    if (!chain)
+        return;
+    g_ptr_array_unref(chain->layers);
+    g_ptr_array_unref(chain->paths);
+    g_array_unref(chain->holes);
+    g_free(chain);
+}
+
+struct image *chain_layer(const struct chain *chain, unsigned layer)
+{
+    return g_ptr_array_index(chain->layers, layer);
+}
+
+unsigned chain_depth(const struct chain *chain)
+{
+    return chain->layers->len;
+}
+
+/* "a -> b -> a": every layer from the one that comes again. */
+static bool refuse_loop(const struct chain *chain, unsigned from, GError **error)
+{
+    g_autoptr(GString) names = g_string_new(NULL);
+
+    for (unsigned i = from; i < chain->paths->len; i++)
+        g_string_append_printf(names, "%s -> ", (const char *)g_ptr_array_index(chain->paths, i));
+    return refuse(error, "the chain is a loop: %s%s", names->str,
+                  (const char *)g_ptr_array_index(chain->paths, from));
+}
+
+/* A link, hard or symbolic, gives an object another name but not another identity. */
+static bool loop_check(const struct chain *chain, const struct storage *storage, GError **error)
+{
+    for (unsigned i = 0; i < chain_depth(chain); i++) {
+        if (strcmp(chain_layer(chain, i)->storage->identity, storage->identity) == 0)
+            return refuse_loop(chain, i, error);
+    }
+    return true;
+}
+
+/* Before it is opened: a top that is open for writing holds a lock that would hide the reason. */
+static bool loop_check_name(const struct chain *chain, const char *path, GError **error)
+{
+    g_autofree char *canonical = g_canonicalize_filename(path, "/");
+
+    for (unsigned i = 0; i < chain_depth(chain); i++) {
+        if (strcmp(g_ptr_array_index(chain->paths, i), canonical) == 0)
+            return refuse_loop(chain, i, error);
+    }
+    return true;
+}
+
+/* The format of a layer that the user named: stated, or probed. */
+static const struct format *user_format(struct storage *storage, const struct chain_parent *parent,
+                                        GError **error)
+{
+    const struct format *format =
+        parent->format ? format_by_name(parent->format, error) : format_probe(storage, error);
+
+    if (format == &format_raw && !parent->format) {
+        refuse(error, "%s: the parent looks raw; if it is, name it as raw:%s", storage->name, parent->path);
+        return NULL;
+    }
+    return format;
+}
+
+/* Takes ownership of `storage` and `real`. */
+static bool add_layer(struct opening *opening, struct storage *storage, char *real,
+                      const struct format *format, bool writable, GError **error)
+{
+    g_autofree char *path = real;
+    struct image *image;
+
+    if (!path)
+        path = g_strdup(storage->name);
+    if (!loop_check(opening->chain, storage, error)) {
+        storage_close(storage);
+        return false;
+    }
+    image = image_open(storage, format, writable, error);
+    if (!image)
+        return false;
+    chain_append(opening->chain, image, g_steal_pointer(&path));
+    return true;
+}
+
+static bool open_top(struct opening *opening, const char *path, const struct format *format, GError **error)
+{
+    const struct chain_policy *policy = opening->policy;
+    g_autofree char *real = NULL;
+    g_autoptr(storage_t) storage =
+        policy->open(policy->opaque, path, NULL, policy->writable_top, &real, error);
+
+    if (!storage)
+        return false;
+    if (!format)
+        format = format_probe(storage, error);
+    if (!format)
+        return false;
+    return add_layer(opening, g_steal_pointer(&storage), g_steal_pointer(&real), format, policy->writable_top,
+                     error);
+}
+
+static void collect_roots(struct opening *opening)
+{
+    const char *top = g_ptr_array_index(opening->chain->paths, 0);
+
+    g_ptr_array_add(opening->roots, g_path_get_dirname(top));
+    for (const char *const *root = opening->policy->allowed_roots; root && *root; root++)
+        g_ptr_array_add(opening->roots, g_strdup(*root));
+    g_ptr_array_add(opening->roots, NULL);
+}
+
+/* The format that an image states for its backing file.  It is never probed: the content of a raw backing
+ * file was written by a guest, who could make it look like an image that names a file of the host. */
+static const struct format *stated_format(const struct image *image, GError **error)
+{
+    const struct format *format;
+
+    if (!image->backing_format) {
+        refuse(error, "%s does not state its format, and it is not guessed", image->name);
+        return NULL;
+    }
+    format = format_by_name(image->backing_format, NULL);
+    if (!format) {
+        g_autofree char *shown = g_strescape(image->backing_format, NULL);
+
+        refuse(error, "%s states the unknown format \"%s\" for it", image->name, shown);
+    }
+    return format;
+}
+
+static char *resolve(const char *name, const char *child)
+{
+    g_autofree char *directory = g_path_get_dirname(child);
+
+    return name[0] == '/' ? g_strdup(name) : g_build_filename(directory, name, NULL);
+}
+
+static bool open_backing(struct opening *opening, const struct image *image, GError **error)
+{
+    const struct chain_policy *policy = opening->policy;
+    const char *child = g_ptr_array_index(opening->chain->paths, chain_depth(opening->chain) - 1);
+    const struct format *format = stated_format(image, error);
+    g_autoptr(storage_t) storage = NULL;
+    g_autofree char *path = NULL;
+    g_autofree char *real = NULL;
+
+    if (!format || !chain_name_is_plain(image->backing_name, error))
+        return false;
+    path = resolve(image->backing_name, child);
+    if (!loop_check_name(opening->chain, path, error))
+        return false;
+    storage =
+        policy->open(policy->opaque, path, (const char *const *)opening->roots->pdata, false, &real, error);
+    return storage &&
+           add_layer(opening, g_steal_pointer(&storage), g_steal_pointer(&real), format, false, error);
+}
+
+static bool open_parent(struct opening *opening, const struct image *image, GError **error)
+{
+    const struct chain_policy *policy = opening->policy;
+    const struct chain_parent *parent = &policy->parents[opening->parents_taken++];
+    const struct format *format;
+    g_autoptr(storage_t) storage = NULL;
+    g_autofree char *real = NULL;
+
+    if (!(image->format->flags & FORMAT_BACKING))
+        return refuse(error, "%s: format %s has no parent, but %s was given as one", image->name,
+                      image->format->name, parent->path);
+    storage = policy->open(policy->opaque, parent->path, NULL, false, &real, error);
+    if (!storage)
+        return false;
+    format = user_format(storage, parent, error);
+    return format &&
+           add_layer(opening, g_steal_pointer(&storage), g_steal_pointer(&real), format, false, error);
+}
+
+static bool depth_check(const struct opening *opening, GError **error)
+{
+    unsigned max = opening->policy->max_depth ? opening->policy->max_depth : CHAIN_MAX_DEPTH;
+
+    if (chain_depth(opening->chain) < max)
+        return true;
+    return refuse(error, "the chain has more than %u layers", max);
+}
+
+/* Opens what lies below `image`; *more false: nothing does. */
+static bool open_below(struct opening *opening, const struct image *image, bool *more, GError **error)
+{
+    bool given = opening->parents_taken < opening->policy->parent_count;
+    bool ok;
+
+    *more = image->backing_name || given;
+    if (!*more)
+        return !image->wants_parent ||
+               refuse(error,
+                      "%s: is a differencing image that does not name its parent; give it with --parent",
+                      image->name);
+    if (image->backing_name) {
+        g_autofree char *shown = g_strescape(image->backing_name, NULL);
+
+        ok = depth_check(opening, error) && open_backing(opening, image, error);
+        if (!ok)
+            g_prefix_error(error, "backing file \"%s\" of %s: ", shown, image->name);
+        return ok;
+    }
+    ok = depth_check(opening, error) && open_parent(opening, image, error);
+    if (!ok)
+        g_prefix_error(error, "parent of %s: ", image->name);
+    return ok;
+}
+
+static bool open_layers(struct opening *opening, const char *path, const struct format *format,
+                        GError **error)
+{
+    struct chain *chain = opening->chain;
+    bool more = true;
+
+    if (!open_top(opening, path, format, error))
+        return false;
+    chain->size = chain_layer(chain, 0)->size;
+    chain->keep_holes = opening->policy->top_only;
+    if (opening->policy->top_only)
+        return true;
+    collect_roots(opening);
+    while (more) {
+        if (!open_below(opening, chain_layer(chain, chain_depth(chain) - 1), &more, error))
+            return false;
+    }
+    return true;
+}
+
+struct chain *chain_open(const char *path, const struct format *format, const struct chain_policy *policy,
+                         GError **error)
+{
+    g_autoptr(chain_t) chain = chain_new();
+    g_autoptr(GPtrArray) roots = g_ptr_array_new_with_free_func(g_free);
+    struct opening opening = {.chain = chain, .policy = policy, .roots = roots};
+
+    return open_layers(&opening, path, format, error) ? g_steal_pointer(&chain) : NULL;
+}
+
+/* Mapping */
+
+struct mapping {
+    struct chain *chain;
+    struct extent *out;
+    size_t max, count;
+    bool full; /* an extent was left out: the answer ends before it */
+};
+
+static bool follows(const struct extent *last, const struct extent *next)
+{
+    if (last->status != next->status || last->status == EXTENT_PACKED)
+        return false;
+    return last->status != EXTENT_DATA || (last->layer == next->layer && last->storage == next->storage &&
+                                           last->host_offset + last->length == next->host_offset);
+}
+
+static void emit(struct mapping *mapping, const struct extent *extent)
+{
+    if (mapping->count > 0 && follows(&mapping->out[mapping->count - 1], extent))
+        mapping->out[mapping->count - 1].length += extent->length;
+    else if (mapping->count < mapping->max)
+        mapping->out[mapping->count++] = *extent;
+    else
+        mapping->full = true;
+}
+
+static void emit_nothing(struct mapping *mapping, unsigned layer, uint64_t offset, uint64_t length,
+                         enum extent_status status)
+{
+    struct extent extent = {.offset = offset, .length = length, .status = status, .layer = layer};
+
+    emit(mapping, &extent);
+}
+
+/*
+ * A long hole of an upper layer is asked for again by every call while the layers below it are walked
+ * through: the last one of each layer is remembered, or a sparse overlay over a fragmented base would cost
+ * the product of both. A layer that is written to can change and is asked every time.
+ */
+static bool layer_map(struct chain *chain, unsigned layer, uint64_t offset, uint64_t length,
+                      struct extent *out, size_t max, size_t *count, GError **error)
+{
+    struct image *image = chain_layer(chain, layer);
+    struct extent *hole = &g_array_index(chain->holes, struct extent, layer);
+
+    if (hole->length > 0 && hole->offset <= offset && offset < extent_end(hole)) {
+        *out = (struct extent){
+            .offset = offset, .length = MIN(length, extent_end(hole) - offset), .status = EXTENT_HOLE};
+        *count = 1;
+        return true;
+    }
+    if (!image_map(image, offset, length, out, max, count, error))
+        return false;
+    if (!image->writable && out[*count - 1].status == EXTENT_HOLE)
+        *hole = out[*count - 1];
+    return true;
+}
+
+static bool map_layer(struct mapping *mapping, unsigned layer, uint64_t offset, uint64_t length,
+                      GError **error);
+
+/* One extent of `layer`, or what lies below it. */
+static bool map_extent(struct mapping *mapping, unsigned layer, struct extent *extent, GError **error)
+{
+    extent->layer = layer;
+    if (extent->status == EXTENT_HOLE && layer + 1 < chain_depth(mapping->chain))
+        return map_layer(mapping, layer + 1, extent->offset, extent->length, error);
+    if (extent->status == EXTENT_HOLE || extent->status == EXTENT_ZERO)
+        emit_nothing(mapping, layer, extent->offset, extent->length,
+                     extent->status == EXTENT_HOLE && mapping->chain->keep_holes ? EXTENT_HOLE : EXTENT_ZERO);
+    else
+        emit(mapping, extent);
+    return true;
+}
+
+static bool map_layer(struct mapping *mapping, unsigned layer, uint64_t offset, uint64_t length,
+                      GError **error)
+{
+    uint64_t size = chain_layer(mapping->chain, layer)->size;
+    uint64_t end = offset + length;
+    uint64_t inside = MAX(MIN(end, size), offset);
+    struct extent part[MAP_BATCH];
+    size_t count;
+
+    while (offset < inside && !mapping->full) {
+        size_t room = MAX(mapping->max - mapping->count, 1);
+
+        if (!layer_map(mapping->chain, layer, offset, inside - offset, part, MIN(room, MAP_BATCH), &count,
+                       error))
+            return false;
+        for (size_t i = 0; i < count && !mapping->full; i++) {
+            if (!map_extent(mapping, layer, &part[i], error))
+                return false;
+        }
+        offset = extent_end(&part[count - 1]);
+    }
+    if (inside < end && !mapping->full) /* a layer reads as zeros beyond its end, whatever is below */
+        emit_nothing(mapping, layer, inside, end - inside, EXTENT_ZERO);
+    return true;
+}
+
+bool chain_map(struct chain *chain, uint64_t offset, uint64_t length, struct extent *out, size_t max,
+               size_t *count, GError **error)
+{
+    struct mapping mapping = {.chain = chain, .out = out, .max = max};
+
+    if (length == 0 || max == 0 || offset > chain->size || length > chain->size - offset) {
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED,
+                    "%s: map of %" G_GUINT64_FORMAT " bytes at offset %" G_GUINT64_FORMAT
+                    " is out of bounds (virtual size %" G_GUINT64_FORMAT ")",
+                    chain_layer(chain, 0)->name, length, offset, chain->size);
+        return false;
+    }
+    if (!map_layer(&mapping, 0, offset, length, error))
+        return false;
+    *count = mapping.count;
+    return true;
+}
+
+/* Reading */
+
+static bool read_packed(struct chain *chain, const struct extent *extent, void *buffer, GError **error)
+{
+    struct image *image = chain_layer(chain, extent->layer);
+    g_autofree uint8_t *unit = g_try_malloc(image->packed_unit);
+    g_autofree uint8_t *packed = g_try_malloc(extent->packed_length);
+    uint64_t left = extent->storage->size - MIN(extent->host_offset, extent->storage->size);
+    size_t length = MIN(extent->packed_length, left);
+
+    if (!unit || !packed || extent->skip > image->packed_unit ||
+        extent->length > image->packed_unit - extent->skip) {
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED,
+                    "%s: a packed unit of %u bytes in %u at offset %" G_GUINT64_FORMAT " cannot be unpacked",
+                    image->name, image->packed_unit, extent->packed_length, extent->offset);
+        return false;
+    }
+    if (!storage_pread(extent->storage, packed, length, extent->host_offset, error) ||
+        !image_unpack(image, packed, length, unit, error))
+        return false;
+    memcpy(buffer, unit + extent->skip, extent->length);
+    return true;
+}
+
+static bool read_extent(struct chain *chain, const struct extent *extent, void *buffer, GError **error)
+{
+    switch (extent->status) {
+    case EXTENT_DATA:
+        return storage_pread(extent->storage, buffer, extent->length, extent->host_offset, error);
+    case EXTENT_PACKED:
+        return read_packed(chain, extent, buffer, error);
+    case EXTENT_ZERO:
+    case EXTENT_HOLE:
+        break;
+    }
+    memset(buffer, 0, extent->length);
+    return true;
+}
+
+bool chain_read(struct chain *chain, void *buffer, size_t length, uint64_t offset, GError **error)
+{
+    uint8_t *p = buffer;
+
+    while (length > 0) {
+        struct extent extents[MAP_BATCH];
+        size_t count;
+
+        if (!chain_map(chain, offset, length, extents, MAP_BATCH, &count, error))
+            return false;
+        for (size_t i = 0; i < count; i++) {
+            if (!read_extent(chain, &extents[i], p, error))
+                return false;
+            p += extents[i].length;
+            offset += extents[i].length;
+            length -= extents[i].length;
+        }
+    }
+    return true;
+}
