@@ -62,7 +62,7 @@ static struct chain *chain_new(void)
     return chain;
 }
 
-static void chain_append(struct chain *chain, struct image *image, char *path)
+static void push(struct chain *chain, struct image *image, char *path)
 {
     g_ptr_array_add(chain->layers, image);
     g_ptr_array_add(chain->paths, path);
@@ -73,10 +73,27 @@ struct chain *chain_new_single(struct image *image, bool keep_holes)
 {
     struct chain *chain = chain_new();
 
-    chain_append(chain, image, g_strdup(image->storage->name));
+    chain_append(chain, image);
     chain->size = image->size;
     chain->keep_holes = keep_holes;
     return chain;
+}
+
+void chain_append(struct chain *chain, struct image *image)
+{
+    push(chain, image, g_strdup(image->storage->name));
+}
+
+struct chain *chain_view(const struct chain *chain, unsigned first, unsigned count, bool keep_holes)
+{
+    struct chain *view = chain_new();
+
+    g_ptr_array_set_free_func(view->layers, NULL); /* they stay the chain's */
+    for (unsigned i = first; i < first + count; i++)
+        push(view, chain_layer(chain, i), g_strdup(g_ptr_array_index(chain->paths, i)));
+    view->size = chain_layer(view, 0)->size;
+    view->keep_holes = keep_holes;
+    return view;
 }
 
 void chain_close(struct chain *chain)
@@ -162,7 +179,7 @@ static bool add_layer(struct opening *opening, struct storage *storage, char *re
     image = image_open(storage, format, writable, error);
     if (!image)
         return false;
-    chain_append(opening->chain, image, g_steal_pointer(&path));
+    push(opening->chain, image, g_steal_pointer(&path));
     return true;
 }
 
