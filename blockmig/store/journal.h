@@ -5,7 +5,11 @@
  * One database per state directory (WAL, synchronous=FULL, foreign keys, user_version migrations; a newer
  * schema is refused).  Every function that writes is durable when it returns.  Several processes may use
  * one journal at once; one process owns a job while it lives (pid and start time, checked
- * against /proc), and a dead owner's job can be taken over.
+ * against /proc), and a dead owner's job can be taken over.  Threads may share a struct journal; it does
+ * not survive a fork.
+ *
+ * Errors: REFUSED when the journal cannot be used (not ours, newer, not writable, owned by a live
+ * process), NOSPACE, IO, and FAILED for the rest.
  */
 #ifndef BLOCKMIG_STORE_JOURNAL_H
 #define BLOCKMIG_STORE_JOURNAL_H
@@ -28,7 +32,8 @@ struct journal_job {
     char *request;         /* JSON: everything needed to run the same job again, cwd included */
     char *source, *target; /* what the user sees: absolute paths or URIs */
     int64_t started, updated, finished;
-    int64_t owner_pid; /* 0: nobody */
+    int64_t owner_pid;   /* 0: nobody */
+    char *owner_process; /* boot and start time of that process, against reuse of its number; or NULL */
 };
 
 struct journal_disk {
@@ -61,7 +66,7 @@ void journal_close(struct journal *journal); /* NULL is allowed */
 const char *journal_directory(const struct journal *journal);
 
 /* New job owned by this process; sets job->id (date + 4 or more random hex digits, unique), started, updated,
- * owner_pid. */
+ * owner_*.  REFUSED while a live process runs a job with the same source and target. */
 bool journal_job_create(struct journal *journal, struct journal_job *job, GError **error);
 /* NULL and no error: there is none. `id` may be a unique prefix; an ambiguous one is a USAGE error. */
 struct journal_job *journal_job_load(struct journal *journal, const char *id, GError **error);
@@ -69,7 +74,8 @@ struct journal_job *journal_job_load(struct journal *journal, const char *id, GE
 struct journal_job *journal_job_find_target(struct journal *journal, const char *target, GError **error);
 GPtrArray *journal_job_list(struct journal *journal,
                             GError **error); /* of struct journal_job *, newest first */
-/* Makes this process the owner; REFUSED with the pid if another live process is. */
+/* Makes this process the owner and the job unfinished again; *job becomes what is stored.
+ * Atomic among processes: REFUSED with the pid if another live process is the owner. */
 bool journal_job_claim(struct journal *journal, struct journal_job *job, GError **error);
 bool journal_job_set_phase(struct journal *journal, struct journal_job *job, const char *phase,
                            GError **error);
@@ -79,6 +85,8 @@ bool journal_job_finish(struct journal *journal, struct journal_job *job, const 
 bool journal_job_alive(const struct journal_job *job); /* does its owner process live? */
 void journal_job_free(struct journal_job *job);
 
+/* Inserts or replaces. REFUSED while a job of another live process writes to the same target. The functions
+ * that record progress (phase, disk, checkpoint, finish) fail when this process does not own the job. */
 bool journal_disk_save(struct journal *journal, const struct journal_job *job,
                        const struct journal_disk *disk, GError **error);
 GPtrArray *journal_disk_list(struct journal *journal, const struct journal_job *job, GError **error);
@@ -97,6 +105,7 @@ bool journal_checkpoint_clear(struct journal *journal, const struct journal_job 
 
 bool journal_event(struct journal *journal, const struct journal_job *job, const char *kind, const char *text,
                    GError **error);
+/* Of struct journal_event *, oldest first. */
 GPtrArray *journal_events(struct journal *journal, const struct journal_job *job, GError **error);
 
 typedef struct journal journal_t; /* for g_autoptr only */

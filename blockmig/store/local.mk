@@ -1,2 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-libengine_a_SOURCES +=
+libengine_a_SOURCES += \
+	blockmig/store/journal-disk.c \
+	blockmig/store/journal-internal.h \
+	blockmig/store/journal-job.c \
+	blockmig/store/journal-process.c \
+	blockmig/store/journal-schema.c \
+	blockmig/store/journal.c blockmig/store/journal.h

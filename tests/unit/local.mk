@@ -1,3 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # One line per test program: check_PROGRAMS += tests/unit/NAME.t
 UNIT_LIBS = $(BLOCKMIG_LIBS)
+
+check_PROGRAMS += tests/unit/journal.t
+tests_unit_journal_t_SOURCES = tests/unit/journal.c
+tests_unit_journal_t_LDADD = $(UNIT_LIBS)
