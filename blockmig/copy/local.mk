@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-libengine_a_SOURCES +=
+libengine_a_SOURCES += \
+	blockmig/copy/copy.h \
+	blockmig/copy/digest.c blockmig/copy/digest.h \
+	blockmig/copy/throttle.c blockmig/copy/throttle.h
