@@ -7,6 +7,7 @@
 #define PROBE_LENGTH 4096
 
 const struct format *const formats[] = {
+    &format_qcow2,
     &format_raw,
     NULL,
 };

@@ -4,7 +4,9 @@ EXTRA_DIST += tests/lib.sh tests/make-data.py
 dist_check_SCRIPTS += \
 	tests/every-file-has-a-licence.sh \
 	tests/layering.sh \
-	tests/only-tools-print.sh
+	tests/only-tools-print.sh \
+	tests/qcow2-images-of-qemu-read-the-same.sh
+include tests/helpers/local.mk
 include tests/unit/local.mk
 include tests/fuzz/local.mk
 

@@ -1,0 +1,5 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Programs that behaviour tests run; no tests themselves.
+noinst_PROGRAMS += tests/helpers/qcow2-driver
+tests_helpers_qcow2_driver_SOURCES = tests/helpers/qcow2-driver.c
+tests_helpers_qcow2_driver_LDADD = $(BLOCKMIG_LIBS)
