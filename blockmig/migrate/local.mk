@@ -1,2 +1,3 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-libengine_a_SOURCES +=
+libengine_a_SOURCES += \
+	blockmig/migrate/units.c blockmig/migrate/units.h

@@ -11,3 +11,7 @@ tests_unit_digest_t_LDADD = $(UNIT_LIBS)
 check_PROGRAMS += tests/unit/throttle.t
 tests_unit_throttle_t_SOURCES = tests/unit/throttle.c
 tests_unit_throttle_t_LDADD = $(UNIT_LIBS)
+
+check_PROGRAMS += tests/unit/units.t
+tests_unit_units_t_SOURCES = tests/unit/units.c
+tests_unit_units_t_LDADD = $(UNIT_LIBS)
