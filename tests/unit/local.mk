@@ -15,3 +15,7 @@ tests_unit_throttle_t_LDADD = $(UNIT_LIBS)
 check_PROGRAMS += tests/unit/units.t
 tests_unit_units_t_SOURCES = tests/unit/units.c
 tests_unit_units_t_LDADD = $(UNIT_LIBS)
+
+check_PROGRAMS += tests/unit/metadata.t
+tests_unit_metadata_t_SOURCES = tests/unit/metadata.c
+tests_unit_metadata_t_LDADD = $(UNIT_LIBS)
