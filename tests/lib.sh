@@ -13,7 +13,7 @@
 # print otherwise goes to the log.  A function that makes something sets REPLY, because a
 # $(subshell) could not register what has to be cleaned up.
 #
-# Environment: builddir (where ./blockmig is), srcdir, BLOCKMIG_REFERENCE=1 (what is missing is a
+# Environment: builddir (where tools/blockmig is), srcdir, BLOCKMIG_REFERENCE=1 (what is missing is a
 # failure, not a skip), BLOCKMIG_LONG=1 (larger counts), BLOCKMIG_SEED (repeats a random test).
 
 set -u
@@ -179,7 +179,7 @@ fails_with()
 # The program under test with a private state directory ($BLOCKMIG_STATE_DIR).
 blockmig()
 {
-    "$builddir/blockmig" "$@"
+    "$builddir/tools/blockmig" "$@"
 }
 
 # must COMMAND...: set-up that has to work, or the test is worth nothing.

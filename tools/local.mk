@@ -1,1 +1,24 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
+# The name is that of a directory at the top, so it is built here.
+bin_PROGRAMS += tools/blockmig
+tools_blockmig_SOURCES = \
+	tools/blockmig.c tools/command.h \
+	tools/cmd-completion.c \
+	tools/cmd-info.c \
+	tools/cmd-map.c \
+	tools/look.c tools/look.h \
+	tools/options.c tools/options.h \
+	tools/output.c tools/output.h \
+	tools/progress.c tools/progress.h \
+	tools/signals.c tools/signals.h
+tools_blockmig_LDADD = $(BLOCKMIG_LIBS) -lm
+
+# Made from the POD beside the tool.
+EXTRA_DIST += tools/blockmig.pod
+if HAVE_POD2MAN
+man1_MANS += tools/blockmig.1
+CLEANFILES += tools/blockmig.1
+.pod.1:
+	$(AM_V_GEN)$(MKDIR_P) $(@D) && $(POD2MAN) --section=1 --name=BLOCKMIG --center=blockmig \
+		--release='blockmig $(PACKAGE_VERSION)' --utf8 $< $@
+endif

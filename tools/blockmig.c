@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The program: finds the subcommand, reads its options, runs it, turns an error into a message and a status.
+ */
+#include "formats/error.h"
+#include "tools/command.h"
+#include "tools/output.h"
+
+#include <config.h>
+#include <locale.h>
+#include <string.h>
+
+static int cmd_help(const struct options *options, GError **error);
+
+const struct command commands[] = {
+    {"info", COMMAND_INFO, cmd_info, "IMAGE",
+     "format, size, chain and features of an image; who has it open"},
+    {"map", COMMAND_MAP, cmd_map, "IMAGE", "where the data of an image is, through its chain"},
+    {"completion", COMMAND_OTHER, cmd_completion, "bash", "print a completion script for the shell"},
+    {"help", COMMAND_OTHER, cmd_help, "[COMMAND]", "show what a command does and its options"},
+    {NULL},
+};
+
+static const struct command *find_command(const char *name, GError **error)
+{
+    g_autoptr(GPtrArray) names = g_ptr_array_new();
+    for (const struct command *command = commands; command->name; command++) {
+        if (strcmp(command->name, name) == 0)
+            return command;
+        g_ptr_array_add(names, (char *)command->name);
+    }
+    g_ptr_array_add(names, NULL);
+    const char *nearest = options_nearest(name, (const char *const *)names->pdata);
+    if (nearest)
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE,
+                    "unknown command \"%s\"; did you mean \"%s\"?", name, nearest);
+    else
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE,
+                    "unknown command \"%s\"; \"blockmig help\" lists the commands", name);
+    return NULL;
+}
+
+static void print_usage(FILE *out)
+{
+    fprintf(out, "Usage: blockmig COMMAND [OPTION]... [ARGUMENT]...\n"
+                 "Moves virtual machine disks and proves that what arrived is what left.\n\n");
+    for (const struct command *command = commands; command->name; command++)
+        fprintf(out, "  %-10s  %s\n", command->name, command->description);
+    fprintf(out, "\n\"blockmig help COMMAND\" shows the options of a command; blockmig(1) tells all.\n");
+}
+
+static void print_help(const struct command *command)
+{
+    printf("Usage: blockmig %s [OPTION]... %s\n%c%s.\n\n", command->name, command->synopsis,
+           g_ascii_toupper(command->description[0]), command->description + 1);
+    options_print_help(command->bit, stdout);
+}
+
+static int cmd_help(const struct options *options, GError **error)
+{
+    if (!command_arguments(options, 0, 1, error))
+        return 0;
+    if (options->argument_count == 0) {
+        print_usage(stdout);
+        return 0;
+    }
+    const struct command *command = find_command(options->arguments->pdata[0], error);
+    if (command)
+        print_help(command);
+    return 0;
+}
+
+bool command_arguments(const struct options *options, unsigned least, unsigned most, GError **error)
+{
+    if (options->argument_count >= least && options->argument_count <= most)
+        return true;
+    for (const struct command *command = commands; command->name; command++)
+        if (command->bit == options->command && options->argument_count < least)
+            g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE,
+                        "%s: too few arguments; usage: blockmig %s %s", command->name, command->name,
+                        command->synopsis);
+    if (options->argument_count > most)
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE, "unexpected argument \"%s\"",
+                    (char *)options->arguments->pdata[most]);
+    return false;
+}
+
+int command_exit_status(unsigned bit, const GError *error)
+{
+    static const int statuses[] = {
+        [BLOCKMIG_ERROR_FAILED] = 1,    [BLOCKMIG_ERROR_USAGE] = 2,       [BLOCKMIG_ERROR_REFUSED] = 3,
+        [BLOCKMIG_ERROR_CANCELLED] = 4, [BLOCKMIG_ERROR_PARKED] = 5,      [BLOCKMIG_ERROR_DIFFERENT] = 6,
+        [BLOCKMIG_ERROR_PARTIAL] = 7,   [BLOCKMIG_ERROR_UNREACHABLE] = 8, [BLOCKMIG_ERROR_UNCERTAIN] = 9,
+        [BLOCKMIG_ERROR_IO] = 1,        [BLOCKMIG_ERROR_NOSPACE] = 5,
+    };
+    bool ours =
+        error->domain == BLOCKMIG_ERROR && error->code >= 0 && (size_t)error->code < G_N_ELEMENTS(statuses);
+    int status = ours ? statuses[error->code] : 1;
+    /* As with cmp and qemu-img compare, 1 says "different": trouble is anything above it. */
+    return bit == COMMAND_VERIFY && status == 1 ? 2 : status;
+}
+
+static int run_command(int argc, char **argv, GError **error)
+{
+    const struct command *command = find_command(argv[0], error);
+    if (!command)
+        return 0;
+    g_autoptr(options_t) options = options_parse(command->bit, command->name, argc, argv, error);
+    if (!options)
+        return 0;
+    if (options->version) {
+        printf("blockmig %s\n", PACKAGE_VERSION);
+        return 0;
+    }
+    if (options->help) {
+        print_help(command);
+        return 0;
+    }
+    return command->run(options, error);
+}
+
+/* What stands before a subcommand: --help and --version alone. */
+static bool run_global_option(const char *word, GError **error)
+{
+    if (g_str_equal(word, "--help") || g_str_equal(word, "-h"))
+        print_usage(stdout);
+    else if (g_str_equal(word, "--version") || g_str_equal(word, "-V"))
+        printf("blockmig %s\n", PACKAGE_VERSION);
+    else
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE,
+                    "option %s before a command; \"blockmig help\" lists the commands", word);
+    return !*error;
+}
+
+static unsigned command_bit(const char *name)
+{
+    const struct command *command = find_command(name, NULL);
+    return command ? command->bit : 0;
+}
+
+int main(int argc, char **argv)
+{
+    g_autoptr(GError) error = NULL;
+    int status = 0;
+
+    setlocale(LC_CTYPE, ""); /* widths and names only: numbers and messages stay the same everywhere */
+    if (argc < 2) {
+        print_usage(stderr);
+        return 2;
+    }
+    if (argv[1][0] == '-')
+        run_global_option(argv[1], &error);
+    else
+        status = run_command(argc - 1, argv + 1, &error);
+    if (!error)
+        output_flush(&error);
+    if (!error)
+        return status;
+    output_message("%s", error->message);
+    return command_exit_status(command_bit(argv[1]), error);
+}

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* blockmig map: the extents of a chain, streamed: memory does not grow with their number. */
+#include "blockmig/migrate/units.h"
+#include "tools/command.h"
+#include "tools/look.h"
+#include "tools/output.h"
+
+#include <inttypes.h>
+
+#define BATCH 1024
+
+struct printer {
+    bool json;
+    uint64_t extents;
+    uint64_t bytes[EXTENT_PACKED + 1];
+};
+
+static bool has_place(const struct extent *extent)
+{
+    return extent->status == EXTENT_DATA || extent->status == EXTENT_PACKED;
+}
+
+/* One extent went out in two answers of the map? */
+static bool continues(const struct extent *last, const struct extent *next)
+{
+    if (last->status != next->status || last->layer != next->layer)
+        return false;
+    if (last->status == EXTENT_DATA)
+        return last->storage == next->storage && last->host_offset + last->length == next->host_offset;
+    if (last->status == EXTENT_PACKED)
+        return last->storage == next->storage && last->host_offset == next->host_offset &&
+               last->skip + last->length == next->skip;
+    return true;
+}
+
+static void print_json(struct printer *printer, const struct extent *extent)
+{
+    printf("%s\n  {\"offset\": %" PRIu64 ", \"length\": %" PRIu64 ", \"status\": \"%s\", \"layer\": %u",
+           printer->extents ? "," : "", extent->offset, extent->length, extent_status_name(extent->status),
+           extent->layer);
+    if (has_place(extent))
+        printf(", \"host_offset\": %" PRIu64, extent->host_offset);
+    if (extent->status == EXTENT_PACKED)
+        printf(", \"packed_length\": %" PRIu32, extent->packed_length);
+    putchar('}');
+}
+
+static void print_row(const struct extent *extent)
+{
+    printf("%16" PRIu64 " %16" PRIu64 "  %-6s  %5u", extent->offset, extent->length,
+           extent_status_name(extent->status), extent->layer);
+    if (has_place(extent))
+        printf(" %16" PRIu64, extent->host_offset);
+    putchar('\n');
+}
+
+static void print_extent(struct printer *printer, const struct extent *extent)
+{
+    if (printer->json)
+        print_json(printer, extent);
+    else
+        print_row(extent);
+    printer->extents++;
+    printer->bytes[extent->status] += extent->length;
+}
+
+static bool print_all(struct chain *chain, struct printer *printer, GError **error)
+{
+    g_autofree struct extent *batch = g_new(struct extent, BATCH);
+    struct extent pending = {.length = 0};
+    for (uint64_t offset = 0; offset < chain->size;) {
+        size_t count;
+        if (!chain_map(chain, offset, chain->size - offset, batch, BATCH, &count, error))
+            return false;
+        for (size_t i = 0; i < count; i++) {
+            if (pending.length && continues(&pending, &batch[i])) {
+                pending.length += batch[i].length;
+                continue;
+            }
+            if (pending.length)
+                print_extent(printer, &pending);
+            pending = batch[i];
+        }
+        offset = extent_end(&batch[count - 1]);
+    }
+    if (pending.length)
+        print_extent(printer, &pending);
+    return true;
+}
+
+static void print_json_head(const struct chain *chain)
+{
+    json_t *layers = json_array();
+    for (unsigned i = 0; i < chain_depth(chain); i++)
+        json_array_append_new(layers,
+                              json_pack("{s:o, s:s}", "path", output_json_string(chain->paths->pdata[i]),
+                                        "format", chain_layer(chain, i)->format->name));
+    g_autofree char *text = json_dumps(layers, 0);
+    json_decref(layers);
+    printf("{\"schema\": 1, \"command\": \"map\", \"virtual_size\": %" PRIu64
+           ",\n \"chain\": %s,\n \"extents\": [",
+           chain->size, text);
+}
+
+static void print_totals(const struct printer *printer)
+{
+    printf("\n%" PRIu64 " extents", printer->extents);
+    for (unsigned status = 0; status < G_N_ELEMENTS(printer->bytes); status++) {
+        if (!printer->bytes[status])
+            continue;
+        g_autofree char *size = units_format_size_exact(printer->bytes[status]);
+        printf("; %s: %s", extent_status_name(status), size);
+    }
+    putchar('\n');
+}
+
+int cmd_map(const struct options *options, GError **error)
+{
+    if (!command_arguments(options, 1, 1, error))
+        return 0;
+    g_autoptr(chain_t) chain = look_open(options, options->arguments->pdata[0], options->format,
+                                         options->force_share ? FILE_NO_LOCK : 0, false, error);
+    if (!chain)
+        return 0;
+    struct printer printer = {.json = options->json};
+    if (printer.json)
+        print_json_head(chain);
+    else
+        printf("%16s %16s  %-6s  %5s %16s\n", "offset", "length", "status", "layer", "host offset");
+    bool whole = print_all(chain, &printer, error);
+    if (printer.json)
+        printf("\n ],\n \"complete\": %s}\n", whole ? "true" : "false");
+    else if (whole && !options->quiet)
+        print_totals(&printer);
+    return 0;
+}

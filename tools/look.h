@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Opening images for reading as the options of the command line say. */
+#ifndef TOOLS_LOOK_H
+#define TOOLS_LOOK_H
+
+#include "blockmig/storage/file.h"
+#include "formats/chain.h"
+#include "tools/options.h"
+
+/* `format` NULL: probe; `flags`: of enum file_flags. */
+struct chain *look_open(const struct options *options, const char *path, const char *format, unsigned flags,
+                        bool top_only, GError **error);
+
+#endif

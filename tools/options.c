@@ -1,0 +1,383 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "tools/options.h"
+
+#include "blockmig/migrate/job.h"
+#include "blockmig/migrate/units.h"
+#include "formats/error.h"
+
+#include <getopt.h>
+#include <stddef.h>
+#include <string.h>
+
+enum option_kind {
+    OPTION_FLAG,   /* bool */
+    OPTION_STRING, /* char * */
+    OPTION_LIST,   /* GPtrArray * of char * */
+    OPTION_CHOICE, /* unsigned: index into choices */
+    OPTION_RATE,   /* uint64_t, bytes per second */
+    OPTION_FD,     /* int; the argument is optional */
+};
+
+struct option_spec {
+    const char *name;     /* long, without dashes */
+    char letter;          /* short, or 0 */
+    const char *argument; /* what stands for the value in help, or NULL */
+    const char *help;
+    unsigned commands; /* of enum command_bit */
+    enum option_kind kind;
+    size_t offset;              /* of the value in struct options */
+    const char *const *choices; /* OPTION_CHOICE: NULL-terminated, [0] is the default */
+};
+
+#define IMAGES (COMMAND_INFO | COMMAND_MAP | COMMAND_VERIFY | COMMAND_COPY | COMMAND_PLAN)
+#define COPIES (COMMAND_COPY | COMMAND_PLAN)
+#define RUNS   (COMMAND_COPY | COMMAND_PLAN | COMMAND_JOB)
+#define AT(x)  offsetof(struct options, x)
+
+static const char *const chain_choices[] = {"flatten", "keep", "shallow", NULL};
+static const char *const verify_choices[] = {"full", "written", "none", NULL};
+static const char *const digest_choices[] = {"xxh3", "sha256", NULL};
+G_STATIC_ASSERT(CHAIN_FLATTEN == 0 && CHAIN_KEEP == 1 && CHAIN_SHALLOW == 2);
+G_STATIC_ASSERT(VERIFY_FULL == 0 && VERIFY_WRITTEN == 1 && VERIFY_NONE == 2);
+G_STATIC_ASSERT(DIGEST_XXH3_128 == 0 && DIGEST_SHA256 == 1);
+static const char *const method_choices[] = {"auto", "cold", NULL};
+
+/* In the order in which help shows them. */
+static const struct option_spec specs[] = {
+    {"format", 'f', "FORMAT", "format of the (first) image; otherwise it is probed", IMAGES, OPTION_STRING,
+     AT(format)},
+    {"second-format", 'F', "FORMAT", "format of the second image", COMMAND_VERIFY, OPTION_STRING,
+     AT(second_format)},
+    {"target-format", 'O', "FORMAT", "format of the target; otherwise that of the source", COPIES,
+     OPTION_STRING, AT(target_format)},
+    {"options", 'o', "KEY=VALUE,...", "options of the target format; \"help\" lists them", COPIES,
+     OPTION_STRING, AT(target_options)},
+    {"compressed", 0, NULL, "write compressed clusters", COPIES, OPTION_FLAG, AT(compressed)},
+    {"chain", 0, "MODE",
+     "flatten: one image; keep: every layer; shallow: the top layer only, on the same backing file", COPIES,
+     OPTION_CHOICE, AT(chain), chain_choices},
+    {"parent", 0, "[FORMAT:]FILE", "parent of an image that names none; repeat from top to base", IMAGES,
+     OPTION_LIST, AT(parents)},
+    {"allow-root", 0, "DIR", "also look for backing files below DIR; may be repeated", IMAGES, OPTION_LIST,
+     AT(roots)},
+    {"force-share", 'U', NULL, "look at an image that a machine holds open", COMMAND_MAP, OPTION_FLAG,
+     AT(force_share)},
+    {"receipt", 0, "FILE", "compare one image with the receipt of a copy", COMMAND_VERIFY, OPTION_STRING,
+     AT(receipt)},
+    {"strict", 0, NULL, "a different virtual size is a difference", COMMAND_VERIFY, OPTION_FLAG, AT(strict)},
+    {"method", 0, "METHOD", "auto or cold", COPIES, OPTION_CHOICE, AT(method), method_choices},
+    {"verify", 0, "WHAT", "full: read back and prove; written: read back; none", COPIES, OPTION_CHOICE,
+     AT(verify), verify_choices},
+    {"digest", 0, "ALGORITHM", "xxh3 or sha256", COPIES, OPTION_CHOICE, AT(digest), digest_choices},
+    {"bandwidth", 0, "RATE", "read no faster than RATE, for example 100MiB/s", COPIES | COMMAND_VERIFY,
+     OPTION_RATE, AT(bandwidth)},
+    {"salvage", 0, NULL, "go on after read errors, list the ranges and exit 6", COPIES, OPTION_FLAG,
+     AT(salvage)},
+    {"delete-source", 0, NULL, "remove the source after the copy is proved", COPIES, OPTION_FLAG,
+     AT(delete_source)},
+    {"force", 0, NULL, "overwrite a target that exists", COPIES, OPTION_FLAG, AT(force)},
+    {"restart", 0, NULL, "begin anew instead of resuming", COPIES, OPTION_FLAG, AT(restart)},
+    {"dry-run", 'n', NULL, "preflight only; change nothing", COPIES, OPTION_FLAG, AT(dry_run)},
+    {"state-dir", 0, "DIR", "directory of the journal and the receipts", RUNS, OPTION_STRING, AT(state_dir)},
+    {"json", 0, NULL, "print one JSON object", IMAGES | COMMAND_JOB, OPTION_FLAG, AT(json)},
+    {"progress", 0, "FD", "show progress; with a descriptor, write N/100 lines to it", RUNS | COMMAND_VERIFY,
+     OPTION_FD, AT(progress)},
+    {"quiet", 'q', NULL, "errors only", IMAGES | COMMAND_JOB, OPTION_FLAG, AT(quiet)},
+    {"verbose", 'v', NULL, "more detail", IMAGES | COMMAND_JOB, OPTION_FLAG, AT(verbose)},
+    {"help", 'h', NULL, "show this help", COMMAND_ALL, OPTION_FLAG, AT(help)},
+    {"version", 'V', NULL, "show the version", COMMAND_ALL, OPTION_FLAG, AT(version)},
+};
+
+/* getopt_long returns the index of the specification plus this, out of the way of letters. */
+#define FIRST_LONG 256
+
+/* What cannot be wanted together, and why. */
+static const struct {
+    size_t one, other;
+    const char *reason;
+} conflicts[] = {
+    {AT(quiet), AT(verbose), "-q and -v contradict each other"},
+    {AT(salvage), AT(delete_source),
+     "--delete-source is not possible with --salvage: a source with unreadable "
+     "ranges is kept"},
+};
+
+static bool usage(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+static bool usage(GError **error, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    g_autofree char *text = g_strdup_vprintf(format, arguments);
+    va_end(arguments);
+    g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE, text);
+    return false;
+}
+
+/* Damerau-free edit distance; names are short, so a row on the stack is enough. */
+static unsigned edit_distance(const char *a, const char *b)
+{
+    unsigned row[64];
+    size_t width = strlen(b);
+    if (width >= G_N_ELEMENTS(row))
+        return G_MAXUINT;
+    for (size_t i = 0; i <= width; i++)
+        row[i] = i;
+    for (size_t line = 1; a[line - 1]; line++) {
+        unsigned diagonal = row[0];
+        row[0] = line;
+        for (size_t i = 1; i <= width; i++) {
+            unsigned above = row[i];
+            unsigned replaced = diagonal + (a[line - 1] != b[i - 1]);
+            row[i] = MIN(replaced, MIN(above, row[i - 1]) + 1);
+            diagonal = above;
+        }
+    }
+    return row[width];
+}
+
+const char *options_nearest(const char *name, const char *const *names)
+{
+    const char *nearest = NULL;
+    unsigned best = 2 + strlen(name) / 4; /* at most: beyond that a hint misleads */
+    for (; *names; names++) {
+        unsigned distance = g_str_has_prefix(*names, name) ? 1 : edit_distance(name, *names);
+        if (distance < best) {
+            best = distance;
+            nearest = *names;
+        }
+    }
+    return nearest;
+}
+
+static const struct option_spec *find_long(const char *name)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(specs); i++)
+        if (strcmp(specs[i].name, name) == 0)
+            return &specs[i];
+    return NULL;
+}
+
+static const struct option_spec *find_letter(char letter)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(specs); i++)
+        if (letter && specs[i].letter == letter)
+            return &specs[i];
+    return NULL;
+}
+
+/* The option as the user wrote it, without "=value". */
+static char *option_spelling(const char *word, int letter)
+{
+    if (g_str_has_prefix(word, "--"))
+        return g_strndup(word, strcspn(word, "="));
+    return g_strdup_printf("-%c", letter);
+}
+
+static bool unknown_option(unsigned command, const char *name, const char *word, int letter, GError **error)
+{
+    g_autofree char *spelling = option_spelling(word, letter);
+    bool is_long = g_str_has_prefix(spelling, "--");
+    const struct option_spec *elsewhere = is_long ? find_long(spelling + 2) : find_letter(letter);
+    if (elsewhere && !(elsewhere->commands & command))
+        return usage(error, "%s: option %s does not apply here", name, spelling);
+
+    g_autoptr(GPtrArray) known = g_ptr_array_new();
+    unsigned beginnings = 0;
+    for (size_t i = 0; i < G_N_ELEMENTS(specs); i++) {
+        if (!(specs[i].commands & command))
+            continue;
+        g_ptr_array_add(known, (char *)specs[i].name);
+        beginnings += is_long && g_str_has_prefix(specs[i].name, spelling + 2);
+    }
+    g_ptr_array_add(known, NULL);
+    if (beginnings > 1)
+        return usage(error, "%s: option %s could be several", name, spelling);
+    const char *nearest = is_long ? options_nearest(spelling + 2, (const char *const *)known->pdata) : NULL;
+    if (nearest)
+        return usage(error, "%s: unknown option %s; did you mean --%s?", name, spelling, nearest);
+    return usage(error, "%s: unknown option %s", name, spelling);
+}
+
+/* Says what getopt_long() found wrong: ':' is a missing value, else optopt tells. */
+static bool bad_option(unsigned command, const char *name, int result, char **argv, GError **error)
+{
+    const char *word = argv[optind - 1];
+    if (result == ':')
+        return usage(error, "%s: option %s needs a value", name, word);
+    if (optopt >= FIRST_LONG)
+        return usage(error, "%s: option --%s takes no value", name, specs[optopt - FIRST_LONG].name);
+    return unknown_option(command, name, word, optopt, error);
+}
+
+static bool set_choice(const struct option_spec *spec, const char *value, unsigned *index, GError **error)
+{
+    for (*index = 0; spec->choices[*index]; ++*index)
+        if (strcmp(spec->choices[*index], value) == 0)
+            return true;
+    g_autofree char *known = g_strjoinv(", ", (char **)spec->choices);
+    *index = 0;
+    return usage(error, "--%s: \"%s\" is not one of %s", spec->name, value, known);
+}
+
+static bool set_descriptor(const struct option_spec *spec, const char *value, int *fd, GError **error)
+{
+    guint64 number;
+    *fd = PROGRESS_WANTED;
+    if (!value)
+        return true;
+    if (!g_ascii_string_to_unsigned(value, 10, 0, G_MAXINT, &number, NULL))
+        return usage(error, "--%s: \"%s\" is not a file descriptor", spec->name, value);
+    *fd = number;
+    return true;
+}
+
+static bool set_option(struct options *options, const struct option_spec *spec, const char *value,
+                       GError **error)
+{
+    void *field = (char *)options + spec->offset;
+    switch (spec->kind) {
+    case OPTION_FLAG:
+        *(bool *)field = true;
+        return true;
+    case OPTION_STRING:
+        g_free(*(char **)field);
+        *(char **)field = g_strdup(value);
+        return true;
+    case OPTION_LIST:
+        g_ptr_array_add(*(GPtrArray **)field, g_strdup(value));
+        return true;
+    case OPTION_CHOICE:
+        return set_choice(spec, value, field, error);
+    case OPTION_RATE:
+        if (units_parse_rate(value, field, error))
+            return true;
+        g_prefix_error(error, "--%s: ", spec->name);
+        return false;
+    case OPTION_FD:
+        return set_descriptor(spec, value, field, error);
+    }
+    g_assert_not_reached();
+}
+
+static bool check_conflicts(const struct options *options, const char *name, GError **error)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(conflicts); i++)
+        if (*(const bool *)((const char *)options + conflicts[i].one) &&
+            *(const bool *)((const char *)options + conflicts[i].other))
+            return usage(error, "%s: %s", name, conflicts[i].reason);
+    if (options->delete_source && options->verify != VERIFY_FULL)
+        return usage(error, "%s: --delete-source needs --verify=full: a source is removed only after proof",
+                     name);
+    return true;
+}
+
+/* The options of one subcommand in the form that getopt_long() wants. */
+static void make_getopt_tables(unsigned command, GString *letters, GArray *longs)
+{
+    g_string_append_c(letters, ':'); /* tell a missing value from an unknown option, print nothing */
+    for (size_t i = 0; i < G_N_ELEMENTS(specs); i++) {
+        const struct option_spec *spec = &specs[i];
+        if (!(spec->commands & command))
+            continue;
+        struct option entry = {.name = spec->name, .val = FIRST_LONG + i};
+        if (spec->argument)
+            entry.has_arg = spec->kind == OPTION_FD ? optional_argument : required_argument;
+        g_array_append_val(longs, entry);
+        if (spec->letter)
+            g_string_append_printf(letters, "%c%s", spec->letter, spec->argument ? ":" : "");
+    }
+}
+
+static struct options *options_new(unsigned command)
+{
+    struct options *options = g_new0(struct options, 1);
+    options->command = command;
+    options->progress = PROGRESS_DEFAULT;
+    options->parents = g_ptr_array_new_with_free_func(g_free);
+    options->roots = g_ptr_array_new_with_free_func(g_free);
+    options->arguments = g_ptr_array_new_with_free_func(g_free);
+    return options;
+}
+
+struct options *options_parse(unsigned command, const char *name, int argc, char **argv, GError **error)
+{
+    g_autoptr(options_t) options = options_new(command);
+    g_autoptr(GString) letters = g_string_new(NULL);
+    g_autoptr(GArray) longs = g_array_new(true, true, sizeof(struct option));
+    make_getopt_tables(command, letters, longs);
+
+    int result;
+    optind = 0; /* GNU: start over */
+    opterr = 0;
+    while ((result = getopt_long(argc, argv, letters->str, (struct option *)longs->data, NULL)) != -1) {
+        if (result == '?' || result == ':') {
+            bad_option(command, name, result, argv, error);
+            return NULL;
+        }
+        const struct option_spec *spec =
+            result >= FIRST_LONG ? &specs[result - FIRST_LONG] : find_letter((char)result);
+        if (!set_option(options, spec, optarg, error)) {
+            g_prefix_error(error, "%s: ", name);
+            return NULL;
+        }
+    }
+    for (int i = optind; i < argc; i++)
+        g_ptr_array_add(options->arguments, g_strdup(argv[i]));
+    options->argument_count = options->arguments->len;
+    g_ptr_array_add(options->arguments, NULL);
+    g_ptr_array_add(options->parents, NULL);
+    g_ptr_array_add(options->roots, NULL);
+    if (!options->help && !options->version && !check_conflicts(options, name, error))
+        return NULL;
+    return g_steal_pointer(&options);
+}
+
+void options_free(struct options *options)
+{
+    if (!options)
+        return;
+    for (size_t i = 0; i < G_N_ELEMENTS(specs); i++) {
+        void *field = (char *)options + specs[i].offset;
+        if (specs[i].kind == OPTION_STRING)
+            g_free(*(char **)field);
+        else if (specs[i].kind == OPTION_LIST)
+            g_ptr_array_unref(*(GPtrArray **)field);
+    }
+    g_ptr_array_unref(options->arguments);
+    g_free(options);
+}
+
+/* "-f, --format=FORMAT" */
+static char *help_spelling(const struct option_spec *spec)
+{
+    g_autofree char *letter = spec->letter ? g_strdup_printf("-%c, ", spec->letter) : g_strdup("    ");
+    const char *before = spec->kind == OPTION_FD ? "[=" : "=", *after = spec->kind == OPTION_FD ? "]" : "";
+    if (!spec->argument)
+        return g_strdup_printf("%s--%s", letter, spec->name);
+    return g_strdup_printf("%s--%s%s%s%s", letter, spec->name, before, spec->argument, after);
+}
+
+void options_print_help(unsigned command, FILE *out)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(specs); i++) {
+        if (!(specs[i].commands & command))
+            continue;
+        g_autofree char *spelling = help_spelling(&specs[i]);
+        bool narrow = strlen(spelling) <= 28;
+        fprintf(out, "  %-28s%s%s\n", spelling, narrow ? "  " : "\n                                ",
+                specs[i].help);
+    }
+}
+
+void options_each(unsigned commands, void (*each)(void *opaque, const char *spelling), void *opaque)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(specs); i++) {
+        if (!(specs[i].commands & commands))
+            continue;
+        g_autofree char *name = g_strconcat("--", specs[i].name, NULL);
+        char letter[] = {'-', specs[i].letter, 0};
+        if (specs[i].letter)
+            each(opaque, letter);
+        each(opaque, name);
+    }
+}
