@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The cleanup phase: what is proven takes its name and its owner; the source goes only if asked, and only
+ * now. */
+#include "blockmig/migrate/cold.h"
+#include "blockmig/migrate/metadata.h"
+#include "blockmig/storage/file.h"
+
+#include <errno.h>
+#include <glib/gstdio.h>
+#include <stdio.h>
+
+static bool carry_metadata(struct cold_job *job, struct copy_unit *unit, GError **error)
+{
+    g_autoptr(image_t) image = cold_reopen(unit, error);
+    g_autoptr(GPtrArray) left = NULL;
+
+    if (!image)
+        return false;
+    left = metadata_carry(chain_layer(unit->chain, 0)->storage->buffered_fd, image->storage->buffered_fd);
+    for (guint i = 0; i < left->len; i++)
+        cold_notice(job, "%s: not carried over: %s", unit->target_path,
+                    (const char *)g_ptr_array_index(left, i));
+    return true;
+}
+
+static bool take_name(struct cold_job *job, struct copy_unit *unit, GError **error)
+{
+    if (unit->device || !g_file_test(unit->part_path, G_FILE_TEST_EXISTS))
+        return true;
+    if (!carry_metadata(job, unit, error))
+        return false;
+    if (rename(unit->part_path, unit->target_path) < 0)
+        return blockmig_set_errno(error, errno, "%s: cannot take the name %s", unit->part_path,
+                                  unit->target_path);
+    return storage_file_sync_directory(unit->target_path, error);
+}
+
+/* Backing files stay: other overlays may stand on them. */
+static bool delete_source(struct cold_job *job, GError **error)
+{
+    const char *path = g_ptr_array_index(job->source->paths, 0);
+
+    if (!journal_event(job->journal, job->record, "intent", "delete the source", error))
+        return false;
+    if (g_unlink(path) < 0)
+        return blockmig_set_errno(error, errno, "%s: cannot delete the source", path);
+    job->report->source = "deleted";
+    for (guint i = 1; i < job->source->paths->len; i++)
+        cold_notice(job, "%s is kept: other images may stand on it",
+                    (const char *)g_ptr_array_index(job->source->paths, i));
+    return storage_file_sync_directory(path, error);
+}
+
+static uint64_t count_bad(const struct copy_unit *unit)
+{
+    uint64_t bytes = 0;
+
+    for (guint i = 0; unit->report->bad && i < unit->report->bad->len; i++)
+        bytes += g_array_index(unit->report->bad, struct copy_range, i).length;
+    return bytes;
+}
+
+bool cold_cleanup(struct cold_job *job, GError **error)
+{
+    uint64_t bad = 0;
+
+    for (guint i = 0; i < job->units->len; i++) {
+        struct copy_unit *unit = g_ptr_array_index(job->units, i);
+        struct image *image;
+
+        if (!take_name(job, unit, error))
+            return false;
+        if (!(image = cold_reopen(unit, error)))
+            return false;
+        unit->report->target_allocated = storage_file_allocated(image->storage);
+        image_close(image);
+        bad += count_bad(unit);
+    }
+    if (!journal_checkpoint_clear(job->journal, job->record, error))
+        return false;
+    if (bad > 0) {
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT,
+                    "%" PRIu64 " bytes of the source could not be read and stand as zeros in the target",
+                    bad);
+        return false;
+    }
+    return !job->request->delete_source || delete_source(job, error);
+}

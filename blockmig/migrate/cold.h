@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Inside the cold method: what its phases share.  One file per phase; job.c runs them.
+ *
+ * A unit is one image to be written.  It grows under "NAME.blockmig-part" and takes its name only when it is
+ * whole and proven, so a half-copied disk never carries the target's name.  A block device has no such name:
+ * it is written in place.
+ */
+#ifndef BLOCKMIG_MIGRATE_COLD_H
+#define BLOCKMIG_MIGRATE_COLD_H
+
+#include "blockmig/migrate/job.h"
+#include "blockmig/store/journal.h"
+
+#include <inttypes.h>
+
+struct copy_unit {
+    unsigned index;      /* in the journal; units are copied in this order, the base first */
+    char *what;          /* "disk.qcow2" or "layer 1 of 3: base.qcow2" */
+    struct chain *chain; /* what is copied: all layers as one, or one layer with its holes */
+    bool layer;
+    struct chain *below; /* what lies under the layer in the source, for filling up clusters; NULL: nothing */
+    char *source_path;   /* of the topmost image in it */
+    char *source_identity; /* see cold_source_identity() */
+    char *target_path;     /* final name, or the device */
+    char *part_path;       /* where it grows */
+    bool device;
+    const struct format *format;
+    GHashTable *options;                 /* create options */
+    char *backing_name, *backing_format; /* to be recorded in the image, or NULL */
+    uint64_t data;                       /* guest bytes that hold data */
+    uint64_t needed;                     /* bytes that the target storage will hold at most */
+
+    /* while it is being written */
+    struct image *target;
+    struct digest_table *digests;
+    struct copy_map_sum map_sum;
+    struct copy_counters before; /* what earlier runs of the job did */
+    uint64_t frontier;           /* everything below it is on the target */
+    uint64_t saved;              /* digests below it are in the journal */
+
+    struct disk_report *report; /* borrowed from the job's report */
+};
+
+struct cold_job {
+    const struct copy_request *request;
+    const struct job_listener *listener;
+    bool dry_run;
+    struct journal *journal;
+    struct journal_job *record; /* NULL until preflight has passed */
+    GPtrArray *units;           /* of struct copy_unit */
+    struct chain *source;       /* open until the end: its locks keep writers away */
+    bool already_there;         /* a finished job left the target: only prove it again */
+    struct job_report *report;
+};
+
+bool cold_preflight(struct cold_job *job, GError **error);
+bool cold_base(struct cold_job *job, GError **error);
+bool cold_prove(struct cold_job *job, GError **error);
+bool cold_cleanup(struct cold_job *job, GError **error);
+
+/* target.c: fills job->units from the request and the open source chain.  REFUSED and USAGE errors. */
+bool cold_choose_targets(struct cold_job *job, GError **error);
+/* resume.c: finds what an earlier run left for these targets and decides: nothing, go on with it
+ * (job->record, unit->frontier, digests, ...), or it is already done (job->already_there). */
+bool cold_look_for_earlier_run(struct cold_job *job, GError **error);
+/* Checks the last stretch before the frontier against its digests, on the medium. *frontier is lowered to the
+ * first chunk that is not as promised. */
+bool cold_prove_window(struct cold_job *job, struct copy_unit *unit, GError **error);
+/* Digests [from, to) of `chain` anew and says at which byte the first chunk differs from `expected` (`to`:
+ * none). */
+bool cold_first_difference(const struct cold_job *job, struct chain *chain,
+                           const struct digest_table *expected, uint64_t from, uint64_t to, uint64_t *differs,
+                           GError **error);
+/* Removes the unfinished target files of a job from an earlier run. */
+void cold_remove_parts(struct journal *journal, const struct journal_job *record);
+
+void copy_unit_free(struct copy_unit *unit);
+/* How the journal recognises that a source did not change: identity, size and mtime of every layer; a device
+ * has no mtime that means anything, `*certain` is false then. */
+char *cold_source_identity(const struct chain *chain, bool *certain, GError **error);
+/* Opens what the unit has written so far once more, read-only, past everything that is in memory. */
+struct image *cold_reopen(const struct copy_unit *unit, GError **error);
+/* Options for the copier that every pass of this job shares. */
+void cold_copy_options(const struct cold_job *job, struct copy_options *options);
+void cold_notice(const struct cold_job *job, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+#endif

@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Preflight: everything that can be found out before anything is changed.
+ *
+ * The source chain is opened (and locked) here and stays open to the end of the job.  Every
+ * failure here is REFUSED: nothing happened yet.
+ */
+#include "blockmig/migrate/cold.h"
+#include "blockmig/migrate/space.h"
+#include "blockmig/migrate/units.h"
+#include "blockmig/storage/file.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define MAP_BATCH 1024
+
+static void plan(struct cold_job *job, const char *format, ...) G_GNUC_PRINTF(2, 3);
+static void plan(struct cold_job *job, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    g_ptr_array_add(job->report->plan, g_strdup_vprintf(format, args));
+    va_end(args);
+}
+
+/* "raw:base.img" -> format and path; a colon behind a slash belongs to the path. */
+static struct chain_parent parse_parent(const char *text)
+{
+    const char *colon = strchr(text, ':');
+
+    if (colon && !memchr(text, '/', colon - text))
+        return (struct chain_parent){.path = g_strdup(colon + 1), .format = g_strndup(text, colon - text)};
+    return (struct chain_parent){.path = g_strdup(text)};
+}
+
+static bool open_source(struct cold_job *job, GError **error)
+{
+    const struct copy_request *request = job->request;
+    unsigned count = request->parents ? request->parents->len : 0;
+    g_autofree struct chain_parent *parents = g_new0(struct chain_parent, count + 1);
+    g_autoptr(GPtrArray) roots = g_ptr_array_new();
+    const struct format *format = NULL;
+    unsigned flags = 0;
+    struct chain_policy policy = {
+        .parents = parents, .parent_count = count, .open = storage_file_open_for_chain, .opaque = &flags};
+
+    if (request->source_format && !(format = format_by_name(request->source_format, error)))
+        return false;
+    for (guint i = 0; request->allowed_roots && i < request->allowed_roots->len; i++)
+        g_ptr_array_add(roots, g_ptr_array_index(request->allowed_roots, i));
+    g_ptr_array_add(roots, NULL);
+    policy.allowed_roots = (const char *const *)roots->pdata;
+    for (unsigned i = 0; i < count; i++)
+        parents[i] = parse_parent(g_ptr_array_index(request->parents, i));
+    job->source = chain_open(request->source, format, &policy, error);
+    for (unsigned i = 0; i < count; i++) {
+        g_free(parents[i].path);
+        g_free(parents[i].format);
+    }
+    return job->source != NULL;
+}
+
+static void announce_source(struct cold_job *job)
+{
+    for (unsigned i = 0; i < chain_depth(job->source); i++) {
+        const struct image *image = chain_layer(job->source, i);
+
+        for (guint k = 0; k < image->notices->len; k++)
+            cold_notice(job, "%s: %s", image->name, (const char *)g_ptr_array_index(image->notices, k));
+    }
+}
+
+/* Guest bytes that hold data: the cost of the copy. */
+static bool count_data(struct copy_unit *unit, GError **error)
+{
+    g_autofree struct extent *extents = g_new(struct extent, MAP_BATCH);
+    uint64_t offset = 0;
+    size_t count;
+
+    while (offset < unit->chain->size) {
+        if (!chain_map(unit->chain, offset, unit->chain->size - offset, extents, MAP_BATCH, &count, error))
+            return false;
+        for (size_t i = 0; i < count; i++)
+            if (extents[i].status == EXTENT_DATA || extents[i].status == EXTENT_PACKED)
+                unit->data += extents[i].length;
+        offset = extent_end(&extents[count - 1]);
+    }
+    return true;
+}
+
+static bool allocates_all(const struct copy_unit *unit)
+{
+    const char *preallocation = g_hash_table_lookup(unit->options, "preallocation");
+
+    return preallocation && (strcmp(preallocation, "full") == 0 || strcmp(preallocation, "falloc") == 0);
+}
+
+static bool measure(struct copy_unit *unit, GError **error)
+{
+    struct image_create_options options = {.size = unit->chain->size,
+                                           .backing_name = unit->backing_name,
+                                           .backing_format = unit->backing_format,
+                                           .values = unit->options};
+    uint64_t data;
+
+    if (!count_data(unit, error))
+        return false;
+    data = allocates_all(unit) ? unit->chain->size : unit->data;
+    return image_measure(unit->format, &options, data, &unit->needed, error);
+}
+
+static bool identify_source(struct copy_unit *unit, GError **error)
+{
+    bool certain;
+
+    unit->source_identity = cold_source_identity(unit->chain, &certain, error);
+    return unit->source_identity != NULL;
+}
+
+static void describe_unit(struct cold_job *job, struct copy_unit *unit)
+{
+    struct disk_report *disk = g_new0(struct disk_report, 1);
+    struct image *image = chain_layer(unit->chain, 0);
+
+    disk->disk = g_path_get_basename(unit->target_path);
+    disk->source = g_strdup(unit->source_path);
+    disk->target = g_strdup(unit->target_path);
+    disk->source_format = g_strdup(image->format->name);
+    disk->target_format = g_strdup(unit->format->name);
+    disk->virtual_size = unit->chain->size;
+    disk->algorithm = job->request->digest;
+    disk->layer = unit->layer;
+    for (unsigned i = 0; i < chain_depth(unit->chain); i++)
+        disk->source_allocated += storage_file_allocated(chain_layer(unit->chain, i)->storage);
+    unit->report = disk;
+    g_ptr_array_add(job->report->disks, disk);
+}
+
+static bool target_is_free(const struct cold_job *job, const struct copy_unit *unit, GError **error)
+{
+    struct stat st;
+
+    if (unit->device || job->already_there || job->request->force || stat(unit->target_path, &st) < 0 ||
+        st.st_size == 0)
+        return true;
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "%s exists already: --force replaces it",
+                unit->target_path);
+    return false;
+}
+
+/* What an earlier run wrote is already paid for. */
+static uint64_t already_allocated(const struct copy_unit *unit)
+{
+    struct stat st;
+
+    if (unit->device || stat(unit->part_path, &st) < 0)
+        return 0;
+    return (uint64_t)st.st_blocks * 512;
+}
+
+/* The longest file that will come into being; a raw image is as long as the disk, however thin. */
+static bool file_sizes_are_possible(const struct cold_job *job, const char *directory, GError **error)
+{
+    for (guint i = 0; i < job->units->len; i++) {
+        const struct copy_unit *unit = g_ptr_array_index(job->units, i);
+        bool identity = unit->format->flags & FORMAT_IDENTITY;
+
+        if (!space_check_file_size(directory, identity ? unit->chain->size : unit->needed, error))
+            return false;
+    }
+    return true;
+}
+
+static bool check_space(struct cold_job *job, GError **error)
+{
+    const struct copy_unit *top = g_ptr_array_index(job->units, job->units->len - 1);
+    g_autofree char *directory = g_path_get_dirname(top->target_path);
+    struct space_report space = {0};
+    uint64_t needed = 0, have = 0;
+    bool ok;
+
+    for (guint i = 0; i < job->units->len; i++) {
+        const struct copy_unit *unit = g_ptr_array_index(job->units, i);
+
+        needed += unit->needed;
+        have += MIN(already_allocated(unit), unit->needed);
+    }
+    job->report->space_needed = needed;
+    if (top->device && top->format->flags & FORMAT_IDENTITY)
+        ok = space_check(top->target_path, top->chain->size, 0, &space, error);
+    else if (top->device)
+        ok = space_check(top->target_path, needed, 0, &space, error);
+    else
+        ok = space_check(directory, needed - have, job->units->len, &space, error) &&
+             file_sizes_are_possible(job, directory, error);
+    job->report->space_available = space.available;
+    return ok;
+}
+
+static void write_plan(struct cold_job *job)
+{
+    static const char *const proofs[] = {
+        "every written byte is read back past the page cache and compared; the finished image is opened anew "
+        "and "
+        "its whole map is proven",
+        "every written byte is read back past the page cache and compared",
+        "nothing is read back: only the digests of what was read are recorded",
+    };
+    g_autofree char *needed = units_format_size(job->report->space_needed);
+
+    plan(job, "method cold: the source is an image path; nothing may write to it meanwhile (locks are held)");
+    for (guint i = 0; i < job->units->len; i++) {
+        const struct copy_unit *unit = g_ptr_array_index(job->units, i);
+        g_autofree char *size = units_format_size(unit->chain->size);
+        g_autofree char *data = units_format_size(unit->data);
+
+        plan(job, "copy %s (%s, %s, %s of data) to %s as %s", unit->source_path, unit->report->source_format,
+             size, data, unit->target_path, unit->format->name);
+        if (unit->backing_name)
+            plan(job, "  it records the backing file %s (%s)", unit->backing_name, unit->backing_format);
+        if (unit->frontier > 0)
+            plan(job, "  goes on at byte %" PRIu64 ", after the checkpoint of job %s", unit->frontier,
+                 job->record->id);
+    }
+    plan(job, "space: at most %s on the target", needed);
+    plan(job, "proof: %s", proofs[job->request->verify]);
+    plan(job, job->request->delete_source ? "the source is deleted after the proof" : "the source is kept");
+}
+
+static bool check_request(const struct copy_request *request, GError **error)
+{
+    const char *wrong = NULL;
+
+    if (request->delete_source && request->verify == VERIFY_NONE)
+        wrong = "--delete-source needs a proof: it cannot go with --verify=none";
+    else if (request->delete_source && request->salvage)
+        wrong = "--delete-source cannot go with --salvage: the source may be all that is left";
+    if (wrong)
+        g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE, wrong);
+    return wrong == NULL;
+}
+
+static bool look(struct cold_job *job, GError **error)
+{
+    if (!check_request(job->request, error) || !open_source(job, error))
+        return false;
+    announce_source(job);
+    if (!cold_choose_targets(job, error))
+        return false;
+    for (guint i = 0; i < job->units->len; i++) {
+        struct copy_unit *unit = g_ptr_array_index(job->units, i);
+
+        if (!identify_source(unit, error) || !measure(unit, error))
+            return false;
+        describe_unit(job, unit);
+    }
+    if (job->journal && !cold_look_for_earlier_run(job, error))
+        return false;
+    for (guint i = 0; i < job->units->len; i++)
+        if (!target_is_free(job, g_ptr_array_index(job->units, i), error))
+            return false;
+    return job->already_there || check_space(job, error);
+}
+
+bool cold_preflight(struct cold_job *job, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+
+    if (!look(job, &local)) {
+        if (!g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE) &&
+            !g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED))
+            local->code = BLOCKMIG_ERROR_REFUSED;
+        g_propagate_error(error, g_steal_pointer(&local));
+        return false;
+    }
+    write_plan(job);
+    return true;
+}

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The prove phase: what stands on the target is opened anew and held against the digests, then the receipts
+ * are written.
+ *
+ * While copying, every written byte was read back where it had been placed.  What is left to prove is
+ * that the finished metadata leads every guest byte to those places, and that the rest reads as zeros:
+ * copy_prove(). A target that an earlier run finished is read in full instead: nobody knows what happened to
+ * it since.
+ */
+#include "blockmig/migrate/cold.h"
+#include "blockmig/store/receipt.h"
+
+#include <glib/gstdio.h>
+#include <string.h>
+
+static bool prove_map(struct cold_job *job, struct copy_unit *unit, GError **error)
+{
+    g_autoptr(image_t) image = cold_reopen(unit, error);
+    struct copy_options options = {0};
+    struct copy_result result = {0};
+    bool ok;
+
+    if (!image)
+        return false;
+    cold_copy_options(job, &options);
+    ok = copy_prove(image, unit->digests, &unit->map_sum, &options, &result, error);
+    copy_result_clear(&result);
+    return ok;
+}
+
+/* Reads all of an existing target and compares it with the receipt's digests. */
+static bool prove_content(struct cold_job *job, struct copy_unit *unit, GError **error)
+{
+    struct image *image = cold_reopen(unit, error);
+    g_autoptr(chain_t) chain = image ? chain_new_single(image, true) : NULL;
+    uint64_t differs;
+
+    if (!chain || !cold_first_difference(job, chain, unit->digests, 0, unit->chain->size, &differs, error))
+        return false;
+    if (differs == unit->chain->size)
+        return true;
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT,
+                "%s was changed since it was copied: it differs at byte %" PRIu64
+                ": --force copies it again over what is there",
+                unit->target_path, differs);
+    return false;
+}
+
+static char *receipt_path(const struct cold_job *job, const struct copy_unit *unit)
+{
+    g_autofree char *name = g_strdup_printf("%s-%u.json", job->record->id, unit->index);
+
+    return g_build_filename(journal_directory(job->journal), "receipts", name, NULL);
+}
+
+/* The receipt borrows everything: it is cleared, not freed. */
+static bool write_receipt(struct cold_job *job, struct copy_unit *unit, GError **error)
+{
+    struct disk_report *report = unit->report;
+    g_autofree char *path = receipt_path(job, unit);
+    g_autofree char *directory = g_path_get_dirname(path);
+    struct receipt receipt = {.job = job->record->id,
+                              .command = job->record->command,
+                              .method = job->record->method,
+                              .source = report->source,
+                              .target = report->target,
+                              .source_format = report->source_format,
+                              .target_format = report->target_format,
+                              .verified = (char *)verify_mode_name(job->request->verify),
+                              .started = job->record->started,
+                              .finished = g_get_real_time(),
+                              .size = unit->chain->size,
+                              .layer = unit->layer,
+                              .counters = report->counters,
+                              .bad = report->bad,
+                              .digests = unit->digests};
+    struct journal_disk disk = {.index = unit->index,
+                                .source = unit->source_path,
+                                .target = unit->target_path,
+                                .source_format = report->source_format,
+                                .target_format = report->target_format,
+                                .source_identity = unit->source_identity,
+                                .target_identity = unit->part_path,
+                                .size = unit->chain->size,
+                                .receipt = path};
+
+    if (g_mkdir_with_parents(directory, 0700) < 0 || !receipt_write(&receipt, path, error))
+        return false;
+    report->receipt = g_strdup(path);
+    return journal_disk_save(job->journal, job->record, &disk, error);
+}
+
+static void report_root(struct copy_unit *unit)
+{
+    uint8_t root[DIGEST_MAX_LENGTH];
+
+    digest_table_root(unit->digests, root);
+    unit->report->root = digest_to_hex(digest_table_algorithm(unit->digests), root);
+}
+
+static bool prove_unit(struct cold_job *job, struct copy_unit *unit, GError **error)
+{
+    const struct job_listener *listener = job->listener;
+
+    if (listener->phase)
+        listener->phase(listener->opaque, "prove", unit->what);
+    report_root(unit);
+    if (job->already_there) {
+        unit->report->counters = unit->before;
+        return prove_content(job, unit, error);
+    }
+    if (job->request->verify == VERIFY_FULL && !prove_map(job, unit, error))
+        return false;
+    return write_receipt(job, unit, error);
+}
+
+/* The copied layers, opened anew and stacked as they will be once they have their names. */
+static struct chain *reopen_chain(struct cold_job *job, GError **error)
+{
+    struct chain *chain = NULL;
+
+    for (guint i = job->units->len; i-- > 0;) {
+        struct copy_unit *unit = g_ptr_array_index(job->units, i);
+        struct image *image = cold_reopen(unit, error);
+
+        if (!image) {
+            chain_close(chain);
+            return NULL;
+        }
+        if (chain)
+            chain_append(chain, image);
+        else
+            chain = chain_new_single(image, false);
+    }
+    return chain;
+}
+
+static bool note_difference(void *opaque, uint64_t offset, uint64_t length)
+{
+    struct copy_range *range = opaque;
+
+    *range = (struct copy_range){offset, length};
+    return false;
+}
+
+/* A kept chain: what the guest sees through all layers is the same on both sides. */
+static bool prove_chain(struct cold_job *job, GError **error)
+{
+    const struct job_listener *listener = job->listener;
+    g_autoptr(chain_t) target = reopen_chain(job, error);
+    struct copy_options options = {0};
+    struct copy_result result = {0};
+    struct copy_range range = {0};
+    bool ok;
+
+    if (!target)
+        return false;
+    if (listener->phase)
+        listener->phase(listener->opaque, "prove", "the whole chain");
+    cold_copy_options(job, &options);
+    options.opaque = &range;
+    ok = copy_compare(job->source, target, &options, note_difference, &result, error);
+    copy_result_clear(&result);
+    if (!ok || range.length == 0)
+        return ok;
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT,
+                "the copied chain differs from the source at bytes %" PRIu64 " to %" PRIu64, range.offset,
+                range.offset + range.length);
+    return false;
+}
+
+bool cold_prove(struct cold_job *job, GError **error)
+{
+    for (guint i = 0; i < job->units->len; i++)
+        if (!prove_unit(job, g_ptr_array_index(job->units, i), error))
+            return false;
+    return job->units->len == 1 || job->request->verify != VERIFY_FULL || job->already_there ||
+           prove_chain(job, error);
+}

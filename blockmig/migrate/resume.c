@@ -1,0 +1,303 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Going on where an earlier run was stopped, at whatever moment.
+ *
+ * What is trusted: a checkpoint, because the target was flushed before it was written.  What is
+ * not: that the source is still the same (its identity is compared, a device is read again), and that the
+ * medium kept its word (the stretch before the checkpoint is read again and compared with its digests).
+ */
+#include "blockmig/migrate/cold.h"
+#include "blockmig/storage/file.h"
+#include "blockmig/store/receipt.h"
+
+#include <errno.h>
+#include <glib/gstdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define WINDOW_BYTES (UINT64_C(256) << 20)
+
+char *cold_source_identity(const struct chain *chain, bool *certain, GError **error)
+{
+    g_autoptr(GString) text = g_string_new(NULL);
+
+    *certain = true;
+    for (unsigned i = 0; i < chain_depth(chain); i++) {
+        const struct storage *storage = chain_layer(chain, i)->storage;
+        const char *path = g_ptr_array_index(chain->paths, i);
+        struct stat st;
+
+        if (stat(path, &st) < 0) {
+            blockmig_set_errno(error, errno, "%s", path);
+            return NULL;
+        }
+        if (S_ISBLK(st.st_mode)) {
+            *certain = false;
+            memset(&st.st_mtim, 0, sizeof(st.st_mtim));
+        }
+        g_string_append_printf(text, "%s size %" PRIu64 " mtime %" PRId64 ".%09ld;", storage->identity,
+                               storage->size, (int64_t)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
+    }
+    return g_string_free(g_steal_pointer(&text), false);
+}
+
+struct image *cold_reopen(const struct copy_unit *unit, GError **error)
+{
+    g_autofree char *real = NULL;
+    const char *path = g_file_test(unit->part_path, G_FILE_TEST_EXISTS) ? unit->part_path : unit->target_path;
+    struct storage *storage = storage_file_open(path, FILE_NO_LOCK, NULL, &real, error);
+
+    return storage ? image_open(storage, unit->format, false, error) : NULL;
+}
+
+bool cold_first_difference(const struct cold_job *job, struct chain *chain,
+                           const struct digest_table *expected, uint64_t from, uint64_t to, uint64_t *differs,
+                           GError **error)
+{
+    g_autoptr(digest_table_t) table =
+        digest_table_new(digest_table_algorithm(expected), digest_table_size(expected));
+    struct copy_options options = {0};
+    struct copy_result result = {0};
+    size_t length = digest_length(digest_table_algorithm(expected));
+    bool ok;
+
+    cold_copy_options(job, &options);
+    options.start = from;
+    options.end = to;
+    options.digests = table;
+    ok = copy_digest(chain, &options, &result, error);
+    copy_result_clear(&result);
+    *differs = to;
+    if (!ok)
+        return false;
+    for (uint64_t chunk = from / DIGEST_CHUNK_SIZE; chunk * DIGEST_CHUNK_SIZE < to; chunk++) {
+        if (digest_table_is_zero(table, chunk) && digest_table_is_zero(expected, chunk)) {
+            /* Empty stretches are skipped: cost grows with data. */
+            uint64_t a = chunk, b = chunk;
+            bool more_a = digest_table_next(table, &a), more_b = digest_table_next(expected, &b);
+
+            if (!more_a && !more_b)
+                break;
+            chunk = MIN(more_a ? a : UINT64_MAX, more_b ? b : UINT64_MAX);
+            if (chunk * DIGEST_CHUNK_SIZE >= to)
+                break;
+        }
+        if (memcmp(digest_table_get(table, chunk), digest_table_get(expected, chunk), length) != 0) {
+            *differs = chunk * DIGEST_CHUNK_SIZE;
+            break;
+        }
+    }
+    return true;
+}
+
+bool cold_prove_window(struct cold_job *job, struct copy_unit *unit, GError **error)
+{
+    uint64_t from = unit->frontier > WINDOW_BYTES ? unit->frontier - WINDOW_BYTES : 0;
+    struct image *image = cold_reopen(unit, error);
+    g_autoptr(chain_t) chain = NULL;
+    uint64_t differs;
+
+    if (!image)
+        return false;
+    chain = chain_new_single(image, true);
+    from -= from % DIGEST_CHUNK_SIZE;
+    if (!cold_first_difference(job, chain, unit->digests, from, unit->frontier, &differs, error))
+        return false;
+    if (differs < unit->frontier) {
+        cold_notice(job,
+                    "%s: what was written before the checkpoint at %" PRIu64
+                    " is not on the medium from byte %" PRIu64 " on: copying it again from the beginning",
+                    unit->part_path, unit->frontier, differs);
+        unit->frontier = 0;
+    }
+    return true;
+}
+
+static struct journal_disk *find_disk(GPtrArray *disks, unsigned index)
+{
+    for (guint i = 0; i < disks->len; i++) {
+        struct journal_disk *disk = g_ptr_array_index(disks, i);
+
+        if (disk->index == index)
+            return disk;
+    }
+    return NULL;
+}
+
+static bool same_source(const struct copy_unit *unit, const struct journal_disk *disk)
+{
+    return disk && strcmp(disk->source_identity, unit->source_identity) == 0 &&
+           strcmp(disk->target_format, unit->format->name) == 0 && disk->size == unit->chain->size;
+}
+
+void cold_remove_parts(struct journal *journal, const struct journal_job *record)
+{
+    g_autoptr(GPtrArray) disks = journal_disk_list(journal, record, NULL);
+
+    for (guint i = 0; disks && i < disks->len; i++) {
+        const struct journal_disk *disk = g_ptr_array_index(disks, i);
+        g_autofree char *part = g_strconcat(disk->target, ".blockmig-part", NULL);
+
+        g_unlink(part);
+    }
+}
+
+static bool is_unfinished(const struct journal_job *record)
+{
+    return !record->result || strcmp(record->result, "done") != 0;
+}
+
+/* Everything was proven: the job was done, or was stopped while its files took their names; and the source is
+ * what it was. */
+static bool is_already_there(const struct cold_job *job, const struct journal_job *record, GPtrArray *disks)
+{
+    if (is_unfinished(record) && strcmp(record->phase, "cleanup") != 0)
+        return false;
+    for (guint i = 0; i < job->units->len; i++) {
+        struct copy_unit *unit = g_ptr_array_index(job->units, i);
+        const struct journal_disk *disk = find_disk(disks, unit->index);
+
+        if (!same_source(unit, disk) || !disk->receipt || !g_file_test(disk->receipt, G_FILE_TEST_EXISTS) ||
+            !(g_file_test(unit->target_path, G_FILE_TEST_EXISTS) ||
+              g_file_test(unit->part_path, G_FILE_TEST_EXISTS)))
+            return false;
+    }
+    return true;
+}
+
+static bool load_receipts(struct cold_job *job, GPtrArray *disks, GError **error)
+{
+    for (guint i = 0; i < job->units->len; i++) {
+        struct copy_unit *unit = g_ptr_array_index(job->units, i);
+        g_autoptr(receipt_t) receipt = receipt_read(find_disk(disks, unit->index)->receipt, error);
+
+        if (!receipt)
+            return false;
+        unit->digests = g_steal_pointer(&receipt->digests);
+        unit->before = receipt->counters;
+        unit->frontier = unit->chain->size;
+    }
+    job->already_there = true;
+    return true;
+}
+
+static bool load_checkpoint(struct cold_job *job, struct copy_unit *unit, GError **error)
+{
+    struct journal_checkpoint checkpoint = {0};
+    g_autoptr(GBytes) digests = NULL;
+    bool found = false;
+    size_t length;
+    const void *data;
+
+    if (!journal_checkpoint_load(job->journal, job->record, unit->index, &checkpoint, &digests, &found,
+                                 error))
+        return false;
+    if (!found || !g_file_test(unit->part_path, G_FILE_TEST_EXISTS))
+        return true;
+    data = g_bytes_get_data(digests, &length);
+    unit->digests = digest_table_new(job->request->digest, unit->chain->size);
+    if (!digest_table_unpack(unit->digests, data, length, error))
+        return false;
+    digest_table_truncate(unit->digests, (checkpoint.frontier + DIGEST_CHUNK_SIZE - 1) / DIGEST_CHUNK_SIZE);
+    unit->frontier = checkpoint.frontier;
+    unit->saved = checkpoint.frontier;
+    unit->map_sum = (struct copy_map_sum){checkpoint.map_sum_low, checkpoint.map_sum_high};
+    unit->before.bytes_read = checkpoint.bytes_read;
+    unit->before.bytes_written = checkpoint.bytes_written;
+    unit->before.bytes_zero = checkpoint.bytes_zero;
+    return true;
+}
+
+/* A device has no mtime: what was copied from it is read once more and must be the same. */
+static bool check_device_source(struct cold_job *job, struct copy_unit *unit, GError **error)
+{
+    bool certain;
+    uint64_t differs;
+
+    g_free(cold_source_identity(unit->chain, &certain, NULL));
+    if (certain || unit->frontier == 0)
+        return true;
+    if (!cold_first_difference(job, unit->chain, unit->digests, 0, unit->frontier, &differs, error))
+        return false;
+    if (differs < unit->frontier) {
+        cold_notice(job, "%s changed at byte %" PRIu64 " since the checkpoint: copying it from the beginning",
+                    unit->source_path, differs);
+        unit->frontier = 0;
+    }
+    return true;
+}
+
+static bool adopt(struct cold_job *job, struct journal_job *record, GPtrArray *disks, GError **error)
+{
+    for (guint i = 0; i < job->units->len; i++) {
+        struct copy_unit *unit = g_ptr_array_index(job->units, i);
+
+        if (!same_source(unit, find_disk(disks, unit->index))) {
+            cold_notice(job, "%s changed since job %s was stopped: starting over", unit->source_path,
+                        record->id);
+            return true;
+        }
+    }
+    if (!job->dry_run && !journal_job_claim(job->journal, record, error))
+        return false;
+    job->record = record;
+    for (guint i = 0; i < job->units->len; i++) {
+        struct copy_unit *unit = g_ptr_array_index(job->units, i);
+
+        if (!load_checkpoint(job, unit, error) || !check_device_source(job, unit, error))
+            return false;
+        job->report->resumed |= unit->frontier > 0;
+    }
+    return true;
+}
+
+bool cold_look_for_earlier_run(struct cold_job *job, GError **error)
+{
+    const struct copy_unit *top = g_ptr_array_index(job->units, job->units->len - 1);
+    g_autoptr(GError) local = NULL;
+    g_autoptr(journal_job_t) record = journal_job_find_target(job->journal, top->target_path, &local);
+    g_autoptr(GPtrArray) disks = NULL;
+    g_autofree char *text = copy_request_to_json(job->request);
+    bool same;
+
+    if (local) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return false;
+    }
+    if (!record)
+        return true;
+    if (journal_job_alive(record)) {
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
+                    "%s is being written by job %s (process %" PRId64 ")", top->target_path, record->id,
+                    record->owner_pid);
+        return false;
+    }
+    if (!(disks = journal_disk_list(job->journal, record, error)))
+        return false;
+    same = copy_request_same(record->request, text);
+    if (job->request->force || job->request->restart)
+        return true;
+    if (same && is_already_there(job, record, disks)) {
+        if (!job->dry_run && !journal_job_claim(job->journal, record, error))
+            return false;
+        job->record = g_steal_pointer(&record);
+        return load_receipts(job, disks, error);
+    }
+    if (!is_unfinished(record) || !(top->device || g_file_test(top->part_path, G_FILE_TEST_EXISTS)))
+        return true;
+    if (!same) {
+        g_set_error(
+            error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
+            "%s belongs to the unfinished job %s, which was started with other options: finish it with "
+            "'blockmig job resume %s', or give --restart to forget it",
+            top->target_path, record->id, record->id);
+        return false;
+    }
+    if (!adopt(job, record, disks, error)) {
+        job->record = NULL;
+        return false;
+    }
+    if (job->record)
+        g_steal_pointer(&record);
+    return true;
+}

@@ -1,0 +1,250 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Which images a copy will write: their names, formats, options and what they will record as backing. */
+#include "blockmig/migrate/cold.h"
+#include "blockmig/storage/file.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define PART_SUFFIX ".blockmig-part"
+
+static bool refuse(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+static bool refuse(GError **error, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    if (error)
+        *error = g_error_new_valist(BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, format, args);
+    va_end(args);
+    return false;
+}
+
+/* The absolute name that `target` stands for; a directory is a datastore: the source's name in it. */
+static char *final_path(const char *target, const char *source, bool *device, GError **error)
+{
+    g_autofree char *name = g_path_get_basename(source);
+    g_autofree char *joined = NULL;
+    g_autofree char *directory = NULL;
+    g_autofree char *base = NULL;
+    g_autofree char *real = NULL;
+    struct stat st;
+
+    *device = false;
+    if (strstr(target, "://")) {
+        refuse(error, "%s: only files, directories and block devices of this host can be written", target);
+        return NULL;
+    }
+    if (stat(target, &st) == 0 && S_ISDIR(st.st_mode))
+        joined = g_build_filename(target, name, NULL);
+    else
+        joined = g_canonicalize_filename(target, NULL);
+    directory = g_path_get_dirname(joined);
+    base = g_path_get_basename(joined);
+    real = realpath(directory, NULL);
+    if (!real) {
+        refuse(error, "%s: directory %s: %s", target, directory, g_strerror(errno));
+        return NULL;
+    }
+    if (stat(joined, &st) == 0) {
+        *device = S_ISBLK(st.st_mode);
+        if (!*device && !S_ISREG(st.st_mode)) {
+            refuse(error, "%s is neither a regular file nor a block device", joined);
+            return NULL;
+        }
+    }
+    return g_build_filename(real, base, NULL);
+}
+
+struct described {
+    const struct format *format;
+    GHashTable *values;
+};
+
+static void inherit(void *opaque, const char *key, const char *value)
+{
+    struct described *described = opaque;
+
+    for (const struct format_option *option = described->format->options; option && option->name; option++)
+        if (strcmp(option->name, key) == 0 && !g_hash_table_contains(described->values, key))
+            g_hash_table_insert(described->values, g_strdup(key), g_strdup(value));
+}
+
+/* -o, and for what it leaves open the features of the source where the format stays the same. */
+static GHashTable *unit_options(const struct copy_request *request, const struct format *format,
+                                bool options_apply, struct image *source, GError **error)
+{
+    struct described described = {.format = format};
+
+    described.values = format_parse_options(format, options_apply ? request->target_options : NULL, error);
+    if (described.values && source->format == format)
+        image_describe(source, inherit, &described);
+    return described.values;
+}
+
+static bool set_format(struct copy_unit *unit, const struct copy_request *request, struct image *source,
+                       bool is_top, GError **error)
+{
+    bool options_apply;
+
+    unit->format = source->format;
+    if (request->target_format && !(unit->format = format_by_name(request->target_format, error)))
+        return false;
+    if (!(unit->format->flags & FORMAT_CREATE))
+        return refuse(error, "format %s can be read but not written: choose another with -O",
+                      unit->format->name);
+    if (unit->backing_name && !(unit->format->flags & FORMAT_BACKING))
+        return refuse(error, "format %s cannot have a backing file: use --chain=flatten or another -O",
+                      unit->format->name);
+    if (request->compressed && !(unit->format->flags & FORMAT_PACKS))
+        return refuse(error, "format %s cannot hold compressed clusters (--compressed)", unit->format->name);
+    /* In a kept chain -o is for the images of the top's format: a raw base has no cluster size. */
+    options_apply = is_top || unit->format->options == NULL || request->target_format != NULL;
+    unit->options = unit_options(request, unit->format, options_apply, source, error);
+    return unit->options != NULL;
+}
+
+static struct copy_unit *unit_new(const struct copy_request *request, struct chain *source, unsigned layer,
+                                  unsigned count, char *target_path, bool device)
+{
+    struct copy_unit *unit = g_new0(struct copy_unit, 1);
+
+    unit->chain = chain_view(source, layer, count, layer + count < chain_depth(source));
+    if (layer + count < chain_depth(source))
+        unit->below = chain_view(source, layer + count, chain_depth(source) - layer - count, false);
+    unit->layer = request->chain != CHAIN_FLATTEN && chain_depth(source) > 1;
+    unit->source_path = g_strdup(g_ptr_array_index(source->paths, layer));
+    unit->target_path = target_path;
+    unit->device = device;
+    unit->part_path = device ? g_strdup(target_path) : g_strconcat(target_path, PART_SUFFIX, NULL);
+    return unit;
+}
+
+static bool add_flat(const struct copy_request *request, struct chain *source, char *path, bool device,
+                     GPtrArray *units, GError **error)
+{
+    struct copy_unit *unit = unit_new(request, source, 0, chain_depth(source), path, device);
+
+    g_ptr_array_add(units, unit);
+    return set_format(unit, request, chain_layer(source, 0), true, error);
+}
+
+/* The backing file stays where it is: named relatively only from its own directory. */
+static bool add_shallow(const struct copy_request *request, struct chain *source, char *path, bool device,
+                        GPtrArray *units, GError **error)
+{
+    struct copy_unit *unit = unit_new(request, source, 0, 1, path, device);
+    const char *backing = g_ptr_array_index(source->paths, 1);
+    g_autofree char *here = g_path_get_dirname(path);
+    g_autofree char *there = g_path_get_dirname(backing);
+
+    g_ptr_array_add(units, unit);
+    unit->backing_name = strcmp(here, there) == 0 ? g_path_get_basename(backing) : g_strdup(backing);
+    unit->backing_format = g_strdup(chain_layer(source, 1)->format->name);
+    return set_format(unit, request, chain_layer(source, 0), true, error);
+}
+
+/* Every layer under its own name beside the top; base first, because an overlay records the format below it.
+ */
+static bool add_layers(const struct copy_request *request, struct chain *source, const char *path,
+                       GPtrArray *units, GError **error)
+{
+    g_autofree char *directory = g_path_get_dirname(path);
+
+    for (unsigned layer = chain_depth(source); layer-- > 0;) {
+        g_autofree char *name = g_path_get_basename(g_ptr_array_index(source->paths, layer));
+        char *target = layer == 0 ? g_strdup(path) : g_build_filename(directory, name, NULL);
+        struct copy_unit *unit = unit_new(request, source, layer, 1, target, false);
+
+        if (units->len > 0) {
+            const struct copy_unit *below = g_ptr_array_index(units, units->len - 1);
+
+            unit->backing_name = g_path_get_basename(below->target_path);
+            unit->backing_format = g_strdup(below->format->name);
+        }
+        g_ptr_array_add(units, unit);
+        if (!set_format(unit, request, chain_layer(source, layer), layer == 0, error))
+            return false;
+    }
+    return true;
+}
+
+static bool names_are_distinct(GPtrArray *units, GError **error)
+{
+    g_autoptr(GHashTable) seen = g_hash_table_new(g_str_hash, g_str_equal);
+
+    for (guint i = 0; i < units->len; i++) {
+        const struct copy_unit *unit = g_ptr_array_index(units, i);
+
+        if (!g_hash_table_add(seen, unit->target_path))
+            return refuse(error, "two layers of the chain would both become %s", unit->target_path);
+    }
+    return true;
+}
+
+/* Writing an image of the chain would destroy what is being read. */
+static bool is_not_a_source(const struct copy_unit *unit, const struct chain *source, GError **error)
+{
+    struct stat target, layer;
+
+    if (stat(unit->target_path, &target) < 0)
+        return true;
+    for (guint i = 0; i < source->paths->len; i++) {
+        const char *path = g_ptr_array_index(source->paths, i);
+
+        if (stat(path, &layer) == 0 && layer.st_ino == target.st_ino && layer.st_dev == target.st_dev)
+            return refuse(error, "%s and %s are the same file", unit->target_path, path);
+    }
+    return true;
+}
+
+bool cold_choose_targets(struct cold_job *job, GError **error)
+{
+    const struct copy_request *request = job->request;
+    bool keep = request->chain == CHAIN_KEEP && chain_depth(job->source) > 1;
+    bool shallow = request->chain == CHAIN_SHALLOW && chain_depth(job->source) > 1;
+    bool device, ok;
+    g_autofree char *path = final_path(request->target, request->source, &device, error);
+
+    if (!path)
+        return false;
+    if (keep && device)
+        return refuse(error, "%s: a device holds one image: use --chain=flatten", path);
+    if (keep)
+        ok = add_layers(request, job->source, path, job->units, error);
+    else if (shallow)
+        ok = add_shallow(request, job->source, g_strdup(path), device, job->units, error);
+    else
+        ok = add_flat(request, job->source, g_strdup(path), device, job->units, error);
+    if (!ok || !names_are_distinct(job->units, error))
+        return false;
+    for (guint i = 0; i < job->units->len; i++) {
+        struct copy_unit *unit = g_ptr_array_index(job->units, i);
+        g_autofree char *name = g_path_get_basename(unit->source_path);
+
+        unit->index = i;
+        unit->what = keep ? g_strdup_printf("layer %u of %u: %s", i + 1, job->units->len, name)
+                          : g_steal_pointer(&name);
+        if (!is_not_a_source(unit, job->source, error))
+            return false;
+    }
+    return true;
+}
+
+void copy_unit_free(struct copy_unit *unit)
+{
+    chain_close(unit->chain);
+    chain_close(unit->below);
+    image_close(unit->target);
+    digest_table_free(unit->digests);
+    g_clear_pointer(&unit->options, g_hash_table_unref);
+    g_free(unit->what);
+    g_free(unit->source_path);
+    g_free(unit->source_identity);
+    g_free(unit->target_path);
+    g_free(unit->part_path);
+    g_free(unit->backing_name);
+    g_free(unit->backing_format);
+    g_free(unit);
+}
