@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
-EXTRA_DIST += tests/lib.sh tests/make-data.py
+EXTRA_DIST += tests/lib.sh tests/make-data.py tests/make-qcow2.py
 dist_check_SCRIPTS += \
 	tests/every-file-has-a-licence.sh \
 	tests/layering.sh \
