@@ -23,6 +23,7 @@ srcdir=$(cd "${srcdir:-$(dirname "${BASH_SOURCE[0]}")/..}" && pwd)
 builddir=$(cd "${builddir:-$srcdir}" && pwd)
 PATH=$PATH:/usr/sbin:/sbin
 LC_ALL=C.UTF-8
+blockmig=${BLOCKMIG:-$builddir/tools/blockmig}
 export srcdir builddir PATH LC_ALL
 
 test_name=$(basename "$0" .sh)
