@@ -1,6 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # One line per test program: check_PROGRAMS += tests/unit/NAME.t
 UNIT_LIBS = $(BLOCKMIG_LIBS)
+check_PROGRAMS += tests/unit/chain-map.t
+tests_unit_chain_map_t_SOURCES = tests/unit/chain-map.c tests/unit/harness.h
+tests_unit_chain_map_t_LDADD = $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/raw.t
+tests_unit_raw_t_SOURCES = tests/unit/raw.c tests/unit/harness.h
+tests_unit_raw_t_LDADD = $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/storage.t
+tests_unit_storage_t_SOURCES = tests/unit/storage.c tests/unit/harness.h
+tests_unit_storage_t_LDADD = $(UNIT_LIBS)
 
 check_PROGRAMS += tests/unit/journal.t
 tests_unit_journal_t_SOURCES = tests/unit/journal.c
