@@ -447,6 +447,23 @@ static bool type_check(const struct stat *st, unsigned flags, GError **error)
                   S_ISDIR(st->st_mode) ? "is a directory" : "neither a regular file nor a block device");
 }
 
+/* A lock does not say whose it is (the kernel answers -1): whoever has the file open is named. */
+static bool lock_conflict(const char *path, GError **error)
+{
+    g_autoptr(GPtrArray) users = storage_file_users(path);
+    g_autoptr(GString) names = g_string_new(NULL);
+
+    for (unsigned i = 0; i < users->len; i++)
+        g_string_append_printf(names, "%s%s", i ? ", " : "; open in ", (char *)g_ptr_array_index(users, i));
+    if (error && *error && names->len) {
+        g_autofree char *text = g_strconcat((*error)->message, names->str, NULL);
+
+        g_free((*error)->message);
+        (*error)->message = g_steal_pointer(&text);
+    }
+    return false;
+}
+
 /* Locks, then looks: what the size was before the lock was held means nothing. */
 static bool settle(struct storage *storage, unsigned flags, GError **error)
 {
@@ -455,7 +472,7 @@ static bool settle(struct storage *storage, unsigned flags, GError **error)
 
     file->lockable = true;
     if (!(flags & FILE_NO_LOCK) && !image_lock(file->fd, flags & FILE_WRITE, &file->lockable, error))
-        return false;
+        return lock_conflict(storage->name, error);
     if (file->device) {
         int errnum = device_size(file->fd, &storage->size);
 

@@ -1,6 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # One line per test program: check_PROGRAMS += tests/unit/NAME.t
 UNIT_LIBS = $(BLOCKMIG_LIBS)
+check_PROGRAMS += tests/unit/chain-policy.t
+tests_unit_chain_policy_t_SOURCES = tests/unit/chain-policy.c tests/unit/harness.h
+tests_unit_chain_policy_t_LDADD = $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/lock.t
+tests_unit_lock_t_SOURCES = tests/unit/lock.c tests/unit/harness.h
+tests_unit_lock_t_LDADD = $(UNIT_LIBS)
 check_PROGRAMS += tests/unit/chain-map.t
 tests_unit_chain_map_t_SOURCES = tests/unit/chain-map.c tests/unit/harness.h
 tests_unit_chain_map_t_LDADD = $(UNIT_LIBS)
