@@ -3,9 +3,12 @@ TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
 EXTRA_DIST += tests/lib.sh tests/make-data.py tests/make-qcow2.py
 dist_check_SCRIPTS += \
 	tests/every-file-has-a-licence.sh \
+	tests/info-shows-a-chain-and-its-users.sh \
 	tests/layering.sh \
+	tests/map-matches-qemu-img-map.sh \
 	tests/only-tools-print.sh \
-	tests/qcow2-images-of-qemu-read-the-same.sh
+	tests/qcow2-images-of-qemu-read-the-same.sh \
+	tests/usage-errors-exit-2.sh
 include tests/helpers/local.mk
 include tests/unit/local.mk
 include tests/fuzz/local.mk

@@ -1,0 +1,59 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# A wrong command line: status 2, the reason on standard error, nothing on standard output, nothing done.
+. "${srcdir:-.}/tests/lib.sh"
+
+must truncate -s 1M "$tmp/a" "$tmp/b"
+must mkdir "$tmp/empty"
+
+# wrong REASON-REGEX ARGUMENTS...
+wrong()
+{
+    local reason=$1
+    shift
+    run blockmig "$@"
+    if [ "$status" = 2 ] && [ -z "$out" ] && grep -Eq -e "^blockmig: .*$reason" <<<"$err" && [ "$(wc -l <<<"$err")" = 1 ]; then
+        ok "blockmig $*"
+    else
+        not_ok "blockmig $*"
+        diag "status $status, standard output \"$out\", standard error:"
+        diag "$err"
+    fi
+}
+
+wrong 'unknown command "inof"; did you mean "info"' inof "$tmp/a"
+wrong 'unknown command "frobnicate"' frobnicate
+wrong 'before a command' --json info "$tmp/a"
+wrong 'unknown option --jsno; did you mean --json' info --jsno "$tmp/a"
+wrong 'unknown option -Z' info -Z "$tmp/a"
+wrong 'option --strict does not apply here' info --strict "$tmp/a"
+wrong 'option -O does not apply here' info -O raw "$tmp/a"
+wrong 'option --json takes no value' info --json=yes "$tmp/a"
+wrong 'option --format needs a value' info "$tmp/a" --format
+wrong 'option -f needs a value' info "$tmp/a" -f
+wrong 'too few arguments' info
+wrong 'unexpected argument' info "$tmp/a" "$tmp/b"
+wrong 'option -[a-z-]* could be several' info --ver "$tmp/a"
+wrong '"paper" ' info -f paper "$tmp/a"
+wrong '-q and -v contradict' map -q -v "$tmp/a"
+wrong 'none for "tcsh"' completion tcsh
+wrong 'unknown command "nothing"' help nothing
+
+run blockmig
+is "$status" 2 "no command at all"
+like "$err" '^Usage: blockmig ' "shows the usage on standard error"
+is "$out" "" "and nothing on standard output"
+
+for command in "" $(blockmig help | sed -n 's/^  \([a-z]*\) .*/\1/p'); do
+    run blockmig $command --help
+    is "$status$err" 0 "blockmig $command --help is no error"
+    run blockmig $command --version
+    like "$out" '^blockmig [0-9]+\.[0-9]+' "blockmig $command --version"
+done
+
+run bash -c '"$1" map "$2" >/dev/full' - "$builddir/tools/blockmig" "$tmp/a"
+is "$status" 1 "a full standard output is a failure"
+like "$err" 'standard output: No space' "that is said"
+
+is "$(ls -A "$tmp/empty")" "" "nothing was written"
+done_testing
