@@ -1,6 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # One line per test program: check_PROGRAMS += tests/unit/NAME.t
 UNIT_LIBS = $(BLOCKMIG_LIBS)
+check_PROGRAMS += tests/unit/device.t
+tests_unit_device_t_SOURCES = tests/unit/device.c tests/unit/harness.h
+tests_unit_device_t_LDADD = $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/file.t
+tests_unit_file_t_SOURCES = tests/unit/file.c tests/unit/harness.h
+tests_unit_file_t_LDADD = $(UNIT_LIBS)
 check_PROGRAMS += tests/unit/chain-policy.t
 tests_unit_chain_policy_t_SOURCES = tests/unit/chain-policy.c tests/unit/harness.h
 tests_unit_chain_policy_t_LDADD = $(UNIT_LIBS)
