@@ -2,6 +2,7 @@
 noinst_LIBRARIES += libformats.a
 libformats_a_SOURCES = \
 	formats/chain.c formats/chain.h \
+	formats/chain-map.c \
 	formats/error.c formats/error.h \
 	formats/extent.c formats/extent.h \
 	formats/image.c formats/image.h \

@@ -7,6 +7,7 @@
 
 #include "blockmig/storage/device.h"
 #include "blockmig/storage/lock.h"
+#include "blockmig/storage/resolve.h"
 #include "formats/error.h"
 
 #include <errno.h>
@@ -162,18 +163,27 @@ static bool file_resize(struct storage *storage, uint64_t size, GError **error)
     return true;
 }
 
+/* What a file gets by growing is zero already.  It grows by its last byte and not by ftruncate(), which would
+ * take away what another thread writes further up at the same time. */
+static bool zero_past_end(struct storage *storage, uint64_t end, GError **error)
+{
+    return file_pwrite(storage, "", 1, end - 1, error);
+}
+
 static bool file_zero(struct storage *storage, uint64_t offset, uint64_t length, bool may_unmap,
                       GError **error)
 {
-    uint64_t size = __atomic_load_n(&storage->size, __ATOMIC_RELAXED);
+    struct stat st;
     int errnum;
 
     if (file_of(storage)->device)
         return device_zero_range(storage, offset, length, may_unmap, error);
-    if (offset + length > size) { /* what a file gets by growing is zero already */
-        if (!file_resize(storage, offset + length, error))
+    if (fstat(file_of(storage)->fd, &st) < 0)
+        return blockmig_set_errno(error, errno, "looking up the size");
+    if (offset + length > (uint64_t)st.st_size) {
+        if (!zero_past_end(storage, offset + length, error))
             return false;
-        length = size > offset ? size - offset : 0;
+        length = (uint64_t)st.st_size > offset ? st.st_size - offset : 0;
     }
     if (length == 0)
         return true;
@@ -380,73 +390,6 @@ static void open_direct(struct storage *storage, const char *self, int flags)
     storage->alignment = alignment;
 }
 
-static bool refuse(GError **error, const char *what)
-{
-    g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, what);
-    return false;
-}
-
-static bool beneath(const char *path, const char *root)
-{
-    size_t length = strlen(root);
-
-    while (length > 0 && root[length - 1] == '/')
-        length--;
-    return strncmp(path, root, length) == 0 && path[length] == '/';
-}
-
-/* `real` is where the kernel says that the open object is: no symbolic link is left in it. */
-static bool roots_check(const char *real, const struct stat *st, const char *const *roots, GError **error)
-{
-    g_autoptr(GString) list = g_string_new(NULL);
-
-    if (!S_ISREG(st->st_mode))
-        return refuse(error, "not a regular file, which alone may be named inside an image");
-    if (st->st_nlink == 0 || real[0] != '/')
-        return refuse(error, "the file has no name any more");
-    for (size_t i = 0; roots[i]; i++) {
-        g_autofree char *root = realpath(roots[i], NULL);
-
-        if (root && beneath(real, root))
-            return true;
-        g_string_append_printf(list, "%s%s", i ? ", " : "", roots[i]);
-    }
-    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
-                "%s lies outside the allowed directories (%s); --allow-root allows more", real, list->str);
-    return false;
-}
-
-static char *fd_path(int fd)
-{
-    return g_strdup_printf("/proc/self/fd/%d", fd);
-}
-
-/* An O_PATH descriptor of what `path` names now; every check and the real open are about that object. */
-static int open_path(const char *path, unsigned flags, GError **error)
-{
-    int fd = -1;
-
-    if (flags & FILE_CREATE)
-        fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    if (fd < 0 && (!(flags & FILE_CREATE) || errno == EEXIST))
-        fd = open(path, O_PATH | O_CLOEXEC);
-    if (fd < 0 && (errno == ENOENT || errno == ENOTDIR || errno == ELOOP || errno == EACCES))
-        g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, g_strerror(errno));
-    else if (fd < 0)
-        blockmig_set_errno(error, errno, "opening");
-    return fd;
-}
-
-static bool type_check(const struct stat *st, unsigned flags, GError **error)
-{
-    if (S_ISREG(st->st_mode))
-        return true;
-    if (S_ISBLK(st->st_mode))
-        return !(flags & FILE_CREATE) || refuse(error, "is a block device, not a file to be created");
-    return refuse(error,
-                  S_ISDIR(st->st_mode) ? "is a directory" : "neither a regular file nor a block device");
-}
-
 /* A lock does not say whose it is (the kernel answers -1): whoever has the file open is named. */
 static bool lock_conflict(const char *path, GError **error)
 {
@@ -484,8 +427,10 @@ static bool settle(struct storage *storage, unsigned flags, GError **error)
         return false;
     if (fstat(file->fd, &st) < 0)
         return blockmig_set_errno(error, errno, "looking up the size");
-    if ((flags & FILE_CREATE) && st.st_size > 0)
-        return refuse(error, "exists already and is not empty");
+    if ((flags & FILE_CREATE) && st.st_size > 0) {
+        g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "exists already and is not empty");
+        return false;
+    }
     storage->size = st.st_size;
     storage->growable = storage->writable;
     storage->reads_zero = st.st_size == 0;
@@ -516,16 +461,17 @@ static struct storage *reopen(const char *path, int path_fd, const struct stat *
                               GError **error)
 {
     g_autoptr(storage_t) storage = file_new(path, st, flags);
-    g_autofree char *self = fd_path(path_fd);
-    int mode = (flags & FILE_WRITE ? O_RDWR : O_RDONLY) | O_CLOEXEC;
+    g_autofree char *self = g_strdup_printf("/proc/self/fd/%d", path_fd);
+    const char *purpose = storage->writable ? "writing" : "reading";
+    int mode = (storage->writable ? O_RDWR : O_RDONLY) | O_CLOEXEC;
 
     file_of(storage)->fd = open(self, mode);
     if (file_of(storage)->fd < 0) {
         if (errno == EACCES || errno == EPERM || errno == EROFS)
-            g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "opening for %s: %s",
-                        storage->writable ? "writing" : "reading", g_strerror(errno));
+            g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "opening for %s: %s", purpose,
+                        g_strerror(errno));
         else
-            blockmig_set_errno(error, errno, "opening for %s", storage->writable ? "writing" : "reading");
+            blockmig_set_errno(error, errno, "opening for %s", purpose);
         return NULL;
     }
     storage->buffered_fd = file_of(storage)->fd;
@@ -536,38 +482,22 @@ static struct storage *reopen(const char *path, int path_fd, const struct stat *
     return g_steal_pointer(&storage);
 }
 
-static struct storage *open_checked(const char *path, unsigned flags, int path_fd, const char *const *roots,
-                                    char **real_path, GError **error)
-{
-    g_autofree char *self = fd_path(path_fd);
-    g_autofree char *real = g_file_read_link(self, NULL);
-    struct storage *storage;
-    struct stat st;
-
-    if (!real || fstat(path_fd, &st) < 0) {
-        blockmig_set_errno(error, errno, "looking up what it is");
-        return NULL;
-    }
-    if (!type_check(&st, flags, error) || (roots && !roots_check(real, &st, roots, error)))
-        return NULL;
-    storage = reopen(path, path_fd, &st, flags, error);
-    if (storage && real_path)
-        *real_path = g_steal_pointer(&real);
-    return storage;
-}
-
 struct storage *storage_file_open(const char *path, unsigned flags, const char *const *roots,
                                   char **real_path, GError **error)
 {
+    g_autofree char *real = NULL;
     struct storage *storage = NULL;
-    int fd = open_path(path, flags, error);
+    struct stat st;
+    int fd = resolve_open(path, flags & FILE_CREATE, roots, &st, &real, error);
 
     if (fd >= 0) {
-        storage = open_checked(path, flags, fd, roots, real_path, error);
+        storage = reopen(path, fd, &st, flags, error);
         close(fd);
     }
     if (!storage)
         g_prefix_error(error, "%s: ", path);
+    else if (real_path)
+        *real_path = g_steal_pointer(&real);
     return storage;
 }
 

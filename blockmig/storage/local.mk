@@ -4,4 +4,5 @@ libengine_a_SOURCES += \
 	blockmig/storage/file.c blockmig/storage/file.h \
 	blockmig/storage/lock.c blockmig/storage/lock.h \
 	blockmig/storage/memory.c blockmig/storage/memory.h \
+	blockmig/storage/resolve.c blockmig/storage/resolve.h \
 	blockmig/storage/users.c
