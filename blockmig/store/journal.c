@@ -7,6 +7,7 @@
  */
 #include "blockmig/store/journal.h"
 
+#include "blockmig/storage/file.h"
 #include "blockmig/store/journal-internal.h"
 #include "formats/error.h"
 
@@ -196,13 +197,7 @@ static bool prepare_file(const struct journal *journal, GError **error)
     if (fd < 0)
         return errno == EEXIST ? true : blockmig_set_errno(error, errno, "%s", journal->path);
     close(fd);
-    int directory = open(journal->directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    bool ok = directory >= 0 && fsync(directory) == 0;
-    if (!ok)
-        blockmig_set_errno(error, errno, "%s", journal->directory);
-    if (directory >= 0)
-        close(directory);
-    return ok;
+    return storage_file_sync_directory(journal->path, error);
 }
 
 static bool prepare_statements(struct journal *journal, GError **error)

@@ -23,8 +23,10 @@ struct receipt {
     struct digest_table *digests; /* owned */
 };
 
+/* The file is complete and durable under its name, or not there (what was there before stays). */
 bool receipt_write(const struct receipt *receipt, const char *path, GError **error);
-/* Every number and string is checked; the root must match the chunks; DIFFERENT if it does not. */
+/* Every number and string is checked, what is unknown is skipped, absurd sizes are REFUSED as anything
+ * malformed is; the root must match the chunks: DIFFERENT if it does not. */
 struct receipt *receipt_read(const char *path, GError **error);
 void receipt_free(struct receipt *receipt);
 

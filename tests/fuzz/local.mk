@@ -10,4 +10,14 @@
 # tools/check runs every corpus through its target once.
 FUZZ_FLAGS = $(AM_LDFLAGS) $(FUZZ_LDFLAGS)
 if FUZZING
+noinst_PROGRAMS += tests/fuzz/receipt.fuzz
 endif
+tests_fuzz_receipt_fuzz_SOURCES = tests/fuzz/receipt.c
+tests_fuzz_receipt_fuzz_LDADD = $(UNIT_LIBS)
+tests_fuzz_receipt_fuzz_LDFLAGS = $(FUZZ_FLAGS)
+EXTRA_DIST += tests/fuzz/corpus/receipt
+
+# The same inputs without a fuzzer, in every make check.
+check_PROGRAMS += tests/fuzz/receipt.t
+tests_fuzz_receipt_t_SOURCES = tests/fuzz/receipt.c tests/fuzz/replay.c
+tests_fuzz_receipt_t_LDADD = $(UNIT_LIBS)

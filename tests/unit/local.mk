@@ -40,3 +40,7 @@ tests_unit_units_t_LDADD = $(UNIT_LIBS)
 check_PROGRAMS += tests/unit/metadata.t
 tests_unit_metadata_t_SOURCES = tests/unit/metadata.c
 tests_unit_metadata_t_LDADD = $(UNIT_LIBS)
+
+check_PROGRAMS += tests/unit/receipt.t
+tests_unit_receipt_t_SOURCES = tests/unit/receipt.c
+tests_unit_receipt_t_LDADD = $(UNIT_LIBS)
