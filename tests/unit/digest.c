@@ -188,7 +188,7 @@ static void test_pack(void)
 
 int main(int argc, char **argv)
 {
-    char *with_tap[] = {argv[0], g_strdup("--tap"), NULL};
+    char tap[] = "--tap", *with_tap[] = {argv[0], tap, NULL};
     char **args = argc > 1 ? argv : with_tap;
     int count = argc > 1 ? argc : 2;
 
