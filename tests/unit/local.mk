@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # One line per test program: check_PROGRAMS += tests/unit/NAME.t
 UNIT_LIBS = $(BLOCKMIG_LIBS)
+check_PROGRAMS += tests/unit/chain-qemu.t
+tests_unit_chain_qemu_t_SOURCES = tests/unit/chain-qemu.c tests/unit/harness.h
+tests_unit_chain_qemu_t_LDADD = $(UNIT_LIBS)
 check_PROGRAMS += tests/unit/device.t
 tests_unit_device_t_SOURCES = tests/unit/device.c tests/unit/harness.h
 tests_unit_device_t_LDADD = $(UNIT_LIBS)

@@ -117,10 +117,10 @@ static void test_we_write(void)
 }
 
 /* -daemonize returns when the machine exists, with its disk open and locked. */
-static GPid start_machine(const char *options)
+static GPid start_machine(const char *path, const char *options)
 {
     g_autofree char *pidfile = g_build_filename(directory, "pid", NULL);
-    g_autofree char *drive = g_strdup_printf("file=%s,format=raw,if=none,id=d%s", disk, options);
+    g_autofree char *drive = g_strdup_printf("file=%s,if=none,id=d,%s", path, options);
     g_autofree char *text = NULL;
     g_autofree char *output = NULL;
     const char *argv[] = {"qemu-system-x86_64",
@@ -165,7 +165,7 @@ static void test_machine_writes(void)
         harness_skip("no qemu-system-x86_64");
         return;
     }
-    pid = start_machine("");
+    pid = start_machine(disk, "format=raw");
     assert_fails(storage_file_open(disk, 0, NULL, NULL, &error), BLOCKMIG_ERROR_REFUSED,
                  "Failed to get shared \"write\" lock");
     assert_fails(storage_file_open(disk, 0, NULL, NULL, &error), BLOCKMIG_ERROR_REFUSED, "qemu-system");
@@ -191,11 +191,33 @@ static void test_machine_reads(void)
         harness_skip("no qemu-system-x86_64");
         return;
     }
-    pid = start_machine(",readonly=on");
+    pid = start_machine(disk, "format=raw,readonly=on");
     storage = storage_file_open(disk, 0, NULL, NULL, &error);
     g_assert_no_error(error);
     assert_fails(storage_file_open(disk, FILE_WRITE, NULL, NULL, &error), BLOCKMIG_ERROR_REFUSED,
                  "Failed to get");
+    stop_machine(pid);
+}
+
+/* The base below a running machine's overlay is only read by it: it may be read, and not written to. */
+static void test_base_of_machine(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(storage_t) storage = NULL;
+    g_autofree char *overlay = g_build_filename(directory, "overlay.qcow2", NULL);
+    const char *argv[] = {"qemu-img", "create", "-f", "qcow2", "-b", disk, "-F", "raw", overlay, NULL};
+    GPid pid;
+
+    if (!have("qemu-system-x86_64") || harness_run(NULL, argv) != 0) {
+        harness_skip("no qemu-system-x86_64 or qemu-img");
+        return;
+    }
+    pid = start_machine(overlay, "format=qcow2");
+    storage = storage_file_open(disk, 0, NULL, NULL, &error);
+    g_assert_no_error(error);
+    assert_fails(storage_file_open(disk, FILE_WRITE, NULL, NULL, &error), BLOCKMIG_ERROR_REFUSED, "lock");
+    assert_fails(storage_file_open(overlay, 0, NULL, NULL, &error), BLOCKMIG_ERROR_REFUSED,
+                 "Failed to get shared \"write\" lock");
     stop_machine(pid);
 }
 
@@ -284,6 +306,7 @@ int main(int argc, char **argv)
     g_test_add_func("/lock/we-write", test_we_write);
     g_test_add_func("/lock/machine-writes", test_machine_writes);
     g_test_add_func("/lock/machine-reads", test_machine_reads);
+    g_test_add_func("/lock/base-of-machine", test_base_of_machine);
     g_test_add_func("/lock/machine-is-refused", test_machine_is_refused);
     g_test_add_func("/lock/no-locks", test_no_locks);
     status = g_test_run();
