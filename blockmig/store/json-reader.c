@@ -19,7 +19,7 @@ void json_reader_clear(struct json_reader *reader)
     g_string_free(reader->text, TRUE);
 }
 
-bool json_refuse(const struct json_reader *reader, GError **error, const char *format, ...)
+bool json_reader_refuse(const struct json_reader *reader, GError **error, const char *format, ...)
 {
     va_list args;
     va_start(args, format);
@@ -67,10 +67,10 @@ static bool refuse_character(struct json_reader *reader, int c, const char *expe
     if (c == EOF && ferror(reader->file))
         return blockmig_set_errno(error, errno, "%s", reader->name);
     if (c == EOF)
-        return json_refuse(reader, error, "ends where %s should be", expected);
+        return json_reader_refuse(reader, error, "ends where %s should be", expected);
     if (c > ' ' && c < 127)
-        return json_refuse(reader, error, "'%c' where %s should be", c, expected);
-    return json_refuse(reader, error, "byte 0x%02x where %s should be", (unsigned)c, expected);
+        return json_reader_refuse(reader, error, "'%c' where %s should be", c, expected);
+    return json_reader_refuse(reader, error, "byte 0x%02x where %s should be", (unsigned)c, expected);
 }
 
 static bool expect(struct json_reader *reader, char wanted, GError **error)
@@ -80,7 +80,7 @@ static bool expect(struct json_reader *reader, char wanted, GError **error)
     return c == wanted ? true : refuse_character(reader, c, name, error);
 }
 
-bool json_open(struct json_reader *reader, char bracket, GError **error)
+bool json_reader_open(struct json_reader *reader, char bracket, GError **error)
 {
     return expect(reader, bracket, error);
 }
@@ -100,18 +100,18 @@ static bool item(struct json_reader *reader, char closing, bool *first, bool *mo
     return true;
 }
 
-bool json_element(struct json_reader *reader, bool *first, bool *more, GError **error)
+bool json_reader_element(struct json_reader *reader, bool *first, bool *more, GError **error)
 {
     return item(reader, ']', first, more, error);
 }
 
-bool json_member(struct json_reader *reader, bool *first, const char **key, GError **error)
+bool json_reader_member(struct json_reader *reader, bool *first, const char **key, GError **error)
 {
     bool more = false;
     *key = NULL;
     if (!item(reader, '}', first, &more, error))
         return false;
-    return !more || (json_string(reader, MAX_KEY, key, error) && expect(reader, ':', error));
+    return !more || (json_reader_string(reader, MAX_KEY, key, error) && expect(reader, ':', error));
 }
 
 static bool hex4(struct json_reader *reader, uint32_t *value, GError **error)
@@ -135,14 +135,14 @@ static bool unicode_escape(struct json_reader *reader, GError **error)
         return false;
     if (code >= 0xd800 && code < 0xdc00) {
         if (next(reader) != '\\' || next(reader) != 'u')
-            return json_refuse(reader, error, "half a surrogate pair");
+            return json_reader_refuse(reader, error, "half a surrogate pair");
         if (!hex4(reader, &low, error))
             return false;
         if (low < 0xdc00 || low > 0xdfff)
-            return json_refuse(reader, error, "half a surrogate pair");
+            return json_reader_refuse(reader, error, "half a surrogate pair");
         code = 0x10000 + ((code - 0xd800) << 10 | (low - 0xdc00));
     } else if (code == 0 || (code >= 0xdc00 && code <= 0xdfff)) {
-        return json_refuse(reader, error, "\\u%04x in a string", code);
+        return json_reader_refuse(reader, error, "\\u%04x in a string", code);
     }
     g_string_append_unichar(reader->text, code);
     return true;
@@ -176,14 +176,14 @@ static bool string_body(struct json_reader *reader, size_t max, GError **error)
         else if (!escape(reader, error))
             return false;
         if (reader->text->len > max)
-            return json_refuse(reader, error, "a string of more than %zu bytes", max);
+            return json_reader_refuse(reader, error, "a string of more than %zu bytes", max);
     }
     if (!g_utf8_validate(reader->text->str, (gssize)reader->text->len, NULL))
-        return json_refuse(reader, error, "a string that is not UTF-8");
+        return json_reader_refuse(reader, error, "a string that is not UTF-8");
     return true;
 }
 
-bool json_string(struct json_reader *reader, size_t max, const char **text, GError **error)
+bool json_reader_string(struct json_reader *reader, size_t max, const char **text, GError **error)
 {
     int c = next_visible(reader);
     if (c != '"')
@@ -204,21 +204,21 @@ static bool word(struct json_reader *reader, const char *expected, GError **erro
     return true;
 }
 
-bool json_string_or_null(struct json_reader *reader, size_t max, const char **text, GError **error)
+bool json_reader_string_or_null(struct json_reader *reader, size_t max, const char **text, GError **error)
 {
     if (peek_visible(reader) != 'n')
-        return json_string(reader, max, text, error);
+        return json_reader_string(reader, max, text, error);
     *text = NULL;
     return word(reader, "null", error);
 }
 
-bool json_bool(struct json_reader *reader, bool *value, GError **error)
+bool json_reader_bool(struct json_reader *reader, bool *value, GError **error)
 {
     *value = peek_visible(reader) == 't';
     return word(reader, *value ? "true" : "false", error);
 }
 
-bool json_number(struct json_reader *reader, uint64_t *number, GError **error)
+bool json_reader_number(struct json_reader *reader, uint64_t *number, GError **error)
 {
     int c = next_visible(reader);
     if (!g_ascii_isdigit(c))
@@ -227,13 +227,13 @@ bool json_number(struct json_reader *reader, uint64_t *number, GError **error)
     bool leading_zero = c == '0';
     for (unsigned digits = 1; g_ascii_isdigit(c); c = next(reader), digits++) {
         if (leading_zero && digits > 1)
-            return json_refuse(reader, error, "a number with a leading zero");
+            return json_reader_refuse(reader, error, "a number with a leading zero");
         if (__builtin_mul_overflow(value, 10, &value) ||
             __builtin_add_overflow(value, (uint64_t)(c - '0'), &value))
-            return json_refuse(reader, error, "a number beyond 64 bits");
+            return json_reader_refuse(reader, error, "a number beyond 64 bits");
     }
     if (c == '.' || c == 'e' || c == 'E')
-        return json_refuse(reader, error, "a number that is not whole");
+        return json_reader_refuse(reader, error, "a number that is not whole");
     put_back(reader, c);
     *number = value;
     return true;
@@ -267,7 +267,7 @@ static bool skip_number(struct json_reader *reader, GError **error)
 static bool skip_container(struct json_reader *reader, bool object, unsigned depth, GError **error)
 {
     if (depth >= MAX_DEPTH)
-        return json_refuse(reader, error, "more than %u levels", MAX_DEPTH);
+        return json_reader_refuse(reader, error, "more than %u levels", MAX_DEPTH);
     next_visible(reader);
     for (bool first = true, more = true;;) {
         if (!item(reader, object ? '}' : ']', &first, &more, error))
@@ -302,12 +302,12 @@ static bool skip_value(struct json_reader *reader, unsigned depth, GError **erro
     }
 }
 
-bool json_skip(struct json_reader *reader, GError **error)
+bool json_reader_skip(struct json_reader *reader, GError **error)
 {
     return skip_value(reader, 0, error);
 }
 
-bool json_end(struct json_reader *reader, GError **error)
+bool json_reader_end(struct json_reader *reader, GError **error)
 {
     int c = next_visible(reader);
     if (c == EOF && !ferror(reader->file))

@@ -69,30 +69,30 @@ static bool parse_object(struct parse *parse, member_fn member, void *data, cons
 {
     g_autoptr(GHashTable) seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     const char *key = NULL;
-    if (!json_open(&parse->json, '{', error))
+    if (!json_reader_open(&parse->json, '{', error))
         return false;
     for (bool first = true;;) {
-        if (!json_member(&parse->json, &first, &key, error))
+        if (!json_reader_member(&parse->json, &first, &key, error))
             return false;
         if (!key)
             break;
         g_autofree char *name = g_strdup(key); /* the reader's text changes with the value */
         bool known = true;
-        if (!member(parse, data, name, &known, error) || (!known && !json_skip(&parse->json, error)))
+        if (!member(parse, data, name, &known, error) || (!known && !json_reader_skip(&parse->json, error)))
             return false;
         if (known && !g_hash_table_add(seen, g_strdup(name)))
-            return json_refuse(&parse->json, error, "\"%s\" comes twice", name);
+            return json_reader_refuse(&parse->json, error, "\"%s\" comes twice", name);
     }
     for (; *required; required++)
         if (!g_hash_table_contains(seen, *required))
-            return json_refuse(&parse->json, error, "\"%s\" is missing", *required);
+            return json_reader_refuse(&parse->json, error, "\"%s\" is missing", *required);
     return true;
 }
 
 static bool parse_text(struct parse *parse, char **out, GError **error)
 {
     const char *text = NULL;
-    if (!json_string_or_null(&parse->json, MAX_TEXT, &text, error))
+    if (!json_reader_string_or_null(&parse->json, MAX_TEXT, &text, error))
         return false;
     g_free(*out);
     *out = g_strdup(text);
@@ -103,7 +103,7 @@ static bool parse_text(struct parse *parse, char **out, GError **error)
 static bool parse_bytes(struct parse *parse, char **out, GError **error)
 {
     const char *hex = NULL;
-    if (!json_string(&parse->json, MAX_TEXT, &hex, error))
+    if (!json_reader_string(&parse->json, MAX_TEXT, &hex, error))
         return false;
     g_autoptr(GString) bytes = g_string_new(NULL);
     for (; hex[0] && hex[1]; hex += 2) {
@@ -113,7 +113,7 @@ static bool parse_bytes(struct parse *parse, char **out, GError **error)
         g_string_append_c(bytes, (char)value);
     }
     if (*hex || g_utf8_validate(bytes->str, (gssize)bytes->len, NULL))
-        return json_refuse(&parse->json, error, "the bytes of a name are not what they should be");
+        return json_reader_refuse(&parse->json, error, "the bytes of a name are not what they should be");
     g_free(*out);
     *out = g_string_free(g_steal_pointer(&bytes), FALSE);
     return true;
@@ -122,7 +122,7 @@ static bool parse_bytes(struct parse *parse, char **out, GError **error)
 static bool parse_time(struct parse *parse, int64_t *time, GError **error)
 {
     const char *text = NULL;
-    if (!json_string_or_null(&parse->json, 64, &text, error))
+    if (!json_reader_string_or_null(&parse->json, 64, &text, error))
         return false;
     *time = 0;
     if (!text)
@@ -133,14 +133,14 @@ static bool parse_time(struct parse *parse, int64_t *time, GError **error)
         date = g_date_time_new_from_iso8601(text, NULL);
     if (date)
         *time = g_date_time_to_unix(date) * G_USEC_PER_SEC + g_date_time_get_microsecond(date);
-    return *time > 0 || json_refuse(&parse->json, error, "not a time in UTC (RFC 3339)");
+    return *time > 0 || json_reader_refuse(&parse->json, error, "not a time in UTC (RFC 3339)");
 }
 
 static bool counter_member(struct parse *parse, void *data, const char *key, bool *known, GError **error)
 {
     for (const struct receipt_field *field = receipt_counters; field->name; field++)
         if (strcmp(field->name, key) == 0)
-            return json_number(&parse->json, G_STRUCT_MEMBER_P(data, field->offset), error);
+            return json_reader_number(&parse->json, G_STRUCT_MEMBER_P(data, field->offset), error);
     *known = false;
     return true;
 }
@@ -149,9 +149,9 @@ static bool range_member(struct parse *parse, void *data, const char *key, bool 
 {
     struct copy_range *range = data;
     if (strcmp(key, "offset") == 0)
-        return json_number(&parse->json, &range->offset, error);
+        return json_reader_number(&parse->json, &range->offset, error);
     if (strcmp(key, "length") == 0)
-        return json_number(&parse->json, &range->length, error);
+        return json_reader_number(&parse->json, &range->length, error);
     *known = false;
     return true;
 }
@@ -162,10 +162,10 @@ static bool parse_bad(struct parse *parse, GError **error)
     static const char *const required[] = {"offset", "length", NULL};
     uint64_t end = 0;
     g_clear_pointer(&parse->receipt->bad, g_array_unref);
-    if (!json_open(&parse->json, '[', error))
+    if (!json_reader_open(&parse->json, '[', error))
         return false;
     for (bool first = true, more = true;;) {
-        if (!json_element(&parse->json, &first, &more, error))
+        if (!json_reader_element(&parse->json, &first, &more, error))
             return false;
         if (!more)
             return true;
@@ -173,10 +173,10 @@ static bool parse_bad(struct parse *parse, GError **error)
         if (!parse_object(parse, range_member, &range, required, error))
             return false;
         if (range.offset < end || range.length == 0 || range.length > MAX_SIZE - MIN(range.offset, MAX_SIZE))
-            return json_refuse(&parse->json, error, "a bad range that cannot be");
+            return json_reader_refuse(&parse->json, error, "a bad range that cannot be");
         end = range.offset + range.length;
         if (parse->receipt->bad && parse->receipt->bad->len >= RECEIPT_MAX_BAD)
-            return json_refuse(&parse->json, error, "more than %u bad ranges", RECEIPT_MAX_BAD);
+            return json_reader_refuse(&parse->json, error, "more than %u bad ranges", RECEIPT_MAX_BAD);
         if (!parse->receipt->bad)
             parse->receipt->bad = g_array_new(FALSE, FALSE, sizeof range);
         g_array_append_val(parse->receipt->bad, range);
@@ -186,22 +186,22 @@ static bool parse_bad(struct parse *parse, GError **error)
 static bool parse_algorithm(struct parse *parse, GError **error)
 {
     const char *text = NULL;
-    if (!json_string(&parse->json, 64, &text, error))
+    if (!json_reader_string(&parse->json, 64, &text, error))
         return false;
     return (digest_algorithm_parse(text, &parse->algorithm, NULL) &&
             strcmp(text, digest_algorithm_name(parse->algorithm)) == 0) ||
-           json_refuse(&parse->json, error, "unknown digest algorithm");
+           json_reader_refuse(&parse->json, error, "unknown digest algorithm");
 }
 
 static bool parse_equal(struct parse *parse, const char *what, uint64_t wanted, GError **error)
 {
     uint64_t number = 0;
-    if (!json_number(&parse->json, &number, error))
+    if (!json_reader_number(&parse->json, &number, error))
         return false;
     return number == wanted ||
-           json_refuse(&parse->json, error,
-                       "%s %" G_GUINT64_FORMAT " where only %" G_GUINT64_FORMAT " is known", what, number,
-                       wanted);
+           json_reader_refuse(&parse->json, error,
+                              "%s %" G_GUINT64_FORMAT " where only %" G_GUINT64_FORMAT " is known", what,
+                              number, wanted);
 }
 
 /* First reading: everything but the runs. */
@@ -214,7 +214,7 @@ static bool digest_member(struct parse *parse, void *data, const char *key, bool
     if (strcmp(key, "root") == 0)
         return parse_text(parse, &parse->root_hex, error);
     if (strcmp(key, "runs") == 0)
-        return json_skip(&parse->json, error);
+        return json_reader_skip(&parse->json, error);
     *known = false;
     return true;
 }
@@ -248,9 +248,9 @@ static bool top_member(struct parse *parse, void *data, const char *key, bool *k
     if (strcmp(key, "finished") == 0)
         return parse_time(parse, &receipt->finished, error);
     if (strcmp(key, "layer") == 0)
-        return json_bool(&parse->json, &receipt->layer, error);
+        return json_reader_bool(&parse->json, &receipt->layer, error);
     if (strcmp(key, "size") == 0)
-        return json_number(&parse->json, &receipt->size, error);
+        return json_reader_number(&parse->json, &receipt->size, error);
     if (strcmp(key, "counters") == 0)
         return parse_object(parse, counter_member, &receipt->counters, no_counter, error);
     if (strcmp(key, "bad") == 0)
@@ -270,14 +270,14 @@ static bool run_member(struct parse *parse, void *data, const char *key, bool *k
     struct run *run = data;
     const char *text = NULL;
     if (strcmp(key, "chunk") == 0)
-        return json_number(&parse->json, &run->chunk, error);
+        return json_reader_number(&parse->json, &run->chunk, error);
     if (strcmp(key, "count") == 0)
-        return json_number(&parse->json, &run->count, error);
+        return json_reader_number(&parse->json, &run->count, error);
     if (strcmp(key, "digests") != 0) {
         *known = false;
         return true;
     }
-    if (!json_string(&parse->json, (size_t)RECEIPT_RUN_CHUNKS * 2 * DIGEST_MAX_LENGTH, &text, error))
+    if (!json_reader_string(&parse->json, (size_t)RECEIPT_RUN_CHUNKS * 2 * DIGEST_MAX_LENGTH, &text, error))
         return false;
     g_free(run->digests);
     run->digests = g_strdup(text);
@@ -291,20 +291,22 @@ static bool take_run(struct parse *parse, const struct run *run, GError **error)
     uint64_t chunks = digest_table_chunks(table);
     if (run->count == 0 || run->count > RECEIPT_RUN_CHUNKS || run->chunk < parse->next_chunk ||
         run->chunk >= chunks || run->count > chunks - run->chunk)
-        return json_refuse(&parse->json, error,
-                           "a run of %" G_GUINT64_FORMAT " chunks from %" G_GUINT64_FORMAT
-                           " on, on a disk of %" G_GUINT64_FORMAT,
-                           run->count, run->chunk, chunks);
+        return json_reader_refuse(&parse->json, error,
+                                  "a run of %" G_GUINT64_FORMAT " chunks from %" G_GUINT64_FORMAT
+                                  " on, on a disk of %" G_GUINT64_FORMAT,
+                                  run->count, run->chunk, chunks);
     if (strlen(run->digests) != run->count * hex_length)
-        return json_refuse(&parse->json, error,
-                           "the digests of chunk %" G_GUINT64_FORMAT " have a wrong length", run->chunk);
+        return json_reader_refuse(&parse->json, error,
+                                  "the digests of chunk %" G_GUINT64_FORMAT " have a wrong length",
+                                  run->chunk);
     for (uint64_t i = 0; i < run->count; i++) {
         char hex[2 * DIGEST_MAX_LENGTH + 1] = "";
         uint8_t digest[DIGEST_MAX_LENGTH];
         memcpy(hex, run->digests + i * hex_length, hex_length);
         if (!digest_from_hex(parse->algorithm, hex, digest))
-            return json_refuse(&parse->json, error, "the digest of chunk %" G_GUINT64_FORMAT " is no number",
-                               run->chunk + i);
+            return json_reader_refuse(&parse->json, error,
+                                      "the digest of chunk %" G_GUINT64_FORMAT " is no number",
+                                      run->chunk + i);
         digest_table_set(table, run->chunk + i, digest);
     }
     parse->next_chunk = run->chunk + run->count;
@@ -318,10 +320,10 @@ static bool runs_member(struct parse *parse, void *data, const char *key, bool *
     *known = strcmp(key, "runs") == 0;
     if (!*known)
         return true;
-    if (!json_open(&parse->json, '[', error))
+    if (!json_reader_open(&parse->json, '[', error))
         return false;
     for (bool first = true, more = true;;) {
-        if (!json_element(&parse->json, &first, &more, error))
+        if (!json_reader_element(&parse->json, &first, &more, error))
             return false;
         if (!more)
             return true;
@@ -346,22 +348,23 @@ static bool check_whole(struct parse *parse, GError **error)
     static const char *const verified[] = {"full", "written", "none", NULL};
     struct receipt *receipt = parse->receipt;
     if (!receipt->verified || !g_strv_contains(verified, receipt->verified))
-        return json_refuse(&parse->json, error, "\"verified\" is none of full, written, none");
+        return json_reader_refuse(&parse->json, error, "\"verified\" is none of full, written, none");
     if (receipt->size > MAX_SIZE)
-        return json_refuse(&parse->json, error, "a disk of %" G_GUINT64_FORMAT " bytes", receipt->size);
+        return json_reader_refuse(&parse->json, error, "a disk of %" G_GUINT64_FORMAT " bytes",
+                                  receipt->size);
     uint64_t chunks = (receipt->size + DIGEST_CHUNK_SIZE - 1) / DIGEST_CHUNK_SIZE;
     uint64_t limit = MAX_BASE_LENGTH + chunks * (2 * digest_length(parse->algorithm) + MAX_RUN_EXTRA);
     if (parse->file_length > limit)
-        return json_refuse(&parse->json, error,
-                           "%" G_GUINT64_FORMAT " bytes of receipt; a disk of %" G_GUINT64_FORMAT
-                           " bytes needs at most %" G_GUINT64_FORMAT,
-                           parse->file_length, receipt->size, limit);
+        return json_reader_refuse(&parse->json, error,
+                                  "%" G_GUINT64_FORMAT " bytes of receipt; a disk of %" G_GUINT64_FORMAT
+                                  " bytes needs at most %" G_GUINT64_FORMAT,
+                                  parse->file_length, receipt->size, limit);
     const GArray *bad = receipt->bad;
     const struct copy_range *last = bad ? &g_array_index(bad, struct copy_range, bad->len - 1) : NULL;
     if (last && last->offset + last->length > receipt->size)
-        return json_refuse(&parse->json, error, "a bad range beyond the end of the disk");
+        return json_reader_refuse(&parse->json, error, "a bad range beyond the end of the disk");
     if (!parse->root_hex || !digest_from_hex(parse->algorithm, parse->root_hex, parse->root))
-        return json_refuse(&parse->json, error, "the root is no digest");
+        return json_reader_refuse(&parse->json, error, "the root is no digest");
     return true;
 }
 
@@ -385,7 +388,7 @@ static bool parse_file(struct parse *parse, GError **error)
                                            "counters", "digest", NULL};
     static const char *const digest_required[] = {"digest", NULL};
     if (!parse_object(parse, top_member, NULL, required, error) || !check_whole(parse, error) ||
-        !json_end(&parse->json, error))
+        !json_reader_end(&parse->json, error))
         return false;
     parse->receipt->digests = digest_table_new(parse->algorithm, parse->receipt->size);
     rewind(parse->json.file);
