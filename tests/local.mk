@@ -8,6 +8,7 @@ dist_check_SCRIPTS += \
 	tests/map-matches-qemu-img-map.sh \
 	tests/only-tools-print.sh \
 	tests/qcow2-images-of-qemu-read-the-same.sh \
+	tests/room-is-measured-on-real-file-systems.sh \
 	tests/usage-errors-exit-2.sh
 include tests/helpers/local.mk
 include tests/unit/local.mk

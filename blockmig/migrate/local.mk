@@ -10,6 +10,6 @@ libengine_a_SOURCES += \
 	blockmig/migrate/report.c \
 	blockmig/migrate/request.c \
 	blockmig/migrate/resume.c \
-	blockmig/migrate/space.h \
+	blockmig/migrate/space.c blockmig/migrate/space.h \
 	blockmig/migrate/target.c \
 	blockmig/migrate/units.c blockmig/migrate/units.h

@@ -21,8 +21,9 @@ struct space_report {
 bool space_check(const char *path, uint64_t bytes, unsigned inodes, struct space_report *report,
                  GError **error);
 
-/* May one file in this directory become `size` bytes long?  REFUSED with the limit if the file system or a
- * resource limit of this process says no, or if no file can be created there.  Leaves nothing behind. */
+/* May one file in this directory (or at this path) become `size` bytes long? Always true for a block device.
+ * REFUSED with the limit if the file system or a resource limit of this process says no, or if no file can be
+ * created there.  Leaves nothing behind. */
 bool space_check_file_size(const char *directory, uint64_t size, GError **error);
 
 #endif

@@ -3,3 +3,6 @@
 noinst_PROGRAMS += tests/helpers/qcow2-driver
 tests_helpers_qcow2_driver_SOURCES = tests/helpers/qcow2-driver.c
 tests_helpers_qcow2_driver_LDADD = $(BLOCKMIG_LIBS)
+noinst_PROGRAMS += tests/helpers/space-query
+tests_helpers_space_query_SOURCES = tests/helpers/space-query.c
+tests_helpers_space_query_LDADD = $(BLOCKMIG_LIBS)

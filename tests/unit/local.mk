@@ -47,3 +47,8 @@ tests_unit_metadata_t_LDADD = $(UNIT_LIBS)
 check_PROGRAMS += tests/unit/receipt.t
 tests_unit_receipt_t_SOURCES = tests/unit/receipt.c
 tests_unit_receipt_t_LDADD = $(UNIT_LIBS)
+
+check_PROGRAMS += tests/unit/space.t
+tests_unit_space_t_SOURCES = tests/unit/space.c
+tests_unit_space_t_LDADD = $(UNIT_LIBS)
+tests_unit_space_t_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=syscall
