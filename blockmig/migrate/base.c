@@ -84,7 +84,8 @@ static bool open_target(struct cold_job *job, struct copy_unit *unit, GError **e
         g_clear_pointer(&unit->target, image_close);
     }
     unit->saved = 0;
-    return create_target(job, unit, error);
+    return journal_checkpoint_forget(job->journal, job->record, unit->index, error) &&
+           create_target(job, unit, error);
 }
 
 static void add_counters(struct copy_counters *sum, const struct copy_counters *more)

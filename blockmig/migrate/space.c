@@ -57,7 +57,8 @@ static void apply_quota(struct space_report *report, int fd, int type, uint32_t 
 {
 #ifdef SYS_quotactl_fd
     struct dqblk quota = {0};
-    if (id == 0 || syscall(SYS_quotactl_fd, fd, QCMD(Q_GETQUOTA, type), id, &quota) != 0)
+    int command = (int)((unsigned)Q_GETQUOTA << SUBCMDSHIFT | (unsigned)type); /* QCMD() overflows an int */
+    if (id == 0 || syscall(SYS_quotactl_fd, fd, command, id, &quota) != 0)
         return;
     uint64_t hard = quota.dqb_bhardlimit > UINT64_MAX / QUOTA_BLOCK ? 0 : quota.dqb_bhardlimit * QUOTA_BLOCK;
     uint64_t soft = quota.dqb_bsoftlimit > UINT64_MAX / QUOTA_BLOCK ? 0 : quota.dqb_bsoftlimit * QUOTA_BLOCK;

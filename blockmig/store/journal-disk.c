@@ -170,6 +170,22 @@ bool journal_checkpoint_load(struct journal *journal, const struct journal_job *
     return true;
 }
 
+static bool forget_disk(struct journal *journal, const struct journal_job *job, int64_t disk, GError **error)
+{
+    return journal_run(journal, journal_bind(journal, CHECKPOINT_FORGET, "si", job->id, disk), error) &&
+           journal_run(journal, journal_bind(journal, DIGEST_FORGET, "si", job->id, disk), error);
+}
+
+bool journal_checkpoint_forget(struct journal *journal, const struct journal_job *job, unsigned disk,
+                               GError **error)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&journal->lock);
+    if (!journal_begin(journal, error))
+        return false;
+    bool ok = journal_check_owner(journal, job, error) && forget_disk(journal, job, disk, error);
+    return journal_end(journal, ok, error);
+}
+
 bool journal_checkpoint_clear(struct journal *journal, const struct journal_job *job, GError **error)
 {
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&journal->lock);

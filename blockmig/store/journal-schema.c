@@ -79,10 +79,12 @@ const char *const journal_sql[STATEMENT_COUNT] = {
                         " bytes_read, bytes_written, bytes_zero) VALUES (?,?,?,?,?,?,?,?)",
     [CHECKPOINT_LOAD] = "SELECT frontier, map_sum_low, map_sum_high, bytes_read, bytes_written, bytes_zero"
                         " FROM checkpoint WHERE job = ? AND disk = ?",
+    [CHECKPOINT_FORGET] = "DELETE FROM checkpoint WHERE job = ? AND disk = ?",
     [CHECKPOINT_CLEAR] = "DELETE FROM checkpoint WHERE job = ?",
     [DIGEST_APPEND] = "INSERT INTO digest (job, disk, records) VALUES (?,?,?)",
     [DIGEST_SIZE] = "SELECT total(length(records)) FROM digest WHERE job = ? AND disk = ?",
     [DIGEST_LOAD] = "SELECT records FROM digest WHERE job = ? AND disk = ? ORDER BY number",
+    [DIGEST_FORGET] = "DELETE FROM digest WHERE job = ? AND disk = ?",
     [DIGEST_CLEAR] = "DELETE FROM digest WHERE job = ?",
     [EVENT_INSERT] = "INSERT INTO event (job, time, kind, text) VALUES (?,?,?,?)",
     [EVENT_LIST] = "SELECT time, kind, text FROM event WHERE job = ? ORDER BY number",

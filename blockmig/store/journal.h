@@ -100,6 +100,10 @@ bool journal_checkpoint_save(struct journal *journal, const struct journal_job *
 bool journal_checkpoint_load(struct journal *journal, const struct journal_job *job, unsigned disk,
                              struct journal_checkpoint *checkpoint, GBytes **digests, bool *found,
                              GError **error);
+/* Forgets those of one disk, before its target is begun anew: an old checkpoint must never meet a new target,
+ * nor an old digest a new checkpoint. */
+bool journal_checkpoint_forget(struct journal *journal, const struct journal_job *job, unsigned disk,
+                               GError **error);
 /* Forgets checkpoints and digests: a finished job has its receipt. */
 bool journal_checkpoint_clear(struct journal *journal, const struct journal_job *job, GError **error);
 

@@ -107,8 +107,8 @@ static bool parse_bytes(struct parse *parse, char **out, GError **error)
         return false;
     g_autoptr(GString) bytes = g_string_new(NULL);
     for (; hex[0] && hex[1]; hex += 2) {
-        int value = g_ascii_xdigit_value(hex[0]) << 4 | g_ascii_xdigit_value(hex[1]);
-        if (value <= 0)
+        int value = g_ascii_xdigit_value(hex[0]) * 16 + g_ascii_xdigit_value(hex[1]);
+        if (!g_ascii_isxdigit(hex[0]) || !g_ascii_isxdigit(hex[1]) || value == 0)
             break;
         g_string_append_c(bytes, (char)value);
     }
