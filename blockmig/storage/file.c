@@ -465,9 +465,14 @@ static struct storage *reopen(const char *path, int path_fd, const struct stat *
     const char *purpose = storage->writable ? "writing" : "reading";
     int mode = (storage->writable ? O_RDWR : O_RDONLY) | O_CLOEXEC;
 
-    file_of(storage)->fd = open(self, mode);
+    /* O_EXCL on a device: what is mounted, swap or part of another device is not written to. */
+    file_of(storage)->fd = open(self, file_of(storage)->device && storage->writable ? mode | O_EXCL : mode);
     if (file_of(storage)->fd < 0) {
-        if (errno == EACCES || errno == EPERM || errno == EROFS)
+        if (errno == EBUSY)
+            g_set_error_literal(
+                error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
+                "the device is in use: mounted, swap, part of another device, or being written to");
+        else if (errno == EACCES || errno == EPERM || errno == EROFS)
             g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "opening for %s: %s", purpose,
                         g_strerror(errno));
         else

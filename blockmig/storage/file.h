@@ -16,6 +16,7 @@ enum file_flags {
 /* Opens a regular file or block device.  Readers take consistent-read and refuse writers and
  * resizers; writers take everything and share nothing: byte ranges 100+i and 200+i, OFD, as
  * QEMU's file-posix driver.  A conflict is a REFUSED error that names the lock that stood in the way.
+ * A device that the system uses (mounted, swap, part of another device) is never opened for writing.
  * `roots`, `real_path`: see chain_policy.open. Refuses FIFOs, directories, sockets, character devices. */
 struct storage *storage_file_open(const char *path, unsigned flags, const char *const *roots,
                                   char **real_path, GError **error);

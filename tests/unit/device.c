@@ -103,6 +103,22 @@ static void check_policy(const char *device)
     assert_fails(storage_file_open(device, FILE_WRITE, NULL, NULL, &error), BLOCKMIG_ERROR_REFUSED, "lock");
 }
 
+/* As a mount, swap or a device above holds it. */
+static void check_in_use(const char *device)
+{
+    g_autoptr(GError) error = NULL;
+    int fd = open(device, O_RDONLY | O_EXCL);
+    struct storage *storage;
+
+    g_assert_cmpint(fd, >=, 0);
+    assert_fails(storage_file_open(device, FILE_WRITE, NULL, NULL, &error), BLOCKMIG_ERROR_REFUSED, "in use");
+    storage = storage_file_open(device, 0, NULL, NULL, &error);
+    g_assert_no_error(error);
+    close(fd);
+    assert_fails(storage_file_open(device, FILE_WRITE, NULL, NULL, &error), BLOCKMIG_ERROR_REFUSED, "lock");
+    storage_close(storage);
+}
+
 static void test_device(const void *sector_size)
 {
     g_autoptr(GError) error = NULL;
@@ -113,6 +129,7 @@ static void test_device(const void *sector_size)
         harness_skip("no right to set up a loop device");
         return;
     }
+    check_in_use(device);
     storage = storage_file_open(device, FILE_WRITE, NULL, NULL, &error);
     if (storage) {
         check_io(storage, atoi(sector_size));

@@ -41,6 +41,42 @@ int open(const char *path, int flags, ...)
     return syscall(SYS_openat, AT_FDCWD, path, flags, mode);
 }
 
+static bool short_io;    /* every call moves at most 7 bytes, every other one is interrupted */
+static bool flush_fails; /* once */
+
+static bool interrupted(void)
+{
+    static unsigned calls;
+
+    if (!short_io || calls++ % 2)
+        return false;
+    errno = EINTR;
+    return true;
+}
+
+ssize_t pread(int fd, void *buffer, size_t length, off_t offset)
+{
+    if (interrupted())
+        return -1;
+    return syscall(SYS_pread64, fd, buffer, short_io ? MIN(length, 7) : length, offset);
+}
+
+ssize_t pwrite(int fd, const void *buffer, size_t length, off_t offset)
+{
+    if (interrupted())
+        return -1;
+    return syscall(SYS_pwrite64, fd, buffer, short_io ? MIN(length, 7) : length, offset);
+}
+
+int fdatasync(int fd)
+{
+    if (!flush_fails)
+        return syscall(SYS_fdatasync, fd);
+    flush_fails = false;
+    errno = EIO;
+    return -1;
+}
+
 static char *in(const char *name)
 {
     return g_build_filename(directory, name, NULL);
@@ -110,6 +146,32 @@ static void test_content(void)
     g_assert_cmpint(st.st_size, ==, 1000010);
     g_assert_cmpint(st.st_mode & 07777, ==, 0600);
     assert_fails(storage_pread(storage, &st, 8, 1000005, &error), BLOCKMIG_ERROR_FAILED, "out of bounds");
+}
+
+static void test_short_io(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(storage_t) storage = fresh("short", 0);
+    char buffer[100];
+
+    short_io = true;
+    assert_ok(storage_pwrite(storage, "0123456789012345678901234567890123456789", 40, 3, &error));
+    assert_ok(storage_pread(storage, buffer, 40, 3, &error));
+    short_io = false;
+    g_assert_cmpmem(buffer, 40, "0123456789012345678901234567890123456789", 40);
+    g_assert_cmpuint(storage->size, ==, 43);
+}
+
+/* The kernel tells of a lost page once, and the next fdatasync() succeeds: it must not look durable. */
+static void test_flush_stays_failed(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(storage_t) storage = fresh("flush", 0);
+
+    flush_fails = true;
+    assert_fails(storage_flush(storage, &error), BLOCKMIG_ERROR_IO, "flush: flushing: ");
+    g_assert_false(flush_fails);
+    assert_fails(storage_flush(storage, &error), BLOCKMIG_ERROR_IO, "flush: flushing: ");
 }
 
 static void test_holes(void)
@@ -534,6 +596,8 @@ int main(int argc, char **argv)
         void (*function)(void);
     } tests[] = {
         {"/file/content", test_content},
+        {"/file/short-io", test_short_io},
+        {"/file/flush-stays-failed", test_flush_stays_failed},
         {"/file/holes", test_holes},
         {"/file/zero-while-growing", test_zero_while_growing},
         {"/file/allocate", test_allocate},
