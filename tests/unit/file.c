@@ -44,6 +44,24 @@ int open(const char *path, int flags, ...)
 static bool short_io;    /* every call moves at most 7 bytes, every other one is interrupted */
 static bool flush_fails; /* once */
 
+static bool bare; /* a file system without holes: no fallocate(), no SEEK_DATA */
+
+int fallocate(int fd, int mode, off_t offset, off_t length)
+{
+    if (!bare)
+        return syscall(SYS_fallocate, fd, mode, offset, length);
+    errno = EOPNOTSUPP;
+    return -1;
+}
+
+off_t lseek(int fd, off_t offset, int whence)
+{
+    if (!bare)
+        return syscall(SYS_lseek, fd, offset, whence);
+    errno = EINVAL;
+    return -1;
+}
+
 static bool interrupted(void)
 {
     static unsigned calls;
@@ -229,6 +247,27 @@ static void test_zero_while_growing(void)
     check_bytes(storage, 0, 2 * KIB, 'a');
     check_bytes(storage, 2 * KIB, 8 * KIB, 0);
     check_bytes(storage, 10 * KIB, 1, 'o');
+}
+
+/* Everything works, with more writing, on a file system that has none of this. */
+static void test_bare(void)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(storage_t) storage = fresh("bare", 0);
+
+    bare = true;
+    fill(storage, 0, 3 * MIB, 'a');
+    assert_ok(storage_zero(storage, 100, 2 * MIB, true, &error));
+    assert_ok(storage_discard(storage, 2 * MIB + 200, 100, &error));
+    assert_ok(storage_zero(storage, 3 * MIB - 1, 2, false, &error));
+    assert_ok(storage_allocate(storage, 0, 4 * MIB, &error));
+    check_status(storage, 0, 4 * MIB, true, 4 * MIB);
+    bare = false;
+    check_bytes(storage, 0, 100, 'a');
+    check_bytes(storage, 100, 2 * MIB, 0);
+    check_bytes(storage, 2 * MIB + 100, MIB - 101, 'a');
+    check_bytes(storage, 3 * MIB - 1, MIB + 1, 0);
+    g_assert_cmpuint(storage_file_allocated(storage), >=, 4 * MIB);
 }
 
 static void test_allocate(void)
@@ -600,6 +639,7 @@ int main(int argc, char **argv)
         {"/file/flush-stays-failed", test_flush_stays_failed},
         {"/file/holes", test_holes},
         {"/file/zero-while-growing", test_zero_while_growing},
+        {"/file/bare", test_bare},
         {"/file/allocate", test_allocate},
         {"/file/shrunk-behind-us", test_shrunk_behind_us},
         {"/file/direct", test_direct},
