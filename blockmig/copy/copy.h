@@ -34,9 +34,9 @@ struct copy_counters {
 };
 
 /*
- * An order-independent sum over (guest, host) pairs of everything that was placed, one term per
- * granule, in which a mapping that was read back while copying can be recognised in the
- * metadata of the finished image: see copy_prove().
+ * An order-independent sum over (guest, host) pairs of everything that was placed, in which the
+ * mapping that was read back while copying can be recognised in the metadata of the finished image: see
+ * copy_prove().  It does not depend on how the runs are cut (map-sum.c), and costs nothing for long ones.
  */
 struct copy_map_sum {
     uint64_t low, high;

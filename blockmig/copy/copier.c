@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "blockmig/copy/copier.h"
+
+#include "formats/error.h"
+
+#include <config.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define DEFAULT_BUFFER_BYTES ((size_t)64 << 20)
+#define MIN_BUFFERS          4
+#define RING_DEPTH           16
+#define TICK                 (G_USEC_PER_SEC / 10)
+
+static const struct copy_options default_options;
+
+static bool allocate_buffers(struct copier *copier, GError **error)
+{
+    size_t wanted = copier->options->buffer_bytes ? copier->options->buffer_bytes : DEFAULT_BUFFER_BYTES;
+
+    copier->buffer_count = (unsigned)CLAMP(wanted / SLOT_SIZE, MIN_BUFFERS, 65536);
+    copier->memory_size = copier->buffer_count * SLOT_SIZE;
+    copier->memory =
+        mmap(NULL, copier->memory_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (copier->memory == MAP_FAILED) {
+        copier->memory = NULL;
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "no memory for %zu bytes of buffers",
+                    copier->memory_size);
+        return false;
+    }
+    madvise(copier->memory, copier->memory_size, MADV_HUGEPAGE);
+    copier->free_buffers = g_new(uint8_t *, copier->buffer_count);
+    for (unsigned i = copier->buffer_count; i > 0; i--)
+        copier_give_buffer(copier, copier->memory + (i - 1) * SLOT_SIZE);
+    return true;
+}
+
+bool copier_init(struct copier *copier, const struct copy_options *options, struct copy_result *result,
+                 GError **error)
+{
+    *copier = (struct copier){.options = options ? options : &default_options, .result = result};
+    *result = (struct copy_result){.bad = g_array_new(FALSE, FALSE, sizeof(struct copy_range))};
+    copier->ring =
+        ring_new(RING_DEPTH, CLAMP(g_get_num_processors(), 2, 8), copier->options->no_uring, error);
+    if (!copier->ring || !allocate_buffers(copier, error)) {
+        copier_clear(copier);
+        return false;
+    }
+    ring_register(copier->ring, copier->memory, copier->memory_size);
+    result->engine = ring_engine(copier->ring);
+    copier->next_tick = g_get_monotonic_time();
+    return true;
+}
+
+void copier_clear(struct copier *copier)
+{
+    ring_free(copier->ring);
+    if (copier->memory)
+        munmap(copier->memory, copier->memory_size);
+    g_free(copier->free_buffers);
+    g_clear_error(&copier->error);
+}
+
+uint8_t *copier_take_buffer(struct copier *copier)
+{
+    return copier->free_count ? copier->free_buffers[--copier->free_count] : NULL;
+}
+
+void copier_give_buffer(struct copier *copier, uint8_t *buffer)
+{
+    if (buffer)
+        copier->free_buffers[copier->free_count++] = buffer;
+}
+
+void copier_fail(struct copier *copier, GError *error)
+{
+    if (copier->error)
+        g_error_free(error);
+    else
+        copier->error = error;
+}
+
+void copier_submit(struct copier *copier, struct ring_op *op)
+{
+    ring_submit(copier->ring, op);
+}
+
+bool copier_may_read(struct copier *copier, uint64_t bytes)
+{
+    struct throttle *throttle = copier->options->throttle;
+    int64_t now, wait;
+
+    if (!throttle || !bytes)
+        return true;
+    now = g_get_monotonic_time();
+    wait = throttle_take(throttle, bytes, now);
+    copier->read_until = now + wait;
+    return wait == 0;
+}
+
+void copier_tell_progress(struct copier *copier)
+{
+    if (copier->options->progress)
+        copier->options->progress(copier->options->opaque, &copier->result->counters);
+}
+
+static void tick(struct copier *copier, int64_t now)
+{
+    const struct copy_options *options = copier->options;
+
+    if (options->cancelled && !copier->error && options->cancelled(options->opaque))
+        copier_fail(copier, g_error_new_literal(BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED, "cancelled"));
+    if (now < copier->next_tick)
+        return;
+    copier->next_tick = now + TICK;
+    copier_tell_progress(copier);
+}
+
+void copier_wait(struct copier *copier)
+{
+    int64_t now = g_get_monotonic_time(), timeout = TICK;
+
+    tick(copier, now);
+    timeout = MIN(timeout, copier->next_tick - now);
+    if (copier->read_until > now)
+        timeout = MIN(timeout, copier->read_until - now);
+    else if (!ring_in_flight(copier->ring))
+        timeout = 0; /* the caller has work of its own to go on with */
+    struct ring_op *op = ring_wait(copier->ring, timeout);
+    if (op)
+        op->done(op);
+}
+
+void copier_drain(struct copier *copier)
+{
+    while (ring_in_flight(copier->ring))
+        copier_wait(copier);
+}
+
+bool is_zero(const uint8_t *data, size_t length)
+{
+    static const uint8_t zeros[16];
+    size_t head = MIN(length, sizeof(zeros));
+
+    /* Equal to itself shifted by 16, and the first 16 are zero: so all are. */
+    return !memcmp(data, zeros, head) && !memcmp(data, data + head, length - head);
+}
+
+struct split split_range(const struct storage *storage, const void *memory, size_t length, uint64_t offset,
+                         size_t unit)
+{
+    struct split split = {.head = length};
+    uint64_t begin = (offset + unit - 1) & ~(uint64_t)(unit - 1);
+    uint64_t end = (offset + length) & ~(uint64_t)(unit - 1);
+
+    if (storage->direct_fd < 0 || begin >= end ||
+        (((uintptr_t)memory + (begin - offset)) & (storage->alignment - 1)) != 0)
+        return split;
+    split.head = (size_t)(begin - offset);
+    split.middle = (size_t)(end - begin);
+    split.tail = (size_t)(offset + length - end);
+    return split;
+}
