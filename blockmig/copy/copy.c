@@ -221,6 +221,27 @@ static void feed(struct copy *copy)
 
 /* ---- the steps after it ---- */
 
+static uint64_t frontier(const struct copy *copy)
+{
+    const struct slot *slot = g_queue_peek_head((GQueue *)&copy->slots);
+    uint64_t offset = !slot ? copy->feed : slot->gap ? slot->settled : slot->offset;
+
+    return MIN(offset, copy->end);
+}
+
+/* By the data that was placed since the last one, or by time. */
+static bool is_due(const struct copy *copy)
+{
+    const struct copy_options *options = copy->copier.options;
+    uint64_t bytes = options->checkpoint_bytes ? options->checkpoint_bytes : CHECKPOINT_BYTES;
+
+    if (!options->checkpoint)
+        return false;
+    return copy->staged_data >= bytes ||
+           (!options->checkpoint_bytes && frontier(copy) != copy->checkpoint_position &&
+            g_get_monotonic_time() - copy->checkpoint_time >= CHECKPOINT_TIME);
+}
+
 /* In guest order, which is what makes the layout of a target the same every time. */
 static void stage(struct copy *copy)
 {
@@ -232,6 +253,8 @@ static void stage(struct copy *copy)
             gap_stage(slot);
         else
             slot_stage(slot);
+        copy->staged_data += slot->load.data;
+        copy->draining = is_due(copy);
         if (slot->gap && slot->cursor < slot->end)
             return; /* its next step when this one is done, and after a look at the clock */
         copy->unstaged = copy->unstaged->next;
@@ -248,14 +271,6 @@ static void check(struct copy *copy)
             return;
         slot_check(slot);
     }
-}
-
-static uint64_t frontier(const struct copy *copy)
-{
-    const struct slot *slot = g_queue_peek_head((GQueue *)&copy->slots);
-    uint64_t offset = !slot ? copy->feed : slot->gap ? slot->settled : slot->offset;
-
-    return MIN(offset, copy->end);
 }
 
 /* What is DONE at the head is finished in every respect; its part of the sum counts from now on. */
@@ -277,18 +292,6 @@ static void retire(struct copy *copy)
 
 /* ---- checkpoints ---- */
 
-static bool is_due(const struct copy *copy)
-{
-    const struct copy_options *options = copy->copier.options;
-    const struct copy_counters *counters = &copy->copier.result->counters;
-    uint64_t bytes = options->checkpoint_bytes ? options->checkpoint_bytes : CHECKPOINT_BYTES;
-
-    if (counters->position == copy->checkpoint_position)
-        return false;
-    return counters->data_done - copy->checkpoint_data >= bytes ||
-           (!options->checkpoint_bytes && g_get_monotonic_time() - copy->checkpoint_time >= CHECKPOINT_TIME);
-}
-
 /* Everything that was placed is done. */
 static bool is_drained(const struct copy *copy)
 {
@@ -302,12 +305,11 @@ static bool is_drained(const struct copy *copy)
 static bool take_checkpoint(struct copy *copy, GError **error)
 {
     const struct copy_options *options = copy->copier.options;
-    struct copy_counters *counters = &copy->copier.result->counters;
 
     ring_kick(copy->copier.ring);
     if (!image_flush(copy->target, error))
         return false;
-    copy->checkpoint_data = counters->data_done;
+    copy->staged_data = 0;
     copy->checkpoint_position = frontier(copy);
     copy->checkpoint_time = g_get_monotonic_time();
     return !options->checkpoint || options->checkpoint(options->opaque, frontier(copy), &copy->sum, error);
@@ -317,10 +319,7 @@ static void checkpoint_when_due(struct copy *copy)
 {
     GError *error = NULL;
 
-    if (!copy->copier.options->checkpoint || copy->copier.error)
-        return;
-    copy->draining = copy->draining || is_due(copy);
-    if (!copy->draining || !is_drained(copy))
+    if (!copy->draining || !is_drained(copy) || copy->copier.error)
         return;
     copy->draining = false;
     if (!take_checkpoint(copy, &error)) {

@@ -6,7 +6,7 @@ libengine_a_SOURCES += \
 	blockmig/copy/digest.c blockmig/copy/digest.h \
 	blockmig/copy/hash.c blockmig/copy/hash.h \
 	blockmig/copy/map-sum.c blockmig/copy/map-sum.h \
-	blockmig/copy/prove.c \
+	blockmig/copy/proof.c \
 	blockmig/copy/reader.c blockmig/copy/reader.h \
 	blockmig/copy/ring.c blockmig/copy/ring.h \
 	blockmig/copy/ring-threads.c blockmig/copy/ring-threads.h \

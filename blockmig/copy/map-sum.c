@@ -27,7 +27,7 @@ void map_sum_add(struct copy_map_sum *sum, const struct copy_map_sum *other)
     sum->high += other->high + (sum->low < other->low);
 }
 
-static void subtract(struct copy_map_sum *sum, const struct copy_map_sum *other)
+void map_sum_subtract(struct copy_map_sum *sum, const struct copy_map_sum *other)
 {
     uint64_t borrow = sum->low < other->low;
 
@@ -41,7 +41,7 @@ static void add_run(struct copy_map_sum *sum, enum kind kind, uint64_t guest, ui
     struct copy_map_sum begin = term(kind, guest, constant), end = term(kind, guest + length, constant);
 
     map_sum_add(sum, &end);
-    subtract(sum, &begin);
+    map_sum_subtract(sum, &begin);
 }
 
 void map_sum_data(struct copy_map_sum *sum, uint64_t guest, uint64_t host, uint64_t length)

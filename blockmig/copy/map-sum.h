@@ -12,5 +12,6 @@ void map_sum_zero(struct copy_map_sum *sum, uint64_t guest, uint64_t length);
 /* The compressed unit that begins at `guest` is at `host`. */
 void map_sum_packed(struct copy_map_sum *sum, uint64_t guest, uint64_t host);
 void map_sum_add(struct copy_map_sum *sum, const struct copy_map_sum *other);
+void map_sum_subtract(struct copy_map_sum *sum, const struct copy_map_sum *other);
 
 #endif

@@ -52,7 +52,7 @@ struct copy {
     bool draining;         /* for a checkpoint: nothing is placed until all that was is DONE */
     bool target_failed;    /* what is on the target is in doubt */
     uint64_t checkpoint_position;
-    uint64_t checkpoint_data; /* counters.data_done at the last checkpoint */
+    uint64_t staged_data; /* since the last checkpoint */
     int64_t checkpoint_time;
     struct copy_map_sum sum; /* of the slots that are gone */
     bool no_reflink;

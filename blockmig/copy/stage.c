@@ -77,27 +77,46 @@ static GArray *find_runs(struct slot *slot)
 
 /* ---- the sum ---- */
 
-/* Is the chunk at `guest` known to be all zeros?  Then copy_prove() reads it, and the sum leaves it out. */
+/* Is the chunk at `guest` all zeros?  Then copy_prove() reads it, and the sum leaves it out. So it is with
+ * what a cluster has behind the end of the source, and with gaps. */
 static bool chunk_is_zero(const struct slot *slot, uint64_t guest)
 {
-    if (slot->gap || guest < slot->offset || guest >= slot->end)
-        return slot->gap;
-    return slot->hash.zero[(guest - slot->offset) / DIGEST_CHUNK_SIZE];
+    uint64_t chunk = (guest - slot->offset) / DIGEST_CHUNK_SIZE;
+
+    if (slot->gap || guest < slot->offset || chunk * DIGEST_CHUNK_SIZE >= slot->end - slot->offset)
+        return true;
+    return slot->hash.zero[chunk];
 }
 
-static void sum_data(struct slot *slot, uint64_t guest, uint64_t host, uint64_t length)
+static void sum_data(const struct slot *slot, struct copy_map_sum *sum, uint64_t guest, uint64_t host,
+                     uint64_t length)
 {
     if (slot->copy->identity)
         return;
     if (slot->copy->overlay) {
-        map_sum_data(&slot->sum, guest, host, length);
+        map_sum_data(sum, guest, host, length);
         return;
     }
     for (uint64_t end = guest + length, next; guest < end; host += next - guest, guest = next) {
         next = MIN(end, (guest / DIGEST_CHUNK_SIZE + 1) * DIGEST_CHUNK_SIZE);
         if (!chunk_is_zero(slot, guest))
-            map_sum_data(&slot->sum, guest, host, next - guest);
+            map_sum_data(sum, guest, host, next - guest);
     }
+}
+
+/* What was a fill a moment ago, and is written now, counts once. */
+static void sum_placed(struct slot *slot, const struct extent *to)
+{
+    struct copy_map_sum twice = {0};
+
+    sum_data(slot, &slot->sum, to->offset, to->host_offset, to->length);
+    for (guint i = 0; i < slot->fills->len; i++) {
+        const struct extent *fill = &g_array_index(slot->fills, struct placement, i).to;
+        uint64_t begin = MAX(fill->offset, to->offset), end = MIN(extent_end(fill), extent_end(to));
+        if (begin < end)
+            sum_data(slot, &twice, begin, fill->host_offset + (begin - fill->offset), end - begin);
+    }
+    map_sum_subtract(&slot->sum, &twice);
 }
 
 /* ---- placing ---- */
@@ -124,7 +143,7 @@ static bool place(struct slot *slot, uint64_t offset, uint64_t length, const uin
     for (guint i = 0; i < placements->len; i++) {
         const struct placement *placement = &g_array_index(placements, struct placement, i);
         const struct extent *to = &placement->to;
-        sum_data(slot, to->offset, to->host_offset, to->length);
+        sum_placed(slot, to);
         if (placement->fill) {
             g_array_append_vals(slot->fills, placement, 1);
             continue;
@@ -187,7 +206,7 @@ static bool adopt_allocated(struct slot *slot, uint64_t offset, uint64_t end, GE
             offset = extent_end(extent);
             if (extent->status != EXTENT_DATA)
                 continue;
-            sum_data(slot, extent->offset, extent->host_offset, extent->length);
+            sum_data(slot, &slot->sum, extent->offset, extent->host_offset, extent->length);
             struct write_run run = {extent->storage,     slot_at(slot, extent->offset), extent->offset,
                                     extent->host_offset, (size_t)extent->length,        false};
             add_write(slot->checks, &run);
@@ -202,7 +221,7 @@ static bool make_zeros(struct slot *slot, uint64_t offset, uint64_t end, const u
     struct copy *copy = slot->copy;
     uint64_t done = offset, length = 0;
 
-    if (!image_zero(copy->target, offset, end - offset, &done, &length, error))
+    if (copy->target->format->zero && !image_zero(copy->target, offset, end - offset, &done, &length, error))
         return false;
     if (length == 0)
         done = offset;
