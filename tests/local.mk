@@ -3,13 +3,16 @@ TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
 EXTRA_DIST += tests/lib.sh tests/make-data.py tests/make-qcow2.py
 dist_check_SCRIPTS += \
 	tests/every-file-has-a-licence.sh \
+	tests/every-option-is-documented.sh \
 	tests/info-shows-a-chain-and-its-users.sh \
+	tests/jobs-are-listed-resumed-and-given-up.sh \
 	tests/layering.sh \
 	tests/map-matches-qemu-img-map.sh \
 	tests/only-tools-print.sh \
+	tests/progress-is-calm.sh \
 	tests/qcow2-images-of-qemu-read-the-same.sh \
 	tests/room-is-measured-on-real-file-systems.sh \
-	tests/usage-errors-exit-2.sh
+	tests/usage-errors-exit-2.sh \
 include tests/helpers/local.mk
 include tests/unit/local.mk
 include tests/fuzz/local.mk

@@ -31,6 +31,22 @@ wrong 'option -O does not apply here' info -O raw "$tmp/a"
 wrong 'option --json takes no value' info --json=yes "$tmp/a"
 wrong 'option --format needs a value' info "$tmp/a" --format
 wrong 'option -f needs a value' info "$tmp/a" -f
+wrong 'unknown option -Z' info --json -qZ "$tmp/a"
+wrong 'option -f needs a value' info --json "$tmp/a" -qf
+wrong 'copy: --verify: "all" is not one of full, written, none' copy --verify=all "$tmp/a" "$tmp/empty"
+wrong '--bandwidth: .*unit' copy --bandwidth=100 "$tmp/a" "$tmp/empty"
+wrong '"99" is not open|descriptor 99 is not open' copy --progress=99 "$tmp/a" "$tmp/empty"
+wrong 'descriptor' copy --progress=x "$tmp/a" "$tmp/empty"
+wrong '--delete-source .*--salvage' copy --salvage --delete-source "$tmp/a" "$tmp/empty"
+wrong '--delete-source needs --verify=full' copy --verify=written --delete-source "$tmp/a" "$tmp/empty"
+wrong 'paper' copy -O paper "$tmp/a" "$tmp/empty"
+wrong '"size" |size' copy -O raw -o size=3 "$tmp/a" "$tmp/empty"
+wrong '"move" cannot be planned' plan move "$tmp/a" "$tmp/empty"
+wrong 'too few arguments' plan copy "$tmp/a"
+wrong '"pause" is not one of' job pause
+wrong 'which job' job cancel
+wrong 'no job "2026"' job show 2026
+wrong 'no unfinished job' job resume
 wrong 'too few arguments' info
 wrong 'unexpected argument' info "$tmp/a" "$tmp/b"
 wrong 'option -[a-z-]* could be several' info --ver "$tmp/a"
@@ -49,6 +65,10 @@ for command in "" $(blockmig help | sed -n 's/^  \([a-z]*\) .*/\1/p'); do
     is "$status$err" 0 "blockmig $command --help is no error"
     run blockmig $command --version
     like "$out" '^blockmig [0-9]+\.[0-9]+' "blockmig $command --version"
+done
+
+for command in $(blockmig help | sed -n 's/^  \([a-z]*\) .*/\1/p'); do
+    is "$(blockmig help "$command" | awk 'length > 80')" "" "help $command fits a terminal"
 done
 
 run bash -c '"$1" map "$2" >/dev/full' - "$builddir/tools/blockmig" "$tmp/a"

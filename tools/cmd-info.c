@@ -51,27 +51,21 @@ static json_t *view_to_json(const struct view *view)
                      output_json_string(view->chain_error));
 }
 
-static void print_pair(const char *key, const char *value)
-{
-    g_autofree char *text = output_printable(value);
-    printf("%-16s  %s\n", key, text);
-}
-
 static void print_size(const char *key, uint64_t bytes)
 {
     g_autofree char *size = units_format_size_exact(bytes);
-    print_pair(key, size);
+    output_pair(key, "%s", size);
 }
 
 static void print_feature(void *opaque, const char *key, const char *value)
 {
-    print_pair(key, value);
+    output_pair(key, "%s", value);
 }
 
 static void print_list(const char *key, const GPtrArray *values)
 {
     for (guint i = 0; values && i < values->len; i++)
-        print_pair(i ? "" : key, values->pdata[i]);
+        output_pair(i ? "" : key, "%s", (char *)values->pdata[i]);
 }
 
 static void print_layer(const struct view *view, unsigned layer)
@@ -80,15 +74,13 @@ static void print_layer(const struct view *view, unsigned layer)
     g_autoptr(GPtrArray) users = storage_file_users(layer_path(view, layer));
     if (layer > 0)
         printf("\nlayer %u\n", layer);
-    print_pair("image", layer_path(view, layer));
-    if (layer == 0 && !view->options->format)
-        printf("%-16s  %s (probed)\n", "format", image->format->name);
-    else
-        print_pair("format", image->format->name);
+    output_pair("image", "%s", layer_path(view, layer));
+    bool probed = layer == 0 && !view->options->format;
+    output_pair("format", "%s%s", image->format->name, probed ? " (probed)" : "");
     print_size("virtual size", image->size);
     print_size("allocated", storage_file_allocated(image->storage));
     if (image->backing_name)
-        print_pair("backing file", image->backing_name);
+        output_pair("backing file", "%s", image->backing_name);
     if (layer == 0 || view->options->verbose)
         image_describe(image, print_feature, NULL);
     print_list("notice", image->notices);

@@ -4,8 +4,12 @@ bin_PROGRAMS += tools/blockmig
 tools_blockmig_SOURCES = \
 	tools/blockmig.c tools/command.h \
 	tools/cmd-completion.c \
+	tools/cmd-copy.c \
 	tools/cmd-info.c \
+	tools/cmd-job.c \
 	tools/cmd-map.c \
+	tools/cmd-verify.c \
+	tools/job-output.c tools/job-output.h \
 	tools/look.c tools/look.h \
 	tools/options.c tools/options.h \
 	tools/output.c tools/output.h \

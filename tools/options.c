@@ -5,6 +5,7 @@
 #include "blockmig/migrate/units.h"
 #include "formats/error.h"
 
+#include <fcntl.h>
 #include <getopt.h>
 #include <stddef.h>
 #include <string.h>
@@ -44,21 +45,20 @@ static const char *const method_choices[] = {"auto", "cold", NULL};
 
 /* In the order in which help shows them. */
 static const struct option_spec specs[] = {
-    {"format", 'f', "FORMAT", "format of the (first) image; otherwise it is probed", IMAGES, OPTION_STRING,
+    {"format", 'f', "FORMAT", "format of the image; otherwise it is probed", IMAGES, OPTION_STRING,
      AT(format)},
     {"second-format", 'F', "FORMAT", "format of the second image", COMMAND_VERIFY, OPTION_STRING,
      AT(second_format)},
-    {"target-format", 'O', "FORMAT", "format of the target; otherwise that of the source", COPIES,
-     OPTION_STRING, AT(target_format)},
+    {"target-format", 'O', "FORMAT", "format of the target; default: the source's", COPIES, OPTION_STRING,
+     AT(target_format)},
     {"options", 'o', "KEY=VALUE,...", "options of the target format; \"help\" lists them", COPIES,
      OPTION_STRING, AT(target_options)},
     {"compressed", 0, NULL, "write compressed clusters", COPIES, OPTION_FLAG, AT(compressed)},
-    {"chain", 0, "MODE",
-     "flatten: one image; keep: every layer; shallow: the top layer only, on the same backing file", COPIES,
-     OPTION_CHOICE, AT(chain), chain_choices},
-    {"parent", 0, "[FORMAT:]FILE", "parent of an image that names none; repeat from top to base", IMAGES,
-     OPTION_LIST, AT(parents)},
-    {"allow-root", 0, "DIR", "also look for backing files below DIR; may be repeated", IMAGES, OPTION_LIST,
+    {"chain", 0, "MODE", "flatten (one image), keep (all) or shallow (top)", COPIES, OPTION_CHOICE, AT(chain),
+     chain_choices},
+    {"parent", 0, "[FORMAT:]FILE", "parent of an image that names none; repeatable", IMAGES, OPTION_LIST,
+     AT(parents)},
+    {"allow-root", 0, "DIR", "also follow backing files below DIR; repeatable", IMAGES, OPTION_LIST,
      AT(roots)},
     {"force-share", 'U', NULL, "look at an image that a machine holds open", COMMAND_MAP, OPTION_FLAG,
      AT(force_share)},
@@ -66,13 +66,12 @@ static const struct option_spec specs[] = {
      AT(receipt)},
     {"strict", 0, NULL, "a different virtual size is a difference", COMMAND_VERIFY, OPTION_FLAG, AT(strict)},
     {"method", 0, "METHOD", "auto or cold", COPIES, OPTION_CHOICE, AT(method), method_choices},
-    {"verify", 0, "WHAT", "full: read back and prove; written: read back; none", COPIES, OPTION_CHOICE,
-     AT(verify), verify_choices},
+    {"verify", 0, "WHAT", "full (read back and prove), written or none", COPIES, OPTION_CHOICE, AT(verify),
+     verify_choices},
     {"digest", 0, "ALGORITHM", "xxh3 or sha256", COPIES, OPTION_CHOICE, AT(digest), digest_choices},
-    {"bandwidth", 0, "RATE", "read no faster than RATE, for example 100MiB/s", COPIES | COMMAND_VERIFY,
-     OPTION_RATE, AT(bandwidth)},
-    {"salvage", 0, NULL, "go on after read errors, list the ranges and exit 6", COPIES, OPTION_FLAG,
-     AT(salvage)},
+    {"bandwidth", 0, "RATE", "read no faster than RATE, as in 100MiB/s", COPIES | COMMAND_VERIFY, OPTION_RATE,
+     AT(bandwidth)},
+    {"salvage", 0, NULL, "go on after read errors, list them and exit 6", COPIES, OPTION_FLAG, AT(salvage)},
     {"delete-source", 0, NULL, "remove the source after the copy is proved", COPIES, OPTION_FLAG,
      AT(delete_source)},
     {"force", 0, NULL, "overwrite a target that exists", COPIES, OPTION_FLAG, AT(force)},
@@ -80,8 +79,8 @@ static const struct option_spec specs[] = {
     {"dry-run", 'n', NULL, "preflight only; change nothing", COPIES, OPTION_FLAG, AT(dry_run)},
     {"state-dir", 0, "DIR", "directory of the journal and the receipts", RUNS, OPTION_STRING, AT(state_dir)},
     {"json", 0, NULL, "print one JSON object", IMAGES | COMMAND_JOB, OPTION_FLAG, AT(json)},
-    {"progress", 0, "FD", "show progress; with a descriptor, write N/100 lines to it", RUNS | COMMAND_VERIFY,
-     OPTION_FD, AT(progress)},
+    {"progress", 0, "FD", "show progress; with FD, write N/100 lines to it", RUNS | COMMAND_VERIFY, OPTION_FD,
+     AT(progress)},
     {"quiet", 'q', NULL, "errors only", IMAGES | COMMAND_JOB, OPTION_FLAG, AT(quiet)},
     {"verbose", 'v', NULL, "more detail", IMAGES | COMMAND_JOB, OPTION_FLAG, AT(verbose)},
     {"help", 'h', NULL, "show this help", COMMAND_ALL, OPTION_FLAG, AT(help)},
@@ -165,18 +164,11 @@ static const struct option_spec *find_letter(char letter)
     return NULL;
 }
 
-/* The option as the user wrote it, without "=value". */
-static char *option_spelling(const char *word, int letter)
-{
-    if (g_str_has_prefix(word, "--"))
-        return g_strndup(word, strcspn(word, "="));
-    return g_strdup_printf("-%c", letter);
-}
-
 static bool unknown_option(unsigned command, const char *name, const char *word, int letter, GError **error)
 {
-    g_autofree char *spelling = option_spelling(word, letter);
-    bool is_long = g_str_has_prefix(spelling, "--");
+    bool is_long = letter == 0;
+    g_autofree char *spelling =
+        is_long ? g_strndup(word, strcspn(word, "=")) : g_strdup_printf("-%c", letter);
     const struct option_spec *elsewhere = is_long ? find_long(spelling + 2) : find_letter(letter);
     if (elsewhere && !(elsewhere->commands & command))
         return usage(error, "%s: option %s does not apply here", name, spelling);
@@ -198,15 +190,17 @@ static bool unknown_option(unsigned command, const char *name, const char *word,
     return usage(error, "%s: unknown option %s", name, spelling);
 }
 
-/* Says what getopt_long() found wrong: ':' is a missing value, else optopt tells. */
+/* Says what getopt_long() found wrong.  It leaves in optopt the letter, FIRST_LONG + index for a known long
+ * option, or 0 for a long one that it does not know. */
 static bool bad_option(unsigned command, const char *name, int result, char **argv, GError **error)
 {
-    const char *word = argv[optind - 1];
+    if (result == ':' && optopt < FIRST_LONG)
+        return usage(error, "%s: option -%c needs a value", name, optopt);
     if (result == ':')
-        return usage(error, "%s: option %s needs a value", name, word);
+        return usage(error, "%s: option --%s needs a value", name, specs[optopt - FIRST_LONG].name);
     if (optopt >= FIRST_LONG)
         return usage(error, "%s: option --%s takes no value", name, specs[optopt - FIRST_LONG].name);
-    return unknown_option(command, name, word, optopt, error);
+    return unknown_option(command, name, argv[optind - 1], optopt, error);
 }
 
 static bool set_choice(const struct option_spec *spec, const char *value, unsigned *index, GError **error)
@@ -227,6 +221,8 @@ static bool set_descriptor(const struct option_spec *spec, const char *value, in
         return true;
     if (!g_ascii_string_to_unsigned(value, 10, 0, G_MAXINT, &number, NULL))
         return usage(error, "--%s: \"%s\" is not a file descriptor", spec->name, value);
+    if (fcntl((int)number, F_GETFD) < 0)
+        return usage(error, "--%s: file descriptor %s is not open", spec->name, value);
     *fd = number;
     return true;
 }

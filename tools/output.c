@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "tools/output.h"
 
+#include "blockmig/copy/copy.h"
 #include "formats/error.h"
 
 #include <errno.h>
@@ -34,6 +35,16 @@ char *output_printable(const char *text)
     return g_string_free(out, FALSE);
 }
 
+void output_pair(const char *key, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    g_autofree char *text = g_strdup_vprintf(format, arguments);
+    va_end(arguments);
+    g_autofree char *printable = output_printable(text);
+    printf("%-16s  %s\n", key, printable);
+}
+
 json_t *output_json_string(const char *text)
 {
     if (!text)
@@ -63,6 +74,17 @@ json_t *output_json_strings(GPtrArray *strings)
     json_t *array = json_array();
     for (guint i = 0; strings && i < strings->len; i++)
         json_array_append_new(array, output_json_string(strings->pdata[i]));
+    return array;
+}
+
+json_t *output_json_ranges(const GArray *ranges)
+{
+    json_t *array = json_array();
+    for (guint i = 0; ranges && i < ranges->len; i++) {
+        const struct copy_range *range = &g_array_index(ranges, struct copy_range, i);
+        json_array_append_new(array, json_pack("{s:I, s:I}", "offset", (json_int_t)range->offset, "length",
+                                               (json_int_t)range->length));
+    }
     return array;
 }
 

@@ -15,6 +15,9 @@ void output_message(const char *format, ...) G_GNUC_PRINTF(1, 2);
  * \xNN. Owned by the caller. */
 char *output_printable(const char *text);
 
+/* "KEY      VALUE" on standard output; the value may come from anywhere. */
+void output_pair(const char *key, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
 /* A JSON string of any bytes (output_printable); null for NULL. */
 json_t *output_json_string(const char *text);
 /* RFC 3339, UTC, seconds; null for 0. `time` is microseconds since the epoch. */
@@ -22,6 +25,9 @@ json_t *output_json_time(int64_t time);
 /* Rounded to milliseconds. */
 json_t *output_json_seconds(double seconds);
 json_t *output_json_strings(GPtrArray *strings); /* of char *; NULL: empty */
+
+/* Of struct copy_range: objects with offset and length; NULL: empty. */
+json_t *output_json_ranges(const GArray *ranges);
 
 /* Prints the object (and releases it) as the one result on standard output. */
 bool output_json(json_t *object, GError **error);

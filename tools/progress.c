@@ -121,7 +121,8 @@ static char *make_line(const struct progress *progress, int64_t now, unsigned wi
         g_autofree char *whole = units_format_size(total);
         g_autofree char *of = g_strconcat(" of ", whole, NULL);
         append_size_field(line, "", done, of, width);
-        g_autofree char *pace = units_format_rate(speed);
+        bool known = speed > 0 || progress->sample_count > 1;
+        g_autofree char *pace = known ? units_format_rate(speed) : g_strdup("");
         append_field(line, pace, width);
         g_autoptr(GString) left = g_string_new(NULL);
         if (speed > 0) {

@@ -1,0 +1,235 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "tools/job-output.h"
+
+#include "blockmig/migrate/units.h"
+#include "tools/command.h"
+#include "tools/output.h"
+#include "tools/progress.h"
+#include "tools/signals.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+static void on_phase(void *opaque, const char *phase, const char *what)
+{
+    progress_phase(opaque, phase, what);
+}
+
+static void on_progress(void *opaque, const char *phase, const struct copy_counters *counters)
+{
+    progress_update(opaque, counters);
+}
+
+static void on_notice(void *opaque, const char *text)
+{
+    progress_message(opaque, text);
+}
+
+/* ---- JSON: section "JSON" of blockmig(1) --------------------------------------------------------- */
+
+static json_t *digest_to_json(const struct disk_report *disk)
+{
+    if (!disk->root)
+        return json_null();
+    return json_pack("{s:s, s:I, s:s}", "algorithm", digest_algorithm_name(disk->algorithm), "chunk_size",
+                     (json_int_t)DIGEST_CHUNK_SIZE, "root", disk->root);
+}
+
+static void set_integer(json_t *object, const char *key, uint64_t value)
+{
+    json_object_set_new(object, key, json_integer((json_int_t)value));
+}
+
+static void set_string(json_t *object, const char *key, const char *value)
+{
+    json_object_set_new(object, key, output_json_string(value));
+}
+
+static json_t *disk_to_json(const struct disk_report *disk, const struct job_report *report)
+{
+    json_t *object = json_object();
+    set_string(object, "disk", disk->disk);
+    set_string(object, "source", disk->source);
+    set_string(object, "target", disk->target);
+    set_string(object, "source_format", disk->source_format);
+    set_string(object, "target_format", disk->target_format);
+    set_integer(object, "virtual_size", disk->virtual_size);
+    set_integer(object, "source_allocated", disk->source_allocated);
+    set_integer(object, "target_allocated", disk->target_allocated);
+    set_integer(object, "bytes_read", disk->counters.bytes_read);
+    set_integer(object, "bytes_written", disk->counters.bytes_written);
+    set_integer(object, "bytes_cloned", disk->counters.bytes_cloned);
+    set_integer(object, "bytes_zero", disk->counters.bytes_zero);
+    set_integer(object, "bytes_verified", disk->counters.bytes_verified);
+    set_integer(object, "bytes_in_pause", 0); /* nothing runs, nothing goes over a wire */
+    set_integer(object, "bytes_wire", 0);
+    json_object_set_new(object, "digest", digest_to_json(disk));
+    json_object_set_new(object, "digest_of_layer", json_boolean(disk->layer));
+    set_string(object, "verified", verify_mode_name(report->verified));
+    json_object_set_new(object, "bad_ranges", output_json_ranges(disk->bad));
+    set_string(object, "engine", disk->engine);
+    set_string(object, "receipt", disk->receipt);
+    return object;
+}
+
+/* The receipt of the disk itself: with --chain=keep the layers below come first. */
+static const char *main_receipt(const struct job_report *report)
+{
+    const struct disk_report *last =
+        report->disks && report->disks->len ? report->disks->pdata[report->disks->len - 1] : NULL;
+    return last ? last->receipt : NULL;
+}
+
+static json_t *report_to_json(const struct job_report *report, const GError *failure)
+{
+    json_t *object = json_object(), *disks = json_array();
+    for (guint i = 0; report->disks && i < report->disks->len; i++)
+        json_array_append_new(disks, disk_to_json(report->disks->pdata[i], report));
+    set_integer(object, "schema", 1);
+    set_string(object, "job", report->id);
+    set_string(object, "command", report->command);
+    set_string(object, "method", report->method);
+    set_string(object, "result", report->result);
+    set_string(object, "phase", report->phase);
+    json_object_set_new(object, "started", output_json_time(report->started));
+    json_object_set_new(object, "duration_s", output_json_seconds(report->duration_s));
+    set_integer(object, "passes", 1);
+    json_object_set_new(object, "pause_ms", json_null()); /* there was no guest to pause */
+    json_object_set_new(object, "pause_forecast_ms", json_null());
+    json_object_set_new(object, "resumed", json_boolean(report->resumed));
+    json_object_set_new(object, "disks", disks);
+    set_string(object, "source", report->source);
+    set_string(object, "receipt", main_receipt(report));
+    json_object_set_new(object, "plan", output_json_strings(report->plan));
+    set_integer(object, "space_needed", report->space_needed);
+    set_integer(object, "space_available", report->space_available);
+    if (failure)
+        set_string(object, "error", failure->message);
+    if (report->advice)
+        set_string(object, "advice", report->advice);
+    return object;
+}
+
+/* ---- text ----------------------------------------------------------------------------------------- */
+
+static const char *verified_text(enum verify_mode mode)
+{
+    switch (mode) {
+    case VERIFY_FULL:
+        return "all that was written was read back from the medium and compared; the finished image was "
+               "proved";
+    case VERIFY_WRITTEN:
+        return "all that was written was read back from the medium and compared";
+    case VERIFY_NONE:
+        return "not verified (--verify=none); the digests are those of what was read";
+    }
+    return "";
+}
+
+static void print_disk(const struct disk_report *disk)
+{
+    const struct copy_counters *counters = &disk->counters;
+    g_autofree char *size = units_format_size(disk->virtual_size);
+    g_autofree char *read = units_format_size(counters->bytes_read);
+    g_autofree char *written = units_format_size(counters->bytes_written);
+    g_autofree char *cloned = units_format_size(counters->bytes_cloned);
+    g_autofree char *zero = units_format_size(counters->bytes_zero);
+    g_autofree char *before = units_format_size(disk->source_allocated);
+    g_autofree char *after = units_format_size(disk->target_allocated);
+
+    output_pair("copied", "%s (%s)", disk->source, disk->source_format);
+    output_pair("to", "%s (%s), %s", disk->target, disk->target_format, size);
+    if (counters->bytes_cloned)
+        output_pair("data", "%s read, %s written, %s shared with the source, %s zero", read, written, cloned,
+                    zero);
+    else
+        output_pair("data", "%s read, %s written, %s zero", read, written, zero);
+    output_pair("allocated", "%s in the source, %s in the target", before, after);
+    for (guint i = 0; disk->bad && i < disk->bad->len; i++) {
+        const struct copy_range *range = &g_array_index(disk->bad, struct copy_range, i);
+        output_pair("unreadable", "offset %" PRIu64 ", length %" PRIu64 ": zeros in the target",
+                    range->offset, range->length);
+    }
+    if (disk->root)
+        output_pair("digest", "%s %s%s", digest_algorithm_name(disk->algorithm), disk->root,
+                    disk->layer ? " (of this layer alone)" : "");
+    if (disk->receipt)
+        output_pair("receipt", "%s", disk->receipt);
+}
+
+static void print_end(const struct job_report *report)
+{
+    g_autofree char *time = units_format_duration((int64_t)(report->duration_s * G_USEC_PER_SEC));
+    uint64_t read = 0;
+    for (guint i = 0; i < report->disks->len; i++)
+        read += ((const struct disk_report *)report->disks->pdata[i])->counters.bytes_read;
+    g_autofree char *rate = units_format_rate(report->duration_s > 0 ? read / report->duration_s : 0);
+    output_pair("verified", "%s", verified_text(report->verified));
+    /* The bytes are those of all runs, the time is that of the last: no rate comes of that. */
+    if (report->resumed)
+        output_pair("time", "%s, continued from an earlier run", time);
+    else
+        output_pair("time", "%s, %s read", time, rate);
+    output_pair("source", "%s", report->source);
+}
+
+static void print_plan(const struct job_report *report)
+{
+    for (guint i = 0; report->plan && i < report->plan->len; i++) {
+        g_autofree char *line = output_printable(report->plan->pdata[i]);
+        printf("%s\n", line);
+    }
+}
+
+static void print_report(const struct options *options, const struct job_report *report, bool dry_run)
+{
+    if (options->quiet)
+        return;
+    if (dry_run || options->verbose)
+        print_plan(report);
+    /* Salvage ends in an error, but there is a target to tell of. */
+    bool finished = strcmp(report->result, "done") == 0;
+    for (guint i = 0; !dry_run && report->disks && i < report->disks->len; i++) {
+        const struct disk_report *disk = report->disks->pdata[i];
+        if (finished || (disk->bad && disk->bad->len))
+            print_disk(disk);
+    }
+    if (finished && !dry_run && report->disks)
+        print_end(report);
+}
+
+static int tell_failure(const struct options *options, const struct job_report *report, const GError *failure)
+{
+    output_message("%s", failure->message);
+    if (report->advice && options->state_dir)
+        output_message("%s (with --state-dir %s)", report->advice, options->state_dir);
+    else if (report->advice)
+        output_message("%s", report->advice);
+    return command_exit_status(COMMAND_COPY, failure);
+}
+
+int job_output_run(const struct options *options, const struct copy_request *request, bool dry_run,
+                   GError **error)
+{
+    g_autoptr(GError) failure = NULL;
+    struct progress *progress = progress_new(options);
+    const struct job_listener listener = {
+        .phase = on_phase,
+        .progress = on_progress,
+        .notice = on_notice,
+        .cancelled = signals_cancelled,
+        .opaque = progress,
+    };
+
+    signals_install();
+    g_autoptr(job_report_t) report = copy_job_run(request, &listener, dry_run, &failure);
+    progress_end(progress, !failure);
+    bool printed = true;
+    if (options->json)
+        printed = output_json(report_to_json(report, failure), failure ? NULL : error);
+    else
+        print_report(options, report, dry_run);
+    if (!printed && !failure)
+        return 0;
+    return failure ? tell_failure(options, report, failure) : 0;
+}
