@@ -2,6 +2,7 @@
 TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
 EXTRA_DIST += tests/lib.sh tests/make-data.py tests/make-qcow2.py
 dist_check_SCRIPTS += \
+	tests/copy-prints-one-json-object.sh \
 	tests/every-file-has-a-licence.sh \
 	tests/every-option-is-documented.sh \
 	tests/info-shows-a-chain-and-its-users.sh \
@@ -13,6 +14,7 @@ dist_check_SCRIPTS += \
 	tests/qcow2-images-of-qemu-read-the-same.sh \
 	tests/room-is-measured-on-real-file-systems.sh \
 	tests/usage-errors-exit-2.sh \
+	tests/verify-names-the-differing-ranges.sh
 include tests/helpers/local.mk
 include tests/unit/local.mk
 include tests/fuzz/local.mk
