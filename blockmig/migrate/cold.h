@@ -33,6 +33,7 @@ struct copy_unit {
 
     /* while it is being written */
     struct image *target;
+    struct storage *replaced; /* the file that has the name now, locked; or NULL */
     struct digest_table *digests;
     struct copy_map_sum map_sum;
     struct copy_counters before; /* what earlier runs of the job did */

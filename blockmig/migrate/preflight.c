@@ -139,13 +139,24 @@ static void describe_unit(struct cold_job *job, struct copy_unit *unit)
     g_ptr_array_add(job->report->disks, disk);
 }
 
-static bool target_is_free(const struct cold_job *job, const struct copy_unit *unit, GError **error)
+/* --force replaces a file, but not the disk of a machine, which would go on writing to a file without a name.
+ * The lock is kept to the end, so that none is started on it meanwhile. */
+static bool hold_replaced(struct copy_unit *unit, GError **error)
+{
+    g_autofree char *real = NULL;
+
+    unit->replaced = storage_file_open(unit->target_path, FILE_WRITE, NULL, &real, error);
+    return unit->replaced != NULL;
+}
+
+static bool target_is_free(const struct cold_job *job, struct copy_unit *unit, GError **error)
 {
     struct stat st;
 
-    if (unit->device || job->already_there || job->request->force || stat(unit->target_path, &st) < 0 ||
-        st.st_size == 0)
+    if (unit->device || job->already_there || stat(unit->target_path, &st) < 0)
         return true;
+    if (job->request->force || st.st_size == 0)
+        return hold_replaced(unit, error);
     g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "%s exists already: --force replaces it",
                 unit->target_path);
     return false;
