@@ -90,8 +90,8 @@ is()
         ok "$3"
     else
         not_ok "$3"
-        diag "got:    $1"
-        diag "wanted: $2"
+        diag "got:    ${1:0:2000}"
+        diag "wanted: ${2:0:2000}"
     fi
 }
 

@@ -15,6 +15,13 @@ dist_check_SCRIPTS += \
 	tests/room-is-measured-on-real-file-systems.sh \
 	tests/usage-errors-exit-2.sh \
 	tests/verify-names-the-differing-ranges.sh
+
+# Whole copies, end to end.
+dist_check_SCRIPTS += \
+	tests/copy-refuses-the-same-file.sh \
+	tests/read-back-catches-corruption.sh \
+	tests/salvage-lists-bad-ranges.sh
+
 include tests/helpers/local.mk
 include tests/unit/local.mk
 include tests/fuzz/local.mk
