@@ -40,8 +40,8 @@ grep -v '^=item B<--salvage>' "$manual" >"$tmp/less.pod"
 unlike "$(options_of_the_manual "$tmp/less.pod")" '^--salvage$' "a missing option would be seen"
 
 for command in $(commands); do
-    grep -Eq "^B<blockmig $command[ >]" "$manual" && ok "$command is in the synopsis" || not_ok "$command is in the synopsis"
-    grep -Eq "^=item B<$command[ >]" "$manual" && ok "$command is described" || not_ok "$command is described"
+    grep -Eq "^B<blockmig ${command}[ >]" "$manual" && ok "$command is in the synopsis" || not_ok "$command is in the synopsis"
+    grep -Eq "^=item B<${command}[ >]" "$manual" && ok "$command is described" || not_ok "$command is described"
     like "$(blockmig "$command" --help)" "^Usage: blockmig $command " "$command --help"
 done
 is "$(sed -n 's/^B<blockmig \([a-z]*\)[ >].*/\1/p' "$manual" | LC_ALL=C sort -u)" "$(commands | LC_ALL=C sort)" \
