@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <glib/gstdio.h>
 #include <stdarg.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -211,6 +212,23 @@ static bool prepare_statements(struct journal *journal, GError **error)
     return true;
 }
 
+/* SQLite's busy timeout does not cover the first and the last moments of a database (the switch to WAL,
+ * recovery, the removal of the WAL by the last connection): opening and closing take turns.  The lock is on
+ * the directory, because closing any descriptor of the database itself would drop SQLite's own locks. */
+static int lock_directory(const char *directory)
+{
+    int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    while (fd >= 0 && flock(fd, LOCK_EX) != 0 && errno == EINTR)
+        continue;
+    return fd;
+}
+
+static void unlock_directory(int fd)
+{
+    if (fd >= 0)
+        close(fd);
+}
+
 static bool connect(struct journal *journal, GError **error)
 {
     int rc =
@@ -243,10 +261,12 @@ struct journal *journal_open(const char *directory, GError **error)
     g_mutex_init(&journal->lock);
     journal->path = journal_path(directory);
     journal->directory = g_path_get_dirname(journal->path);
-    if (!prepare_directory(journal->directory, error) || !prepare_file(journal, error) ||
-        !connect(journal, error))
+    if (!prepare_directory(journal->directory, error))
         return NULL;
-    return g_steal_pointer(&journal);
+    int lock = lock_directory(journal->directory);
+    bool ok = prepare_file(journal, error) && connect(journal, error);
+    unlock_directory(lock);
+    return ok ? g_steal_pointer(&journal) : NULL;
 }
 
 void journal_close(struct journal *journal)
@@ -255,7 +275,9 @@ void journal_close(struct journal *journal)
         return;
     for (unsigned i = 0; i < STATEMENT_COUNT; i++)
         sqlite3_finalize(journal->statements[i]);
+    int lock = journal->db ? lock_directory(journal->directory) : -1;
     sqlite3_close(journal->db);
+    unlock_directory(lock);
     g_mutex_clear(&journal->lock);
     g_free(journal->directory);
     g_free(journal->path);
