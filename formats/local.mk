@@ -7,10 +7,18 @@ libformats_a_SOURCES = \
 	formats/extent.c formats/extent.h \
 	formats/image.c formats/image.h \
 	formats/probe.c \
+	formats/qcow2-alloc.c \
 	formats/qcow2-cache.c \
+	formats/qcow2-check.c \
+	formats/qcow2-create.c \
+	formats/qcow2-flush.c \
+	formats/qcow2-guard.c \
 	formats/qcow2-header.c \
+	formats/qcow2-l2.c \
 	formats/qcow2-map.c \
 	formats/qcow2-pack.c \
+	formats/qcow2-place.c \
+	formats/qcow2-refcount.c \
 	formats/qcow2.c formats/qcow2.h \
 	formats/raw.c \
 	formats/storage.c formats/storage.h

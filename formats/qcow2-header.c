@@ -168,7 +168,8 @@ static bool read_version3(struct qcow2 *qcow2, const struct header_bytes *header
     return check_compression(qcow2, qcow2->header_length > V3_HEADER_LENGTH ? header->bytes[104] : 0, error);
 }
 
-static void set_geometry(struct qcow2 *qcow2)
+/* What follows from cluster_bits, refcount_order and the feature bits. */
+void qcow2_set_geometry(struct qcow2 *qcow2)
 {
     bool extended = qcow2->incompatible & QCOW2_EXTENDED_L2;
 
@@ -397,7 +398,7 @@ bool qcow2_read_header(struct qcow2 *qcow2, GError **error)
         return false;
     if (qcow2->version == 3 && !read_version3(qcow2, &header, error))
         return false;
-    set_geometry(qcow2);
+    qcow2_set_geometry(qcow2);
     return read_backing_name(qcow2, &header, error) && read_extensions(qcow2, &header, error) &&
            check_data_file(qcow2, error) && read_tables(qcow2, &header, error) &&
            read_snapshots(qcow2, &header, error);

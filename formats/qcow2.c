@@ -79,7 +79,7 @@ static bool open_image(struct qcow2 *qcow2, GError **error)
     qcow2->l1 = qcow2_read_words(qcow2, qcow2->l1_offset, qcow2->l1_size, error);
     if (!qcow2->l1)
         return false;
-    qcow2_cache_init(&qcow2->l2, MAX(L2_CACHE_BYTES / qcow2->cluster_size, 4), NULL);
+    qcow2_cache_init(&qcow2->l2, MAX(L2_CACHE_BYTES / qcow2->cluster_size, 4), qcow2_l2_evict);
     qcow2_cache_init(&qcow2->blocks, MAX(BLOCK_CACHE_BYTES / qcow2->cluster_size, 4), qcow2_table_write);
     image->granularity = qcow2->sub_size;
     image->cluster_size = qcow2->cluster_size;
@@ -152,11 +152,21 @@ static void qcow2_describe(struct image *image, image_describe_fn describe, void
 
 const struct format format_qcow2 = {
     .name = "qcow2",
-    .flags = FORMAT_BACKING | FORMAT_PACKED,
+    .flags = FORMAT_BACKING | FORMAT_PACKED | FORMAT_PACKS | FORMAT_CREATE,
+    .options = qcow2_options,
     .probe = qcow2_probe,
+    .measure = qcow2_measure,
+    .create = qcow2_create,
     .open = qcow2_open,
     .map = qcow2_map,
     .unpack = qcow2_unpack,
+    .place = qcow2_place,
+    .pack = qcow2_pack,
+    .place_packed = qcow2_place_packed,
+    .zero = qcow2_zero,
+    .discard = qcow2_zero,
+    .flush = qcow2_flush,
+    .check = qcow2_check,
     .describe = qcow2_describe,
     .close = qcow2_close,
 };

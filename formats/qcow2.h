@@ -6,7 +6,10 @@
  *   qcow2-header.c    header, header extensions, snapshot table: all that is validated at open
  *   qcow2-cache.c     bounded cache of cluster-sized tables, one for L2 and one for refcount blocks
  *   qcow2-map.c       L1 and L2: from guest offsets to extents
- *   qcow2-refcount.c  refcounts of host clusters, allocation, growth of the refcount table
+ *   qcow2-refcount.c  refcounts of host clusters
+ *   qcow2-alloc.c     which host cluster is next; growth of the refcount table
+ *   qcow2-guard.c     where metadata lies, and what must happen before the first change
+ *   qcow2-l2.c        the life of an L2 table that is changed
  *   qcow2-place.c     changes of the mapping: place, zero, packed clusters
  *   qcow2-flush.c     the write order
  *   qcow2-create.c    new images
@@ -121,8 +124,8 @@ struct qcow2 {
     uint64_t reftable_size;
     struct qcow2_cache blocks;
 
-    /* Below: only after qcow2_begin_write(). */
-    bool writing;
+    /* Below: only after qcow2_prepare_write(), but for `failed`. */
+    bool writing;         /* qcow2_begin_write() was done */
     bool failed;          /* an operation stopped half way: nothing more may be made durable */
     uint64_t *l1_changed; /* bitmap: in-memory L1 entries that differ from the durable ones */
     struct qcow2_range l1_dirty, reftable_dirty; /* of entries; count 0: none */
@@ -188,6 +191,11 @@ bool qcow2_open(struct image *image, GError **error);
 void qcow2_close(struct image *image);
 
 /* qcow2-header.c */
+struct qcow2_header_name {
+    uint8_t kind, bit; /* 0 incompatible, 1 compatible, 2 autoclear */
+    char name[46];
+};
+void qcow2_set_geometry(struct qcow2 *qcow2);
 bool qcow2_probe(const uint8_t *head, size_t length, struct storage *storage);
 /* Reads and validates header, extensions and snapshot table; fills the image's and the header's fields. */
 bool qcow2_read_header(struct qcow2 *qcow2, GError **error);
@@ -229,24 +237,39 @@ bool qcow2_refcount_get(struct qcow2 *qcow2, uint64_t cluster, uint64_t *count, 
 bool qcow2_refcount_set(struct qcow2 *qcow2, uint64_t cluster, uint64_t count, GError **error);
 /* The refcount block with that index; *block NULL: there is none, all its counts are 0. */
 bool qcow2_block_load(struct qcow2 *qcow2, uint64_t index, struct qcow2_table **block, GError **error);
+/* Refcount number i of a block, in its bytes as they lie in the file. */
+void qcow2_block_set(const struct qcow2 *qcow2, uint8_t *block, uint64_t i, uint64_t count);
 uint64_t qcow2_block_get(const struct qcow2 *qcow2, const uint8_t *block, uint64_t i);
 /* Makes `cluster`, which is free, the refcount block number `index`. */
 bool qcow2_block_add(struct qcow2 *qcow2, uint64_t index, uint64_t cluster, GError **error);
+
+/* qcow2-alloc.c */
 /* Takes the lowest free cluster: refcount 1. */
 bool qcow2_allocate(struct qcow2 *qcow2, uint64_t *cluster, GError **error);
 /* One more reference to a cluster that is in use. */
 bool qcow2_reference(struct qcow2 *qcow2, uint64_t cluster, GError **error);
+void qcow2_range_extend(struct qcow2_range *range, uint64_t entry);
+void qcow2_ranges_append(GArray *ranges, uint64_t first, uint64_t count);
 /* Drops references to `count` clusters once the next flush has made the new mapping durable. */
 void qcow2_free_later(struct qcow2 *qcow2, uint64_t first, uint64_t count);
 /* Drops them now; freed clusters are appended to `freed` (of struct qcow2_range). */
 bool qcow2_drop_references(struct qcow2 *qcow2, GArray *freed, GError **error);
-/* May guest data live in this host cluster? A qcow2_corrupt() error if metadata is there. */
+
+/* qcow2-guard.c */
+/* May something new be written to this host cluster? A qcow2_corrupt() error if metadata is there. */
 bool qcow2_guard(struct qcow2 *qcow2, uint64_t cluster, GError **error);
-/* Before the first change: loads refcounts, collects where metadata lies, clears autoclear bits,
- * rebuilds refcounts if the dirty bit is set. */
+void qcow2_guard_move(struct qcow2 *qcow2, struct qcow2_range from, struct qcow2_range to);
+/* Loads refcounts and collects where metadata lies; writes nothing. */
+bool qcow2_prepare_write(struct qcow2 *qcow2, GError **error);
+/* Before the first change: also rebuilds refcounts if the dirty bit is set, clears autoclear bits. */
 bool qcow2_begin_write(struct qcow2 *qcow2, GError **error);
-void qcow2_range_extend(struct qcow2_range *range, uint64_t entry);
-void qcow2_ranges_append(GArray *ranges, uint64_t first, uint64_t count);
+
+/* qcow2-l2.c */
+/* The L2 table of an L1 index, to be changed: made if there is none, moved if it is shared. */
+struct qcow2_table *qcow2_l2_edit(struct qcow2 *qcow2, uint64_t l1_index, GError **error);
+bool qcow2_l2_evict(struct qcow2 *qcow2, struct qcow2_table *table, GError **error);
+void qcow2_encode(struct qcow2 *qcow2, struct qcow2_table *table, uint64_t index,
+                  const struct qcow2_entry *entry);
 
 /* qcow2-place.c */
 bool qcow2_place(struct image *image, uint64_t offset, uint64_t length, GArray *placements, GError **error);
@@ -254,8 +277,6 @@ bool qcow2_place_packed(struct image *image, uint64_t offset, size_t packed_leng
                         GError **error);
 bool qcow2_zero(struct image *image, uint64_t offset, uint64_t length, uint64_t *done_offset,
                 uint64_t *done_length, GError **error);
-/* L2 cache eviction: see the comment there. */
-bool qcow2_l2_evict(struct qcow2 *qcow2, struct qcow2_table *table, GError **error);
 
 /* qcow2-flush.c */
 bool qcow2_flush(struct image *image, GError **error);

@@ -4,14 +4,23 @@
  *
  *   qcow2-driver read IMAGE RAW         the guest's view, through the chain, into RAW
  *   qcow2-driver map IMAGE              number of extents and of bytes by status
+ *   qcow2-driver create IMAGE SIZE OPTIONS [BACKING FORMAT]
+ *   qcow2-driver check IMAGE repair|look    exit 0 clean, 3 leaks, 4 corruptions
+ *   qcow2-driver random IMAGE RAW SEED STEPS
+ *                      random writes, zeros, discards, packed clusters, flushes, reopenings; the
+ *                      expected content goes to RAW
  */
 #include "blockmig/storage/file.h"
 #include "formats/chain.h"
+#include "tests/helpers/image-writer.h"
 
 #include <stdio.h>
 #include <string.h>
 
-#define BUFFER (1u << 20)
+#define BUFFER   (1u << 20)
+#define MAX_DISK (1u << 28)
+
+static int exit_status;
 
 static struct chain *open_chain(const char *path, GError **error)
 {
@@ -72,13 +81,123 @@ static bool command_map(char **argv, GError **error)
     return true;
 }
 
+static bool command_create(char **argv, GError **error)
+{
+    struct image_create_options options = {.size = g_ascii_strtoull(argv[1], NULL, 0)};
+    g_autoptr(GHashTable) values = format_parse_options(&format_qcow2, argv[2], error);
+    g_autoptr(storage_t) storage = NULL;
+
+    if (!values)
+        return false;
+    options.values = values;
+    options.backing_name = argv[3];
+    options.backing_format = argv[3] ? argv[4] : NULL;
+    storage = storage_file_open(argv[0], FILE_WRITE | FILE_CREATE, NULL, NULL, error);
+    return storage && image_create(storage, &format_qcow2, &options, error);
+}
+
+static struct image *open_image(const char *path, bool writable, GError **error)
+{
+    struct storage *storage = storage_file_open(path, writable ? FILE_WRITE : 0, NULL, NULL, error);
+
+    return storage ? image_open(storage, &format_qcow2, writable, error) : NULL;
+}
+
+static bool command_check(char **argv, GError **error)
+{
+    bool repair = strcmp(argv[1], "repair") == 0;
+    g_autoptr(image_t) image = open_image(argv[0], repair, error);
+    struct image_check result;
+
+    if (!image || !image_check(image, repair, &result, error))
+        return false;
+    printf("leaks %" G_GUINT64_FORMAT " corruptions %" G_GUINT64_FORMAT " repaired %" G_GUINT64_FORMAT "\n",
+           result.leaks, result.corruptions, result.repaired);
+    exit_status = result.corruptions ? 4 : result.leaks > result.repaired ? 3 : 0;
+    return true;
+}
+
+/* The chain below an image; *backing stays NULL if there is none. */
+static bool open_backing(const char *path, struct image *image, struct chain **backing, GError **error)
+{
+    static unsigned flags = FILE_NO_LOCK;
+    const struct chain_policy policy = {.open = storage_file_open_for_chain, .opaque = &flags};
+    g_autofree char *directory = g_path_get_dirname(path), *name = NULL;
+    const struct format *format;
+
+    if (!image->backing_name)
+        return true;
+    name = g_build_filename(directory, image->backing_name, NULL);
+    format = format_by_name(image->backing_format, error);
+    *backing = format ? chain_open(name, format, &policy, error) : NULL;
+    return *backing;
+}
+
+static bool compare_model(struct image *image, struct chain *backing, const uint8_t *model, GError **error)
+{
+    g_autofree uint8_t *content = g_malloc(image->size);
+
+    if (!writer_read(image, backing, content, image->size, 0, error))
+        return false;
+    for (uint64_t i = 0; i < image->size; i++) {
+        if (content[i] != model[i]) {
+            g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT,
+                        "the content differs from the model at %" G_GUINT64_FORMAT, i);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* One session with the image: it ends with a flush and a comparison. */
+static bool random_session(const char *path, GRand *random, uint8_t **model, unsigned steps, uint64_t *size,
+                           GError **error)
+{
+    g_autoptr(image_t) image = open_image(path, true, error);
+    g_autoptr(chain_t) backing = NULL;
+    uint64_t offset, length;
+
+    if (!image || image->size > MAX_DISK || !open_backing(path, image, &backing, error))
+        return false;
+    *size = image->size;
+    if (!*model) {
+        *model = g_malloc(image->size);
+        if (!writer_read(image, backing, *model, image->size, 0, error))
+            return false;
+    }
+    for (unsigned i = 0; i < steps; i++) {
+        if (!writer_step(image, backing, random, *model, &offset, &length, error) ||
+            (g_rand_int_range(random, 0, 12) == 0 && !image_flush(image, error)))
+            return false;
+    }
+    return image_flush(image, error) && compare_model(image, backing, *model, error);
+}
+
+static bool command_random(char **argv, GError **error)
+{
+    g_autoptr(GRand) random = g_rand_new_with_seed(g_ascii_strtoull(argv[2], NULL, 0));
+    unsigned steps = g_ascii_strtoull(argv[3], NULL, 0);
+    g_autofree uint8_t *model = NULL;
+    uint64_t size = 0;
+
+    while (steps > 0) {
+        unsigned now = g_rand_int_range(random, 1, 100);
+
+        now = MIN(now, steps);
+        if (!random_session(argv[0], random, &model, now, &size, error))
+            return false;
+        steps -= now;
+    }
+    return g_file_set_contents(argv[1], (const char *)model, size, error);
+}
+
 static const struct {
     const char *name;
-    int arguments;
+    int least, most; /* arguments */
     bool (*run)(char **argv, GError **error);
 } commands[] = {
-    {"read", 2, command_read},
-    {"map", 1, command_map},
+    {"check", 2, 2, command_check},   {"create", 3, 5, command_create}, {"map", 1, 1, command_map},
+    {"random", 4, 4, command_random}, {"read", 2, 2, command_read},
 };
 
 int main(int argc, char **argv)
@@ -86,11 +205,12 @@ int main(int argc, char **argv)
     g_autoptr(GError) error = NULL;
 
     for (unsigned i = 0; argc > 1 && i < G_N_ELEMENTS(commands); i++) {
-        if (strcmp(argv[1], commands[i].name) != 0 || argc != 2 + commands[i].arguments)
+        if (strcmp(argv[1], commands[i].name) != 0 || argc < 2 + commands[i].least ||
+            argc > 2 + commands[i].most)
             continue;
         if (commands[i].run(argv + 2, &error))
-            return 0;
-        fprintf(stderr, "qcow2-driver: %s\n", error->message);
+            return exit_status;
+        fprintf(stderr, "qcow2-driver: %s\n", error ? error->message : "too large");
         return 1;
     }
     fprintf(stderr, "usage: qcow2-driver COMMAND ARGUMENT...\n");
