@@ -76,7 +76,7 @@ struct ring *ring_new(unsigned depth, unsigned threads, bool no_uring, GError **
     ring->finished.last = &ring->finished.first;
     ring->uring = !no_uring && open_uring(ring);
     /* Without io_uring a thread is what a request in flight costs. */
-    ring->threads = ring_threads_new(ring->uring ? threads : MAX(threads, depth), error);
+    ring->threads = ring_threads_new(ring->uring ? threads : MAX(threads, MIN(depth, 16)), error);
     if (!ring->threads) {
         ring_free(ring);
         return NULL;
