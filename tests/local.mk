@@ -19,7 +19,17 @@ dist_check_SCRIPTS += \
 
 # Whole copies, end to end.
 dist_check_SCRIPTS += \
+	tests/chain-keep-copies-every-layer.sh \
+	tests/chain-shallow-keeps-the-backing.sh \
+	tests/chains-flatten-like-qemu-img.sh \
+	tests/copy-refuses-a-disk-in-use.sh \
+	tests/copy-refuses-a-target-that-is-too-small.sh \
+	tests/copy-refuses-an-existing-target.sh \
+	tests/copy-refuses-backing-files-outside-its-roots.sh \
 	tests/copy-refuses-the-same-file.sh \
+	tests/copy-resumes-after-full-disk.sh \
+	tests/copy-survives-sigkill.sh \
+	tests/ctrl-c-cancels-and-resumes.sh \
 	tests/read-back-catches-corruption.sh \
 	tests/salvage-lists-bad-ranges.sh
 
