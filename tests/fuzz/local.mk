@@ -21,3 +21,14 @@ EXTRA_DIST += tests/fuzz/corpus/receipt
 check_PROGRAMS += tests/fuzz/receipt.t
 tests_fuzz_receipt_t_SOURCES = tests/fuzz/receipt.c tests/fuzz/replay.c
 tests_fuzz_receipt_t_LDADD = $(UNIT_LIBS)
+
+if FUZZING
+noinst_PROGRAMS += tests/fuzz/qcow2.fuzz
+endif
+tests_fuzz_qcow2_fuzz_SOURCES = tests/fuzz/qcow2.c
+tests_fuzz_qcow2_fuzz_LDADD = $(UNIT_LIBS)
+tests_fuzz_qcow2_fuzz_LDFLAGS = $(FUZZ_FLAGS)
+EXTRA_DIST += tests/fuzz/corpus/qcow2
+check_PROGRAMS += tests/fuzz/qcow2.t
+tests_fuzz_qcow2_t_SOURCES = tests/fuzz/qcow2.c tests/fuzz/replay.c
+tests_fuzz_qcow2_t_LDADD = $(UNIT_LIBS)

@@ -19,6 +19,15 @@ tests_unit_lock_t_LDADD = $(UNIT_LIBS)
 check_PROGRAMS += tests/unit/chain-map.t
 tests_unit_chain_map_t_SOURCES = tests/unit/chain-map.c tests/unit/harness.h
 tests_unit_chain_map_t_LDADD = $(UNIT_LIBS)
+check_PROGRAMS += tests/unit/qcow2-hostile.t
+tests_unit_qcow2_hostile_t_SOURCES = tests/unit/qcow2-hostile.c
+tests_unit_qcow2_hostile_t_LDADD = $(UNIT_LIBS)
+
+check_PROGRAMS += tests/unit/qcow2.t
+tests_unit_qcow2_t_SOURCES = tests/unit/qcow2.c \
+	tests/helpers/image-writer.c tests/helpers/image-writer.h
+tests_unit_qcow2_t_LDADD = $(UNIT_LIBS)
+
 check_PROGRAMS += tests/unit/raw.t
 tests_unit_raw_t_SOURCES = tests/unit/raw.c tests/unit/harness.h
 tests_unit_raw_t_LDADD = $(UNIT_LIBS)
