@@ -33,11 +33,12 @@ bool ring_op_is_direct(const struct ring_op *op)
 
 /* ---- reading ---- */
 
-/* Stops early at the end of the file; *done says where. */
-static bool read_some(int fd, void *buffer, size_t length, uint64_t offset, size_t *done)
+/* Stops early at the end of the file; *done says where.  A count that is not aligned is such an end: O_DIRECT
+ * cannot go on from there, even if the file has grown meanwhile. */
+static bool read_some(int fd, uint32_t alignment, void *buffer, size_t length, uint64_t offset, size_t *done)
 {
     *done = 0;
-    while (*done < length) {
+    while (*done < length && (*done & (alignment - 1)) == 0) {
         struct iovec piece = {(uint8_t *)buffer + *done, length - *done};
         ssize_t n = preadv2(fd, &piece, 1, (off_t)(offset + *done), 0);
         if (n == 0)
@@ -75,7 +76,8 @@ static bool read_bounced(struct storage *storage, uint8_t *buffer, size_t length
     while (length > 0) {
         uint64_t begin = offset & ~mask;
         size_t skip = (size_t)(offset - begin), want = MIN(length, size - skip), done;
-        if (!read_some(storage->direct_fd, bounce, (skip + want + mask) & ~mask, begin, &done))
+        if (!read_some(storage->direct_fd, storage->alignment, bounce, (skip + want + mask) & ~mask, begin,
+                       &done))
             return read_failed(storage, want, offset, error);
         if (done < skip + want)
             return short_file(storage, begin + done, error);
@@ -122,7 +124,7 @@ bool ring_read_now(struct storage *storage, void *buffer, size_t length, uint64_
         return read_cached(storage, buffer, length, offset, past_cache, error);
     if (!ring_op_is_direct(&op))
         return read_bounced(storage, buffer, length, offset, error);
-    if (read_some(storage->direct_fd, buffer, length, offset, &done))
+    if (read_some(storage->direct_fd, storage->alignment, buffer, length, offset, &done))
         return done == length || short_file(storage, offset + done, error);
     if (errno == EINVAL) /* it promised more than it can take */
         return read_cached(storage, buffer, length, offset, past_cache, error);

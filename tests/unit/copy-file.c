@@ -158,7 +158,7 @@ static void test_thin(void)
     int fd = open(from, O_RDWR | O_CREAT | O_TRUNC, 0600);
 
     if (ftruncate(fd, (off_t)size) < 0) {
-        g_test_skip("the file system has no files of 8 TiB");
+        harness_skip("the file system has no files of 8 TiB");
         close(fd);
         return;
     }
@@ -188,8 +188,9 @@ static void test_reflink(void)
     g_autofree char *from = g_build_filename(mount, "source", NULL),
                     *to = g_build_filename(mount, "target", NULL);
 
-    if (geteuid() != 0 || !g_find_program_in_path("mkfs.xfs")) {
-        g_test_skip("needs root and mkfs.xfs");
+    g_autofree char *program = g_find_program_in_path("mkfs.xfs");
+    if (geteuid() != 0 || !program) {
+        harness_skip("needs root and mkfs.xfs");
         return;
     }
     int fd = open(disk, O_RDWR | O_CREAT | O_TRUNC, 0600);
@@ -198,7 +199,7 @@ static void test_reflink(void)
     g_mkdir(mount, 0700);
     g_assert_cmpint(harness_run(NULL, mkfs), ==, 0);
     if (harness_run(NULL, mounting) != 0) {
-        g_test_skip("cannot mount a loop device");
+        harness_skip("cannot mount a loop device");
         return;
     }
     make_source(from, 40 * MIB + 700);
@@ -216,7 +217,7 @@ static void test_reflink(void)
 
 int main(int argc, char **argv)
 {
-    char *with_tap[] = {argv[0], g_strdup("--tap"), NULL};
+    char *with_tap[] = {argv[0], (char[]){"--tap"}, NULL};
     char **args = argc > 1 ? argv : with_tap;
     int count = argc > 1 ? argc : 2;
 
@@ -230,5 +231,6 @@ int main(int argc, char **argv)
     g_test_add_func("/copy-file/reflink", test_reflink);
     int rc = g_test_run();
     harness_remove(directory);
+    g_free(directory);
     return rc;
 }

@@ -786,7 +786,7 @@ static void add_both(const char *name, GTestDataFunc test)
 
 int main(int argc, char **argv)
 {
-    char *with_tap[] = {argv[0], g_strdup("--tap"), NULL};
+    char *with_tap[] = {argv[0], (char[]){"--tap"}, NULL};
     char **args = argc > 1 ? argv : with_tap;
     int count = argc > 1 ? argc : 2;
 

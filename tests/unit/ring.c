@@ -214,7 +214,7 @@ int main(int argc, char **argv)
                  {"memory", test_memory}, {"errors", test_errors},
                  {"call", test_call},     {"timeout", test_timeout},
                  {"clone", test_clone}};
-    char *with_tap[] = {argv[0], g_strdup("--tap"), NULL};
+    char *with_tap[] = {argv[0], (char[]){"--tap"}, NULL};
     char **args = argc > 1 ? argv : with_tap;
     int count = argc > 1 ? argc : 2;
 
