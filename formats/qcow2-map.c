@@ -9,7 +9,8 @@
 
 #include <string.h>
 
-#define READ_AHEAD (1u << 20)
+#define READ_AHEAD (1u << 20) /* bytes of tables that lie side by side, in one request */
+#define PREFETCH   (8u << 20) /* bytes of tables on their way from the medium */
 
 /* Collects extents and merges neighbours. */
 struct sink {
@@ -74,12 +75,26 @@ static unsigned adjacent_tables(struct qcow2 *qcow2, uint64_t l1_index)
     return count;
 }
 
+static bool read_table(struct qcow2 *qcow2, uint64_t l1_index, uint64_t host, GError **error)
+{
+    struct qcow2_table *table = qcow2_cache_add(qcow2, &qcow2->l2, l1_index, host, error);
+
+    if (!table)
+        return false;
+    if (storage_pread(qcow2->storage, table->bytes, qcow2->cluster_size, host, error))
+        return true;
+    qcow2_cache_drop(&qcow2->l2, table);
+    return false;
+}
+
 static bool read_tables(struct qcow2 *qcow2, uint64_t l1_index, unsigned count, GError **error)
 {
     uint64_t host = qcow2->l1[l1_index] & QCOW2_HOST;
 
+    if (count == 1)
+        return read_table(qcow2, l1_index, host, error);
     if (!qcow2->read_ahead)
-        qcow2->read_ahead = g_malloc(MAX(READ_AHEAD, qcow2->cluster_size));
+        qcow2->read_ahead = g_malloc(READ_AHEAD);
     if (!storage_pread(qcow2->storage, qcow2->read_ahead, (size_t)count * qcow2->cluster_size, host, error))
         return false;
     for (unsigned i = count; i-- > 0;) { /* backwards: the first one is used next */
@@ -91,6 +106,24 @@ static bool read_tables(struct qcow2 *qcow2, uint64_t l1_index, unsigned count, 
         memcpy(table->bytes, qcow2->read_ahead + offset, qcow2->cluster_size);
     }
     return true;
+}
+
+/* A walk through the disk asks for the tables ahead of it, wherever they lie: so the medium is busy while one
+ * is looked at. A single look here and there asks for nothing. */
+static void prefetch_tables(struct qcow2 *qcow2, uint64_t l1_index)
+{
+    uint64_t window = MAX(PREFETCH / qcow2->cluster_size, 2), last = qcow2->last_read;
+    bool walking = l1_index > last && l1_index - last <= window;
+    uint64_t next = MAX(l1_index + 1, qcow2->prefetched), end = MIN(l1_index + window, qcow2->l1_size);
+    const char *why;
+
+    qcow2->last_read = l1_index;
+    if (!walking || next > l1_index + window)
+        qcow2->prefetched = l1_index + 1;
+    else if (next <= l1_index + window / 2)
+        for (qcow2->prefetched = MAX(end, next); next < end; next++)
+            if (qcow2->l1[next] && qcow2_l1_entry_valid(qcow2, qcow2->l1[next], &why))
+                storage_prefetch(qcow2->storage, qcow2->l1[next] & QCOW2_HOST, qcow2->cluster_size);
 }
 
 struct qcow2_table *qcow2_l2_load(struct qcow2 *qcow2, uint64_t l1_index, GError **error)
@@ -105,6 +138,7 @@ struct qcow2_table *qcow2_l2_load(struct qcow2 *qcow2, uint64_t l1_index, GError
                       qcow2->l1[l1_index], why);
         return NULL;
     }
+    prefetch_tables(qcow2, l1_index);
     if (!read_tables(qcow2, l1_index, adjacent_tables(qcow2, l1_index), error))
         return NULL;
     return qcow2_cache_find(&qcow2->l2, l1_index);

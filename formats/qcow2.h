@@ -118,6 +118,8 @@ struct qcow2 {
     uint64_t *l1;
     struct qcow2_cache l2;
     uint8_t *read_ahead; /* buffer for adjacent L2 tables */
+    uint64_t prefetched; /* L1 index up to which tables were asked for in advance */
+    uint64_t last_read;  /* L1 index of the table that was read last */
 
     /* Below: only after qcow2_refcounts_load(). */
     uint64_t *reftable; /* NULL: not loaded */

@@ -151,6 +151,12 @@ bool storage_status(struct storage *storage, uint64_t offset, uint64_t length, b
     return finish(storage, storage->ops->status(storage, offset, length, data, run, error), error);
 }
 
+void storage_prefetch(struct storage *storage, uint64_t offset, uint64_t length)
+{
+    if (storage->ops->prefetch)
+        storage->ops->prefetch(storage, offset, length);
+}
+
 void storage_close(struct storage *storage)
 {
     if (storage)

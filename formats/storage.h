@@ -42,6 +42,8 @@ struct storage_ops {
      * 0 < *run <= length. Optional: everything is data. */
     bool (*status)(struct storage *storage, uint64_t offset, uint64_t length, bool *data, uint64_t *run,
                    GError **error);
+    /* The range will be read soon: fetch it in the background.  Optional: nothing.  Never fails. */
+    void (*prefetch)(struct storage *storage, uint64_t offset, uint64_t length);
     void (*close)(struct storage *storage);
 };
 
@@ -78,6 +80,7 @@ bool storage_status(struct storage *storage, uint64_t offset, uint64_t length, b
                     GError **error);
 /* Says that bytes up to `end` were written through a descriptor; thread-safe, never shrinks. */
 void storage_grown(struct storage *storage, uint64_t end);
+void storage_prefetch(struct storage *storage, uint64_t offset, uint64_t length);
 void storage_close(struct storage *storage); /* NULL is allowed */
 
 typedef struct storage storage_t; /* for g_autoptr(storage_t) only */

@@ -45,13 +45,17 @@ static void print_json(struct printer *printer, const struct extent *extent)
     putchar('}');
 }
 
+/* A million rows in a good second: one call each. */
 static void print_row(const struct extent *extent)
 {
-    printf("%16" PRIu64 " %16" PRIu64 "  %-6s  %5u", extent->offset, extent->length,
-           extent_status_name(extent->status), extent->layer);
+    const char *status = extent_status_name(extent->status);
+
     if (has_place(extent))
-        printf(" %16" PRIu64, extent->host_offset);
-    putchar('\n');
+        printf("%16" PRIu64 " %16" PRIu64 "  %-6s  %5u %16" PRIu64 "\n", extent->offset, extent->length,
+               status, extent->layer, extent->host_offset);
+    else
+        printf("%16" PRIu64 " %16" PRIu64 "  %-6s  %5u\n", extent->offset, extent->length, status,
+               extent->layer);
 }
 
 static void print_extent(struct printer *printer, const struct extent *extent)

@@ -74,6 +74,16 @@ static bool reopen_target(struct cold_job *job, struct copy_unit *unit, GError *
     return image_flush(unit->target, error);
 }
 
+/* What the storage cannot do and the administrator should know; and what the copier must not do on it. */
+static void prepare_storage(const struct cold_job *job, const struct image *target)
+{
+    if (target->cluster_size < 4096)
+        storage_file_avoid_direct(target->storage);
+    if (!storage_file_lockable(target->storage))
+        cold_notice(job, "%s: its file system has no locks: nothing keeps other programs from writing to it",
+                    target->name);
+}
+
 static bool open_target(struct cold_job *job, struct copy_unit *unit, GError **error)
 {
     if (unit->frontier > 0) {
@@ -209,7 +219,10 @@ bool cold_base(struct cold_job *job, GError **error)
 
         if (listener->phase)
             listener->phase(listener->opaque, "base", unit->what);
-        if (!open_target(job, unit, error) || !copy_unit(job, unit, error))
+        if (!open_target(job, unit, error))
+            return false;
+        prepare_storage(job, unit->target);
+        if (!copy_unit(job, unit, error))
             return false;
     }
     return true;

@@ -48,7 +48,8 @@ static bool job_enter(struct cold_job *job, const char *name, GError **error)
     const struct phase *from = job->report->phase ? find_phase(job->report->phase) : NULL;
 
     g_assert(from ? strcmp(from->next, name) == 0 : strcmp(name, "preflight") == 0);
-    if (job->record && !journal_job_set_phase(job->journal, job->record, name, error))
+    /* A finished job that is only looked at again stays as it was if this process dies. */
+    if (job->record && !job->already_there && !journal_job_set_phase(job->journal, job->record, name, error))
         return false;
     job->report->phase = from ? from->next : cold_phases[0].name;
     if (job->listener->phase)

@@ -151,7 +151,7 @@ static bool is_unfinished(const struct journal_job *record)
  * what it was. */
 static bool is_already_there(const struct cold_job *job, const struct journal_job *record, GPtrArray *disks)
 {
-    if (is_unfinished(record) && strcmp(record->phase, "cleanup") != 0)
+    if (strcmp(record->phase, "cleanup") != 0 && strcmp(record->phase, "done") != 0)
         return false;
     for (guint i = 0; i < job->units->len; i++) {
         struct copy_unit *unit = g_ptr_array_index(job->units, i);

@@ -287,6 +287,11 @@ static bool file_status(struct storage *storage, uint64_t offset, uint64_t lengt
     return true;
 }
 
+static void file_prefetch(struct storage *storage, uint64_t offset, uint64_t length)
+{
+    (void)!posix_fadvise(file_of(storage)->fd, offset, length, POSIX_FADV_WILLNEED);
+}
+
 static void file_close(struct storage *storage)
 {
     struct file *file = file_of(storage);
@@ -311,6 +316,7 @@ static const struct storage_ops file_ops = {
     .resize = file_resize,
     .allocate = file_allocate,
     .status = file_status,
+    .prefetch = file_prefetch,
     .close = file_close,
 };
 
