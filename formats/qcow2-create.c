@@ -226,7 +226,10 @@ static void put_extension(GByteArray *bytes, uint32_t type, const void *data, si
 }
 
 /* Only for the error messages of programs that do not know a feature. */
-static const struct qcow2_header_name feature_names[] = {
+static const struct {
+    uint8_t kind, bit; /* 0 incompatible, 1 compatible, 2 autoclear */
+    char name[46];
+} feature_names[] = {
     {0, 0, "dirty bit"},        {0, 1, "corrupt bit"},         {0, 2, "external data file"},
     {0, 3, "compression type"}, {0, 4, "extended L2 entries"}, {1, 0, "lazy refcounts"},
     {2, 0, "bitmaps"},          {2, 1, "raw external data"},

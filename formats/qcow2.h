@@ -193,10 +193,6 @@ bool qcow2_open(struct image *image, GError **error);
 void qcow2_close(struct image *image);
 
 /* qcow2-header.c */
-struct qcow2_header_name {
-    uint8_t kind, bit; /* 0 incompatible, 1 compatible, 2 autoclear */
-    char name[46];
-};
 void qcow2_set_geometry(struct qcow2 *qcow2);
 bool qcow2_probe(const uint8_t *head, size_t length, struct storage *storage);
 /* Reads and validates header, extensions and snapshot table; fills the image's and the header's fields. */

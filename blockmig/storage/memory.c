@@ -185,10 +185,11 @@ struct storage *storage_memory_new(const char *name, const void *data, uint64_t 
     g_mutex_init(&memory->lock);
     memory->data = g_byte_array_new();
     g_assert(bytes_resize(memory->data, size)); /* a test that asks for more than 2 GiB is wrong */
-    if (data)
-        memcpy(memory->data->data, data, size);
     memory->initial = g_byte_array_new();
-    g_byte_array_append(memory->initial, memory->data->data, size);
+    if (data && size) /* an empty array has no bytes to point to */
+        memcpy(memory->data->data, data, size);
+    if (size)
+        g_byte_array_append(memory->initial, memory->data->data, size);
     memory->capacity = capacity;
     memory->faults = g_array_new(FALSE, FALSE, sizeof(struct memory_fault));
     memory->writes = g_array_new(FALSE, FALSE, sizeof(struct memory_write));

@@ -3,6 +3,7 @@
 #include "blockmig/storage/memory.h"
 #include "formats/chain.h"
 #include "tests/helpers/image-writer.h"
+#include "tests/unit/harness.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -228,8 +229,7 @@ static void test_crash(gconstpointer data)
 {
     const char *options = data;
     bool backed = options[0] == '+';
-    guint32 seed = g_test_rand_int();
-    g_autoptr(GRand) random = g_rand_new_with_seed(seed);
+    g_autoptr(GRand) random = harness_rand();
     uint64_t size = 700 * 1024 + 512, offset, length;
     g_autofree uint8_t *model = g_malloc0(size);
     g_autoptr(GPtrArray) marks = g_ptr_array_new_with_free_func(mark_free);
@@ -238,7 +238,6 @@ static void test_crash(gconstpointer data)
     g_autoptr(image_t) image = open_image(storage, true);
     g_autoptr(GError) error = NULL;
 
-    g_test_message("seed %u", seed);
     g_assert_true(writer_read(image, backing, model, size, 0, &error));
     g_ptr_array_add(marks, mark_new(storage, model, size));
     for (int i = 0; i < 100; i++) {
@@ -264,7 +263,7 @@ static void test_growth(void)
     const uint32_t one = GUINT32_TO_BE(1);
     g_autofree uint8_t *model = g_malloc0(size);
     g_autoptr(GPtrArray) marks = g_ptr_array_new_with_free_func(mark_free);
-    g_autoptr(GRand) random = g_rand_new_with_seed(g_test_rand_int());
+    g_autoptr(GRand) random = harness_rand();
     g_autoptr(image_t) image = NULL;
     g_autoptr(GError) error = NULL;
     struct image_check result;
@@ -289,6 +288,55 @@ static void test_growth(void)
     }
     g_assert_cmpuint(GUINT32_FROM_BE(*(const uint32_t *)(storage_memory_data(storage) + 56)), >, 1);
     crash_everywhere(storage, marks, NULL, random);
+}
+
+/* More L2 tables are changed between two flushes than the cache holds: those that the medium uses move, so
+ * that until the flush it still finds the old ones. */
+static void test_eviction(void)
+{
+    uint64_t span = UINT64_C(512) << 30; /* of one L2 table of 2 MiB */
+    unsigned count = 12, before;
+    struct storage *storage = create(count * span, "cluster_size=2M", false);
+    g_autoptr(image_t) image = open_image(storage, true);
+    g_autoptr(GByteArray) cut = NULL;
+    g_autoptr(GError) error = NULL;
+    struct image_check result;
+
+    for (uint8_t round = 1; round <= 3; round++) {
+        before = storage_memory_flush_count(storage);
+        for (unsigned i = 0; i < count; i++) {
+            uint8_t bytes[512];
+
+            memset(bytes, round * 16 + i, sizeof bytes);
+            assert_ok(
+                writer_write(image, NULL, bytes, sizeof bytes, i * span + (uint64_t)round * 4 * MIB, &error));
+        }
+        g_assert_cmpuint(storage_memory_flush_count(storage), ==, before);
+        if (round == 2)
+            cut = g_byte_array_append(g_byte_array_new(), storage_memory_data(storage), storage->size);
+        assert_ok(image_flush(image, &error));
+        assert_ok(image_check(image, false, &result, &error));
+        g_assert_cmpuint(result.leaks + result.corruptions, ==, 0);
+    }
+    for (unsigned i = 0; i < count * 3; i++) {
+        uint8_t byte;
+
+        assert_ok(writer_read(image, NULL, &byte, 1, i % count * span + (i / count + 1) * 4 * MIB, &error));
+        g_assert_cmpuint(byte, ==, (i / count + 1) * 16 + i % count);
+    }
+    /* Had the power failed before the second flush, with everything written: the first one holds. */
+    image_close(g_steal_pointer(&image));
+    image = open_image(storage_memory_new("cut", cut->data, cut->len, 0), false);
+    assert_ok(image_check(image, false, &result, &error));
+    g_assert_cmpuint(result.corruptions, ==, 0);
+    for (unsigned i = 0; i < count; i++) {
+        uint8_t bytes[2];
+
+        assert_ok(writer_read(image, NULL, &bytes[0], 1, i * span + 4 * MIB, &error));
+        assert_ok(writer_read(image, NULL, &bytes[1], 1, i * span + 8 * MIB, &error));
+        g_assert_cmpuint(bytes[0], ==, 16 + i);
+        g_assert_cmpuint(bytes[1], ==, 0);
+    }
 }
 
 /* ---- faults ------------------------------------------------------------------------------------- */
@@ -332,6 +380,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/qcow2/layout", test_layout);
     g_test_add_func("/qcow2/growth", test_growth);
+    g_test_add_func("/qcow2/eviction", test_eviction);
     g_test_add_func("/qcow2/poison", test_poison);
     for (guint i = 0; i < G_N_ELEMENTS(crashes); i++) {
         g_autofree char *path = g_strdup_printf("/qcow2/crash/%s", crashes[i]);
