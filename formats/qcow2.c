@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-#define L2_CACHE_BYTES    (16u << 20)
+#define L2_CACHE_BYTES    (4u << 20) /* of source and target each: 96 MiB are all there is for a copy */
 #define BLOCK_CACHE_BYTES (4u << 20)
 
 uint64_t *qcow2_read_words(struct qcow2 *qcow2, uint64_t offset, uint64_t count, GError **error)

@@ -89,8 +89,15 @@ void ring_free(struct ring *ring)
     if (!ring)
         return;
     ring_threads_free(ring->threads);
-    if (ring->uring)
+    if (ring->uring) {
+        /* The kernel takes a ring apart in the background; files are let go of here and now, so that their
+         * file system can be unmounted when the caller is done. */
+        if (ring->fixed_files)
+            io_uring_unregister_files(&ring->io);
+        if (ring->buffer)
+            io_uring_unregister_buffers(&ring->io);
         io_uring_queue_exit(&ring->io);
+    }
     g_free(ring);
 }
 
