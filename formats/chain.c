@@ -33,7 +33,7 @@ static bool refuse(GError **error, const char *format, ...)
 bool chain_name_is_plain(const char *name, GError **error)
 {
     if (name[0] == '\0')
-        return refuse(error, "the name of the backing file is empty");
+        return refuse(error, "the name is empty");
     for (const char *p = name; *p; p++) {
         if (g_ascii_iscntrl(*p)) {
             g_autofree char *shown = g_strescape(name, NULL);
@@ -127,8 +127,12 @@ static bool refuse_loop(const struct chain *chain, unsigned from, GError **error
 static bool loop_check(const struct chain *chain, const struct storage *storage, GError **error)
 {
     for (unsigned i = 0; i < chain_depth(chain); i++) {
+        const struct storage *data = chain_layer(chain, i)->data_storage;
+
         if (strcmp(chain_layer(chain, i)->storage->identity, storage->identity) == 0)
             return refuse_loop(chain, i, error);
+        if (data && strcmp(data->identity, storage->identity) == 0)
+            return refuse(error, "%s is the data file of a layer above", storage->name);
     }
     return true;
 }
@@ -159,6 +163,49 @@ static const struct format *user_format(struct storage *storage, const struct ch
     return format;
 }
 
+static char *resolve(const char *name, const char *child)
+{
+    g_autofree char *directory = g_path_get_dirname(child);
+
+    return name[0] == '/' ? g_strdup(name) : g_build_filename(directory, name, NULL);
+}
+
+/* Opens the file that holds the data of the last layer.  Unlike a backing file it lies nowhere by right: only
+ * what the user allowed counts, or an image could show any file beside it as its content (CVE-2024-32498,
+ * CVE-2024-4467).  It is raw, whatever it looks like.  A relative name counts from the image, not from
+ * wherever we run. */
+static bool open_data(struct opening *opening, struct image *image, GError **error)
+{
+    const struct chain_policy *policy = opening->policy;
+    const char *const *roots = policy->allowed_roots;
+    const char *child = g_ptr_array_index(opening->chain->paths, chain_depth(opening->chain) - 1);
+    g_autoptr(storage_t) storage = NULL;
+    g_autofree char *path = NULL;
+    g_autofree char *real = NULL;
+
+    if (!chain_name_is_plain(image->data_name, error))
+        return false;
+    if (!roots || !*roots)
+        return refuse(error, "it is opened only if --allow-root covers it");
+    path = resolve(image->data_name, child);
+    if (!loop_check_name(opening->chain, path, error))
+        return false;
+    storage = policy->open(policy->opaque, path, roots, false, &real, error);
+    return storage && loop_check(opening->chain, storage, error) &&
+           image_attach_data(image, g_steal_pointer(&storage), error);
+}
+
+static bool open_layer_data(struct opening *opening, struct image *image, GError **error)
+{
+    g_autofree char *shown = NULL;
+
+    if (!image->wants_data || opening->policy->top_only || open_data(opening, image, error))
+        return true;
+    shown = g_strescape(image->data_name, NULL);
+    g_prefix_error(error, "external data file \"%s\" of %s: ", shown, image->name);
+    return false;
+}
+
 /* Takes ownership of `storage` and `real`. */
 static bool add_layer(struct opening *opening, struct storage *storage, char *real,
                       const struct format *format, bool writable, GError **error)
@@ -176,7 +223,7 @@ static bool add_layer(struct opening *opening, struct storage *storage, char *re
     if (!image)
         return false;
     push(opening->chain, image, g_steal_pointer(&path));
-    return true;
+    return open_layer_data(opening, image, error);
 }
 
 static bool open_top(struct opening *opening, const char *path, const struct format *format, GError **error)
@@ -223,13 +270,6 @@ static const struct format *stated_format(const struct image *image, GError **er
         refuse(error, "%s states the unknown format \"%s\" for it", image->name, shown);
     }
     return format;
-}
-
-static char *resolve(const char *name, const char *child)
-{
-    g_autofree char *directory = g_path_get_dirname(child);
-
-    return name[0] == '/' ? g_strdup(name) : g_build_filename(directory, name, NULL);
 }
 
 static bool open_backing(struct opening *opening, const struct image *image, GError **error)

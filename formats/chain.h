@@ -19,11 +19,12 @@ struct chain_parent {
 };
 
 struct chain_policy {
-    const char *const *allowed_roots; /* directories besides that of the image; NULL-terminated or NULL */
+    const char *const *allowed_roots; /* directories besides that of the image; NULL-terminated or NULL.
+                                       * For external data files that of the image does not count. */
     const struct chain_parent *parents;
     size_t parent_count;
     unsigned max_depth; /* 0: CHAIN_MAX_DEPTH */
-    bool top_only;      /* open only the top image; holes stay EXTENT_HOLE in the map */
+    bool top_only;      /* open only the top image, without a data file; holes stay EXTENT_HOLE */
     bool writable_top;
     /* Opens `path` as a storage.  If `roots` is not NULL (NULL-terminated) the object must be a regular
      * file whose real path lies beneath one of them, checked on the opened object, not on the name;
@@ -44,7 +45,7 @@ struct chain {
 
 /* Opens `path` and, unless top_only, everything below it.  `format` NULL: probe the top.
  * REFUSED errors: outside the allowed roots, loop, too deep, backing format missing or unknown,
- * json: or protocol or control characters in a name, a parent that is not there. */
+ * json: or protocol or control characters in a name, a parent or data file that is not there. */
 struct chain *chain_open(const char *path, const struct format *format, const struct chain_policy *policy,
                          GError **error);
 /* A chain of one image that is already open; takes ownership of `image`. */
@@ -67,7 +68,7 @@ bool chain_map(struct chain *chain, uint64_t offset, uint64_t length, struct ext
 /* Convenience for metadata-sized reads, tests and fills: reads guest bytes through the chain. */
 bool chain_read(struct chain *chain, void *buffer, size_t length, uint64_t offset, GError **error);
 
-/* Is `name`, a backing name found inside an image, a plain file name that may be looked up?
+/* Is `name`, found inside an image, a plain file name that may be looked up?
  * REFUSED error says why not (json:, protocol, control characters, empty). */
 bool chain_name_is_plain(const char *name, GError **error);
 

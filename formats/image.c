@@ -49,7 +49,9 @@ static bool write_check(const struct image *image, const char *what, bool has_ca
 static void image_free(struct image *image)
 {
     storage_close(image->storage);
+    storage_close(image->data_storage);
     g_free(image->name);
+    g_free(image->data_name);
     g_free(image->backing_name);
     g_free(image->backing_format);
     g_ptr_array_unref(image->notices);
@@ -87,6 +89,32 @@ void image_close(struct image *image)
     if (image->format->close)
         image->format->close(image);
     image_free(image);
+}
+
+bool image_attach_data(struct image *image, struct storage *data, GError **error)
+{
+    if (image->wants_data && !image->data_storage && data->size >= image->data_size) {
+        image->data_storage = data;
+        return true;
+    }
+    if (!image->wants_data || image->data_storage)
+        lacks(image->name, image->format, "attach a data file to this image", error);
+    else
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
+                    "%s: the data file has %" G_GUINT64_FORMAT " bytes, %" G_GUINT64_FORMAT " are needed",
+                    data->name, data->size, image->data_size);
+    storage_close(data);
+    return false;
+}
+
+/* What lies in a file that was not opened is unknown; what needs no such file is no more than metadata. */
+static bool data_check(const struct image *image, GError **error)
+{
+    if (!image->wants_data || image->data_storage)
+        return true;
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "%s: the external data file is not open",
+                image->name);
+    return false;
 }
 
 bool image_create(struct storage *storage, const struct format *format,
@@ -140,7 +168,7 @@ bool image_map(struct image *image, uint64_t offset, uint64_t length, struct ext
                     "%s: map of nothing at offset %" G_GUINT64_FORMAT, image->name, offset);
         return false;
     }
-    if (!range_check(image, "map", offset, length, error))
+    if (!range_check(image, "map", offset, length, error) || !data_check(image, error))
         return false;
     if (!finish(image->name, image->format->map(image, offset, length, out, max, count, error), error))
         return false;

@@ -127,14 +127,22 @@ struct image {
     char *backing_name;    /* as it stands in the image; NULL: no backing layer */
     char *backing_format;  /* as it stands in the image; NULL: not said */
     bool wants_parent;     /* a differencing image that names no parent */
+    bool wants_data;       /* guest data lies in a file of its own: no map before image_attach_data() */
+    char *data_name;       /* with wants_data: that file, as it stands in the image */
+    uint64_t data_size;    /* with wants_data: that file must have at least so many bytes */
     GPtrArray *notices;    /* of char *: what a copy does not carry, or what an administrator must
                             * know: internal snapshots, bitmaps, dirty bit. Created by image_open. */
     void *opaque;          /* the driver's */
+
+    struct storage *data_storage; /* owned; of image_attach_data(), or NULL */
 };
 
 /* Takes ownership of `storage` in every case, also on failure. */
 struct image *image_open(struct storage *storage, const struct format *format, bool writable, GError **error);
 void image_close(struct image *image); /* NULL is allowed; does not flush; closes the storage */
+/* Gives an image with wants_data its data.  The caller has decided that this name may be followed.  Takes
+ * ownership of `data` in every case. */
+bool image_attach_data(struct image *image, struct storage *data, GError **error);
 
 /* The wrappers check bounds against image->size (an error, not an assertion), that the image is
  * writable and that the driver has the callback; errors come prefixed with the image's name. */

@@ -206,6 +206,8 @@ static bool read_tables(struct qcow2 *qcow2, const struct header_bytes *header, 
                      (uint64_t)qcow2->reftable_clusters * qcow2->cluster_size, error))
         return false;
     qcow2->image->size = size & ~UINT64_C(511); /* as QEMU: a tail of less than a sector is not visible */
+    if (qcow2->autoclear & QCOW2_RAW_DATA)      /* alone it shows the whole disk */
+        qcow2->image->data_size = qcow2->image->size;
     if (qcow2->image->size != size)
         image_notice(qcow2->image,
                      "virtual size %" G_GUINT64_FORMAT " is not a multiple of 512: the tail is not visible",
@@ -273,7 +275,7 @@ static bool read_extension(struct qcow2 *qcow2, const struct header_bytes *heade
     case QCOW2_EXT_BACKING:
         return read_name(header, at, length, "backing format name", &qcow2->image->backing_format, error);
     case QCOW2_EXT_DATA:
-        return read_name(header, at, length, "external data file name", &qcow2->data_file, error);
+        return read_name(header, at, length, "external data file name", &qcow2->image->data_name, error);
     case QCOW2_EXT_BITMAPS:
         return read_bitmaps_extension(qcow2, header, at, length, error);
     case QCOW2_EXT_CRYPTO:
@@ -307,20 +309,25 @@ static bool read_extensions(struct qcow2 *qcow2, const struct header_bytes *head
            refuse(error, "the header extensions have no end mark");
 }
 
+/* Whether the file may be opened is for the chain's policy to say. */
 static bool check_data_file(struct qcow2 *qcow2, GError **error)
 {
-    bool external = qcow2->incompatible & QCOW2_DATA_FILE;
-    g_autofree char *printable = NULL;
+    struct image *image = qcow2->image;
+    bool raw = qcow2->autoclear & QCOW2_RAW_DATA;
 
-    if (!external)
-        return true;
-    if (qcow2->autoclear & QCOW2_RAW_DATA && qcow2->image->backing_name)
+    image->wants_data = qcow2->incompatible & QCOW2_DATA_FILE;
+    if (!image->wants_data)
+        return !raw || refuse(error,
+                              "autoclear_features 0x%" G_GINT64_MODIFIER "x: the data file is raw, but "
+                              "there is none",
+                              qcow2->autoclear);
+    if (raw && image->backing_name)
         return refuse(error, "a raw external data file and a backing file exclude each other");
-    if (!qcow2->data_file)
+    if (!image->data_name || !*image->data_name)
         return refuse(error, "the image keeps its data in an external file, which it does not name");
-    printable = g_strescape(qcow2->data_file, NULL);
-    return refuse(error, "the image keeps its data in the external file \"%s\", which is not opened",
-                  printable);
+    if (image->writable)
+        return refuse(error, "the image keeps its data in an external file; such images are only read");
+    return true;
 }
 
 /* One entry of the snapshot table: qcow2.txt, "Snapshots". */

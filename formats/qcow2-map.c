@@ -44,6 +44,12 @@ static uint64_t image_end(const struct qcow2 *qcow2)
     return MAX(qcow2->storage->size, qcow2->end);
 }
 
+/* The same for the data of standard clusters. */
+static uint64_t data_end(const struct qcow2 *qcow2)
+{
+    return qcow2->image->data_storage ? qcow2->image->data_storage->size : image_end(qcow2);
+}
+
 bool qcow2_l1_entry_valid(struct qcow2 *qcow2, uint64_t entry, const char **why)
 {
     uint64_t host = entry & QCOW2_HOST;
@@ -154,6 +160,8 @@ static const char *decode_packed(struct qcow2 *qcow2, uint64_t word, uint64_t bi
     uint64_t sectors = (word >> shift & ((UINT64_C(1) << (qcow2->cluster_bits - 8)) - 1)) + 1;
     uint64_t length = sectors * 512 - host % 512, end = image_end(qcow2);
 
+    if (qcow2->image->wants_data)
+        return "is compressed, but the data lies in an external file";
     if (bitmap)
         return "is compressed but has subclusters";
     if (host < qcow2->cluster_size)
@@ -170,16 +178,17 @@ static const char *decode_packed(struct qcow2 *qcow2, uint64_t word, uint64_t bi
 static const char *decode_standard(struct qcow2 *qcow2, uint64_t word, uint64_t bitmap,
                                    struct qcow2_entry *entry)
 {
-    bool zero = word & QCOW2_ZERO;
+    bool zero = word & QCOW2_ZERO, external = qcow2->image->wants_data, allocated;
 
     entry->host = word & QCOW2_HOST;
     entry->copied = word & QCOW2_COPIED;
+    allocated = entry->host || (external && entry->copied); /* a data file has no header: it begins at 0 */
     if (qcow2->words == 2) {
         entry->data = (uint32_t)bitmap;
         entry->zero = bitmap >> 32;
     } else {
         entry->zero = zero;
-        entry->data = entry->host && !zero;
+        entry->data = allocated && !zero;
     }
     if (word & QCOW2_L2_ZEROS || (zero && qcow2->words == 2))
         return "has reserved bits set";
@@ -189,9 +198,9 @@ static const char *decode_standard(struct qcow2 *qcow2, uint64_t word, uint64_t 
         return "is not aligned to a cluster";
     if (entry->data & entry->zero)
         return "has subclusters that are both allocated and zero";
-    if (entry->data && !entry->host)
+    if (entry->data && !allocated)
         return "has allocated subclusters but no cluster";
-    if (entry->host >= image_end(qcow2))
+    if (!external && entry->host >= image_end(qcow2))
         return "points behind the end of the file";
     return NULL;
 }
@@ -211,10 +220,15 @@ bool qcow2_decode_entry(struct qcow2 *qcow2, const uint8_t *table, uint64_t inde
 bool qcow2_decode(struct qcow2 *qcow2, const uint8_t *table, uint64_t index, uint64_t guest,
                   struct qcow2_entry *entry, GError **error)
 {
+    bool mapped, external = qcow2->image->wants_data;
     const char *why;
 
-    if (qcow2_decode_entry(qcow2, table, index, entry, &why))
-        return true;
+    if (qcow2_decode_entry(qcow2, table, index, entry, &why)) {
+        mapped = entry->host || entry->copied;
+        if (!external || !mapped || entry->host == guest)
+            return true;
+        why = "must point to the same offset in the data file";
+    }
     return qcow2_corrupt(qcow2, error,
                          "L2 entry 0x%" G_GINT64_MODIFIER "x of guest offset %" G_GUINT64_FORMAT " %s",
                          qcow2_load64(table + index * qcow2->words * 8), guest, why);
@@ -267,11 +281,11 @@ static bool map_cluster(struct qcow2 *qcow2, const struct qcow2_entry *entry, ui
         } else if (entry->data >> sub & 1) {
             extent.status = EXTENT_DATA;
             extent.host_offset = entry->host + (offset - start);
-            if (extent.host_offset + extent.length > image_end(qcow2))
+            if (extent.host_offset + extent.length > data_end(qcow2))
                 return qcow2_corrupt(qcow2, error,
-                                     "the file ends inside the data of guest offset %" G_GUINT64_FORMAT
+                                     "the %sfile ends inside the data of guest offset %" G_GUINT64_FORMAT
                                      " (host offset 0x%" G_GINT64_MODIFIER "x)",
-                                     offset, extent.host_offset);
+                                     qcow2->image->wants_data ? "data " : "", offset, extent.host_offset);
         } else if (entry->zero >> sub & 1) {
             extent.status = EXTENT_ZERO;
         }
@@ -330,7 +344,8 @@ bool qcow2_map(struct image *image, uint64_t offset, uint64_t length, struct ext
                size_t *count, GError **error)
 {
     struct qcow2 *qcow2 = image->opaque;
-    struct sink sink = {.out = out, .max = max, .storage = qcow2->storage};
+    struct sink sink = {
+        .out = out, .max = max, .storage = image->wants_data ? image->data_storage : qcow2->storage};
     unsigned shift = qcow2->cluster_bits + qcow2->l2_bits;
     uint64_t end = offset + length, next;
     GError *failure = NULL;

@@ -106,7 +106,6 @@ struct qcow2 {
     GArray *snapshots; /* of struct qcow2_snapshot */
     uint32_t bitmap_count;
     uint64_t bitmaps_offset, bitmaps_length; /* the bitmap directory */
-    char *data_file;                         /* as it stands in the image */
 
     /* what follows from it */
     unsigned words;     /* of 64 bits per L2 entry: 1, or 2 with extended L2 */

@@ -5,6 +5,7 @@ dist_check_SCRIPTS += \
 	tests/copy-prints-one-json-object.sh \
 	tests/every-file-has-a-licence.sh \
 	tests/every-option-is-documented.sh \
+	tests/external-data-files-need-a-root.sh \
 	tests/info-shows-a-chain-and-its-users.sh \
 	tests/jobs-are-listed-resumed-and-given-up.sh \
 	tests/layering.sh \

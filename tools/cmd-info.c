@@ -23,19 +23,35 @@ static void add_feature(void *opaque, const char *key, const char *value)
     json_object_set_new(opaque, key, output_json_string(value));
 }
 
+/* The file that holds the data of the image, if that is another one; opened only if that was allowed. */
+static json_t *data_file_to_json(const struct image *image)
+{
+    struct storage *data = image->data_storage;
+    if (!image->wants_data)
+        return json_null();
+    json_t *object =
+        json_pack("{s:o, s:b}", "name", output_json_string(image->data_name), "opened", data != NULL);
+    if (data)
+        json_object_update_new(object, json_pack("{s:o, s:I, s:I}", "path", output_json_string(data->name),
+                                                 "file_size", (json_int_t)data->size, "allocated",
+                                                 (json_int_t)storage_file_allocated(data)));
+    return object;
+}
+
 static json_t *layer_to_json(const struct view *view, unsigned layer)
 {
     struct image *image = chain_layer(view->chain, layer);
     g_autoptr(GPtrArray) users = storage_file_users(layer_path(view, layer));
     json_t *features = json_object();
     image_describe(image, add_feature, features);
-    return json_pack("{s:i, s:o, s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o}", "layer", (int)layer, "path",
-                     output_json_string(layer_path(view, layer)), "format", image->format->name,
+    return json_pack("{s:i, s:o, s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o}", "layer", (int)layer,
+                     "path", output_json_string(layer_path(view, layer)), "format", image->format->name,
                      "virtual_size", (json_int_t)image->size, "file_size", (json_int_t)image->storage->size,
                      "allocated", (json_int_t)storage_file_allocated(image->storage), "backing_name",
                      output_json_string(image->backing_name), "backing_format",
-                     output_json_string(image->backing_format), "features", features, "notices",
-                     output_json_strings(image->notices), "open_by", output_json_strings(users));
+                     output_json_string(image->backing_format), "data_file", data_file_to_json(image),
+                     "features", features, "notices", output_json_strings(image->notices), "open_by",
+                     output_json_strings(users));
 }
 
 static json_t *view_to_json(const struct view *view)
@@ -81,6 +97,10 @@ static void print_layer(const struct view *view, unsigned layer)
     print_size("allocated", storage_file_allocated(image->storage));
     if (image->backing_name)
         output_pair("backing file", "%s", image->backing_name);
+    if (image->wants_data)
+        output_pair("data file", "%s%s", image->data_name, image->data_storage ? "" : " (not opened)");
+    if (image->data_storage)
+        print_size("data allocated", storage_file_allocated(image->data_storage));
     if (layer == 0 || view->options->verbose)
         image_describe(image, print_feature, NULL);
     print_list("notice", image->notices);

@@ -39,12 +39,15 @@ static bool take_name(struct cold_job *job, struct copy_unit *unit, GError **err
 static bool delete_source(struct cold_job *job, GError **error)
 {
     const char *path = g_ptr_array_index(job->source->paths, 0);
+    const struct storage *data = chain_layer(job->source, 0)->data_storage;
 
     if (!journal_event(job->journal, job->record, "intent", "delete the source", error))
         return false;
     if (g_unlink(path) < 0)
         return blockmig_set_errno(error, errno, "%s: cannot delete the source", path);
     job->report->source = "deleted";
+    if (data)
+        cold_notice(job, "%s is kept: it held the data of %s", data->name, path);
     for (guint i = 1; i < job->source->paths->len; i++)
         cold_notice(job, "%s is kept: other images may stand on it",
                     (const char *)g_ptr_array_index(job->source->paths, i));

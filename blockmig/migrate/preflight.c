@@ -133,8 +133,13 @@ static void describe_unit(struct cold_job *job, struct copy_unit *unit)
     disk->virtual_size = unit->chain->size;
     disk->algorithm = job->request->digest;
     disk->layer = unit->layer;
-    for (unsigned i = 0; i < chain_depth(unit->chain); i++)
-        disk->source_allocated += storage_file_allocated(chain_layer(unit->chain, i)->storage);
+    for (unsigned i = 0; i < chain_depth(unit->chain); i++) {
+        const struct image *layer = chain_layer(unit->chain, i);
+
+        disk->source_allocated += storage_file_allocated(layer->storage);
+        if (layer->data_storage)
+            disk->source_allocated += storage_file_allocated(layer->data_storage);
+    }
     unit->report = disk;
     g_ptr_array_add(job->report->disks, disk);
 }

@@ -17,26 +17,36 @@
 
 #define WINDOW_BYTES (UINT64_C(256) << 20)
 
+/* Adds what `storage`, which lies at `path`, is and when it was written to last. */
+static bool add_identity(GString *text, const struct storage *storage, const char *path, bool *certain,
+                         GError **error)
+{
+    struct stat st;
+
+    if (stat(path, &st) < 0)
+        return blockmig_set_errno(error, errno, "%s", path);
+    if (S_ISBLK(st.st_mode)) {
+        *certain = false;
+        memset(&st.st_mtim, 0, sizeof(st.st_mtim));
+    }
+    g_string_append_printf(text, "%s size %" PRIu64 " mtime %" PRId64 ".%09ld;", storage->identity,
+                           storage->size, (int64_t)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
+    return true;
+}
+
 char *cold_source_identity(const struct chain *chain, bool *certain, GError **error)
 {
     g_autoptr(GString) text = g_string_new(NULL);
 
     *certain = true;
     for (unsigned i = 0; i < chain_depth(chain); i++) {
-        const struct storage *storage = chain_layer(chain, i)->storage;
+        const struct image *image = chain_layer(chain, i);
         const char *path = g_ptr_array_index(chain->paths, i);
-        struct stat st;
 
-        if (stat(path, &st) < 0) {
-            blockmig_set_errno(error, errno, "%s", path);
+        if (!add_identity(text, image->storage, path, certain, error) ||
+            (image->data_storage &&
+             !add_identity(text, image->data_storage, image->data_storage->name, certain, error)))
             return NULL;
-        }
-        if (S_ISBLK(st.st_mode)) {
-            *certain = false;
-            memset(&st.st_mtim, 0, sizeof(st.st_mtim));
-        }
-        g_string_append_printf(text, "%s size %" PRIu64 " mtime %" PRId64 ".%09ld;", storage->identity,
-                               storage->size, (int64_t)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
     }
     return g_string_free(g_steal_pointer(&text), false);
 }

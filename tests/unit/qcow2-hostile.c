@@ -124,13 +124,7 @@ static const struct hostile at_open[] = {
     {"compression-255", NULL, {{72, 8, 8}, {104, 1, 255}}, "compression_type 255"},
     {"extended-small", NULL, {{72, 8, 16}}, "cluster_bits 12 is too small for extended L2"},
     {"data-file-unnamed", NULL, {{72, 8, 4}}, "external file"},
-    {"data-file-named",
-     NULL,
-     {{72, 8, 4},
-      {112, 8, UINT64_C(0x4441544100000008)},
-      {120, 8, UINT64_C(0x2f6574632f707764)},
-      {128, 8, 0}},
-     "external file \"/etc/pwd\""},
+    {"data-file-raw-without-one", NULL, {{88, 8, 2}}, "autoclear_features 0x2"},
     {"crypt-3", NULL, {{32, 4, 3}}, "crypt_method 3"},
     {"crypt-luks", NULL, {{32, 4, 2}}, "LUKS"},
     {"crypt-aes", NULL, {{32, 4, 1}}, "AES"},
@@ -158,6 +152,36 @@ static void test_open(gconstpointer data)
         assert_fails(image_open(storage, &format_qcow2, writable, &error), BLOCKMIG_ERROR_REFUSED,
                      hostile->words);
     }
+}
+
+/* An image with an external data file opens, but shows nothing without that file, and is never written to. */
+static void test_data_file(void)
+{
+    const struct hostile named = {"named",
+                                  NULL,
+                                  {{72, 8, 4},
+                                   {112, 8, UINT64_C(0x4441544100000008)},
+                                   {120, 8, UINT64_C(0x2f6574632f707764)},
+                                   {128, 8, 0}},
+                                  NULL};
+    g_autoptr(GError) error = NULL;
+    g_autoptr(image_t) image = image_open(make_hostile(&named), &format_qcow2, false, &error);
+    struct image_check result;
+    struct extent extent;
+    size_t count;
+
+    g_assert_no_error(error);
+    g_assert_cmpstr(image->data_name, ==, "/etc/pwd");
+    assert_fails(image_map(image, 0, CLUSTER, &extent, 1, &count, &error), BLOCKMIG_ERROR_REFUSED,
+                 "data file is not open");
+    g_assert_true(image_attach_data(image, storage_memory_new("data", NULL, 0, 0), &error));
+    assert_fails(image_map(image, 0, CLUSTER, &extent, 1, &count, &error), BLOCKMIG_ERROR_FAILED,
+                 "must point to the same offset in the data file");
+    assert_fails(image_attach_data(image, storage_memory_new("data", NULL, 0, 0), &error),
+                 BLOCKMIG_ERROR_FAILED, "cannot attach a data file");
+    assert_ok(image_check(image, false, &result, &error));
+    assert_fails(image_open(make_hostile(&named), &format_qcow2, true, &error), BLOCKMIG_ERROR_REFUSED,
+                 "only read");
 }
 
 /* ---- at use ------------------------------------------------------------------------------------- */
@@ -305,6 +329,7 @@ int main(int argc, char **argv)
     add_all("open", at_open, G_N_ELEMENTS(at_open), test_open);
     add_all("map", at_map, G_N_ELEMENTS(at_map), test_map);
     add_all("write", at_write, G_N_ELEMENTS(at_write), test_write);
+    g_test_add_func("/qcow2-hostile/data-file", test_data_file);
     g_test_add_func("/qcow2-hostile/dirty", test_dirty);
     g_test_add_func("/qcow2-hostile/truncated", test_truncated);
     return g_test_run();
