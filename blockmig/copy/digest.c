@@ -458,7 +458,8 @@ bool digest_table_unpack(struct digest_table *table, const void *data, size_t le
                     "%zu bytes of digest records are not a multiple of %zu", length, record);
         return false;
     }
-    for (const uint8_t *at = data, *end = at + length; at < end; at += record) {
+    for (size_t done = 0; done < length; done += record) {
+        const uint8_t *at = (const uint8_t *)data + done;
         uint64_t chunk;
         memcpy(&chunk, at, sizeof(chunk));
         chunk = GUINT64_FROM_LE(chunk);

@@ -70,7 +70,7 @@ bool writer_write(struct image *image, struct chain *backing, const void *data, 
         struct placement *placement = &g_array_index(placements, struct placement, i);
         struct extent *to = &placement->to;
         g_autofree uint8_t *fill = NULL;
-        const uint8_t *bytes = (const uint8_t *)data + (to->offset - offset);
+        const uint8_t *bytes;
 
         g_assert_cmpint(to->status, ==, EXTENT_DATA);
         if (placement->fill) {
@@ -81,6 +81,7 @@ bool writer_write(struct image *image, struct chain *backing, const void *data, 
             if (!read_extent(image, backing, &placement->from, fill, error))
                 return false;
         } else {
+            bytes = (const uint8_t *)data + (to->offset - offset);
             g_assert_cmpuint(to->offset, ==, at);
             at = extent_end(to);
         }
@@ -95,7 +96,7 @@ bool writer_zero(struct image *image, struct chain *backing, bool discard, uint6
                  GError **error)
 {
     g_autofree uint8_t *zeros = g_malloc0(length);
-    uint64_t done, done_length, end = offset + length;
+    uint64_t done = 0, done_length = 0, end = offset + length;
 
     if (!(discard ? image_discard : image_zero)(image, offset, length, &done, &done_length, error))
         return false;

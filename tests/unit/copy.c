@@ -470,7 +470,8 @@ static unsigned run_to_the_end(struct disk *source, struct disk *target, struct 
         g_autoptr(GError) error = NULL;
         struct copy_result result;
 
-        g_assert_cmpuint(runs++, <, 500);
+        runs++;
+        g_assert_cmpuint(runs, <, 500);
         assert_ok(digest_table_unpack(digests, resume->records->data, resume->records->len, &error));
         resume->digests = options->digests = digests;
         options->start = resume->frontier;
