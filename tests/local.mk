@@ -20,6 +20,7 @@ dist_check_SCRIPTS += \
 
 # Whole copies, end to end.
 dist_check_SCRIPTS += \
+	tests/a-device-that-changed-is-copied-again.sh \
 	tests/chain-keep-copies-every-layer.sh \
 	tests/chain-shallow-keeps-the-backing.sh \
 	tests/chains-flatten-like-qemu-img.sh \
@@ -31,8 +32,11 @@ dist_check_SCRIPTS += \
 	tests/copy-resumes-after-full-disk.sh \
 	tests/copy-survives-sigkill.sh \
 	tests/ctrl-c-cancels-and-resumes.sh \
+	tests/forced-copies-are-resumed.sh \
+	tests/preallocation-survives-a-kill.sh \
 	tests/read-back-catches-corruption.sh \
-	tests/salvage-lists-bad-ranges.sh
+	tests/salvage-lists-bad-ranges.sh \
+	tests/targets-are-named-safely.sh
 
 include tests/helpers/local.mk
 include tests/unit/local.mk

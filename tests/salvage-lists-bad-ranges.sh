@@ -54,4 +54,20 @@ if copy != bytes(good):
 PYTHON
 )
 is "$verdict" "" "all other bytes were copied, the listed ones are zeros"
+
+# It stays what it is when it is run again.
+fails_with 6 "the same command exits 6 again" blockmig copy --json --salvage -f raw -O raw "$source" "$tmp/target"
+is "$(jq -c '[.disks[0].bad_ranges[] | [.offset, .offset + .length]]' <<<"$out")" "$ranges" "with the same list"
+like "$(jq -r .advice <<<"$out")" "--force" "the advice is to copy it again"
+fails_with 3 "there is nothing to resume" blockmig job resume "$(jq -r .job <<<"$out")"
+
+# What was salvaged before a kill is not forgotten: checkpoints come after five seconds.
+start "$blockmig" copy -q --salvage --bandwidth=900KiB/s -f raw -O raw "$source" "$tmp/slow"
+sleep 7
+kill -KILL "$REPLY"
+wait "$REPLY"
+fails_with 6 "a salvage that was killed" blockmig copy --json --salvage -f raw -O raw "$source" "$tmp/slow"
+is "$(jq -r .resumed <<<"$out")" true "goes on"
+is "$(jq -c '[.disks[0].bad_ranges[] | [.offset, .offset + .length]]' <<<"$out")" "$ranges" "with the whole list"
+check "and the receipt holds it" jq -e '.bad | length == 2' "$(jq -r .receipt <<<"$out")"
 done_testing

@@ -24,9 +24,11 @@ static const char *job_state(const struct journal_job *job)
     return job->result ? job->result : "unfinished";
 }
 
-/* Stopped, by whatever, before its end. */
+/* Stopped, by whatever, before its end.  A copy that salvaged has failed, but nothing is left to do. */
 static bool is_resumable(const struct journal_job *job)
 {
+    if (job->result && strcmp(job->phase, "done") == 0)
+        return false;
     const char *const states[] = {"unfinished", "parked", "failed", "rolled-back", NULL};
     return g_strv_contains(states, job_state(job));
 }
@@ -192,9 +194,9 @@ static void job_show(const struct options *options, struct journal *journal, con
 static int job_resume(const struct options *options, struct journal *journal, const struct journal_job *job,
                       GError **error)
 {
-    if (job->result && strcmp(job->result, "done") == 0) {
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
-                    "job %s is done; there is nothing to resume", job->id);
+    if (!is_resumable(job) && !journal_job_alive(job)) {
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "job %s is %s; there is nothing to resume",
+                    job->id, strcmp(job->phase, "done") == 0 ? "done" : job->result);
         return 0;
     }
     g_autoptr(copy_request_t) request = job->request ? copy_request_from_json(job->request, error) : NULL;

@@ -160,16 +160,12 @@ static void print_disk(const struct disk_report *disk)
 static void print_end(const struct job_report *report)
 {
     g_autofree char *time = units_format_duration((int64_t)(report->duration_s * G_USEC_PER_SEC));
-    uint64_t read = 0;
-    for (guint i = 0; i < report->disks->len; i++)
-        read += ((const struct disk_report *)report->disks->pdata[i])->counters.bytes_read;
-    g_autofree char *rate = units_format_rate(report->duration_s > 0 ? read / report->duration_s : 0);
+    /* The time is that of the last run, so are these bytes. */
+    g_autofree char *rate =
+        units_format_rate(report->duration_s > 0 ? report->bytes_read / report->duration_s : 0);
     output_pair("verified", "%s", verified_text(report->verified));
-    /* The bytes are those of all runs, the time is that of the last: no rate comes of that. */
-    if (report->resumed)
-        output_pair("time", "%s, continued from an earlier run", time);
-    else
-        output_pair("time", "%s, %s read", time, rate);
+    output_pair("time", "%s%s%s%s%s", time, report->bytes_read ? ", " : "", report->bytes_read ? rate : "",
+                report->bytes_read ? " read" : "", report->resumed ? ", continued from an earlier run" : "");
     output_pair("source", "%s", report->source);
 }
 

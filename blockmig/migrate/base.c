@@ -3,23 +3,56 @@
 #include "blockmig/migrate/cold.h"
 #include "blockmig/storage/file.h"
 
-#include <glib/gstdio.h>
+#include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
+
+#define MAP_BATCH 256
 
 struct base_pass {
     struct cold_job *job;
     struct copy_unit *unit;
-    struct copy_counters now;
+    struct copy_result result;  /* of this run, while it goes on */
+    struct copy_counters total; /* of all runs */
 };
+
+/* The part's name may have been somebody else's: a link would lead the copy elsewhere, and between opening
+ * and locking another job may have given the file its final name. */
+static bool is_our_part(const struct copy_unit *unit, const struct storage *storage, GError **error)
+{
+    struct stat named, opened;
+
+    if (fstat(storage->buffered_fd, &opened) < 0 || lstat(unit->part_path, &named) < 0)
+        return blockmig_set_errno(error, errno, "%s", unit->part_path);
+    if (S_ISREG(named.st_mode) && named.st_nlink == 1 && named.st_ino == opened.st_ino &&
+        named.st_dev == opened.st_dev)
+        return true;
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
+                "%s is not a file that this job made: it is a link, or was renamed meanwhile",
+                unit->part_path);
+    return false;
+}
+
+static struct storage *open_part(const struct copy_unit *unit, bool fresh, GError **error)
+{
+    g_autofree char *real = NULL;
+    bool create = fresh && !g_file_test(unit->part_path, G_FILE_TEST_EXISTS);
+    g_autoptr(storage_t) storage = storage_file_open(
+        unit->part_path, create ? FILE_WRITE | FILE_CREATE : FILE_WRITE, NULL, &real, error);
+
+    if (!storage || !is_our_part(unit, storage, error))
+        return NULL;
+    if (fresh && storage->size > 0 && !storage_resize(storage, 0, error))
+        return NULL;
+    return g_steal_pointer(&storage);
+}
 
 static struct storage *open_storage(const struct copy_unit *unit, bool fresh, GError **error)
 {
     g_autofree char *real = NULL;
-    unsigned flags = FILE_WRITE;
 
-    if (fresh && !unit->device)
-        flags |= g_file_test(unit->part_path, G_FILE_TEST_EXISTS) ? FILE_TRUNCATE : FILE_CREATE;
-    return storage_file_open(unit->part_path, flags, NULL, &real, error);
+    return unit->device ? storage_file_open(unit->target_path, FILE_WRITE, NULL, &real, error)
+                        : open_part(unit, fresh, error);
 }
 
 static bool create_target(struct cold_job *job, struct copy_unit *unit, GError **error)
@@ -39,10 +72,57 @@ static bool create_target(struct cold_job *job, struct copy_unit *unit, GError *
     unit->frontier = 0;
     unit->map_sum = (struct copy_map_sum){0};
     memset(&unit->before, 0, sizeof(unit->before));
+    g_clear_pointer(&unit->bad, g_array_unref);
     g_clear_pointer(&unit->digests, digest_table_free);
     unit->digests = digest_table_new(job->request->digest, unit->chain->size);
     unit->target = image_open(storage, unit->format, true, error);
     return unit->target != NULL;
+}
+
+/* What was preallocated stays allocated: it is emptied in place.  Only falloc has reserved the blocks
+ * themselves. */
+static bool empty_in_place(struct copy_unit *unit, bool keep_blocks, GError **error)
+{
+    struct extent extents[MAP_BATCH];
+    uint64_t done_offset, done_length;
+    size_t count;
+
+    for (uint64_t at = unit->frontier; at < unit->target->size; at = extent_end(&extents[count - 1])) {
+        if (!image_map(unit->target, at, unit->target->size - at, extents, MAP_BATCH, &count, error))
+            return false;
+        for (size_t i = 0; i < count; i++) {
+            const struct extent *extent = &extents[i];
+            bool ok = true;
+
+            if (extent->status == EXTENT_DATA)
+                ok = storage_zero(extent->storage, extent->host_offset, extent->length, !keep_blocks, error);
+            else if (extent->status == EXTENT_PACKED)
+                ok = image_discard(unit->target, extent->offset, extent->length, &done_offset, &done_length,
+                                   error);
+            if (!ok)
+                return false;
+        }
+    }
+    return true;
+}
+
+/* From the frontier on the target shall be as it was when it was created.  `reads_zero`: it is, without a
+ * byte of rest. */
+static bool empty_rest(struct copy_unit *unit, bool *reads_zero, GError **error)
+{
+    const char *preallocation = g_hash_table_lookup(unit->options, "preallocation");
+    bool falloc = preallocation && strcmp(preallocation, "falloc") == 0;
+    uint64_t done_offset, done_length;
+
+    *reads_zero = !unit->device;
+    if (!unit->device && (falloc || (preallocation && strcmp(preallocation, "metadata") == 0)))
+        return empty_in_place(unit, falloc, error);
+    if (!image_discard(unit->target, unit->frontier, unit->chain->size - unit->frontier, &done_offset,
+                       &done_length, error))
+        return false;
+    *reads_zero =
+        !unit->device && done_offset <= unit->frontier && done_offset + done_length >= unit->chain->size;
+    return true;
 }
 
 /* Space that a crash left counted but unused is given back, and whatever was written behind the
@@ -51,7 +131,6 @@ static bool reopen_target(struct cold_job *job, struct copy_unit *unit, GError *
 {
     struct image_check check = {0};
     struct storage *storage = open_storage(unit, false, error);
-    uint64_t done_offset, done_length;
 
     if (!storage || !(unit->target = image_open(storage, unit->format, true, error)) ||
         !image_check(unit->target, true, &check, error))
@@ -66,11 +145,8 @@ static bool reopen_target(struct cold_job *job, struct copy_unit *unit, GError *
         return false;
     if (unit->frontier == unit->chain->size)
         return true;
-    if (!image_discard(unit->target, unit->frontier, unit->chain->size - unit->frontier, &done_offset,
-                       &done_length, error))
+    if (!empty_rest(unit, &unit->target->reads_zero, error))
         return false;
-    unit->target->reads_zero =
-        !unit->device && done_offset <= unit->frontier && done_offset + done_length >= unit->chain->size;
     return image_flush(unit->target, error);
 }
 
@@ -98,17 +174,21 @@ static bool open_target(struct cold_job *job, struct copy_unit *unit, GError **e
            create_target(job, unit, error);
 }
 
-static void add_counters(struct copy_counters *sum, const struct copy_counters *more)
+/* What all runs of the job did to this unit: the copier knows only of its own. */
+static void add_counters(const struct copy_unit *unit, const struct copy_counters *now,
+                         struct copy_counters *total)
 {
-    sum->total = more->total;
-    sum->position = more->position;
-    sum->data_total = more->data_total;
-    sum->data_done = more->data_done;
-    sum->bytes_read += more->bytes_read;
-    sum->bytes_written += more->bytes_written;
-    sum->bytes_cloned += more->bytes_cloned;
-    sum->bytes_zero += more->bytes_zero;
-    sum->bytes_verified += more->bytes_verified;
+    const struct copy_counters *before = &unit->before;
+
+    *total = *now;
+    total->total = unit->chain->size;
+    total->data_total = unit->data;
+    total->data_done += before->data_done;
+    total->bytes_read += before->bytes_read;
+    total->bytes_written += before->bytes_written;
+    total->bytes_cloned += before->bytes_cloned;
+    total->bytes_zero += before->bytes_zero;
+    total->bytes_verified += before->bytes_verified;
 }
 
 static void progress(void *opaque, const struct copy_counters *counters)
@@ -116,10 +196,29 @@ static void progress(void *opaque, const struct copy_counters *counters)
     struct base_pass *pass = opaque;
     const struct job_listener *listener = pass->job->listener;
 
-    pass->now = *counters;
-    pass->now.data_total = pass->unit->data;
+    add_counters(pass->unit, counters, &pass->total);
     if (listener->progress)
-        listener->progress(listener->opaque, "base", &pass->now);
+        listener->progress(listener->opaque, "base", &pass->total);
+}
+
+/* Ranges ascend: an earlier run stopped below where this one began.  One that was cut there is whole again.
+ */
+static GArray *all_bad(const struct copy_unit *unit, const GArray *now)
+{
+    GArray *all = g_array_new(FALSE, FALSE, sizeof(struct copy_range));
+
+    if (unit->bad)
+        g_array_append_vals(all, unit->bad->data, unit->bad->len);
+    for (guint i = 0; now && i < now->len; i++) {
+        const struct copy_range *range = &g_array_index(now, struct copy_range, i);
+        struct copy_range *last = all->len ? &g_array_index(all, struct copy_range, all->len - 1) : NULL;
+
+        if (last && last->offset + last->length == range->offset)
+            last->length += range->length;
+        else
+            g_array_append_val(all, *range);
+    }
+    return all;
 }
 
 static bool cancelled(void *opaque)
@@ -135,18 +234,23 @@ static bool checkpoint(void *opaque, uint64_t frontier, const struct copy_map_su
 {
     struct base_pass *pass = opaque;
     struct copy_unit *unit = pass->unit;
-    struct copy_counters total = unit->before;
+    struct copy_counters total;
     uint64_t to = (frontier + DIGEST_CHUNK_SIZE - 1) / DIGEST_CHUNK_SIZE;
     g_autoptr(GBytes) digests = digest_table_pack(unit->digests, unit->saved / DIGEST_CHUNK_SIZE, to);
+    g_autoptr(GArray) bad = all_bad(unit, pass->result.bad);
     struct journal_checkpoint record;
 
-    add_counters(&total, &pass->now);
+    add_counters(unit, &pass->result.counters, &total);
     record = (struct journal_checkpoint){.frontier = frontier,
                                          .map_sum_low = sum->low,
                                          .map_sum_high = sum->high,
                                          .bytes_read = total.bytes_read,
                                          .bytes_written = total.bytes_written,
-                                         .bytes_zero = total.bytes_zero};
+                                         .bytes_zero = total.bytes_zero,
+                                         .bytes_cloned = total.bytes_cloned,
+                                         .bytes_verified = total.bytes_verified,
+                                         .data_done = total.data_done,
+                                         .bad = bad};
     if (!journal_checkpoint_save(pass->job->journal, pass->job->record, unit->index, &record, digests, error))
         return false;
     unit->saved = frontier;
@@ -159,7 +263,7 @@ static bool copy_unit(struct cold_job *job, struct copy_unit *unit, GError **err
     struct base_pass pass = {.job = job, .unit = unit};
     const char *preallocation = g_hash_table_lookup(unit->options, "preallocation");
     struct copy_options options = {0};
-    struct copy_result result = {0};
+    struct copy_result *result = &pass.result;
     g_autoptr(throttle_t) throttle = throttle_new(job->request->bandwidth);
     bool ok;
 
@@ -177,13 +281,13 @@ static bool copy_unit(struct cold_job *job, struct copy_unit *unit, GError **err
     options.progress = progress;
     options.cancelled = cancelled;
     options.opaque = &pass;
-    ok = copy_run(unit->chain, unit->target, &options, &result, error);
-    unit->map_sum = result.map_sum;
-    unit->report->counters = unit->before;
-    unit->report->engine = result.engine;
-    unit->report->bad = g_steal_pointer(&result.bad);
-    add_counters(&unit->report->counters, &result.counters);
-    copy_result_clear(&result);
+    ok = copy_run(unit->chain, unit->target, &options, result, error);
+    unit->map_sum = result->map_sum;
+    unit->report->engine = result->engine;
+    unit->report->bad = all_bad(unit, result->bad);
+    add_counters(unit, &result->counters, &unit->report->counters);
+    job->report->bytes_read += result->counters.bytes_read;
+    copy_result_clear(result);
     return ok;
 }
 

@@ -6,8 +6,10 @@
 #include "blockmig/storage/file.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <glib/gstdio.h>
 #include <stdio.h>
+#include <sys/stat.h>
 
 static bool carry_metadata(struct cold_job *job, struct copy_unit *unit, GError **error)
 {
@@ -23,16 +25,46 @@ static bool carry_metadata(struct cold_job *job, struct copy_unit *unit, GError 
     return true;
 }
 
+/* Is the file that has the name the one whose lock this job holds? */
+static bool replaces(const struct copy_unit *unit)
+{
+    struct stat named, held;
+
+    return unit->replaced && fstat(unit->replaced->buffered_fd, &held) == 0 &&
+           lstat(unit->target_path, &named) == 0 && named.st_ino == held.st_ino &&
+           named.st_dev == held.st_dev;
+}
+
+/* A name that somebody took while the disk was copied is theirs. */
+static bool rename_part(const struct copy_unit *unit, GError **error)
+{
+    bool may_replace = replaces(unit);
+    int rc =
+        renameat2(AT_FDCWD, unit->part_path, AT_FDCWD, unit->target_path, may_replace ? 0 : RENAME_NOREPLACE);
+    bool taken = rc < 0 && errno == EEXIST;
+
+    /* Not every file system can promise not to replace: then a look has to do. */
+    if (rc < 0 && errno == EINVAL && !may_replace) {
+        taken = g_file_test(unit->target_path, G_FILE_TEST_EXISTS);
+        rc = taken ? -1 : rename(unit->part_path, unit->target_path);
+    }
+    if (rc == 0)
+        return true;
+    if (!taken)
+        return blockmig_set_errno(error, errno, "%s: cannot take the name %s", unit->part_path,
+                                  unit->target_path);
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
+                "%s has come into being while its copy was made: the copy is proved and waits as %s",
+                unit->target_path, unit->part_path);
+    return false;
+}
+
 static bool take_name(struct cold_job *job, struct copy_unit *unit, GError **error)
 {
     if (unit->device || !g_file_test(unit->part_path, G_FILE_TEST_EXISTS))
         return true;
-    if (!carry_metadata(job, unit, error))
-        return false;
-    if (rename(unit->part_path, unit->target_path) < 0)
-        return blockmig_set_errno(error, errno, "%s: cannot take the name %s", unit->part_path,
-                                  unit->target_path);
-    return storage_file_sync_directory(unit->target_path, error);
+    return carry_metadata(job, unit, error) && rename_part(unit, error) &&
+           storage_file_sync_directory(unit->target_path, error);
 }
 
 /* Backing files stay: other overlays may stand on them. */
@@ -65,8 +97,6 @@ static uint64_t count_bad(const struct copy_unit *unit)
 
 bool cold_cleanup(struct cold_job *job, GError **error)
 {
-    uint64_t bad = 0;
-
     for (guint i = 0; i < job->units->len; i++) {
         struct copy_unit *unit = g_ptr_array_index(job->units, i);
         struct image *image;
@@ -77,15 +107,20 @@ bool cold_cleanup(struct cold_job *job, GError **error)
             return false;
         unit->report->target_allocated = storage_file_allocated(image->storage);
         image_close(image);
-        bad += count_bad(unit);
     }
-    if (!journal_checkpoint_clear(job->journal, job->record, error))
-        return false;
-    if (bad > 0) {
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT,
-                    "%" PRIu64 " bytes of the source could not be read and stand as zeros in the target",
-                    bad);
-        return false;
-    }
-    return !job->request->delete_source || delete_source(job, error);
+    return journal_checkpoint_clear(job->journal, job->record, error) &&
+           (!job->request->delete_source || delete_source(job, error));
+}
+
+bool cold_tell_bad(const struct cold_job *job, GError **error)
+{
+    uint64_t bad = 0;
+
+    for (guint i = 0; i < job->units->len; i++)
+        bad += count_bad(g_ptr_array_index(job->units, i));
+    if (bad == 0)
+        return true;
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT,
+                "%" PRIu64 " bytes of the source could not be read and stand as zeros in the target", bad);
+    return false;
 }

@@ -37,6 +37,7 @@ struct copy_unit {
     struct digest_table *digests;
     struct copy_map_sum map_sum;
     struct copy_counters before; /* what earlier runs of the job did */
+    GArray *bad;                 /* of struct copy_range: what they salvaged; or NULL */
     uint64_t frontier;           /* everything below it is on the target */
     uint64_t saved;              /* digests below it are in the journal */
 
@@ -49,9 +50,12 @@ struct cold_job {
     bool dry_run;
     struct journal *journal;
     struct journal_job *record; /* NULL until preflight has passed */
-    GPtrArray *units;           /* of struct copy_unit */
-    struct chain *source;       /* open until the end: its locks keep writers away */
-    bool already_there;         /* a finished job left the target: only prove it again */
+    struct journal_job
+        *given_up;             /* an unfinished job for the same target, which this one replaces; or NULL */
+    GPtrArray *units;          /* of struct copy_unit */
+    struct chain *source;      /* open until the end: its locks keep writers away */
+    bool already_there;        /* a finished job left the target: only prove it again */
+    char *ended, *ended_error; /* how that job had ended before; NULL: it had not */
     struct job_report *report;
 };
 
@@ -59,6 +63,8 @@ bool cold_preflight(struct cold_job *job, GError **error);
 bool cold_base(struct cold_job *job, GError **error);
 bool cold_prove(struct cold_job *job, GError **error);
 bool cold_cleanup(struct cold_job *job, GError **error);
+/* cleanup.c: DIFFERENT if a finished copy has zeros where the source could not be read. */
+bool cold_tell_bad(const struct cold_job *job, GError **error);
 
 /* target.c: fills job->units from the request and the open source chain.  REFUSED and USAGE errors. */
 bool cold_choose_targets(struct cold_job *job, GError **error);

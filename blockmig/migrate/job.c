@@ -48,13 +48,24 @@ static bool job_enter(struct cold_job *job, const char *name, GError **error)
     const struct phase *from = job->report->phase ? find_phase(job->report->phase) : NULL;
 
     g_assert(from ? strcmp(from->next, name) == 0 : strcmp(name, "preflight") == 0);
-    /* A finished job that is only looked at again stays as it was if this process dies. */
-    if (job->record && !job->already_there && !journal_job_set_phase(job->journal, job->record, name, error))
+    /* What is there already stays as it was, if this process dies, until it has come to the end again. */
+    if (job->record && (!job->already_there || strcmp(name, "done") == 0) &&
+        !journal_job_set_phase(job->journal, job->record, name, error))
         return false;
     job->report->phase = from ? from->next : cold_phases[0].name;
     if (job->listener->phase)
         job->listener->phase(job->listener->opaque, job->report->phase, NULL);
     return true;
+}
+
+/* What an earlier job left for the same target is of no use to this one. */
+static bool give_up(struct journal *journal, struct journal_job *record, const char *why, GError **error)
+{
+    if (!journal_job_claim(journal, record, error))
+        return false;
+    cold_remove_parts(journal, record);
+    return journal_checkpoint_clear(journal, record, error) &&
+           journal_job_finish(journal, record, "discarded", why, error);
 }
 
 /* From here on there is something to come back to. */
@@ -66,6 +77,8 @@ static bool job_record(struct cold_job *job, GError **error)
 
     if (job->record)
         return true;
+    if (job->given_up && !give_up(job->journal, job->given_up, "begun anew by a later job", error))
+        return false;
     record = g_new0(struct journal_job, 1);
     record->command = g_strdup(job->report->command);
     record->method = g_strdup(job->report->method);
@@ -91,7 +104,7 @@ static bool run_phases(struct cold_job *job, GError **error)
         if (!job_record(job, error))
             return false;
     }
-    return job_enter(job, "done", error);
+    return job_enter(job, "done", error) && cold_tell_bad(job, error);
 }
 
 static const char *result_of(const GError *error, bool dry_run)
@@ -114,6 +127,29 @@ static const char *result_of(const GError *error, bool dry_run)
     }
 }
 
+/* To run it again continues what is not there yet; what is there needs leave to be replaced. */
+static char *advise(const struct cold_job *job, const GError *error)
+{
+    if (strcmp(job->report->phase, "done") == 0)
+        return g_strdup("everything else was copied; the receipt lists what is missing. --force copies it "
+                        "again once the source can be read");
+    if (job->already_there && g_error_matches(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT))
+        return g_strdup("the source is untouched; --force copies it again");
+    return g_strdup_printf("the source is untouched; run the same command again, or 'blockmig job resume "
+                           "%s', to continue",
+                           job->record->id);
+}
+
+/* A finished job that is looked at again has ended otherwise only if it is found to be different. */
+static bool record_end(struct cold_job *job, const GError *failure, GError **error)
+{
+    bool news = !job->ended || !failure || g_error_matches(failure, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT);
+    const char *message = failure ? failure->message : NULL;
+
+    return journal_job_finish(job->journal, job->record, news ? job->report->result : job->ended,
+                              news ? message : job->ended_error, error);
+}
+
 /* The end is written down even if that fails too: then the error says both. */
 static void job_close(struct cold_job *job, GError **error)
 {
@@ -126,13 +162,8 @@ static void job_close(struct cold_job *job, GError **error)
     report->id = g_strdup(job->record->id);
     report->started = job->record->started;
     if (*error && !report->advice)
-        report->advice = g_strdup_printf("the source is untouched; run the same command again, or "
-                                         "'blockmig job resume %s', to continue",
-                                         job->record->id);
-    if (job->dry_run)
-        return;
-    if (!journal_job_finish(job->journal, job->record, report->result, *error ? (*error)->message : NULL,
-                            &local)) {
+        report->advice = advise(job, *error);
+    if (!job->dry_run && !record_end(job, *error, &local)) {
         if (*error)
             g_prefix_error(error, "%s; ", local->message);
         else
@@ -146,6 +177,9 @@ static void cold_job_clear(struct cold_job *job)
     g_clear_pointer(&job->units, g_ptr_array_unref);
     chain_close(job->source);
     journal_job_free(job->record);
+    journal_job_free(job->given_up);
+    g_free(job->ended);
+    g_free(job->ended_error);
     journal_close(job->journal);
 }
 
@@ -192,16 +226,12 @@ bool copy_job_discard(const char *state_dir, const char *id, GError **error)
             g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE, "there is no job %s", id);
         return false;
     }
-    if (record->result && strcmp(record->result, "done") == 0) {
+    if (record->result && strcmp(record->phase, "done") == 0) {
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
                     "job %s is done: there is nothing to give up", record->id);
         return false;
     }
-    if (!journal_job_claim(journal, record, error))
-        return false;
-    cold_remove_parts(journal, record);
-    return journal_checkpoint_clear(journal, record, error) &&
-           journal_job_finish(journal, record, "discarded", "given up", error);
+    return give_up(journal, record, "given up", error);
 }
 
 void cold_copy_options(const struct cold_job *job, struct copy_options *options)

@@ -44,7 +44,8 @@ void copy_request_free(struct copy_request *request);
  * anywhere; and back. */
 char *copy_request_to_json(const struct copy_request *request);
 struct copy_request *copy_request_from_json(const char *text, GError **error);
-/* Would both texts write the same target with the same proof?  The bandwidth may differ. */
+/* Would both texts write the same target with the same proof?  The bandwidth and the leave to replace what is
+ * there may differ. */
 bool copy_request_same(const char *a, const char *b);
 
 /* Called in the thread that runs the job. Any may be NULL. */
@@ -82,6 +83,7 @@ struct job_report {
     GPtrArray *plan;    /* of char *: what will be done and why, one line each */
     char *advice;       /* what to do next after a failure: how to resume; or NULL */
     bool resumed;
+    uint64_t bytes_read;                    /* by this run alone */
     uint64_t space_needed, space_available; /* on the target, from preflight */
 };
 struct job_report *job_report_new(void);

@@ -158,8 +158,10 @@ static bool target_is_free(const struct cold_job *job, struct copy_unit *unit, G
 {
     struct stat st;
 
-    if (unit->device || job->already_there || stat(unit->target_path, &st) < 0)
+    if (unit->device || stat(unit->target_path, &st) < 0)
         return true;
+    if (job->already_there && !g_file_test(unit->part_path, G_FILE_TEST_EXISTS))
+        return true; /* it is ours, and has its name */
     if (job->request->force || st.st_size == 0)
         return hold_replaced(unit, error);
     g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "%s exists already: --force replaces it",

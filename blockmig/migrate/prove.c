@@ -41,9 +41,8 @@ static bool prove_content(struct cold_job *job, struct copy_unit *unit, GError *
     if (differs == unit->chain->size)
         return true;
     g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT,
-                "%s was changed since it was copied: it differs at byte %" PRIu64
-                ": --force copies it again over what is there",
-                unit->target_path, differs);
+                "%s was changed since it was copied: it differs at byte %" PRIu64, unit->target_path,
+                differs);
     return false;
 }
 
@@ -108,6 +107,7 @@ static bool prove_unit(struct cold_job *job, struct copy_unit *unit, GError **er
     report_root(unit);
     if (job->already_there) {
         unit->report->counters = unit->before;
+        unit->report->bad = unit->bad ? g_array_ref(unit->bad) : NULL;
         return prove_content(job, unit, error);
     }
     if (job->request->verify == VERIFY_FULL && !prove_map(job, unit, error))

@@ -137,6 +137,7 @@ char *copy_request_to_json(const struct copy_request *request)
     json_object_set_new(object, "compressed", json_boolean(request->compressed));
     json_object_set_new(object, "salvage", json_boolean(request->salvage));
     json_object_set_new(object, "delete_source", json_boolean(request->delete_source));
+    json_object_set_new(object, "force", json_boolean(request->force));
     text = json_dumps(object, JSON_COMPACT | JSON_SORT_KEYS);
     json_decref(object);
     return text;
@@ -187,6 +188,7 @@ static bool request_from_object(struct copy_request *request, json_t *object, GE
     request->compressed = json_is_true(json_object_get(object, "compressed"));
     request->salvage = json_is_true(json_object_get(object, "salvage"));
     request->delete_source = json_is_true(json_object_get(object, "delete_source"));
+    request->force = json_is_true(json_object_get(object, "force"));
     if (!request->source || !request->target || !chain || !verify || !digest) {
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "the journal's request is incomplete");
         return false;
@@ -214,6 +216,9 @@ struct copy_request *copy_request_from_json(const char *text, GError **error)
     return ok ? g_steal_pointer(&request) : NULL;
 }
 
+/* They do not change what is written. */
+static const char *const free_keys[] = {"bandwidth", "force"};
+
 bool copy_request_same(const char *a, const char *b)
 {
     json_t *left = json_loads(a, 0, NULL);
@@ -221,8 +226,10 @@ bool copy_request_same(const char *a, const char *b)
     bool same = false;
 
     if (left && right) {
-        json_object_del(left, "bandwidth");
-        json_object_del(right, "bandwidth");
+        for (size_t i = 0; i < G_N_ELEMENTS(free_keys); i++) {
+            json_object_del(left, free_keys[i]);
+            json_object_del(right, free_keys[i]);
+        }
         same = json_equal(left, right);
     }
     json_decref(left);

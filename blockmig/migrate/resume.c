@@ -72,6 +72,7 @@ bool cold_first_difference(const struct cold_job *job, struct chain *chain,
     bool ok;
 
     cold_copy_options(job, &options);
+    options.salvage = job->request->salvage; /* what cannot be read counts as the zeros that stand for it */
     options.start = from;
     options.end = to;
     options.digests = table;
@@ -146,15 +147,17 @@ void cold_remove_parts(struct journal *journal, const struct journal_job *record
 
     for (guint i = 0; disks && i < disks->len; i++) {
         const struct journal_disk *disk = g_ptr_array_index(disks, i);
-        g_autofree char *part = g_strconcat(disk->target, ".blockmig-part", NULL);
 
-        g_unlink(part);
+        /* A device is its own part. */
+        if (disk->target_identity && strcmp(disk->target_identity, disk->target) != 0)
+            g_unlink(disk->target_identity);
     }
 }
 
-static bool is_unfinished(const struct journal_job *record)
+/* Its files have their names.  One that salvaged has "failed" all the same. */
+static bool is_finished(const struct journal_job *record)
 {
-    return !record->result || strcmp(record->result, "done") != 0;
+    return record->result && strcmp(record->phase, "done") == 0;
 }
 
 /* Everything was proven: the job was done, or was stopped while its files took their names; and the source is
@@ -179,16 +182,32 @@ static bool load_receipts(struct cold_job *job, GPtrArray *disks, GError **error
 {
     for (guint i = 0; i < job->units->len; i++) {
         struct copy_unit *unit = g_ptr_array_index(job->units, i);
-        g_autoptr(receipt_t) receipt = receipt_read(find_disk(disks, unit->index)->receipt, error);
+        const char *path = find_disk(disks, unit->index)->receipt;
+        g_autoptr(receipt_t) receipt = receipt_read(path, error);
 
         if (!receipt)
             return false;
+        unit->report->receipt = g_strdup(path);
         unit->digests = g_steal_pointer(&receipt->digests);
         unit->before = receipt->counters;
+        unit->bad = g_steal_pointer(&receipt->bad);
         unit->frontier = unit->chain->size;
     }
-    job->already_there = true;
     return true;
+}
+
+/* As if there had been no earlier run. */
+static void forget_units(struct cold_job *job)
+{
+    for (guint i = 0; i < job->units->len; i++) {
+        struct copy_unit *unit = g_ptr_array_index(job->units, i);
+
+        g_clear_pointer(&unit->digests, digest_table_free);
+        g_clear_pointer(&unit->bad, g_array_unref);
+        g_clear_pointer(&unit->report->receipt, g_free);
+        unit->before = (struct copy_counters){0};
+        unit->frontier = 0;
+    }
 }
 
 static bool load_checkpoint(struct cold_job *job, struct copy_unit *unit, GError **error)
@@ -215,7 +234,11 @@ static bool load_checkpoint(struct cold_job *job, struct copy_unit *unit, GError
     unit->before.bytes_read = checkpoint.bytes_read;
     unit->before.bytes_written = checkpoint.bytes_written;
     unit->before.bytes_zero = checkpoint.bytes_zero;
-    return true;
+    unit->before.bytes_cloned = checkpoint.bytes_cloned;
+    unit->before.bytes_verified = checkpoint.bytes_verified;
+    unit->before.data_done = checkpoint.data_done;
+    unit->bad = journal_bad_ranges(job->journal, job->record, unit->index, error);
+    return unit->bad != NULL;
 }
 
 /* A device has no mtime: what was copied from it is read once more and must be the same. */
@@ -230,10 +253,36 @@ static bool check_device_source(struct cold_job *job, struct copy_unit *unit, GE
     if (!cold_first_difference(job, unit->chain, unit->digests, 0, unit->frontier, &differs, error))
         return false;
     if (differs < unit->frontier) {
-        cold_notice(job, "%s changed at byte %" PRIu64 " since the checkpoint: copying it from the beginning",
+        cold_notice(job, "%s changed at byte %" PRIu64 " since it was copied: what was copied is not used",
                     unit->source_path, differs);
         unit->frontier = 0;
     }
+    return true;
+}
+
+/* The source may be a device, of which only its content tells whether it is the same. */
+static bool adopt_finished(struct cold_job *job, struct journal_job *record, GPtrArray *disks, GError **error)
+{
+    if (!load_receipts(job, disks, error))
+        return false;
+    for (guint i = 0; i < job->units->len; i++) {
+        struct copy_unit *unit = g_ptr_array_index(job->units, i);
+
+        if (!check_device_source(job, unit, error))
+            return false;
+        if (unit->frontier != unit->chain->size) {
+            forget_units(job);
+            return true;
+        }
+    }
+    if (is_finished(record)) {
+        job->ended = g_strdup(record->result);
+        job->ended_error = g_strdup(record->error);
+    }
+    if (!job->dry_run && !journal_job_claim(job->journal, record, error))
+        return false;
+    job->record = record;
+    job->already_there = true;
     return true;
 }
 
@@ -261,14 +310,37 @@ static bool adopt(struct cold_job *job, struct journal_job *record, GPtrArray *d
     return true;
 }
 
+/* What there is of `record` that helps: job->record and the state of the units, or nothing. */
+static bool take_up(struct cold_job *job, struct journal_job *record, GError **error)
+{
+    const struct copy_unit *top = g_ptr_array_index(job->units, job->units->len - 1);
+    g_autofree char *text = copy_request_to_json(job->request);
+    bool same = copy_request_same(record->request, text);
+    g_autoptr(GPtrArray) disks = journal_disk_list(job->journal, record, error);
+
+    if (!disks)
+        return false;
+    if (is_finished(record) && job->request->force)
+        return true;
+    if (same && is_already_there(job, record, disks))
+        return adopt_finished(job, record, disks, error);
+    if (is_finished(record) || !(top->device || g_file_test(top->part_path, G_FILE_TEST_EXISTS)))
+        return true;
+    if (same)
+        return adopt(job, record, disks, error);
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
+                "%s belongs to the unfinished job %s, which was started with other options: finish it with "
+                "'blockmig job resume %s', or give --restart to forget it",
+                top->target_path, record->id, record->id);
+    return false;
+}
+
 bool cold_look_for_earlier_run(struct cold_job *job, GError **error)
 {
     const struct copy_unit *top = g_ptr_array_index(job->units, job->units->len - 1);
     g_autoptr(GError) local = NULL;
     g_autoptr(journal_job_t) record = journal_job_find_target(job->journal, top->target_path, &local);
-    g_autoptr(GPtrArray) disks = NULL;
-    g_autofree char *text = copy_request_to_json(job->request);
-    bool same;
+    bool ok;
 
     if (local) {
         g_propagate_error(error, g_steal_pointer(&local));
@@ -282,32 +354,12 @@ bool cold_look_for_earlier_run(struct cold_job *job, GError **error)
                     record->owner_pid);
         return false;
     }
-    if (!(disks = journal_disk_list(job->journal, record, error)))
-        return false;
-    same = copy_request_same(record->request, text);
-    if (job->request->force || job->request->restart)
-        return true;
-    if (same && is_already_there(job, record, disks)) {
-        if (!job->dry_run && !journal_job_claim(job->journal, record, error))
-            return false;
-        job->record = g_steal_pointer(&record);
-        return load_receipts(job, disks, error);
-    }
-    if (!is_unfinished(record) || !(top->device || g_file_test(top->part_path, G_FILE_TEST_EXISTS)))
-        return true;
-    if (!same) {
-        g_set_error(
-            error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
-            "%s belongs to the unfinished job %s, which was started with other options: finish it with "
-            "'blockmig job resume %s', or give --restart to forget it",
-            top->target_path, record->id, record->id);
-        return false;
-    }
-    if (!adopt(job, record, disks, error)) {
+    ok = job->request->restart || take_up(job, record, error);
+    if (!ok)
         job->record = NULL;
-        return false;
-    }
-    if (job->record)
+    else if (!job->record && !is_finished(record))
+        job->given_up = g_steal_pointer(&record);
+    else if (job->record)
         g_steal_pointer(&record);
-    return true;
+    return ok;
 }

@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Which images a copy will write: their names, formats, options and what they will record as backing. */
 #include "blockmig/migrate/cold.h"
-#include "blockmig/storage/file.h"
+#include "blockmig/storage/device.h"
 
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
 
-#define PART_SUFFIX ".blockmig-part"
+#define PART_SUFFIX  ".blockmig-part"
+#define LONGEST_NAME 255 /* NAME_MAX of every file system that is worth a disk */
 
 static bool refuse(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 static bool refuse(GError **error, const char *format, ...)
@@ -19,6 +20,32 @@ static bool refuse(GError **error, const char *format, ...)
         *error = g_error_new_valist(BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, format, args);
     va_end(args);
     return false;
+}
+
+/* A link to a file stands for that file, where the space was meant to be used.  A link to a device is kept:
+ * its name outlasts a reboot, the number of the device need not. */
+static char *resolve_file(const char *path, GError **error)
+{
+    g_autofree char *real = realpath(path, NULL);
+
+    if (real)
+        return g_strdup(real);
+    refuse(error, "%s: %s", path, g_strerror(errno));
+    return NULL;
+}
+
+/* A name as long as names may be is cut, and told from others with the same beginning by its digest. */
+static char *part_path(const char *target)
+{
+    g_autofree char *directory = g_path_get_dirname(target);
+    g_autofree char *base = g_path_get_basename(target);
+    g_autofree char *sum = g_compute_checksum_for_string(G_CHECKSUM_SHA256, base, -1);
+    g_autofree char *name = NULL;
+
+    if (strlen(base) + strlen(PART_SUFFIX) <= LONGEST_NAME)
+        return g_strconcat(target, PART_SUFFIX, NULL);
+    name = g_strdup_printf("%.128s-%.32s" PART_SUFFIX, base, sum);
+    return g_build_filename(directory, name, NULL);
 }
 
 /* The absolute name that `target` stands for; a directory is a datastore: the source's name in it. */
@@ -38,7 +65,10 @@ static char *final_path(const char *target, const char *source, bool *device, GE
     }
     if (stat(target, &st) == 0 && S_ISDIR(st.st_mode))
         joined = g_build_filename(target, name, NULL);
-    else
+    else if (g_str_has_suffix(target, "/")) {
+        refuse(error, "%s: there is no such directory", target);
+        return NULL;
+    } else
         joined = g_canonicalize_filename(target, NULL);
     directory = g_path_get_dirname(joined);
     base = g_path_get_basename(joined);
@@ -47,14 +77,18 @@ static char *final_path(const char *target, const char *source, bool *device, GE
         refuse(error, "%s: directory %s: %s", target, directory, g_strerror(errno));
         return NULL;
     }
-    if (stat(joined, &st) == 0) {
-        *device = S_ISBLK(st.st_mode);
-        if (!*device && !S_ISREG(st.st_mode)) {
-            refuse(error, "%s is neither a regular file nor a block device", joined);
-            return NULL;
-        }
+    if (stat(joined, &st) < 0) {
+        if (errno == ENOENT && !g_file_test(joined, G_FILE_TEST_IS_SYMLINK))
+            return g_build_filename(real, base, NULL);
+        refuse(error, "%s: %s", joined, errno == ENOENT ? "a symbolic link to nothing" : g_strerror(errno));
+        return NULL;
     }
-    return g_build_filename(real, base, NULL);
+    *device = S_ISBLK(st.st_mode);
+    if (!*device && !S_ISREG(st.st_mode)) {
+        refuse(error, "%s is neither a regular file nor a block device", joined);
+        return NULL;
+    }
+    return *device ? g_build_filename(real, base, NULL) : resolve_file(joined, error);
 }
 
 struct described {
@@ -117,7 +151,7 @@ static struct copy_unit *unit_new(const struct copy_request *request, struct cha
     unit->source_path = g_strdup(g_ptr_array_index(source->paths, layer));
     unit->target_path = target_path;
     unit->device = device;
-    unit->part_path = device ? g_strdup(target_path) : g_strconcat(target_path, PART_SUFFIX, NULL);
+    unit->part_path = device ? g_strdup(target_path) : part_path(target_path);
     return unit;
 }
 
@@ -183,18 +217,30 @@ static bool names_are_distinct(GPtrArray *units, GError **error)
     return true;
 }
 
+static bool same_object(const struct stat *a, const struct stat *b)
+{
+    if (S_ISBLK(a->st_mode) && S_ISBLK(b->st_mode))
+        return a->st_rdev == b->st_rdev; /* a device may have several nodes */
+    return a->st_ino == b->st_ino && a->st_dev == b->st_dev;
+}
+
 /* Writing an image of the chain would destroy what is being read. */
-static bool is_not_a_source(const struct copy_unit *unit, const struct chain *source, GError **error)
+static bool is_not_a_source(const char *path, const struct chain *source, GError **error)
 {
     struct stat target, layer;
 
-    if (stat(unit->target_path, &target) < 0)
+    if (stat(path, &target) < 0)
         return true;
     for (guint i = 0; i < source->paths->len; i++) {
-        const char *path = g_ptr_array_index(source->paths, i);
+        const char *layer_path = g_ptr_array_index(source->paths, i);
 
-        if (stat(path, &layer) == 0 && layer.st_ino == target.st_ino && layer.st_dev == target.st_dev)
-            return refuse(error, "%s and %s are the same file", unit->target_path, path);
+        if (stat(layer_path, &layer) < 0)
+            continue;
+        if (same_object(&target, &layer))
+            return refuse(error, "%s and %s are the same %s", path, layer_path,
+                          S_ISBLK(layer.st_mode) ? "device" : "file");
+        if (device_overlaps(&target, &layer))
+            return refuse(error, "%s and %s share storage: one is a part of the other", path, layer_path);
     }
     return true;
 }
@@ -226,7 +272,8 @@ bool cold_choose_targets(struct cold_job *job, GError **error)
         unit->index = i;
         unit->what = keep ? g_strdup_printf("layer %u of %u: %s", i + 1, job->units->len, name)
                           : g_steal_pointer(&name);
-        if (!is_not_a_source(unit, job->source, error))
+        if (!is_not_a_source(unit->target_path, job->source, error) ||
+            !is_not_a_source(unit->part_path, job->source, error))
             return false;
     }
     return true;
@@ -239,6 +286,7 @@ void copy_unit_free(struct copy_unit *unit)
     image_close(unit->target);
     storage_close(unit->replaced);
     digest_table_free(unit->digests);
+    g_clear_pointer(&unit->bad, g_array_unref);
     g_clear_pointer(&unit->options, g_hash_table_unref);
     g_free(unit->what);
     g_free(unit->source_path);

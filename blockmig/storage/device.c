@@ -3,9 +3,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <glib.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
+#include <sys/sysmacros.h>
 
 int device_size(int fd, uint64_t *size)
 {
@@ -43,4 +47,48 @@ int device_discard(int fd, uint64_t offset, uint64_t length)
     uint64_t range[2] = {offset, length};
 
     return ioctl(fd, BLKDISCARD, range) < 0 ? errno : 0;
+}
+
+/* The directory of a device in sysfs; that of a partition lies in that of its disk.  Owned by the caller. */
+static char *sysfs_path(const struct stat *st)
+{
+    g_autofree char *link = g_strdup_printf("/sys/dev/block/%u:%u", major(st->st_rdev), minor(st->st_rdev));
+    g_autofree char *real = S_ISBLK(st->st_mode) ? realpath(link, NULL) : NULL;
+
+    return g_strdup(real);
+}
+
+static bool is_below(const char *path, const char *above)
+{
+    size_t length = strlen(above);
+
+    return strncmp(path, above, length) == 0 && path[length] == '/';
+}
+
+/* Is `file` under the loop device at `sysfs`, or under that of which this is a partition? */
+static bool lies_under(const char *sysfs, const struct stat *file)
+{
+    g_autofree char *disk = g_path_get_dirname(sysfs);
+    const char *const directories[] = {sysfs, disk};
+
+    for (size_t i = 0; i < G_N_ELEMENTS(directories); i++) {
+        g_autofree char *name = g_build_filename(directories[i], "loop", "backing_file", NULL);
+        g_autofree char *path = NULL;
+        struct stat st;
+
+        if (g_file_get_contents(name, &path, NULL, NULL) && stat(g_strchomp(path), &st) == 0 &&
+            st.st_dev == file->st_dev && st.st_ino == file->st_ino)
+            return true;
+    }
+    return false;
+}
+
+bool device_overlaps(const struct stat *a, const struct stat *b)
+{
+    g_autofree char *in_a = sysfs_path(a);
+    g_autofree char *in_b = sysfs_path(b);
+
+    if (in_a && in_b)
+        return is_below(in_a, in_b) || is_below(in_b, in_a);
+    return (in_a && lies_under(in_a, b)) || (in_b && lies_under(in_b, a));
 }

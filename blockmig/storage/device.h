@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What block devices do in their own way; used by file.c alone. */
+/* What block devices do in their own way; but for the last function used by file.c alone. */
 #ifndef BLOCKMIG_STORAGE_DEVICE_H
 #define BLOCKMIG_STORAGE_DEVICE_H
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/stat.h>
 
 /* All return 0 or an errno. */
 int device_size(int fd, uint64_t *size);
@@ -13,5 +14,9 @@ int device_sector_size(int fd, uint32_t *sector_size);
  * multiple of the sector size. */
 int device_zero(int fd, uint64_t offset, uint64_t length, bool may_unmap);
 int device_discard(int fd, uint64_t offset, uint64_t length);
+
+/* Do two different objects, of which at least one is a device, share bytes: a disk and its partition, a loop
+ * device and the file under it?  false also where this host does not tell. */
+bool device_overlaps(const struct stat *a, const struct stat *b);
 
 #endif

@@ -160,6 +160,8 @@ static bool file_resize(struct storage *storage, uint64_t size, GError **error)
     if (rc < 0)
         return blockmig_set_errno(error, errno, "setting the size to %" G_GUINT64_FORMAT, size);
     __atomic_store_n(&storage->size, size, __ATOMIC_RELAXED);
+    if (size == 0)
+        storage->reads_zero = true;
     return true;
 }
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The disks of a job in the journal, and how far the copy of each has come. */
+#include "blockmig/copy/copy.h"
 #include "blockmig/store/journal-internal.h"
 #include "formats/error.h"
 
@@ -69,13 +70,44 @@ GPtrArray *journal_disk_list(struct journal *journal, const struct journal_job *
     }
 }
 
+/* The last range of the checkpoint before may have grown since: it has the same offset. */
+static bool save_bad_ranges(struct journal *journal, const struct journal_job *job, unsigned disk,
+                            const GArray *bad, GError **error)
+{
+    for (guint i = 0; bad && i < bad->len; i++) {
+        const struct copy_range *range = &g_array_index(bad, struct copy_range, i);
+        sqlite3_stmt *stmt =
+            journal_bind(journal, BAD_SAVE, "siuu", job->id, (int64_t)disk, range->offset, range->length);
+        if (!journal_run(journal, stmt, error))
+            return false;
+    }
+    return true;
+}
+
+GArray *journal_bad_ranges(struct journal *journal, const struct journal_job *job, unsigned disk,
+                           GError **error)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&journal->lock);
+    g_autoptr(GArray) bad = g_array_new(FALSE, FALSE, sizeof(struct copy_range));
+    sqlite3_stmt *stmt = journal_bind(journal, BAD_LIST, "si", job->id, (int64_t)disk);
+    for (bool row = true;;) {
+        if (!journal_step(journal, stmt, &row, error))
+            return NULL;
+        if (!row)
+            return g_steal_pointer(&bad);
+        struct copy_range range = {journal_u64(stmt, 0), journal_u64(stmt, 1)};
+        g_array_append_val(bad, range);
+    }
+}
+
 static bool save_checkpoint(struct journal *journal, const struct journal_job *job, unsigned disk,
                             const struct journal_checkpoint *c, GBytes *digests, GError **error)
 {
     sqlite3_stmt *stmt =
-        journal_bind(journal, CHECKPOINT_SAVE, "siuuuuuu", job->id, (int64_t)disk, c->frontier,
-                     c->map_sum_low, c->map_sum_high, c->bytes_read, c->bytes_written, c->bytes_zero);
-    if (!journal_run(journal, stmt, error))
+        journal_bind(journal, CHECKPOINT_SAVE, "siuuuuuuuuu", job->id, (int64_t)disk, c->frontier,
+                     c->map_sum_low, c->map_sum_high, c->bytes_read, c->bytes_written, c->bytes_zero,
+                     c->bytes_cloned, c->bytes_verified, c->data_done);
+    if (!journal_run(journal, stmt, error) || !save_bad_ranges(journal, job, disk, c->bad, error))
         return false;
     if (!digests || g_bytes_get_size(digests) == 0)
         return true;
@@ -108,6 +140,9 @@ static bool load_checkpoint(struct journal *journal, const struct journal_job *j
             .bytes_read = journal_u64(stmt, 3),
             .bytes_written = journal_u64(stmt, 4),
             .bytes_zero = journal_u64(stmt, 5),
+            .bytes_cloned = journal_u64(stmt, 6),
+            .bytes_verified = journal_u64(stmt, 7),
+            .data_done = journal_u64(stmt, 8),
         };
         journal_reset(stmt);
     }
@@ -173,7 +208,8 @@ bool journal_checkpoint_load(struct journal *journal, const struct journal_job *
 static bool forget_disk(struct journal *journal, const struct journal_job *job, int64_t disk, GError **error)
 {
     return journal_run(journal, journal_bind(journal, CHECKPOINT_FORGET, "si", job->id, disk), error) &&
-           journal_run(journal, journal_bind(journal, DIGEST_FORGET, "si", job->id, disk), error);
+           journal_run(journal, journal_bind(journal, DIGEST_FORGET, "si", job->id, disk), error) &&
+           journal_run(journal, journal_bind(journal, BAD_FORGET, "si", job->id, disk), error);
 }
 
 bool journal_checkpoint_forget(struct journal *journal, const struct journal_job *job, unsigned disk,
@@ -192,6 +228,7 @@ bool journal_checkpoint_clear(struct journal *journal, const struct journal_job 
     if (!journal_begin(journal, error))
         return false;
     bool ok = journal_run(journal, journal_bind(journal, CHECKPOINT_CLEAR, "s", job->id), error) &&
-              journal_run(journal, journal_bind(journal, DIGEST_CLEAR, "s", job->id), error);
+              journal_run(journal, journal_bind(journal, DIGEST_CLEAR, "s", job->id), error) &&
+              journal_run(journal, journal_bind(journal, BAD_CLEAR, "s", job->id), error);
     return journal_end(journal, ok, error);
 }

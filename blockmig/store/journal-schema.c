@@ -39,6 +39,13 @@ static const char *const migrations[] = {
     "  number INTEGER PRIMARY KEY, job TEXT NOT NULL REFERENCES job (id) ON DELETE CASCADE,"
     "  time INTEGER NOT NULL, kind TEXT NOT NULL, text TEXT);"
     "CREATE INDEX event_job ON event (job);",
+    "ALTER TABLE checkpoint ADD COLUMN bytes_cloned INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE checkpoint ADD COLUMN bytes_verified INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE checkpoint ADD COLUMN data_done INTEGER NOT NULL DEFAULT 0;"
+    "CREATE TABLE bad_range ("
+    "  job TEXT NOT NULL, disk INTEGER NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL,"
+    "  PRIMARY KEY (job, disk, offset), FOREIGN KEY (job, disk) REFERENCES disk (job, disk) ON DELETE CASCADE"
+    ") WITHOUT ROWID;",
 };
 
 /* The order in which job_from_row() reads them. */
@@ -76,9 +83,10 @@ const char *const journal_sql[STATEMENT_COUNT] = {
     [DISK_RIVALS] = "SELECT job.id, owner_pid, owner_process FROM disk JOIN job ON job.id = disk.job"
                     " WHERE disk.target = ? AND job.id <> ? AND owner_pid <> 0",
     [CHECKPOINT_SAVE] = "INSERT OR REPLACE INTO checkpoint (job, disk, frontier, map_sum_low, map_sum_high,"
-                        " bytes_read, bytes_written, bytes_zero) VALUES (?,?,?,?,?,?,?,?)",
-    [CHECKPOINT_LOAD] = "SELECT frontier, map_sum_low, map_sum_high, bytes_read, bytes_written, bytes_zero"
-                        " FROM checkpoint WHERE job = ? AND disk = ?",
+                        " bytes_read, bytes_written, bytes_zero, bytes_cloned, bytes_verified, data_done)"
+                        " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+    [CHECKPOINT_LOAD] = "SELECT frontier, map_sum_low, map_sum_high, bytes_read, bytes_written, bytes_zero,"
+                        " bytes_cloned, bytes_verified, data_done FROM checkpoint WHERE job = ? AND disk = ?",
     [CHECKPOINT_FORGET] = "DELETE FROM checkpoint WHERE job = ? AND disk = ?",
     [CHECKPOINT_CLEAR] = "DELETE FROM checkpoint WHERE job = ?",
     [DIGEST_APPEND] = "INSERT INTO digest (job, disk, records) VALUES (?,?,?)",
@@ -86,6 +94,10 @@ const char *const journal_sql[STATEMENT_COUNT] = {
     [DIGEST_LOAD] = "SELECT records FROM digest WHERE job = ? AND disk = ? ORDER BY number",
     [DIGEST_FORGET] = "DELETE FROM digest WHERE job = ? AND disk = ?",
     [DIGEST_CLEAR] = "DELETE FROM digest WHERE job = ?",
+    [BAD_SAVE] = "INSERT OR REPLACE INTO bad_range (job, disk, offset, length) VALUES (?,?,?,?)",
+    [BAD_LIST] = "SELECT offset, length FROM bad_range WHERE job = ? AND disk = ? ORDER BY offset",
+    [BAD_FORGET] = "DELETE FROM bad_range WHERE job = ? AND disk = ?",
+    [BAD_CLEAR] = "DELETE FROM bad_range WHERE job = ?",
     [EVENT_INSERT] = "INSERT INTO event (job, time, kind, text) VALUES (?,?,?,?)",
     [EVENT_LIST] = "SELECT time, kind, text FROM event WHERE job = ? ORDER BY number",
 };

@@ -49,6 +49,8 @@ struct journal_checkpoint {
     uint64_t frontier;
     uint64_t map_sum_low, map_sum_high;
     uint64_t bytes_read, bytes_written, bytes_zero; /* so far, for the report */
+    uint64_t bytes_cloned, bytes_verified, data_done;
+    const GArray *bad; /* of struct copy_range: all that was salvaged so far, or NULL; only for saving */
 };
 
 struct journal_event {
@@ -100,6 +102,9 @@ bool journal_checkpoint_save(struct journal *journal, const struct journal_job *
 bool journal_checkpoint_load(struct journal *journal, const struct journal_job *job, unsigned disk,
                              struct journal_checkpoint *checkpoint, GBytes **digests, bool *found,
                              GError **error);
+/* What was salvaged below the disk's checkpoint: of struct copy_range, ascending. */
+GArray *journal_bad_ranges(struct journal *journal, const struct journal_job *job, unsigned disk,
+                           GError **error);
 /* Forgets those of one disk, before its target is begun anew: an old checkpoint must never meet a new target,
  * nor an old digest a new checkpoint. */
 bool journal_checkpoint_forget(struct journal *journal, const struct journal_job *job, unsigned disk,

@@ -1,0 +1,39 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# A target that was to be allocated in advance is, also if its copy was killed and went on.
+. "${srcdir:-.}/tests/lib.sh"
+need_tool qemu-img jq python3
+
+random_file "$tmp/source" 90M 5
+must truncate -s 160M "$tmp/source"
+
+# killed TARGET FORMAT PREALLOCATION: after the first checkpoint, which comes after five seconds.
+killed()
+{
+    start "$blockmig" copy -q --bandwidth=10MiB/s -O "$2" -o "preallocation=$3" "$tmp/source" "$1"
+    sleep 7
+    kill -KILL "$REPLY"
+    wait "$REPLY" 2>/dev/null
+}
+
+kinds="raw:falloc qcow2:metadata qcow2:falloc qcow2:full"
+for kind in $kinds; do
+    killed "$tmp/$kind" "${kind%:*}" "${kind#*:}" &
+done
+wait
+for kind in $kinds; do
+    format=${kind%:*} preallocation=${kind#*:}
+    run "$blockmig" copy --json -O "$format" -o "preallocation=$preallocation" "$tmp/source" "$tmp/$kind"
+    is "$status $(jq .resumed <<<"$out")" "0 true" "$kind goes on"
+    same_content "$tmp/source" "$tmp/$kind" "$kind has the content" -f raw -F "$format"
+    [ "$format" = raw ] || image_clean "$tmp/$kind" "$kind is clean"
+    must "$blockmig" copy -O "$format" -o "preallocation=$preallocation" "$tmp/source" "$tmp/$kind.whole"
+    [ "$format" = raw ] ||
+        is "$(qemu-img check --output=json "$tmp/$kind" 3>&- | jq '."allocated-clusters"')" \
+            "$(qemu-img check --output=json "$tmp/$kind.whole" 3>&- | jq '."allocated-clusters"')" \
+            "$kind has as many clusters as in one run"
+    got=$(allocated "$tmp/$kind") wanted=$(allocated "$tmp/$kind.whole")
+    check "$kind has $got bytes of $wanted on the file system" \
+        test "$((got > wanted ? got - wanted : wanted - got))" -le $((1 << 20))
+done
+done_testing
