@@ -8,6 +8,7 @@ libformats_a_SOURCES = \
 	formats/image.c formats/image.h \
 	formats/probe.c \
 	formats/qcow2-alloc.c \
+	formats/qcow2-bitmaps.c \
 	formats/qcow2-cache.c \
 	formats/qcow2-check.c \
 	formats/qcow2-create.c \

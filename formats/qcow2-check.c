@@ -24,12 +24,28 @@ struct check {
     bool structure;       /* first walk: report what is malformed */
     uint64_t malformed;
     bool repair, rebuild;
+    char *finding; /* the first thing that is wrong, but for leaks */
 };
 
-static void malformed(struct check *check)
+static void remember(struct check *check, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+static void remember(struct check *check, const char *format, ...)
 {
-    if (check->structure)
-        check->malformed++;
+    va_list arguments;
+
+    if (check->finding)
+        return;
+    va_start(arguments, format);
+    check->finding = g_strdup_vprintf(format, arguments);
+    va_end(arguments);
+}
+
+static void malformed(struct check *check, const char *what, uint64_t value)
+{
+    if (!check->structure)
+        return;
+    check->malformed++;
+    remember(check, "%s 0x%" G_GINT64_MODIFIER "x is malformed", what, value);
 }
 
 static void count_bytes(struct check *check, uint64_t offset, uint64_t length)
@@ -41,7 +57,7 @@ static void count_bytes(struct check *check, uint64_t offset, uint64_t length)
         return;
     last = (offset + length - 1) >> bits;
     if (last >= check->clusters)
-        malformed(check);
+        malformed(check, "a reference behind the end of the file: host offset", offset);
     first = MAX(first, check->first);
     for (uint64_t i = first; i <= last && i < check->first + check->count; i++) {
         if (check->references[i - check->first] < UINT16_MAX)
@@ -59,7 +75,7 @@ static void count_packed(struct check *check, uint64_t word)
     uint64_t sectors = (word >> shift & ((UINT64_C(1) << (check->qcow2->cluster_bits - 8)) - 1)) + 1;
 
     if (word & QCOW2_COPIED)
-        malformed(check);
+        malformed(check, "compressed L2 entry", word);
     count_bytes(check, host, sectors * 512 - host % 512);
 }
 
@@ -76,7 +92,7 @@ static void walk_table(struct check *check, const uint8_t *table)
         if (word == 0 && qcow2->words == 1)
             continue;
         if (!qcow2_decode_entry(qcow2, table, i, &entry, &why))
-            malformed(check);
+            malformed(check, "L2 entry", word);
         else if (entry.packed)
             count_packed(check, word);
         else if (entry.host && !qcow2->image->wants_data) /* that file has no refcounts */
@@ -97,7 +113,7 @@ static bool walk_l1_entry(struct check *check, uint64_t entry, uint64_t index, b
         return true;
     if (!qcow2_l1_entry_valid(qcow2, entry, &why) ||
         !g_hash_table_add(seen, GSIZE_TO_POINTER(host >> qcow2->cluster_bits))) {
-        malformed(check);
+        malformed(check, "L1 entry", entry);
         return true;
     }
     count_bytes(check, host, qcow2->cluster_size);
@@ -147,19 +163,14 @@ static bool walk_snapshot(struct check *check, const struct qcow2_snapshot *snap
     return true;
 }
 
-static bool walk_bitmap(struct check *check, uint64_t offset, uint32_t size, GError **error)
+static bool walk_bitmap(struct check *check, const struct qcow2_bitmap *bitmap, GError **error)
 {
     struct qcow2 *qcow2 = check->qcow2;
 
-    if (offset % qcow2->cluster_size || offset > qcow2->storage->size ||
-        size * UINT64_C(8) > qcow2->storage->size - offset) {
-        malformed(check);
-        return true;
-    }
-    count_bytes(check, offset, size * UINT64_C(8));
-    for (uint64_t at = 0; at < size; at += CHUNK) {
-        uint64_t count = MIN(CHUNK, size - at);
-        g_autofree uint64_t *words = qcow2_read_words(qcow2, offset + at * 8, count, error);
+    count_bytes(check, bitmap->table_offset, bitmap->table_size * UINT64_C(8));
+    for (uint64_t at = 0; at < bitmap->table_size; at += CHUNK) {
+        uint64_t count = MIN(CHUNK, bitmap->table_size - at);
+        g_autofree uint64_t *words = qcow2_read_words(qcow2, bitmap->table_offset + at * 8, count, error);
 
         if (!words)
             return false;
@@ -167,7 +178,7 @@ static bool walk_bitmap(struct check *check, uint64_t offset, uint32_t size, GEr
             uint64_t host = words[i] & QCOW2_HOST;
 
             if (host % qcow2->cluster_size || words[i] & ~(QCOW2_HOST | (host ? 0 : 1)))
-                malformed(check);
+                malformed(check, "bitmap table entry", words[i]);
             else if (host)
                 count_bytes(check, host, qcow2->cluster_size);
         }
@@ -179,28 +190,13 @@ static bool walk_bitmap(struct check *check, uint64_t offset, uint32_t size, GEr
 static bool walk_bitmaps(struct check *check, GError **error)
 {
     struct qcow2 *qcow2 = check->qcow2;
-    uint64_t at = qcow2->bitmaps_offset, end = at + qcow2->bitmaps_length;
-    uint8_t entry[24];
 
-    if (!(qcow2->autoclear & QCOW2_BITMAPS) || !qcow2->bitmap_count)
+    if (!(qcow2->autoclear & QCOW2_BITMAPS))
         return true;
-    count_bytes(check, at, qcow2->bitmaps_length);
-    for (uint32_t i = 0; i < qcow2->bitmap_count; i++) {
-        uint32_t extra, size;
-
-        if (end - at < sizeof entry) {
-            malformed(check);
-            return true;
-        }
-        if (!storage_pread(qcow2->storage, entry, sizeof entry, at, error))
+    count_bytes(check, qcow2->bitmaps_offset, qcow2->bitmaps_length);
+    for (guint i = 0; i < qcow2->bitmaps->len; i++) {
+        if (!walk_bitmap(check, &g_array_index(qcow2->bitmaps, struct qcow2_bitmap, i), error))
             return false;
-        memcpy(&size, entry + 8, sizeof size);
-        memcpy(&extra, entry + 20, sizeof extra);
-        if (!walk_bitmap(check, qcow2_load64(entry), GUINT32_FROM_BE(size), error))
-            return false;
-        at += MIN(end - at,
-                  (sizeof entry + (uint64_t)GUINT32_FROM_BE(extra) + (entry[18] << 8 | entry[19]) + 7) &
-                      ~UINT64_C(7));
     }
     return true;
 }
@@ -219,7 +215,7 @@ static void walk_refcounts(struct check *check)
         if (host % qcow2->cluster_size || host > qcow2->storage->size ||
             qcow2->storage->size - host < qcow2->cluster_size ||
             !g_hash_table_add(seen, GSIZE_TO_POINTER(host >> qcow2->cluster_bits)))
-            malformed(check);
+            malformed(check, "refcount table entry", host);
         else
             count_bytes(check, host, qcow2->cluster_size);
     }
@@ -274,6 +270,10 @@ static bool compare_count(struct check *check, uint64_t cluster, uint64_t stored
     }
     if (!check->rebuild || want > qcow2_refcount_max(qcow2)) {
         check->result->corruptions++;
+        remember(check,
+                 "host offset 0x%" G_GINT64_MODIFIER "x has refcount %" G_GUINT64_FORMAT
+                 " but %" G_GUINT64_FORMAT " users",
+                 cluster << qcow2->cluster_bits, stored, want);
         return true;
     }
     if (!qcow2->reftable[index] && !add_block(check, index, error))
@@ -321,7 +321,12 @@ static bool compare_flag(struct check *check, uint64_t host, bool copied, GError
 
     if (!qcow2_refcount_get(check->qcow2, host >> check->qcow2->cluster_bits, &count, error))
         return false;
-    check->result->corruptions += copied != (count == 1);
+    if (copied == (count == 1))
+        return true;
+    check->result->corruptions++;
+    remember(check,
+             "host offset 0x%" G_GINT64_MODIFIER "x has refcount %" G_GUINT64_FORMAT " but %s COPIED flag",
+             host, count, copied ? "a" : "no");
     return true;
 }
 
@@ -383,6 +388,44 @@ static bool finish_repair(struct check *check, GError **error)
     return qcow2_write_features(qcow2, error);
 }
 
+static bool run_check(struct check *check, GError **error)
+{
+    struct qcow2 *qcow2 = check->qcow2;
+    bool ok;
+
+    check->clusters = (qcow2->storage->size + qcow2->cluster_size - 1) >> qcow2->cluster_bits;
+    if (check->clusters > (uint64_t)WINDOW * MAX_WINDOWS) {
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED,
+                    "qcow2: %" G_GUINT64_FORMAT " clusters are too many to check (at most %" G_GUINT64_FORMAT
+                    ")",
+                    check->clusters, (uint64_t)WINDOW * MAX_WINDOWS);
+        return false;
+    }
+    check->references = g_try_new(uint16_t, MIN(check->clusters, WINDOW));
+    if (!check->references) {
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "no memory for the counts of a check");
+        return false;
+    }
+    ok = check_windows(check, error);
+    qcow2->verified = ok && check->result->corruptions == 0;
+    g_clear_pointer(&check->references, g_free);
+    return ok;
+}
+
+bool qcow2_verify(struct qcow2 *qcow2, GError **error)
+{
+    struct image_check result = {0};
+    struct check check = {.qcow2 = qcow2, .result = &result};
+    bool ok = qcow2->verified || run_check(&check, error);
+    g_autofree char *finding = check.finding;
+
+    if (ok && result.corruptions)
+        ok = qcow2_refuse(error,
+                          "the image is not written to, because it has %" G_GUINT64_FORMAT " errors: %s",
+                          result.corruptions, finding);
+    return ok;
+}
+
 bool qcow2_check(struct image *image, bool repair, struct image_check *result, GError **error)
 {
     struct qcow2 *qcow2 = image->opaque;
@@ -394,22 +437,9 @@ bool qcow2_check(struct image *image, bool repair, struct image_check *result, G
     check.rebuild = check.repair && qcow2->incompatible & QCOW2_DIRTY;
     if (qcow2->fixed && image->writable && !qcow2_flush(image, error))
         return false;
-    check.clusters = (qcow2->storage->size + qcow2->cluster_size - 1) >> qcow2->cluster_bits;
-    if (check.clusters > (uint64_t)WINDOW * MAX_WINDOWS) {
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED,
-                    "qcow2: %" G_GUINT64_FORMAT " clusters are too many to check (at most %" G_GUINT64_FORMAT
-                    ")",
-                    check.clusters, (uint64_t)WINDOW * MAX_WINDOWS);
-        return false;
-    }
     if (check.repair ? !qcow2_prepare_write(qcow2, error) : !qcow2_refcounts_load(qcow2, error))
         return false;
-    check.references = g_try_new(uint16_t, MIN(check.clusters, WINDOW));
-    if (!check.references) {
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "no memory for the counts of a check");
-        return false;
-    }
-    ok = check_windows(&check, error) && (!check.repair || finish_repair(&check, error));
-    g_free(check.references);
+    ok = run_check(&check, error) && (!check.repair || finish_repair(&check, error));
+    g_free(check.finding);
     return ok;
 }

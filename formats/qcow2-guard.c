@@ -160,13 +160,24 @@ bool qcow2_prepare_write(struct qcow2 *qcow2, GError **error)
     return collect_fixed(qcow2, error) && collect_tables(qcow2, error);
 }
 
+/* An image without data cannot have clusters that are used twice: a new target costs nothing here. */
+static bool has_data(const struct qcow2 *qcow2)
+{
+    for (uint64_t i = 0; i < qcow2->l1_size; i++) {
+        if (qcow2->l1[i])
+            return true;
+    }
+    return qcow2->snapshots->len > 0;
+}
+
 bool qcow2_begin_write(struct qcow2 *qcow2, GError **error)
 {
     if (!qcow2_prepare_write(qcow2, error))
         return false;
     if (qcow2->writing)
         return true;
-    if (!rebuild_dirty(qcow2, error) || !check_header_count(qcow2, error) || !clear_autoclear(qcow2, error))
+    if (!rebuild_dirty(qcow2, error) || !check_header_count(qcow2, error) ||
+        (has_data(qcow2) && !qcow2_verify(qcow2, error)) || !clear_autoclear(qcow2, error))
         return false;
     qcow2->writing = true;
     return true;

@@ -13,7 +13,6 @@
 #define MAX_BACKING_NAME    1023
 #define MAX_EXTRA_LENGTH    1024
 #define SNAPSHOT_FIXED      40
-#define BITMAP_ENTRY_FIXED  24
 #define MAX_BITMAPS         65535
 #define MAX_BITMAP_DIR      (64u << 20)
 #define FEATURE_NAME_LENGTH 46
@@ -36,9 +35,7 @@ static uint64_t get64(const struct header_bytes *header, size_t offset)
     return qcow2_load64(header->bytes + offset);
 }
 
-static bool refuse(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
-
-static bool refuse(GError **error, const char *format, ...)
+bool qcow2_refuse(GError **error, const char *format, ...)
 {
     g_autofree char *text = NULL;
     va_list arguments;
@@ -58,20 +55,19 @@ bool qcow2_probe(const uint8_t *head, size_t length, struct storage *storage)
     return length >= V2_HEADER_LENGTH && get32(&header, 0) == QCOW2_MAGIC;
 }
 
-/* A table that must lie inside the file, on a cluster boundary, without overlapping the header. */
-static bool check_table(struct qcow2 *qcow2, const char *field, uint64_t offset, uint64_t length,
-                        GError **error)
+bool qcow2_check_table(struct qcow2 *qcow2, const char *field, uint64_t offset, uint64_t length,
+                       GError **error)
 {
     if (offset % qcow2->cluster_size)
-        return refuse(error, "%s 0x%" G_GINT64_MODIFIER "x is not aligned to the cluster size %u", field,
-                      offset, qcow2->cluster_size);
+        return qcow2_refuse(error, "%s 0x%" G_GINT64_MODIFIER "x is not aligned to the cluster size %u",
+                            field, offset, qcow2->cluster_size);
     if (offset > qcow2->storage->size || length > qcow2->storage->size - offset)
-        return refuse(error,
-                      "%s 0x%" G_GINT64_MODIFIER "x + %" G_GUINT64_FORMAT
-                      " bytes lies outside the file of %" G_GUINT64_FORMAT " bytes",
-                      field, offset, length, qcow2->storage->size);
+        return qcow2_refuse(error,
+                            "%s 0x%" G_GINT64_MODIFIER "x + %" G_GUINT64_FORMAT
+                            " bytes lies outside the file of %" G_GUINT64_FORMAT " bytes",
+                            field, offset, length, qcow2->storage->size);
     if (length > 0 && offset == 0)
-        return refuse(error, "%s 0 would overlap the header", field);
+        return qcow2_refuse(error, "%s 0 would overlap the header", field);
     return true;
 }
 
@@ -81,16 +77,17 @@ static bool read_common(struct qcow2 *qcow2, const struct header_bytes *header, 
     uint32_t bits = get32(header, 20), crypt = get32(header, 32);
 
     if (bits < QCOW2_MIN_CLUSTER_BITS || bits > QCOW2_MAX_CLUSTER_BITS)
-        return refuse(error, "cluster_bits %u is not between %d and %d", bits, QCOW2_MIN_CLUSTER_BITS,
-                      QCOW2_MAX_CLUSTER_BITS);
+        return qcow2_refuse(error, "cluster_bits %u is not between %d and %d", bits, QCOW2_MIN_CLUSTER_BITS,
+                            QCOW2_MAX_CLUSTER_BITS);
     qcow2->cluster_bits = bits;
     qcow2->cluster_size = 1u << bits;
     if (crypt == 1)
-        return refuse(error, "crypt_method 1: the image is encrypted with AES, which is not supported");
+        return qcow2_refuse(error, "crypt_method 1: the image is encrypted with AES, which is not supported");
     if (crypt == 2)
-        return refuse(error, "crypt_method 2: the image is encrypted with LUKS, which is not supported");
+        return qcow2_refuse(error,
+                            "crypt_method 2: the image is encrypted with LUKS, which is not supported");
     if (crypt)
-        return refuse(error, "crypt_method %u is unknown", crypt);
+        return qcow2_refuse(error, "crypt_method %u is unknown", crypt);
     qcow2->refcount_order = 4;
     qcow2->header_length = V2_HEADER_LENGTH;
     return true;
@@ -128,8 +125,9 @@ static bool check_incompatible(struct qcow2 *qcow2, const struct header_bytes *h
     bit = __builtin_ctzll(unknown);
     name = feature_name(header, qcow2->header_length, bit);
     printable = name ? g_strescape(name, NULL) : NULL;
-    return refuse(error, "incompatible_features 0x%" G_GINT64_MODIFIER "x: bit %u (%s) is not supported",
-                  qcow2->incompatible, bit, printable && *printable ? printable : "unnamed");
+    return qcow2_refuse(error,
+                        "incompatible_features 0x%" G_GINT64_MODIFIER "x: bit %u (%s) is not supported",
+                        qcow2->incompatible, bit, printable && *printable ? printable : "unnamed");
 }
 
 static bool check_compression(struct qcow2 *qcow2, unsigned type, GError **error)
@@ -137,10 +135,10 @@ static bool check_compression(struct qcow2 *qcow2, unsigned type, GError **error
     bool flagged = qcow2->incompatible & QCOW2_COMPRESSION;
 
     if (type > QCOW2_ZSTD)
-        return refuse(error, "compression_type %u is unknown", type);
+        return qcow2_refuse(error, "compression_type %u is unknown", type);
     if (flagged != (type != 0))
-        return refuse(error, "compression_type %u contradicts incompatible feature bit 3 (%d)", type,
-                      flagged);
+        return qcow2_refuse(error, "compression_type %u contradicts incompatible feature bit 3 (%d)", type,
+                            flagged);
     qcow2->compression = type;
     return true;
 }
@@ -148,7 +146,7 @@ static bool check_compression(struct qcow2 *qcow2, unsigned type, GError **error
 static bool read_version3(struct qcow2 *qcow2, const struct header_bytes *header, GError **error)
 {
     if (header->length < V3_HEADER_LENGTH)
-        return refuse(error, "the file of %zu bytes is shorter than its header", header->length);
+        return qcow2_refuse(error, "the file of %zu bytes is shorter than its header", header->length);
     qcow2->incompatible = get64(header, 72);
     qcow2->compatible = get64(header, 80);
     qcow2->autoclear = get64(header, 88);
@@ -156,15 +154,15 @@ static bool read_version3(struct qcow2 *qcow2, const struct header_bytes *header
     qcow2->header_length = get32(header, 100);
     if (qcow2->header_length < V3_HEADER_LENGTH || qcow2->header_length % 8 ||
         qcow2->header_length > header->length)
-        return refuse(error, "header_length %u is not a multiple of 8 between %d and %zu",
-                      qcow2->header_length, V3_HEADER_LENGTH, header->length);
+        return qcow2_refuse(error, "header_length %u is not a multiple of 8 between %d and %zu",
+                            qcow2->header_length, V3_HEADER_LENGTH, header->length);
     if (!check_incompatible(qcow2, header, error))
         return false;
     if (qcow2->refcount_order > 6)
-        return refuse(error, "refcount_order %u is larger than 6", qcow2->refcount_order);
+        return qcow2_refuse(error, "refcount_order %u is larger than 6", qcow2->refcount_order);
     if (qcow2->incompatible & QCOW2_EXTENDED_L2 && qcow2->cluster_bits < 14)
-        return refuse(error, "cluster_bits %u is too small for extended L2 entries (at least 14)",
-                      qcow2->cluster_bits);
+        return qcow2_refuse(error, "cluster_bits %u is too small for extended L2 entries (at least 14)",
+                            qcow2->cluster_bits);
     return check_compression(qcow2, qcow2->header_length > V3_HEADER_LENGTH ? header->bytes[104] : 0, error);
 }
 
@@ -191,19 +189,20 @@ static bool read_tables(struct qcow2 *qcow2, const struct header_bytes *header, 
     qcow2->reftable_offset = get64(header, 48);
     qcow2->reftable_clusters = get32(header, 56);
     if (qcow2->l1_size > QCOW2_MAX_L1_BYTES / 8)
-        return refuse(error, "l1_size %u is larger than %u entries", qcow2->l1_size, QCOW2_MAX_L1_BYTES / 8);
+        return qcow2_refuse(error, "l1_size %u is larger than %u entries", qcow2->l1_size,
+                            QCOW2_MAX_L1_BYTES / 8);
     if (qcow2->l1_size < needed)
-        return refuse(error,
-                      "l1_size %u: the L1 table is too small for a disk of %" G_GUINT64_FORMAT
-                      " bytes (%" G_GUINT64_FORMAT " entries)",
-                      qcow2->l1_size, size, needed);
-    if (!check_table(qcow2, "l1_table_offset", qcow2->l1_offset, qcow2->l1_size * UINT64_C(8), error))
+        return qcow2_refuse(error,
+                            "l1_size %u: the L1 table is too small for a disk of %" G_GUINT64_FORMAT
+                            " bytes (%" G_GUINT64_FORMAT " entries)",
+                            qcow2->l1_size, size, needed);
+    if (!qcow2_check_table(qcow2, "l1_table_offset", qcow2->l1_offset, qcow2->l1_size * UINT64_C(8), error))
         return false;
     if (qcow2->reftable_clusters == 0 || qcow2->reftable_clusters > QCOW2_MAX_REFTABLE / qcow2->cluster_size)
-        return refuse(error, "refcount_table_clusters %u is not between 1 and %u", qcow2->reftable_clusters,
-                      QCOW2_MAX_REFTABLE / qcow2->cluster_size);
-    if (!check_table(qcow2, "refcount_table_offset", qcow2->reftable_offset,
-                     (uint64_t)qcow2->reftable_clusters * qcow2->cluster_size, error))
+        return qcow2_refuse(error, "refcount_table_clusters %u is not between 1 and %u",
+                            qcow2->reftable_clusters, QCOW2_MAX_REFTABLE / qcow2->cluster_size);
+    if (!qcow2_check_table(qcow2, "refcount_table_offset", qcow2->reftable_offset,
+                           (uint64_t)qcow2->reftable_clusters * qcow2->cluster_size, error))
         return false;
     qcow2->image->size = size & ~UINT64_C(511); /* as QEMU: a tail of less than a sector is not visible */
     if (qcow2->autoclear & QCOW2_RAW_DATA)      /* alone it shows the whole disk */
@@ -223,16 +222,16 @@ static bool read_backing_name(struct qcow2 *qcow2, const struct header_bytes *he
     if (offset == 0)
         return true;
     if (offset > header->length || offset < qcow2->header_length)
-        return refuse(
+        return qcow2_refuse(
             error, "backing_file_offset %" G_GUINT64_FORMAT " is not in the first cluster behind the header",
             offset);
     if (length > MAX_BACKING_NAME || length > header->length - offset)
-        return refuse(error, "backing_file_size %u is too large (at most %d, inside the first cluster)",
-                      length, MAX_BACKING_NAME);
+        return qcow2_refuse(error, "backing_file_size %u is too large (at most %d, inside the first cluster)",
+                            length, MAX_BACKING_NAME);
     if (length == 0)
         return true;
     if (memchr(header->bytes + offset, 0, length))
-        return refuse(error, "the backing file name contains a NUL byte");
+        return qcow2_refuse(error, "the backing file name contains a NUL byte");
     qcow2->image->backing_name = g_strndup((const char *)header->bytes + offset, length);
     return true;
 }
@@ -241,28 +240,29 @@ static bool read_bitmaps_extension(struct qcow2 *qcow2, const struct header_byte
                                    uint32_t length, GError **error)
 {
     if (length != 24)
-        return refuse(error, "the bitmaps extension has %u bytes instead of 24", length);
+        return qcow2_refuse(error, "the bitmaps extension has %u bytes instead of 24", length);
     if (!(qcow2->autoclear & QCOW2_BITMAPS))
         return true; /* stale: a writer that knows no bitmaps was here */
     qcow2->bitmap_count = get32(header, at);
     qcow2->bitmaps_length = get64(header, at + 8);
     qcow2->bitmaps_offset = get64(header, at + 16);
     if (qcow2->bitmap_count == 0 || qcow2->bitmap_count > MAX_BITMAPS)
-        return refuse(error, "nb_bitmaps %u is not between 1 and %d", qcow2->bitmap_count, MAX_BITMAPS);
+        return qcow2_refuse(error, "nb_bitmaps %u is not between 1 and %d", qcow2->bitmap_count, MAX_BITMAPS);
     if (qcow2->bitmaps_length > MAX_BITMAP_DIR ||
-        qcow2->bitmaps_length < (uint64_t)qcow2->bitmap_count * BITMAP_ENTRY_FIXED)
-        return refuse(error, "bitmap_directory_size %" G_GUINT64_FORMAT " is impossible for %u bitmaps",
-                      qcow2->bitmaps_length, qcow2->bitmap_count);
-    return check_table(qcow2, "bitmap_directory_offset", qcow2->bitmaps_offset, qcow2->bitmaps_length, error);
+        qcow2->bitmaps_length < (uint64_t)qcow2->bitmap_count * QCOW2_BITMAP_FIXED)
+        return qcow2_refuse(error, "bitmap_directory_size %" G_GUINT64_FORMAT " is impossible for %u bitmaps",
+                            qcow2->bitmaps_length, qcow2->bitmap_count);
+    return qcow2_check_table(qcow2, "bitmap_directory_offset", qcow2->bitmaps_offset, qcow2->bitmaps_length,
+                             error);
 }
 
 static bool read_name(const struct header_bytes *header, size_t at, uint32_t length, const char *what,
                       char **name, GError **error)
 {
     if (length > MAX_BACKING_NAME)
-        return refuse(error, "the %s of %u bytes is longer than %d", what, length, MAX_BACKING_NAME);
+        return qcow2_refuse(error, "the %s of %u bytes is longer than %d", what, length, MAX_BACKING_NAME);
     if (memchr(header->bytes + at, 0, length))
-        return refuse(error, "the %s contains a NUL byte", what);
+        return qcow2_refuse(error, "the %s contains a NUL byte", what);
     g_free(*name);
     *name = g_strndup((const char *)header->bytes + at, length);
     return true;
@@ -279,7 +279,7 @@ static bool read_extension(struct qcow2 *qcow2, const struct header_bytes *heade
     case QCOW2_EXT_BITMAPS:
         return read_bitmaps_extension(qcow2, header, at, length, error);
     case QCOW2_EXT_CRYPTO:
-        return refuse(error, "there is an encryption header extension but crypt_method is 0");
+        return qcow2_refuse(error, "there is an encryption header extension but crypt_method is 0");
     default:
         return true; /* unknown ones are kept: the header is only ever changed in place */
     }
@@ -298,15 +298,16 @@ static bool read_extensions(struct qcow2 *qcow2, const struct header_bytes *head
             return true;
         at += 8;
         if (length > end - at)
-            return refuse(error, "header extension 0x%08x of %u bytes runs past %zu", type, length, end);
+            return qcow2_refuse(error, "header extension 0x%08x of %u bytes runs past %zu", type, length,
+                                end);
         if (!g_hash_table_add(seen, GUINT_TO_POINTER(type)))
-            return refuse(error, "header extension 0x%08x appears twice", type);
+            return qcow2_refuse(error, "header extension 0x%08x appears twice", type);
         if (!read_extension(qcow2, header, type, at, length, error))
             return false;
         at += ((size_t)length + 7) & ~(size_t)7;
     }
     return backing || header->length < qcow2->cluster_size ||
-           refuse(error, "the header extensions have no end mark");
+           qcow2_refuse(error, "the header extensions have no end mark");
 }
 
 /* Whether the file may be opened is for the chain's policy to say. */
@@ -317,16 +318,16 @@ static bool check_data_file(struct qcow2 *qcow2, GError **error)
 
     image->wants_data = qcow2->incompatible & QCOW2_DATA_FILE;
     if (!image->wants_data)
-        return !raw || refuse(error,
-                              "autoclear_features 0x%" G_GINT64_MODIFIER "x: the data file is raw, but "
-                              "there is none",
-                              qcow2->autoclear);
+        return !raw || qcow2_refuse(error,
+                                    "autoclear_features 0x%" G_GINT64_MODIFIER "x: the data file is raw, but "
+                                    "there is none",
+                                    qcow2->autoclear);
     if (raw && image->backing_name)
-        return refuse(error, "a raw external data file and a backing file exclude each other");
+        return qcow2_refuse(error, "a raw external data file and a backing file exclude each other");
     if (!image->data_name || !*image->data_name)
-        return refuse(error, "the image keeps its data in an external file, which it does not name");
+        return qcow2_refuse(error, "the image keeps its data in an external file, which it does not name");
     if (image->writable)
-        return refuse(error, "the image keeps its data in an external file; such images are only read");
+        return qcow2_refuse(error, "the image keeps its data in an external file; such images are only read");
     return true;
 }
 
@@ -349,16 +350,16 @@ static bool read_snapshot(struct qcow2 *qcow2, unsigned number, uint64_t *at, GE
     length = SNAPSHOT_FIXED + (uint64_t)extra + GUINT16_FROM_BE(*(uint16_t *)(fixed + 12)) +
              GUINT16_FROM_BE(*(uint16_t *)(fixed + 14));
     if (extra > MAX_EXTRA_LENGTH)
-        return refuse(error, "snapshot %u: extra_data_size %u is larger than %d", number, extra,
-                      MAX_EXTRA_LENGTH);
+        return qcow2_refuse(error, "snapshot %u: extra_data_size %u is larger than %d", number, extra,
+                            MAX_EXTRA_LENGTH);
     *at += (length + 7) & ~UINT64_C(7);
     if (*at - qcow2->snapshots_offset > QCOW2_MAX_SNAPSHOT_META)
-        return refuse(error, "the snapshot table is larger than %u bytes", QCOW2_MAX_SNAPSHOT_META);
+        return qcow2_refuse(error, "the snapshot table is larger than %u bytes", QCOW2_MAX_SNAPSHOT_META);
     if (snapshot.l1_size > QCOW2_MAX_L1_BYTES / 8)
-        return refuse(error, "snapshot %u: l1_size %u is larger than %u entries", number, snapshot.l1_size,
-                      QCOW2_MAX_L1_BYTES / 8);
-    if (!check_table(qcow2, "snapshot l1_table_offset", snapshot.l1_offset, snapshot.l1_size * UINT64_C(8),
-                     error))
+        return qcow2_refuse(error, "snapshot %u: l1_size %u is larger than %u entries", number,
+                            snapshot.l1_size, QCOW2_MAX_L1_BYTES / 8);
+    if (!qcow2_check_table(qcow2, "snapshot l1_table_offset", snapshot.l1_offset,
+                           snapshot.l1_size * UINT64_C(8), error))
         return false;
     g_array_append_val(qcow2->snapshots, snapshot);
     return true;
@@ -372,8 +373,8 @@ static bool read_snapshots(struct qcow2 *qcow2, const struct header_bytes *heade
     qcow2->snapshots = g_array_new(false, false, sizeof(struct qcow2_snapshot));
     qcow2->snapshots_offset = at;
     if (count > QCOW2_MAX_SNAPSHOTS)
-        return refuse(error, "nb_snapshots %u is larger than %u", count, QCOW2_MAX_SNAPSHOTS);
-    if (!check_table(qcow2, "snapshots_offset", at, count * (uint64_t)SNAPSHOT_FIXED, error))
+        return qcow2_refuse(error, "nb_snapshots %u is larger than %u", count, QCOW2_MAX_SNAPSHOTS);
+    if (!qcow2_check_table(qcow2, "snapshots_offset", at, count * (uint64_t)SNAPSHOT_FIXED, error))
         return false;
     for (uint32_t i = 0; i < count; i++) {
         if (!read_snapshot(qcow2, i, &at, error))
@@ -390,14 +391,14 @@ bool qcow2_read_header(struct qcow2 *qcow2, GError **error)
     struct header_bytes header = {bytes, MIN(size, 4096)};
 
     if (size < V2_HEADER_LENGTH)
-        return refuse(error, "the file of %zu bytes is shorter than a header", size);
+        return qcow2_refuse(error, "the file of %zu bytes is shorter than a header", size);
     if (!storage_pread(qcow2->storage, bytes, header.length, 0, error))
         return false;
     qcow2->version = get32(&header, 4);
     if (get32(&header, 0) != QCOW2_MAGIC)
-        return refuse(error, "magic 0x%08x is not that of qcow2", get32(&header, 0));
+        return qcow2_refuse(error, "magic 0x%08x is not that of qcow2", get32(&header, 0));
     if (qcow2->version != 2 && qcow2->version != 3)
-        return refuse(error, "version %u is neither 2 nor 3", qcow2->version);
+        return qcow2_refuse(error, "version %u is neither 2 nor 3", qcow2->version);
     if (!read_common(qcow2, &header, error))
         return false;
     header.length = MIN(size, qcow2->cluster_size);
@@ -408,5 +409,5 @@ bool qcow2_read_header(struct qcow2 *qcow2, GError **error)
     qcow2_set_geometry(qcow2);
     return read_backing_name(qcow2, &header, error) && read_extensions(qcow2, &header, error) &&
            check_data_file(qcow2, error) && read_tables(qcow2, &header, error) &&
-           read_snapshots(qcow2, &header, error);
+           read_snapshots(qcow2, &header, error) && qcow2_read_bitmaps(qcow2, error);
 }

@@ -116,6 +116,7 @@ void qcow2_close(struct image *image)
     if (qcow2->blocks.tables)
         qcow2_cache_clear(&qcow2->blocks);
     g_clear_pointer(&qcow2->snapshots, g_array_unref);
+    g_clear_pointer(&qcow2->bitmaps, g_array_unref);
     g_clear_pointer(&qcow2->fixed, g_array_unref);
     g_clear_pointer(&qcow2->frees, g_array_unref);
     g_clear_pointer(&qcow2->metadata, g_hash_table_unref);

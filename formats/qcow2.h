@@ -4,6 +4,7 @@
  *
  *   qcow2.c           the driver's table, open, describe, close
  *   qcow2-header.c    header, header extensions, snapshot table: all that is validated at open
+ *   qcow2-bitmaps.c   dirty bitmaps, which are only validated
  *   qcow2-cache.c     bounded cache of cluster-sized tables, one for L2 and one for refcount blocks
  *   qcow2-map.c       L1 and L2: from guest offsets to extents
  *   qcow2-refcount.c  refcounts of host clusters
@@ -48,6 +49,8 @@
 #define QCOW2_L1_ZEROS UINT64_C(0x7f000000000001ff) /* reserved bits */
 #define QCOW2_L2_ZEROS UINT64_C(0x3f000000000001fe)
 
+#define QCOW2_BITMAP_FIXED 24u /* bytes of an entry of the bitmap directory before extra data and name */
+
 #define QCOW2_EXT_END      0x00000000u
 #define QCOW2_EXT_BACKING  0xe2792acau
 #define QCOW2_EXT_FEATURES 0x6803f857u
@@ -86,6 +89,11 @@ struct qcow2_snapshot {
     uint32_t l1_size;
 };
 
+struct qcow2_bitmap {
+    uint64_t table_offset;
+    uint32_t table_size;
+};
+
 struct qcow2 {
     struct image *image;
     struct storage *storage;
@@ -106,6 +114,7 @@ struct qcow2 {
     GArray *snapshots; /* of struct qcow2_snapshot */
     uint32_t bitmap_count;
     uint64_t bitmaps_offset, bitmaps_length; /* the bitmap directory */
+    GArray *bitmaps;                         /* of struct qcow2_bitmap */
 
     /* what follows from it */
     unsigned words;     /* of 64 bits per L2 entry: 1, or 2 with extended L2 */
@@ -127,6 +136,7 @@ struct qcow2 {
 
     /* Below: only after qcow2_prepare_write(), but for `failed`. */
     bool writing;         /* qcow2_begin_write() was done */
+    bool verified;        /* counts and flags were right when they were looked at last */
     bool failed;          /* an operation stopped half way: nothing more may be made durable */
     uint64_t *l1_changed; /* bitmap: in-memory L1 entries that differ from the durable ones */
     struct qcow2_range l1_dirty, reftable_dirty; /* of entries; count 0: none */
@@ -194,8 +204,17 @@ void qcow2_close(struct image *image);
 /* qcow2-header.c */
 void qcow2_set_geometry(struct qcow2 *qcow2);
 bool qcow2_probe(const uint8_t *head, size_t length, struct storage *storage);
+/* Sets a REFUSED error that begins with the format.  Always returns false. */
+bool qcow2_refuse(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+/* A table must lie inside the file, on a cluster boundary, without overlapping the header. */
+bool qcow2_check_table(struct qcow2 *qcow2, const char *field, uint64_t offset, uint64_t length,
+                       GError **error);
 /* Reads and validates header, extensions and snapshot table; fills the image's and the header's fields. */
 bool qcow2_read_header(struct qcow2 *qcow2, GError **error);
+
+/* qcow2-bitmaps.c */
+/* Reads and validates the directory and the tables of dirty bitmaps. */
+bool qcow2_read_bitmaps(struct qcow2 *qcow2, GError **error);
 
 /* qcow2-cache.c */
 void qcow2_cache_init(struct qcow2_cache *cache, unsigned max,
@@ -285,6 +304,9 @@ bool qcow2_measure(const struct image_create_options *options, uint64_t data, ui
 bool qcow2_create(struct storage *storage, const struct image_create_options *options, GError **error);
 
 /* qcow2-check.c */
+/* May this image be changed?  REFUSED, and nothing is written, if its counts or flags are wrong anywhere: a
+ * cluster that is used twice and counted once would be overwritten. */
+bool qcow2_verify(struct qcow2 *qcow2, GError **error);
 bool qcow2_check(struct image *image, bool repair, struct image_check *result, GError **error);
 
 /* qcow2-pack.c */

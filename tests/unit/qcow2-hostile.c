@@ -17,10 +17,25 @@ struct edit {
     uint64_t value;
 };
 
+/* The bitmaps extension; its directory is where the data was. */
+#define BITMAPS(count, length)                                                                               \
+    {88, 8, 1}, {112, 8, UINT64_C(0x2385287500000018)}, {120, 8, (uint64_t)(count) << 32}, {128, 8, length}, \
+        {136, 8, DATA},                                                                                      \
+    {                                                                                                        \
+        144, 8, 0                                                                                            \
+    }
+/* The first entry of that directory; its table of one entry is in the next cluster. The name is "w...". */
+#define BITMAP(flags, type, granularity, name)                                                               \
+    {DATA, 8, DATA + CLUSTER}, {DATA + 8, 8, UINT64_C(1) << 32 | (flags)},                                   \
+        {DATA + 16, 8, (uint64_t)(type) << 56 | (uint64_t)(granularity) << 48 | (uint64_t)(name) << 32},     \
+    {                                                                                                        \
+        DATA + CLUSTER, 8, 0                                                                                 \
+    }
+
 struct hostile {
     const char *name;
     const char *options; /* NULL: cluster_size=4k */
-    struct edit edit[4];
+    struct edit edit[14];
     const char *words; /* of the error */
 };
 
@@ -138,6 +153,56 @@ static const struct hostile at_open[] = {
      NULL,
      {{88, 8, 1}, {112, 8, UINT64_C(0x2385287500000010)}},
      "bitmaps extension has 16"},
+    {"bitmaps-type", NULL, {BITMAPS(2, 64), BITMAP(0, 2, 16, 1)}, "bitmap 0: type 2"},
+    {"bitmaps-flags", NULL, {BITMAPS(2, 64), BITMAP(8, 1, 16, 1)}, "bitmap 0: flags 0x8"},
+    {"bitmaps-granularity-0", NULL, {BITMAPS(2, 64), BITMAP(0, 1, 0, 1)}, "granularity_bits 0"},
+    {"bitmaps-granularity-63", NULL, {BITMAPS(2, 64), BITMAP(0, 1, 63, 1)}, "granularity_bits 63"},
+    {"bitmaps-name-0", NULL, {BITMAPS(2, 64), BITMAP(0, 1, 16, 0)}, "name_size 0"},
+    {"bitmaps-name-max", NULL, {BITMAPS(2, 64), BITMAP(0, 1, 16, 0xffff)}, "name_size 65535"},
+    {"bitmaps-name-long", NULL, {BITMAPS(2, 64), BITMAP(0, 1, 16, 1000)}, "past the end of the directory"},
+    {"bitmaps-name-nul", NULL, {BITMAPS(1, 32), BITMAP(0, 1, 16, 5), {DATA + 26, 1, 0}}, "NUL"},
+    {"bitmaps-extra",
+     NULL,
+     {BITMAPS(1, 32), BITMAP(0, 1, 16, 1), {DATA + 20, 4, 0xfffffff8}},
+     "extra_data_size 4294967288"},
+    {"bitmaps-directory", NULL, {BITMAPS(1, UINT64_C(1) << 40)}, "bitmap_directory_size 1099511627776"},
+    {"bitmaps-directory-short", NULL, {BITMAPS(2, 48), BITMAP(0, 1, 16, 1)}, "ends in entry 1 of 2"},
+    {"bitmaps-directory-long",
+     NULL,
+     {BITMAPS(1, 64), BITMAP(0, 1, 16, 1)},
+     "contradicts its 1 entries of 32"},
+    {"bitmaps-directory-unaligned",
+     NULL,
+     {BITMAPS(1, 32), {136, 8, DATA + 8}},
+     "bitmap_directory_offset 0x5008 is not aligned"},
+    {"bitmaps-table-unaligned",
+     NULL,
+     {BITMAPS(1, 32), BITMAP(0, 1, 16, 1), {DATA, 8, DATA + 512}},
+     "bitmap_table_offset 0x5200 is not aligned"},
+    {"bitmaps-table-size",
+     NULL,
+     {BITMAPS(1, 32), BITMAP(0, 1, 16, 1), {DATA + 8, 4, 0x7fffffff}},
+     "bitmap_table_size 2147483647"},
+    {"bitmaps-table-beyond",
+     NULL,
+     {BITMAPS(1, 32), BITMAP(0, 1, 16, 1), {DATA + 8, 4, 0x10000}},
+     "lies outside the file"},
+    {"bitmaps-table-reserved",
+     NULL,
+     {BITMAPS(1, 32), BITMAP(0, 1, 16, 1), {DATA + CLUSTER, 8, 2}},
+     "bitmap table entry 0 0x2"},
+    {"bitmaps-data-beyond",
+     NULL,
+     {BITMAPS(1, 32), BITMAP(0, 1, 16, 1), {DATA + CLUSTER, 8, 0x7000000}},
+     "bitmap table entry 0 0x7000000"},
+    {"bitmaps-same-name",
+     NULL,
+     {BITMAPS(2, 64),
+      BITMAP(0, 1, 16, 1),
+      {DATA + 32, 8, DATA + CLUSTER},
+      {DATA + 40, 8, 0},
+      {DATA + 48, 8, UINT64_C(0x0110000100000000)}},
+     "bitmap 1: the name \"w\" appears twice"},
 };
 
 static void test_open(gconstpointer data)
@@ -223,9 +288,6 @@ static void test_map(gconstpointer data)
 }
 
 static const struct hostile at_write[] = {
-    {"data-is-l1", NULL, {{L2, 8, COPIED | L1}}, "holds metadata"},
-    {"data-is-l2", NULL, {{L2, 8, COPIED | L2}}, "holds metadata"},
-    {"data-is-refcount-block", NULL, {{L2, 8, COPIED | 2 * CLUSTER}}, "holds metadata"},
     {"l2-is-l1", NULL, {{L1, 8, COPIED | L1}}, "holds metadata"},
     {"l2-is-reftable", NULL, {{L1, 8, COPIED | CLUSTER}}, "holds metadata"},
     {"l2-twice", NULL, {{L1 + 8, 8, COPIED | L2}}, "holds metadata"},
@@ -233,9 +295,9 @@ static const struct hostile at_write[] = {
     {"reftable-unaligned", NULL, {{CLUSTER, 8, 0x22a00}}, "is not aligned"},
     {"reftable-empty", NULL, {{CLUSTER, 8, 0}}, "header has refcount 0"},
     {"header-count-0", NULL, {{2 * CLUSTER, 2, 0}}, "header has refcount 0"},
-    {"data-count-0", NULL, {{2 * CLUSTER + 2 * 5, 2, 0}}, "its refcount is 0"},
-    {"data-count-2", NULL, {{2 * CLUSTER + 2 * 5, 2, 2}}, "its refcount is 2"},
-    {"block-counts-0", NULL, {{2 * CLUSTER + 2 * 2, 2, 0}}, "holds metadata"},
+    /* Without data nothing is counted again: what would be overwritten is found when it is given out. */
+    {"block-is-free", NULL, {{L1, 8, 0}, {2 * CLUSTER + 2 * 2, 2, 0}}, "holds metadata"},
+    {"l1-is-free", NULL, {{L1, 8, 0}, {2 * CLUSTER + 2 * 3, 2, 0}}, "holds metadata"},
 };
 
 /* Refused, marked as corrupt, and nothing else is written; then it cannot be opened for writing. */
@@ -267,6 +329,47 @@ static void test_write(gconstpointer data)
     g_assert_no_error(error); /* to read what can be read is allowed, with a notice */
     g_assert_cmpuint(image->notices->len, ==, 1);
     image_close(image);
+}
+
+/* Found by counting all users before the first change. */
+static const struct hostile at_count[] = {
+    {"data-is-l1", NULL, {{L2, 8, COPIED | L1}}, "host offset 0x3000 has refcount 1 but 2 users"},
+    {"data-is-l2", NULL, {{L2, 8, COPIED | L2}}, "host offset 0x4000 has refcount 1 but 2 users"},
+    {"data-is-refcount-block", NULL, {{L2, 8, COPIED | 2 * CLUSTER}}, "host offset 0x2000 has refcount 1"},
+    {"data-twice", NULL, {{L2 + 8, 8, COPIED | DATA}}, "host offset 0x5000 has refcount 1 but 2 users"},
+    {"data-twice-far", NULL, {{L2 + 4088, 8, COPIED | DATA}}, "host offset 0x5000 has refcount 1 but 2"},
+    {"data-twice-counted",
+     NULL,
+     {{L2 + 8, 8, COPIED | DATA}, {2 * CLUSTER + 2 * 5, 2, 2}, {2 * CLUSTER + 2 * 6, 2, 0}},
+     "host offset 0x5000 has refcount 2 but a COPIED flag"},
+    {"data-beyond", NULL, {{L2, 8, COPIED | 0x7000000}}, "L2 entry 0x8000000007000000"},
+    {"data-count-0", NULL, {{2 * CLUSTER + 2 * 5, 2, 0}}, "host offset 0x5000 has refcount 0 but 1 users"},
+    {"data-count-2", NULL, {{2 * CLUSTER + 2 * 5, 2, 2}}, "has refcount 2 but a COPIED flag"},
+    {"data-not-copied", NULL, {{L2, 8, DATA}}, "has refcount 1 but no COPIED flag"},
+    {"block-counts-0", NULL, {{2 * CLUSTER + 2 * 2, 2, 0}}, "host offset 0x2000 has refcount 0"},
+};
+
+/* Refused, and not a byte is written, whatever the first change would be. */
+static void test_count(gconstpointer data)
+{
+    const struct hostile *hostile = data;
+    struct storage *storage = make_hostile(hostile);
+    g_autoptr(GArray) placements = g_array_new(false, false, sizeof(struct placement));
+    g_autoptr(GError) error = NULL;
+    g_autoptr(image_t) image = image_open(storage, &format_qcow2, true, &error);
+    uint64_t done_offset, done_length;
+    struct extent to;
+
+    g_assert_no_error(error);
+    assert_fails(image_place(image, 4 << 20, 512, placements, &error), BLOCKMIG_ERROR_REFUSED,
+                 hostile->words);
+    g_clear_error(&error);
+    assert_fails(image_zero(image, 0, CLUSTER, &done_offset, &done_length, &error), BLOCKMIG_ERROR_REFUSED,
+                 hostile->words);
+    g_clear_error(&error);
+    assert_fails(image_place_packed(image, 0, 512, &to, &error), BLOCKMIG_ERROR_REFUSED, hostile->words);
+    g_assert_cmpuint(placements->len, ==, 0);
+    g_assert_cmpuint(storage_memory_writes(storage)->len, ==, 0);
 }
 
 /* The dirty bit: the counts are rebuilt before the first change. */
@@ -329,6 +432,7 @@ int main(int argc, char **argv)
     add_all("open", at_open, G_N_ELEMENTS(at_open), test_open);
     add_all("map", at_map, G_N_ELEMENTS(at_map), test_map);
     add_all("write", at_write, G_N_ELEMENTS(at_write), test_write);
+    add_all("count", at_count, G_N_ELEMENTS(at_count), test_count);
     g_test_add_func("/qcow2-hostile/data-file", test_data_file);
     g_test_add_func("/qcow2-hostile/dirty", test_dirty);
     g_test_add_func("/qcow2-hostile/truncated", test_truncated);
