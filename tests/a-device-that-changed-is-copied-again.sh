@@ -32,4 +32,9 @@ fails_with 6 "a target that was changed since" "$blockmig" copy "$source" "$tmp/
 like "$err" "differs at byte 2097152" "is named with its place"
 like "$err" "--force" "and what to do"
 unlike "$err" "to continue" "not to continue"
+
+# What cannot be written is refused before anything is done.
+loop_device "$tmp/two" -r
+fails_with 3 "a plan for a read-only device" "$blockmig" plan copy "$source" "$REPLY"
+fails_with 3 "a copy to it" "$blockmig" copy "$source" "$REPLY"
 done_testing

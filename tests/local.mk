@@ -32,6 +32,7 @@ dist_check_SCRIPTS += \
 	tests/copy-resumes-after-full-disk.sh \
 	tests/copy-survives-sigkill.sh \
 	tests/ctrl-c-cancels-and-resumes.sh \
+	tests/a-full-state-directory-is-told.sh \
 	tests/forced-copies-are-resumed.sh \
 	tests/preallocation-survives-a-kill.sh \
 	tests/read-back-catches-corruption.sh \

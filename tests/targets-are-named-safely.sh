@@ -48,13 +48,21 @@ receipt=$(jq -r .receipt <<<"$out")
 check "has the copy" cmp "$tmp/source" "$odd"
 check "and a receipt" "$blockmig" verify "$odd" --receipt "$receipt"
 
+# A directory that is gone.
+mkdir "$tmp/gone"
+cd "$tmp/gone" && rmdir "$tmp/gone"
+fails_with 3 "a relative name from nowhere" "$blockmig" copy "$tmp/source" blockmig-nowhere
+check "does not mean the root" test ! -e /blockmig-nowhere
+check "an absolute one is good" "$blockmig" copy "$tmp/source" "$tmp/names/somewhere"
+cd "$tmp" || exit 1
+
 # Who takes the name while the copy is made keeps it.
 start "$blockmig" copy -q --bandwidth=8MiB/s "$tmp/source" "$tmp/late" 2>"$tmp/late.err"
 pid=$REPLY
 wait_for 5 test -e "$tmp/late.blockmig-part"
 cp "$tmp/precious" "$tmp/late"
 wait "$pid"
-is "$?" 3 "a name that is taken while the copy grows"
+is "$?" 5 "a name that is taken while the copy grows"
 check "belongs to who took it" cmp "$tmp/precious" "$tmp/late"
 rm "$tmp/late"
 check "once it is free, the same command finishes" "$blockmig" copy "$tmp/source" "$tmp/late"

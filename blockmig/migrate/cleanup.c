@@ -53,7 +53,7 @@ static bool rename_part(const struct copy_unit *unit, GError **error)
     if (!taken)
         return blockmig_set_errno(error, errno, "%s: cannot take the name %s", unit->part_path,
                                   unit->target_path);
-    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED,
                 "%s has come into being while its copy was made: the copy is proved and waits as %s",
                 unit->target_path, unit->part_path);
     return false;

@@ -10,7 +10,7 @@
  *
  *   refused      nothing was changed; there is no job in the journal
  *   failed       an error of the medium, or a difference (which has its own exit status)
- *   parked       no space on the target: goes on once there is some
+ *   parked       no space on the target, or its name is taken: goes on once there is some, or it is free
  *   rolled-back  cancelled; goes on if asked again
  *
  * In all three lower states the source is untouched and the part file stays, so that running the same command
@@ -140,14 +140,24 @@ static char *advise(const struct cold_job *job, const GError *error)
                            job->record->id);
 }
 
-/* A finished job that is looked at again has ended otherwise only if it is found to be different. */
+/* What the journal calls the end.  A finished job that is looked at again has ended otherwise only if it is
+ * found to be different; one that is refused now (no room, in use) can go on later. */
+static const char *recorded_result(const struct cold_job *job, const GError *failure)
+{
+    bool different = g_error_matches(failure, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT);
+
+    if (job->ended && failure && !different)
+        return job->ended;
+    return strcmp(job->report->result, "refused") == 0 ? "parked" : job->report->result;
+}
+
 static bool record_end(struct cold_job *job, const GError *failure, GError **error)
 {
-    bool news = !job->ended || !failure || g_error_matches(failure, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT);
+    const char *result = recorded_result(job, failure);
     const char *message = failure ? failure->message : NULL;
 
-    return journal_job_finish(job->journal, job->record, news ? job->report->result : job->ended,
-                              news ? message : job->ended_error, error);
+    return journal_job_finish(job->journal, job->record, result,
+                              result == job->ended ? job->ended_error : message, error);
 }
 
 /* The end is written down even if that fails too: then the error says both. */
@@ -189,6 +199,8 @@ static bool open_journal(struct cold_job *job, GError **error)
     if (job->dry_run && !journal_exists(job->request->state_dir))
         return true;
     job->journal = journal_open(job->request->state_dir, error);
+    if (!job->journal && (*error)->domain == BLOCKMIG_ERROR)
+        (*error)->code = BLOCKMIG_ERROR_REFUSED; /* whatever it is: nothing has happened */
     return job->journal != NULL;
 }
 

@@ -11,8 +11,10 @@
 #include "blockmig/storage/file.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define MAP_BATCH 1024
 
@@ -154,11 +156,22 @@ static bool hold_replaced(struct copy_unit *unit, GError **error)
     return unit->replaced != NULL;
 }
 
+/* Not mounted, not read-only, not the disk of a machine: found out before, and not while it is written. */
+static bool device_is_free(const struct copy_unit *unit, GError **error)
+{
+    g_autofree char *real = NULL;
+    g_autoptr(storage_t) storage = storage_file_open(unit->target_path, FILE_WRITE, NULL, &real, error);
+
+    return storage != NULL;
+}
+
 static bool target_is_free(const struct cold_job *job, struct copy_unit *unit, GError **error)
 {
     struct stat st;
 
-    if (unit->device || stat(unit->target_path, &st) < 0)
+    if (unit->device)
+        return device_is_free(unit, error);
+    if (stat(unit->target_path, &st) < 0)
         return true;
     if (job->already_there && !g_file_test(unit->part_path, G_FILE_TEST_EXISTS))
         return true; /* it is ours, and has its name */
@@ -248,6 +261,19 @@ static void write_plan(struct cold_job *job)
     plan(job, job->request->delete_source ? "the source is deleted after the proof" : "the source is kept");
 }
 
+/* In a directory that was removed a relative name means nothing; GLib would look from the root instead. */
+static bool names_have_a_place(const struct copy_request *request, GError **error)
+{
+    char here[PATH_MAX];
+
+    if ((g_path_is_absolute(request->source) && g_path_is_absolute(request->target)) ||
+        getcwd(here, sizeof(here)) || errno == ERANGE)
+        return true;
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
+                "the current directory: %s: use absolute names", g_strerror(errno));
+    return false;
+}
+
 static bool check_request(const struct copy_request *request, GError **error)
 {
     const char *wrong = NULL;
@@ -258,7 +284,7 @@ static bool check_request(const struct copy_request *request, GError **error)
         wrong = "--delete-source cannot go with --salvage: the source may be all that is left";
     if (wrong)
         g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE, wrong);
-    return wrong == NULL;
+    return wrong == NULL && names_have_a_place(request, error);
 }
 
 static bool look(struct cold_job *job, GError **error)

@@ -28,6 +28,16 @@ int device_sector_size(int fd, uint32_t *sector_size)
     return 0;
 }
 
+int device_is_readonly(int fd, bool *readonly)
+{
+    int value = 0;
+
+    if (ioctl(fd, BLKROGET, &value) < 0)
+        return errno;
+    *readonly = value != 0;
+    return 0;
+}
+
 /*
  * The kernel's rules for fallocate() on a device: PUNCH_HOLE unmaps only where the device then promises
  * zeros and fails elsewhere; ZERO_RANGE keeps the blocks and falls back to writing zeros.  The form with

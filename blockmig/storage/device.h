@@ -10,6 +10,8 @@
 /* All return 0 or an errno. */
 int device_size(int fd, uint64_t *size);
 int device_sector_size(int fd, uint32_t *sector_size);
+/* The device is there but takes no writes, which open() does not tell. */
+int device_is_readonly(int fd, bool *readonly);
 /* Zeros by the device itself, or by the kernel for it.  EOPNOTSUPP: it must be written.  The range is a
  * multiple of the sector size. */
 int device_zero(int fd, uint64_t offset, uint64_t length, bool may_unmap);

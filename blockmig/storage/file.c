@@ -415,6 +415,23 @@ static bool lock_conflict(const char *path, GError **error)
     return false;
 }
 
+static bool settle_device(struct storage *storage, GError **error)
+{
+    struct file *file = file_of(storage);
+    bool readonly = false;
+    int errnum = device_size(file->fd, &storage->size);
+
+    if (errnum == 0)
+        errnum = device_sector_size(file->fd, &file->sector);
+    if (errnum == 0 && storage->writable)
+        errnum = device_is_readonly(file->fd, &readonly);
+    if (errnum)
+        return blockmig_set_errno(error, errnum, "looking up the size");
+    if (readonly)
+        g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "the device is read-only");
+    return !readonly;
+}
+
 /* Locks, then looks: what the size was before the lock was held means nothing. */
 static bool settle(struct storage *storage, unsigned flags, GError **error)
 {
@@ -424,13 +441,8 @@ static bool settle(struct storage *storage, unsigned flags, GError **error)
     file->lockable = true;
     if (!(flags & FILE_NO_LOCK) && !image_lock(file->fd, flags & FILE_WRITE, &file->lockable, error))
         return lock_conflict(storage->name, error);
-    if (file->device) {
-        int errnum = device_size(file->fd, &storage->size);
-
-        if (errnum == 0)
-            errnum = device_sector_size(file->fd, &file->sector);
-        return errnum == 0 || blockmig_set_errno(error, errnum, "looking up the size");
-    }
+    if (file->device)
+        return settle_device(storage, error);
     if ((flags & FILE_TRUNCATE) && (flags & FILE_WRITE) && !file_resize(storage, 0, error))
         return false;
     if (fstat(file->fd, &st) < 0)

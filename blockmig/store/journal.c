@@ -58,6 +58,9 @@ static const char *error_advice(int rc)
 bool journal_set_error(const struct journal *journal, int rc, const char *what, GError **error)
 {
     const char *message = sqlite3_errstr(rc);
+    /* The shared memory of the WAL that cannot grow is an "I/O error". */
+    if (journal->db && (rc & 0xff) == SQLITE_IOERR && sqlite3_system_errno(journal->db) == ENOSPC)
+        rc = SQLITE_FULL;
     if (journal->db && (sqlite3_errcode(journal->db) & 0xff) == (rc & 0xff))
         message = sqlite3_errmsg(journal->db);
     g_set_error(error, BLOCKMIG_ERROR, error_code(rc), "%s: %s: %s%s", journal->path, what, message,

@@ -1,0 +1,36 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Without room for the journal nothing is begun; a copy under way stops in order and goes on later.
+. "${srcdir:-.}/tests/lib.sh"
+need_root
+need_tool mount jq cmp
+
+mkdir "$tmp/small"
+must mount -t tmpfs -o size=1m,mode=700 none "$tmp/small"
+at_exit unmount "$tmp/small"
+export BLOCKMIG_STATE_DIR=$tmp/small
+random_file "$tmp/source" 64M 9
+
+fill()
+{
+    dd if=/dev/zero of="$tmp/small/fill" bs=4k status=none 2>/dev/null
+    return 0
+}
+
+fill
+fails_with 3 "a full state directory" "$blockmig" copy --json "$tmp/source" "$tmp/target"
+is "$(jq -r .result <<<"$out")" refused "is refused"
+check "nothing was begun" test ! -e "$tmp/target.blockmig-part"
+rm "$tmp/small/fill"
+
+start "$blockmig" copy -q --bandwidth=10MiB/s "$tmp/source" "$tmp/target"
+pid=$REPLY
+wait_for 5 test -s "$tmp/target.blockmig-part"
+fill
+wait "$pid"
+is "$?" 5 "one that gets full meanwhile parks the copy"
+check "whose target has not its name" test ! -e "$tmp/target"
+rm "$tmp/small/fill"
+check "with room it is finished" "$blockmig" copy "$tmp/source" "$tmp/target"
+check "and right" cmp "$tmp/source" "$tmp/target"
+done_testing
