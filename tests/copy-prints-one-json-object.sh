@@ -59,4 +59,27 @@ run_ok "quietly" blockmig copy -q -f raw "$tmp/disk" "$tmp/quiet"
 is "$out$err" "" "-q prints nothing"
 run_ok "-o help" blockmig copy -O raw -o help
 like "$out" '^  preallocation ' "lists the options of the format"
+
+# Whatever goes wrong, however early: one object.
+while read -r code words; do
+    # shellcheck disable=SC2086
+    run "$blockmig" ${words//TMP/$tmp}
+    is "$status $(jq -s -c '[length, (.[0] | has("schema") and has("command") and has("result") and has("error"))]' <<<"$out")" \
+        "$code [1,true]" "$words"
+done <<'LIST'
+2 copy --json TMP/nowhere
+2 copy --json --bandwidth=5 a b
+2 copy --json --nonsense a b
+2 verify --json a
+3 info --json TMP/nowhere
+3 map --json TMP/nowhere
+2 job show --json none
+2 job nonsense --json
+2 nonsense --json
+LIST
+
+# A closed stream is not an image.
+"$blockmig" copy "$tmp/disk.qcow2" "$tmp/closed.qcow2" <&- >&- 2>&- 3>&-
+is "$?" 1 "a report that cannot be written is a failure"
+check "but harms nothing" qemu-img check "$tmp/closed.qcow2"
 done_testing

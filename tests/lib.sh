@@ -229,6 +229,14 @@ wait_for()
     return 1
 }
 
+# has_checkpoint TARGET: the copy to it could be resumed; for wait_for.
+has_checkpoint()
+{
+    local id
+    id=$("$blockmig" job list --json | jq -r --arg target "$1" 'first(.jobs[] | select(.target == $target)).job')
+    [ -n "$id" ] && "$blockmig" job show --json "$id" | jq -e 'any(.disks[]; .checkpoint != null)'
+}
+
 # ---- cleaning up ------------------------------------------------------------------------------------
 
 # at_exit COMMAND...: run last in, first out.

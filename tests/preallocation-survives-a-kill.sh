@@ -10,10 +10,12 @@ must truncate -s 160M "$tmp/source"
 # killed TARGET FORMAT PREALLOCATION: after the first checkpoint, which comes after five seconds.
 killed()
 {
-    start "$blockmig" copy -q --bandwidth=10MiB/s -O "$2" -o "preallocation=$3" "$tmp/source" "$1"
-    sleep 7
-    kill -KILL "$REPLY"
-    wait "$REPLY" 2>/dev/null
+    local pid
+    start "$blockmig" copy -q --bandwidth=8MiB/s -O "$2" -o "preallocation=$3" "$tmp/source" "$1"
+    pid=$REPLY
+    wait_for 30 has_checkpoint "$1"
+    kill -KILL "$pid"
+    wait "$pid" 2>/dev/null
 }
 
 kinds="raw:falloc qcow2:metadata qcow2:falloc qcow2:full"

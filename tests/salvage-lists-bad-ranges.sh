@@ -62,10 +62,11 @@ like "$(jq -r .advice <<<"$out")" "--force" "the advice is to copy it again"
 fails_with 3 "there is nothing to resume" blockmig job resume "$(jq -r .job <<<"$out")"
 
 # What was salvaged before a kill is not forgotten: checkpoints come after five seconds.
-start "$blockmig" copy -q --salvage --bandwidth=900KiB/s -f raw -O raw "$source" "$tmp/slow"
-sleep 7
-kill -KILL "$REPLY"
-wait "$REPLY"
+start "$blockmig" copy -q --salvage --bandwidth=700KiB/s -f raw -O raw "$source" "$tmp/slow"
+pid=$REPLY
+wait_for 30 has_checkpoint "$tmp/slow"
+kill -KILL "$pid"
+wait "$pid"
 fails_with 6 "a salvage that was killed" blockmig copy --json --salvage -f raw -O raw "$source" "$tmp/slow"
 is "$(jq -r .resumed <<<"$out")" true "goes on"
 is "$(jq -c '[.disks[0].bad_ranges[] | [.offset, .offset + .length]]' <<<"$out")" "$ranges" "with the whole list"

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # A wrong command line: status 2, the reason on standard error, nothing on standard output, nothing done.
 . "${srcdir:-.}/tests/lib.sh"
+need_tool jq
 
 must truncate -s 1M "$tmp/a" "$tmp/b"
 must mkdir "$tmp/empty"
@@ -12,6 +13,8 @@ wrong()
     local reason=$1
     shift
     run blockmig "$@"
+    # --json prints an object for every failure; otherwise there is no result.
+    [[ " $* " != *" --json "* ]] || out=$(jq -r 'select(.result == "refused" and has("error")) | empty' <<<"$out" 2>&1)
     if [ "$status" = 2 ] && [ -z "$out" ] && grep -Eq -e "^blockmig: .*$reason" <<<"$err" && [ "$(wc -l <<<"$err")" = 1 ]; then
         ok "blockmig $*"
     else

@@ -6,8 +6,10 @@
 #include "tools/output.h"
 
 #include <config.h>
+#include <fcntl.h>
 #include <locale.h>
 #include <string.h>
+#include <unistd.h>
 
 static int cmd_help(const struct options *options, GError **error);
 
@@ -145,11 +147,41 @@ static unsigned command_bit(const char *name)
     return command ? command->bit : 0;
 }
 
+/* Even if the options could not be read: who wants an object gets one. */
+static bool wants_json(char **argv)
+{
+    for (; *argv && strcmp(*argv, "--") != 0; argv++)
+        if (strcmp(*argv, "--json") == 0)
+            return true;
+    return false;
+}
+
+static void print_failure(const char *command, int status, const GError *failure)
+{
+    static const char *const words[] = {
+        [2] = "refused", [3] = "refused", [4] = "rolled-back", [5] = "parked"};
+    const char *word = (size_t)status < G_N_ELEMENTS(words) ? words[status] : NULL;
+
+    output_json(json_pack("{s:i, s:o, s:s, s:o}", "schema", 1, "command", output_json_string(command),
+                          "result", word ? word : "failed", "error", output_json_string(failure->message)),
+                NULL);
+}
+
+/* A file that takes the place of a closed stream would get its text.  Opened for reading, so that whoever
+ * writes is told. */
+static void keep_streams(void)
+{
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDONLY) < 0)
+            _exit(1);
+}
+
 int main(int argc, char **argv)
 {
     g_autoptr(GError) error = NULL;
     int status = 0;
 
+    keep_streams();
     setlocale(LC_CTYPE, ""); /* widths and names only: numbers and messages stay the same everywhere */
     if (argc < 2) {
         print_usage(stderr);
@@ -164,5 +196,8 @@ int main(int argc, char **argv)
     if (!error)
         return status;
     output_message("%s", error->message);
-    return command_exit_status(command_bit(argv[1]), error);
+    status = command_exit_status(command_bit(argv[1]), error);
+    if (wants_json(argv + 1) && !output_json_printed())
+        print_failure(argv[1], status, error);
+    return status;
 }

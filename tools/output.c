@@ -88,8 +88,16 @@ json_t *output_json_ranges(const GArray *ranges)
     return array;
 }
 
+static bool object_printed;
+
+bool output_json_printed(void)
+{
+    return object_printed;
+}
+
 bool output_json(json_t *object, GError **error)
 {
+    object_printed = true;
     /* 15 digits print 12.3 as 12.3; an unwritable stdout is told by output_flush(). */
     json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
     putchar('\n');

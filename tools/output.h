@@ -31,6 +31,8 @@ json_t *output_json_ranges(const GArray *ranges);
 
 /* Prints the object (and releases it) as the one result on standard output. */
 bool output_json(json_t *object, GError **error);
+/* Whether there was one: a failure prints one, too. */
+bool output_json_printed(void);
 /* Standard output has really been written. */
 bool output_flush(GError **error);
 
