@@ -122,7 +122,18 @@ static bool clear_autoclear(struct qcow2 *qcow2, GError **error)
     if (qcow2->autoclear == 0)
         return true;
     qcow2->autoclear = 0;
-    return qcow2_write_features(qcow2, error);
+    if (!qcow2_write_features(qcow2, error))
+        return false;
+    /* The bitmaps are leaked space now: a check may give it back, and then anything may lie there. */
+    for (guint i = 0; qcow2->bitmaps_length && i < qcow2->fixed->len; i++) {
+        if (g_array_index(qcow2->fixed, struct qcow2_range, i).first ==
+            qcow2->bitmaps_offset >> qcow2->cluster_bits) {
+            g_array_remove_index(qcow2->fixed, i);
+            break;
+        }
+    }
+    qcow2->bitmaps_length = 0;
+    return true;
 }
 
 /* With the dirty bit set the counts are older than the tables: they are raised first. */

@@ -352,6 +352,11 @@ static bool read_snapshot(struct qcow2 *qcow2, unsigned number, uint64_t *at, GE
     if (extra > MAX_EXTRA_LENGTH)
         return qcow2_refuse(error, "snapshot %u: extra_data_size %u is larger than %d", number, extra,
                             MAX_EXTRA_LENGTH);
+    if (length > qcow2->storage->size - *at)
+        return qcow2_refuse(error,
+                            "snapshot %u: %" G_GUINT64_FORMAT " bytes at 0x%" G_GINT64_MODIFIER
+                            "x run past the end of the file",
+                            number, length, *at);
     *at += (length + 7) & ~UINT64_C(7);
     if (*at - qcow2->snapshots_offset > QCOW2_MAX_SNAPSHOT_META)
         return qcow2_refuse(error, "the snapshot table is larger than %u bytes", QCOW2_MAX_SNAPSHOT_META);

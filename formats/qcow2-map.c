@@ -50,16 +50,34 @@ static uint64_t data_end(const struct qcow2 *qcow2)
     return qcow2->image->data_storage ? qcow2->image->data_storage->size : image_end(qcow2);
 }
 
+static bool overlaps(uint64_t offset, uint64_t length, uint64_t table, uint64_t table_length)
+{
+    return offset < table + table_length && table < offset + length;
+}
+
+/* Does [host, +length) touch the header or a table that the header names?  Nothing else may lie there: a
+ * guest would read what it must not know, and write what it likes. */
+static bool touches_tables(const struct qcow2 *qcow2, uint64_t host, uint64_t length)
+{
+    return host < qcow2->cluster_size ||
+           overlaps(host, length, qcow2->l1_offset, qcow2->l1_size * UINT64_C(8)) ||
+           overlaps(host, length, qcow2->reftable_offset,
+                    (uint64_t)qcow2->reftable_clusters * qcow2->cluster_size) ||
+           overlaps(host, length, qcow2->snapshots_offset, qcow2->snapshots_length) ||
+           overlaps(host, length, qcow2->bitmaps_offset, qcow2->bitmaps_length);
+}
+
 bool qcow2_l1_entry_valid(struct qcow2 *qcow2, uint64_t entry, const char **why)
 {
     uint64_t host = entry & QCOW2_HOST;
 
-    *why = entry & QCOW2_L1_ZEROS                          ? "has reserved bits set"
-           : host == 0                                     ? "has a flag but no table"
-           : host % qcow2->cluster_size                    ? "is not aligned to a cluster"
-           : host >= image_end(qcow2)                      ? "points behind the end of the file"
-           : image_end(qcow2) - host < qcow2->cluster_size ? "points to a table that the file ends in"
-                                                           : NULL;
+    *why = entry & QCOW2_L1_ZEROS                             ? "has reserved bits set"
+           : host == 0                                        ? "has a flag but no table"
+           : host % qcow2->cluster_size                       ? "is not aligned to a cluster"
+           : host >= image_end(qcow2)                         ? "points behind the end of the file"
+           : image_end(qcow2) - host < qcow2->cluster_size    ? "points to a table that the file ends in"
+           : touches_tables(qcow2, host, qcow2->cluster_size) ? "points into the header or another table"
+                                                              : NULL;
     return !*why;
 }
 
@@ -164,10 +182,10 @@ static const char *decode_packed(struct qcow2 *qcow2, uint64_t word, uint64_t bi
         return "is compressed, but the data lies in an external file";
     if (bitmap)
         return "is compressed but has subclusters";
-    if (host < qcow2->cluster_size)
-        return "points into the header";
     if (host >= end)
         return "points behind the end of the file";
+    if (touches_tables(qcow2, host, 1))
+        return "points into the header or a table";
     entry->packed = true;
     entry->host = host;
     entry->packed_length = MIN(length, end - host);
@@ -202,6 +220,8 @@ static const char *decode_standard(struct qcow2 *qcow2, uint64_t word, uint64_t 
         return "has allocated subclusters but no cluster";
     if (!external && entry->host >= image_end(qcow2))
         return "points behind the end of the file";
+    if (!external && entry->host && touches_tables(qcow2, entry->host, qcow2->cluster_size))
+        return "points into the header or a table";
     return NULL;
 }
 

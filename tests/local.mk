@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
-EXTRA_DIST += tests/lib.sh tests/make-data.py tests/make-qcow2.py
+EXTRA_DIST += tests/lib.sh tests/make-data.py tests/make-hostile-qcow2.py tests/make-qcow2.py
 dist_check_SCRIPTS += \
 	tests/copy-prints-one-json-object.sh \
 	tests/every-file-has-a-licence.sh \
 	tests/every-option-is-documented.sh \
 	tests/external-data-files-need-a-root.sh \
+	tests/hostile-qcow2-images-are-refused.sh \
 	tests/info-shows-a-chain-and-its-users.sh \
 	tests/jobs-are-listed-resumed-and-given-up.sh \
 	tests/layering.sh \

@@ -35,7 +35,7 @@ struct edit {
 struct hostile {
     const char *name;
     const char *options; /* NULL: cluster_size=4k */
-    struct edit edit[14];
+    struct edit edit[16];
     const char *words; /* of the error */
 };
 
@@ -116,6 +116,15 @@ static const struct hostile at_open[] = {
      {{60, 4, 1}, {64, 8, UINT64_C(0xffffffffffff0000)}},
      "snapshots_offset 0xffffffffffff0000"},
     {"snapshot-l1-unaligned", NULL, {{60, 4, 1}, {64, 8, DATA}, {DATA, 8, 0x400200}}, "snapshot"},
+    {"snapshot-extra", NULL, {{60, 4, 1}, {64, 8, DATA}, {DATA, 8, 0}, {DATA + 8, 8, 0}}, "extra_data_size"},
+    {"snapshot-names",
+     NULL,
+     {{60, 4, 1},
+      {64, 8, DATA},
+      {DATA, 8, 0},
+      {DATA + 8, 8, UINT64_C(0x00000000ffffffff)},
+      {DATA + 36, 4, 0}},
+     "snapshot 0: 131110 bytes at 0x5000"},
     {"l1-size", NULL, {{36, 4, 0xffffffff}}, "l1_size 4294967295"},
     {"l1-size-2", NULL, {{36, 4, 0x7fffffff}}, "l1_size 2147483647"},
     {"l1-size-0", NULL, {{36, 4, 0}}, "L1 table is too small"},
@@ -259,6 +268,11 @@ static const struct hostile at_map[] = {
     {"l2-zero-unaligned", NULL, {{L2, 8, UINT64_C(0x8000000000052a01)}}, "is not aligned"},
     {"l2-beyond", NULL, {{L2, 8, UINT64_C(0x00ffffffffff0000)}}, "behind the end of the file"},
     {"l2-reserved", NULL, {{L2, 8, UINT64_C(0xbfffffffffff0000)}}, "reserved bits"},
+    {"l1-is-l1", NULL, {{L1, 8, COPIED | L1}}, "points into the header or another table"},
+    {"data-is-l1", NULL, {{L2, 8, COPIED | L1}}, "points into the header or a table"},
+    {"data-is-reftable", NULL, {{L2, 8, COPIED | CLUSTER}}, "points into the header or a table"},
+    {"packed-in-header", NULL, {{L2, 8, UINT64_C(0x4000000000000010)}}, "points into the header or a table"},
+    {"packed-in-l1", NULL, {{L2, 8, UINT64_C(0x4000000000000000) | L1}}, "points into the header or a table"},
     {"packed-beyond", NULL, {{L2, 8, UINT64_C(0x43ffffffffffffff)}}, "behind the end of the file"},
     {"v2-zero", "cluster_size=4k,compat=0.10", {{L2, 8, COPIED | DATA | 1}}, "version 2"},
     {"subclusters-both",
@@ -288,8 +302,9 @@ static void test_map(gconstpointer data)
 }
 
 static const struct hostile at_write[] = {
-    {"l2-is-l1", NULL, {{L1, 8, COPIED | L1}}, "holds metadata"},
-    {"l2-is-reftable", NULL, {{L1, 8, COPIED | CLUSTER}}, "holds metadata"},
+    {"l2-is-l1", NULL, {{L1, 8, COPIED | L1}}, "points into the header or another table"},
+    {"l2-is-reftable", NULL, {{L1, 8, COPIED | CLUSTER}}, "points into the header or another table"},
+    {"l2-is-refcount-block", NULL, {{L1, 8, COPIED | 2 * CLUSTER}}, "holds metadata"},
     {"l2-twice", NULL, {{L1 + 8, 8, COPIED | L2}}, "holds metadata"},
     {"l1-is-reftable", NULL, {{40, 8, CLUSTER}}, "overlap"},
     {"reftable-unaligned", NULL, {{CLUSTER, 8, 0x22a00}}, "is not aligned"},
@@ -333,7 +348,7 @@ static void test_write(gconstpointer data)
 
 /* Found by counting all users before the first change. */
 static const struct hostile at_count[] = {
-    {"data-is-l1", NULL, {{L2, 8, COPIED | L1}}, "host offset 0x3000 has refcount 1 but 2 users"},
+    {"data-is-l1", NULL, {{L2, 8, COPIED | L1}}, "L2 entry 0x8000000000003000 is malformed"},
     {"data-is-l2", NULL, {{L2, 8, COPIED | L2}}, "host offset 0x4000 has refcount 1 but 2 users"},
     {"data-is-refcount-block", NULL, {{L2, 8, COPIED | 2 * CLUSTER}}, "host offset 0x2000 has refcount 1"},
     {"data-twice", NULL, {{L2 + 8, 8, COPIED | DATA}}, "host offset 0x5000 has refcount 1 but 2 users"},
@@ -390,6 +405,31 @@ static void test_dirty(void)
     g_assert_cmpuint(storage_memory_data(storage)[79], ==, 0);
 }
 
+/* The space of bitmaps that were given up is used again. */
+static void test_bitmaps_given_up(void)
+{
+    const struct hostile bitmaps = {
+        "bitmaps",
+        NULL,
+        {BITMAPS(1, 32), BITMAP(0, 1, 16, 1), {L2, 8, 0}, {L2 + 8, 8, 0}, {L2 + 16, 8, 0}},
+        NULL};
+    g_autoptr(GArray) placements = g_array_new(false, false, sizeof(struct placement));
+    g_autoptr(GError) error = NULL;
+    g_autoptr(image_t) image = image_open(make_hostile(&bitmaps), &format_qcow2, true, &error);
+    struct image_check result;
+
+    g_assert_no_error(error);
+    assert_ok(image_place(image, 0, CLUSTER, placements, &error));
+    assert_ok(image_flush(image, &error));
+    assert_ok(image_check(image, true, &result, &error));
+    g_assert_cmpuint(result.corruptions, ==, 0);
+    g_assert_cmpuint(result.repaired, ==, 3);
+    assert_ok(image_place(image, CLUSTER, 3 * CLUSTER, placements, &error));
+    assert_ok(image_flush(image, &error));
+    assert_ok(image_check(image, false, &result, &error));
+    g_assert_cmpuint(result.leaks + result.corruptions, ==, 0);
+}
+
 /* A file that ends anywhere is an error or reads less, never zeros in place of data. */
 static void test_truncated(void)
 {
@@ -435,6 +475,7 @@ int main(int argc, char **argv)
     add_all("count", at_count, G_N_ELEMENTS(at_count), test_count);
     g_test_add_func("/qcow2-hostile/data-file", test_data_file);
     g_test_add_func("/qcow2-hostile/dirty", test_dirty);
+    g_test_add_func("/qcow2-hostile/bitmaps-given-up", test_bitmaps_given_up);
     g_test_add_func("/qcow2-hostile/truncated", test_truncated);
     return g_test_run();
 }
