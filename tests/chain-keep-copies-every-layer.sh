@@ -47,4 +47,20 @@ while read -r image; do
 done < <(find "$tmp/to" -type f | sort)
 mv "$tmp/to" "$tmp/moved"
 is "$(content_hash "$tmp/moved/top.qcow2" qcow2)" "$hash" "the copied chain can be moved as a whole"
+
+# Killed while the base is copied, the top not yet begun: the base is not copied again.
+random_file "$tmp/large" 60M 4
+must qemu-img convert -O qcow2 "$tmp/large" "$tmp/large.qcow2"
+must qemu-img create -q -f qcow2 -b "$tmp/large.qcow2" -F qcow2 "$tmp/over.qcow2"
+must qemu-io -f qcow2 -c "write -P 7 1M 1M" "$tmp/over.qcow2"
+mkdir "$tmp/killed"
+start "$blockmig" copy -q --chain=keep --bandwidth=8MiB/s "$tmp/over.qcow2" "$tmp/killed"
+pid=$REPLY
+wait_for 30 has_checkpoint "$tmp/killed/over.qcow2"
+kill -KILL "$pid"
+wait "$pid" 2>/dev/null
+check "the top is not there yet" test ! -e "$tmp/killed/over.qcow2.blockmig-part"
+run "$blockmig" copy --json --chain=keep "$tmp/over.qcow2" "$tmp/killed"
+is "$status $(jq .resumed <<<"$out")" "0 true" "the base goes on where it was stopped"
+same_content "$tmp/over.qcow2" "$tmp/killed/over.qcow2" "the chain is right"
 done_testing

@@ -310,10 +310,21 @@ static bool adopt(struct cold_job *job, struct journal_job *record, GPtrArray *d
     return true;
 }
 
+/* Layers are copied from the base up: the top's part is the last to come. */
+static bool left_something(const struct cold_job *job)
+{
+    for (guint i = 0; i < job->units->len; i++) {
+        const struct copy_unit *unit = g_ptr_array_index(job->units, i);
+
+        if (unit->device || g_file_test(unit->part_path, G_FILE_TEST_EXISTS))
+            return true;
+    }
+    return false;
+}
+
 /* What there is of `record` that helps: job->record and the state of the units, or nothing. */
 static bool take_up(struct cold_job *job, struct journal_job *record, GError **error)
 {
-    const struct copy_unit *top = g_ptr_array_index(job->units, job->units->len - 1);
     g_autofree char *text = copy_request_to_json(job->request);
     bool same = copy_request_same(record->request, text);
     g_autoptr(GPtrArray) disks = journal_disk_list(job->journal, record, error);
@@ -324,14 +335,14 @@ static bool take_up(struct cold_job *job, struct journal_job *record, GError **e
         return true;
     if (same && is_already_there(job, record, disks))
         return adopt_finished(job, record, disks, error);
-    if (is_finished(record) || !(top->device || g_file_test(top->part_path, G_FILE_TEST_EXISTS)))
+    if (is_finished(record) || !left_something(job))
         return true;
     if (same)
         return adopt(job, record, disks, error);
     g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
                 "%s belongs to the unfinished job %s, which was started with other options: finish it with "
                 "'blockmig job resume %s', or give --restart to forget it",
-                top->target_path, record->id, record->id);
+                record->target, record->id, record->id);
     return false;
 }
 
