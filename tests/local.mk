@@ -21,6 +21,7 @@ dist_check_SCRIPTS += \
 
 # Whole copies, end to end.
 dist_check_SCRIPTS += \
+	tests/a-damaged-part-is-copied-again.sh \
 	tests/a-device-that-changed-is-copied-again.sh \
 	tests/chain-keep-copies-every-layer.sh \
 	tests/chain-shallow-keeps-the-backing.sh \

@@ -125,19 +125,40 @@ static bool empty_rest(struct copy_unit *unit, bool *reads_zero, GError **error)
     return true;
 }
 
+/* What is no image of this size any more, or has damaged tables, is of no use; *why says so then.  A medium
+ * that does not answer is an error. */
+static bool open_again(struct copy_unit *unit, struct storage *storage, char **why, GError **error)
+{
+    struct image_check check = {0};
+    g_autoptr(GError) local = NULL;
+
+    unit->target = image_open(storage, unit->format, true, &local);
+    if (unit->target && unit->target->size < unit->chain->size)
+        *why = g_strdup_printf("%s has only %" PRIu64 " bytes", unit->part_path, unit->target->size);
+    else if (unit->target && image_check(unit->target, true, &check, &local) && check.corruptions > 0)
+        *why = g_strdup_printf("%s has %" PRIu64 " damaged entries", unit->part_path, check.corruptions);
+    if (!local)
+        return true;
+    if (g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED) ||
+        g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED)) {
+        *why = g_strdup(local->message);
+        return true;
+    }
+    g_propagate_error(error, g_steal_pointer(&local));
+    return false;
+}
+
 /* Space that a crash left counted but unused is given back, and whatever was written behind the
  * checkpoint is forgotten: from there on the image is as fresh as on the first run. */
 static bool reopen_target(struct cold_job *job, struct copy_unit *unit, GError **error)
 {
-    struct image_check check = {0};
     struct storage *storage = open_storage(unit, false, error);
+    g_autofree char *why = NULL;
 
-    if (!storage || !(unit->target = image_open(storage, unit->format, true, error)) ||
-        !image_check(unit->target, true, &check, error))
+    if (!storage || !open_again(unit, storage, &why, error))
         return false;
-    if (check.corruptions > 0) {
-        cold_notice(job, "%s has %" PRIu64 " damaged entries: copying it from the beginning", unit->part_path,
-                    check.corruptions);
+    if (why) {
+        cold_notice(job, "%s: copying it from the beginning", why);
         unit->frontier = 0;
         return true;
     }
