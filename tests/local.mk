@@ -33,6 +33,7 @@ dist_check_SCRIPTS += \
 	tests/read-back-catches-corruption.sh \
 	tests/salvage-lists-bad-ranges.sh
 
+include tests/guest/local.mk
 include tests/helpers/local.mk
 include tests/unit/local.mk
 include tests/fuzz/local.mk
