@@ -460,7 +460,7 @@ bool qemu_describe(struct vm *vm, struct vm_description *description, GError **e
     return true;
 }
 
-/* Only one command, and a second one if a filter is on top: this is asked in the pause. */
+/* Two questions and not the whole survey: this is asked in the pause. */
 bool qemu_active_node(struct vm *vm, const char *qdev, char **node, GError **error)
 {
     g_autoptr(json_t) stats = qmp_command(qemu_of(vm)->qmp, "query-blockstats", NULL, QMP_TIMEOUT, error);
