@@ -291,6 +291,7 @@ static void test_refusals(struct machine *machine, gconstpointer unused)
 {
     GError *error = NULL;
     g_autoptr(vm_description_t) description = NULL;
+    g_autofree char *socket = in(machine, "nbd");
 
     for (const char *name = "abcdefgh"; *name; name++) {
         g_autofree char *file = g_strdup_printf("%c.qcow2", *name);
@@ -327,8 +328,7 @@ static void test_refusals(struct machine *machine, gconstpointer unused)
     command(machine, "block-dirty-bitmap-add",
             json_pack("{s:s, s:s, s:b}", "node", "drd", "name", "weekly", "persistent", true));
     command(machine, "nbd-server-start",
-            json_pack("{s:{s:s, s:{s:s}}}", "addr", "type", "unix", "data", "path",
-                      g_intern_string(g_strdup_printf("%s/nbd", machine->directory))));
+            json_pack("{s:{s:s, s:{s:s}}}", "addr", "type", "unix", "data", "path", socket));
     command(machine, "block-export-add",
             json_pack("{s:s, s:s, s:s}", "type", "nbd", "id", "exp3", "node-name",
                       disk_called(description = vm_describe(machine->vm, &error), "e")->node));

@@ -5,6 +5,7 @@
  */
 #include "blockmig/vm/qmp.h"
 
+#include "blockmig/vm/vm.h"
 #include "tests/unit/harness.h"
 
 #include <sys/socket.h>
@@ -35,8 +36,9 @@ struct step {
 struct fixture {
     char *directory, *path;
     int listener;
-    const struct step *script;
+    struct step *script; /* a copy: the thread may outlive the test that wrote it */
     unsigned steps;
+    char *text; /* for scripts; freed when the thread is gone */
     GThread *thread;
     GError *error;
 };
@@ -63,13 +65,16 @@ static void say(int fd, const char *text, gint64 id, gint64 old)
 static gint64 hear(int fd, const char *wanted)
 {
     g_autoptr(GString) line = g_string_new(NULL);
+    const char *id;
     char byte;
 
     while (recv(fd, &byte, 1, 0) == 1 && byte != '\n')
         g_string_append_c(line, byte);
     if (!strstr(line->str, wanted))
         g_error("the client said %s, not %s", line->str, wanted);
-    return strstr(line->str, "\"id\":") ? g_ascii_strtoll(strstr(line->str, "\"id\":") + 5, NULL, 10) : 0;
+    /* The last one: arguments may have an id too. */
+    id = g_strrstr(line->str, "\"id\":");
+    return id ? g_ascii_strtoll(id + 5, NULL, 10) : 0;
 }
 
 static gpointer play(gpointer opaque)
@@ -129,14 +134,21 @@ static void tear_down(struct fixture *fixture, gconstpointer unused)
     harness_remove(fixture->directory);
     g_free(fixture->directory);
     g_free(fixture->path);
+    g_free(fixture->script);
+    g_free(fixture->text);
     g_assert_no_error(fixture->error);
+}
+
+static void perform(struct fixture *fixture, const struct step *script, unsigned steps)
+{
+    fixture->script = g_memdup2(script, steps * sizeof(*script));
+    fixture->steps = steps;
+    fixture->thread = g_thread_new("monitor", play, fixture);
 }
 
 static struct qmp *dial(struct fixture *fixture, const struct step *script, unsigned steps, unsigned timeout)
 {
-    fixture->script = script;
-    fixture->steps = steps;
-    fixture->thread = g_thread_new("monitor", play, fixture);
+    perform(fixture, script, steps);
     return qmp_connect(fixture->path, timeout, &fixture->error);
 }
 
@@ -258,8 +270,8 @@ static void test_many_values(struct fixture *fixture, gconstpointer unused)
 
 static void test_huge(struct fixture *fixture, gconstpointer unused)
 {
-    g_autofree char *much = g_strnfill(1 << 20, 'x');
-    CONNECT({HEAR, "\"stop\""}, {SAY, "{\"return\": \""}, {FLOOD, much, 65});
+    fixture->text = g_strnfill(1 << 20, 'x');
+    CONNECT({HEAR, "\"stop\""}, {SAY, "{\"return\": \""}, {FLOOD, fixture->text, 65});
 
     FAILS(qmp_do(qmp, "stop", NULL, 20000, &fixture->error), UNREACHABLE, "longer than 67108864 bytes");
 }
@@ -297,6 +309,83 @@ static void test_wakes_at_once(struct fixture *fixture, gconstpointer unused)
     g_assert_cmpint(g_get_monotonic_time() - began, <, 5000000);
 }
 
+/* ---- what a real QEMU hardly ever does ---- */
+
+#define OK     "{\"return\": {}, \"id\": %ID}\r\n"
+#define OK_OLD "{\"return\": {}, \"id\": %OLD}\r\n"
+#define JOBS(...)                                                                                            \
+    {HEAR, "query-jobs"},                                                                                    \
+    {                                                                                                        \
+        SAY, "{\"return\": [" __VA_ARGS__ "], \"id\": %ID}\r\n"                                              \
+    }
+#define JOB(id, status, rest)                                                                                \
+    "{\"id\": \"blockmig-" id "\", \"type\": \"mirror\", \"status\": \"" status "\"" rest "}"
+
+/* The first of two disks has gone when the second one refuses: it is brought back. */
+static void test_pivot_is_undone(struct fixture *fixture, gconstpointer unused)
+{
+    const struct step script[] = {
+        NEGOTIATED,
+        {HEAR, "\"device\":\"a\""},
+        {HEAR, "\"device\":\"b\""},
+        {SAY, OK_OLD OK},
+        JOBS(JOB("pivot-0", "ready", "") "," JOB("pivot-1", "ready", "")),
+        JOBS(JOB("pivot-0", "ready", "") "," JOB("pivot-1", "ready", "")),
+        {HEAR, "job-complete"},
+        {HEAR, "job-complete"},
+        {SAY, OK_OLD "{\"error\": {\"class\": \"GenericError\", \"desc\": \"not now\"}, \"id\": %ID}\r\n"},
+        JOBS(JOB("pivot-0", "concluded", "") "," JOB("pivot-1", "ready", "")),
+        {HEAR, "job-dismiss"},
+        {SAY, OK},
+        JOBS(JOB("pivot-1", "ready", "")),
+        {HEAR, "block-job-cancel"},
+        {SAY, OK},
+        JOBS(JOB("pivot-1", "concluded", ", \"error\": \"Operation canceled\"")),
+        {HEAR, "job-dismiss"},
+        {SAY, OK},
+        {HEAR, "query-block"},
+        {SAY,
+         "{\"return\": [{\"inserted\": {\"node-name\": \"ta\"}}, {}, {\"inserted\": {\"node-name\": \"b\"}}],"
+         " \"id\": %ID}\r\n"},
+        {HEAR, "\"device\":\"ta\",\"target\":\"a\",\"sync\":\"none\""},
+        {SAY, OK},
+        JOBS(JOB("return-0", "ready", "")),
+        {HEAR, "job-complete"},
+        {SAY, OK},
+        JOBS(JOB("return-0", "concluded", "")),
+        {HEAR, "job-dismiss"},
+        {SAY, OK},
+    };
+    const struct vm_pivot disks[] = {{"a", "ta"}, {"b", "tb"}};
+    g_autofree char *name = g_strdup_printf("qmp:%s", fixture->path);
+
+    perform(fixture, script, G_N_ELEMENTS(script));
+    g_autoptr(vm_t) vm = vm_open(name, &fixture->error);
+    g_assert_no_error(fixture->error);
+    FAILS(vm_pivot(vm, disks, 2, 5000, &fixture->error), FAILED,
+          "\"b\": \"job-complete\" was refused: not now");
+}
+
+/* Where the disks are is not known when the monitor goes away in the middle. */
+static void test_pivot_is_uncertain(struct fixture *fixture, gconstpointer unused)
+{
+    const struct step script[] = {
+        NEGOTIATED,
+        {HEAR, "\"device\":\"a\""},
+        {SAY, OK},
+        JOBS(JOB("pivot-0", "ready", "")),
+        {HEAR, "job-complete"},
+        {HANG_UP},
+    };
+    const struct vm_pivot disks[] = {{"a", "ta"}};
+    g_autofree char *name = g_strdup_printf("qmp:%s", fixture->path);
+
+    perform(fixture, script, G_N_ELEMENTS(script));
+    g_autoptr(vm_t) vm = vm_open(name, &fixture->error);
+    g_assert_no_error(fixture->error);
+    FAILS(vm_pivot(vm, disks, 1, 5000, &fixture->error), UNCERTAIN, "closed the connection");
+}
+
 #define ADD(name, function) g_test_add("/qmp/" name, struct fixture, NULL, set_up, function, tear_down)
 
 int main(int argc, char **argv)
@@ -315,5 +404,7 @@ int main(int argc, char **argv)
     ADD("huge", test_huge);
     ADD("event-flood", test_event_flood);
     ADD("wakes-at-once", test_wakes_at_once);
+    ADD("pivot-is-undone", test_pivot_is_undone);
+    ADD("pivot-is-uncertain", test_pivot_is_uncertain);
     return g_test_run();
 }
