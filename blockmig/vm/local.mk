@@ -3,6 +3,7 @@ libengine_a_SOURCES += \
 	blockmig/vm/agent.c blockmig/vm/agent.h \
 	blockmig/vm/qemu-describe.c \
 	blockmig/vm/qemu-event.c \
+	blockmig/vm/qemu-fdset.c \
 	blockmig/vm/qemu-job.c \
 	blockmig/vm/qemu-node.c \
 	blockmig/vm/qemu-pivot.c \

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Puts a disk together from what QEMU tells in five places:
+ * Puts a disk together from what QEMU tells in six places:
  *
  *   query-block               devices, medium, cache, limits
  *   query-blockstats          the chain below each device by node names, also those that QEMU made up
  *   query-named-block-nodes   what each node is
+ *   query-fdsets              the descriptors that stand for a file's name
  *   query-block-exports, x-debug-query-block-graph, query-jobs    who else uses them
  *   qom-get                   what the device is, and whether it shares its disk
  *
@@ -21,9 +22,9 @@
 /* What was asked once for all disks. */
 struct survey {
     struct qmp *qmp;
-    json_t *blocks, *stats, *nodes, *jobs, *exports, *graph; /* the last two may be NULL */
-    GHashTable *by_name;                                     /* node name -> json_t borrowed from `nodes` */
-    char *directory; /* of the QEMU process, for relative names; NULL: not known */
+    json_t *blocks, *stats, *nodes, *jobs, *exports, *graph, *fdsets; /* the last three may be NULL */
+    GHashTable *by_name; /* node name -> json_t borrowed from `nodes` */
+    char *directory;     /* of the QEMU process, for relative names; NULL: not known */
 };
 
 static void survey_clear(struct survey *survey)
@@ -34,6 +35,7 @@ static void survey_clear(struct survey *survey)
     json_decref(survey->jobs);
     json_decref(survey->exports);
     json_decref(survey->graph);
+    json_decref(survey->fdsets);
     g_clear_pointer(&survey->by_name, g_hash_table_unref);
     g_free(survey->directory);
 }
@@ -62,6 +64,7 @@ static bool survey_ask(struct survey *survey, struct qmp *qmp, GError **error)
         return false;
     survey->exports = qmp_command(qmp, "query-block-exports", NULL, QMP_TIMEOUT, NULL);
     survey->graph = qmp_command(qmp, "x-debug-query-block-graph", NULL, QMP_TIMEOUT, NULL);
+    survey->fdsets = qmp_command(qmp, "query-fdsets", NULL, QMP_TIMEOUT, NULL);
     survey->directory = process_directory(qmp_peer(qmp));
     survey->by_name = g_hash_table_new(g_str_hash, g_str_equal);
     json_array_foreach(survey->nodes, i, node)
@@ -115,8 +118,10 @@ static char *file_of(const struct survey *survey, json_t *node)
         options = json_loads(name + strlen("json:"), JSON_REJECT_DUPLICATES, NULL);
         name = member_text(options, "filename");
     }
-    if (!name || g_str_has_prefix(name, "/dev/fdset/"))
+    if (!name)
         return NULL;
+    if (g_str_has_prefix(name, "/dev/fdset/"))
+        return qemu_fdset_file(survey->fdsets, name, qmp_peer(survey->qmp));
     if (g_path_is_absolute(name))
         return g_strdup(name);
     if (g_str_has_prefix(name, "file:"))

@@ -202,6 +202,7 @@ const struct vm_ops vm_qemu_ops = {
     .can_mirror = qemu_can_mirror,
     .add_node = qemu_add_node,
     .remove_node = qemu_remove_node,
+    .set_backing = qemu_set_backing,
     .snapshot = qemu_snapshot,
     .pause = qemu_pause,
     .resume = qemu_resume,

@@ -50,8 +50,20 @@ bool qemu_can_pivot(struct vm *vm, GError **error);
 bool qemu_can_mirror(struct vm *vm, GError **error);
 bool qemu_add_node(struct vm *vm, const struct vm_node *node, GError **error);
 bool qemu_remove_node(struct vm *vm, const char *node, GError **error);
+bool qemu_set_backing(struct vm *vm, const struct vm_node *node, const char *backing, GError **error);
 bool qemu_snapshot(struct vm *vm, const struct vm_snapshot *disks, unsigned count, GError **error);
 bool qemu_set_write_threshold(struct vm *vm, const char *node, uint64_t offset, GError **error);
+
+/* qemu-fdset.c */
+/* Hands a descriptor over; *id names the set. */
+bool qemu_fdset_add(struct qmp *qmp, const char *node, int fd, json_int_t *id, GError **error);
+/* *there: a descriptor was handed over for a node of this name. */
+bool qemu_fdset_exists(struct qmp *qmp, const char *node, bool *there, GError **error);
+/* Takes it back; none is no error. */
+bool qemu_fdset_remove(struct qmp *qmp, const char *node, GError **error);
+/* The name that the file behind "/dev/fdset/N" has now, from what query-fdsets returned; the caller's; NULL:
+ * not known. */
+char *qemu_fdset_file(json_t *sets, const char *name, pid_t pid);
 
 /* qemu-job.c */
 bool qemu_mirror(struct vm *vm, const struct vm_mirror *mirror, GError **error);

@@ -151,16 +151,42 @@ static bool pump(struct qmp *qmp, gint64 deadline, bool *got, GError **error)
     return false;
 }
 
-static bool write_all(struct qmp *qmp, const char *bytes, gsize length, gint64 deadline, GError **error)
+/* A descriptor that is not -1 travels with the first byte. */
+static gssize write_some(struct qmp *qmp, const char *bytes, gsize length, int fd, GError **error)
+{
+    struct iovec vector = {(void *)bytes, length};
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {.header = {CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS}};
+    struct msghdr message = {.msg_iov = &vector, .msg_iovlen = 1};
+    ssize_t put;
+
+    if (fd >= 0) {
+        message.msg_control = &control;
+        message.msg_controllen = sizeof(control);
+        memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+    }
+    do
+        put = sendmsg(qmp_fd(qmp), &message, MSG_NOSIGNAL);
+    while (put < 0 && errno == EINTR);
+    if (put < 0)
+        g_set_error_literal(error, G_IO_ERROR, g_io_error_from_errno(errno), g_strerror(errno));
+    return put;
+}
+
+static bool write_all(struct qmp *qmp, const char *bytes, gsize length, int fd, gint64 deadline,
+                      GError **error)
 {
     while (length > 0) {
         GError *fault = NULL;
         bool ready;
-        gssize put = g_socket_send(qmp->socket, bytes, length, NULL, &fault);
+        gssize put = write_some(qmp, bytes, length, fd, &fault);
 
         if (put >= 0) {
             bytes += put;
             length -= put;
+            fd = -1;
             continue;
         }
         if (!g_error_matches(fault, G_IO_ERROR, G_IO_ERROR_WOULD_BLOCK))
@@ -175,7 +201,8 @@ static bool write_all(struct qmp *qmp, const char *bytes, gsize length, gint64 d
     return true;
 }
 
-bool qmp_send(struct qmp *qmp, const char *name, json_t *arguments, guint64 *id, GError **error)
+static bool send_command(struct qmp *qmp, const char *name, json_t *arguments, int fd, guint64 *id,
+                         GError **error)
 {
     g_autoptr(json_t) command = json_pack("{s:s}", "execute", name);
     g_autofree char *text = NULL;
@@ -191,11 +218,16 @@ bool qmp_send(struct qmp *qmp, const char *name, json_t *arguments, guint64 *id,
         return false;
     }
     line = g_strconcat(text, "\n", NULL);
-    if (!alive(qmp, error) || !write_all(qmp, line, strlen(line), deadline_in(QMP_TIMEOUT), error))
+    if (!alive(qmp, error) || !write_all(qmp, line, strlen(line), fd, deadline_in(QMP_TIMEOUT), error))
         return false;
     g_hash_table_insert(qmp->replies, g_memdup2(&key, sizeof(key)), NULL);
     *id = key;
     return true;
+}
+
+bool qmp_send(struct qmp *qmp, const char *name, json_t *arguments, guint64 *id, GError **error)
+{
+    return send_command(qmp, name, arguments, -1, id, error);
 }
 
 /* The value of a reply, which is taken over. */
@@ -243,6 +275,16 @@ json_t *qmp_command(struct qmp *qmp, const char *name, json_t *arguments, unsign
     guint64 id;
 
     if (!qmp_send(qmp, name, arguments, &id, error))
+        return NULL;
+    return qmp_receive(qmp, name, id, timeout, error);
+}
+
+json_t *qmp_command_fd(struct qmp *qmp, const char *name, json_t *arguments, int fd, unsigned timeout,
+                       GError **error)
+{
+    guint64 id;
+
+    if (!send_command(qmp, name, arguments, fd, &id, error))
         return NULL;
     return qmp_receive(qmp, name, id, timeout, error);
 }
@@ -415,7 +457,7 @@ static bool synchronise(struct qmp *qmp, unsigned timeout, GError **error)
 
     qmp->next_id = (gint64)1 << 48;
     qmp_stream_set_lenient(qmp->stream, true);
-    fine = write_all(qmp, "\xff\n", 2, deadline_in(timeout), error) &&
+    fine = write_all(qmp, "\xff\n", 2, -1, deadline_in(timeout), error) &&
            qmp_do(qmp, "query-status", NULL, timeout, error);
     qmp_stream_set_lenient(qmp->stream, false);
     return fine;

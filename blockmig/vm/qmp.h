@@ -41,7 +41,10 @@ pid_t qmp_peer(const struct qmp *qmp);
  * caller.  After a timeout the connection still works, a late reply is dropped.
  */
 json_t *qmp_command(struct qmp *qmp, const char *name, json_t *arguments, unsigned timeout, GError **error);
-/* The same for a command whose result is of no interest. */
+/* The same, and a descriptor travels with it; the caller's stays the caller's. */
+json_t *qmp_command_fd(struct qmp *qmp, const char *name, json_t *arguments, int fd, unsigned timeout,
+                       GError **error);
+/* The same as qmp_command() for a command whose result is of no interest. */
 bool qmp_do(struct qmp *qmp, const char *name, json_t *arguments, unsigned timeout, GError **error);
 
 /* The same in two halves, so that several commands are on their way at once.  An id is received once. */

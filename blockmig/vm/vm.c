@@ -221,6 +221,11 @@ bool vm_remove_node(struct vm *vm, const char *node, GError **error)
     return said(vm, vm->ops->remove_node(vm, node, error), error);
 }
 
+bool vm_set_backing(struct vm *vm, const struct vm_node *node, const char *backing, GError **error)
+{
+    return said(vm, vm->ops->set_backing(vm, node, backing, error), error);
+}
+
 bool vm_snapshot(struct vm *vm, const struct vm_snapshot *disks, unsigned count, GError **error)
 {
     return said(vm, vm->ops->snapshot(vm, disks, count, error), error);

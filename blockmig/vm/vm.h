@@ -78,10 +78,19 @@ struct vm_description {
 
 /* ---- what is asked ---- */
 
-/* An image that the hypervisor is to open, always with the format that we say. */
+/*
+ * An image that the hypervisor is to open, always with the format that we say.
+ *
+ * It opens files again, by their names, when a disk becomes read-only or writable.  So a file whose name will
+ * change is handed over as a descriptor: O_RDWR, also for a node that is read-only now but will be committed
+ * into; O_RDONLY, and the node can never become writable.  Open it for this only, and close it after
+ * vm_add_node(): flags and locks of an open file are shared with the hypervisor.  `filename` is then for
+ * messages only, and the file has a node of its own, NAME-file, so that NAME has at most 26 bytes.
+ */
 struct vm_node {
     const char *name, *filename, *format;
     const char *backing;       /* node that is open already; NULL: none, whatever the header says */
+    const int *descriptor;     /* NULL: opened by its name */
     const char *detect_zeroes; /* NULL: off */
     bool block_device;         /* `filename` is one */
     bool direct, no_flush;
@@ -174,6 +183,7 @@ struct vm_ops {
     bool (*can_mirror)(struct vm *vm, GError **error);
     bool (*add_node)(struct vm *vm, const struct vm_node *node, GError **error);
     bool (*remove_node)(struct vm *vm, const char *node, GError **error);
+    bool (*set_backing)(struct vm *vm, const struct vm_node *node, const char *backing, GError **error);
     bool (*snapshot)(struct vm *vm, const struct vm_snapshot *disks, unsigned count, GError **error);
     bool (*pause)(struct vm *vm, unsigned timeout, int64_t *time, GError **error);
     bool (*resume)(struct vm *vm, int64_t *time, GError **error);
@@ -220,8 +230,12 @@ bool vm_can_pivot(struct vm *vm, GError **error);
 bool vm_can_mirror(struct vm *vm, GError **error);
 
 bool vm_add_node(struct vm *vm, const struct vm_node *node, GError **error);
-/* Only nodes that were added, by us or by -blockdev; one that is not there is no error. */
+/* Only nodes that were added, by us or by -blockdev; one that is not there is no error.  With what was added
+ * for it: NAME-file and the descriptor. */
 bool vm_remove_node(struct vm *vm, const char *node, GError **error);
+/* Puts a node that was added by descriptor onto another backing node (NULL: none), as large and with the same
+ * content as its present one, while the guest runs.  All else in `node` must be as it was added. */
+bool vm_set_backing(struct vm *vm, const struct vm_node *node, const char *backing, GError **error);
 /* All or none: on failure no overlay is open. */
 bool vm_snapshot(struct vm *vm, const struct vm_snapshot *disks, unsigned count, GError **error);
 

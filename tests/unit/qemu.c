@@ -4,8 +4,11 @@
 
 #include "tests/unit/harness.h"
 
+#include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #define DISK_SIZE "16M"
@@ -648,6 +651,296 @@ static void test_mirror(struct machine *machine, gconstpointer unused)
     assert_same(machine, "a1.qcow2", "ta1.qcow2");
 }
 
+/* ---- files whose names change ---- */
+
+struct style {
+    const char *arguments, *device, *file, *format;
+    const char *nodes[3]; /* ours to remove once nothing uses them */
+};
+
+/* QEMU opens the base by its name again when it becomes read-only, in all but the first. */
+static const struct style styles[] = {
+    {ONE_BLOCKDEV, "da", "a.qcow2", "qcow2", {"na", "fa"}},
+    {"-blockdev driver=file,node-name=fa,filename=@a.qcow2,cache.direct=on,auto-read-only=on,discard=unmap "
+     "-blockdev driver=qcow2,node-name=na,file=fa,cache.direct=on,read-only=off,discard=unmap "
+     "-device virtio-blk-pci,id=da,drive=na",
+     "da",
+     "a.qcow2",
+     "qcow2",
+     {"na", "fa"}},
+    {"-drive file=@a.qcow2,format=qcow2,if=none,id=dra,cache=none -device virtio-blk-pci,drive=dra",
+     "dra",
+     "a.qcow2",
+     "qcow2",
+     {NULL}},
+    {ONE_DRIVE, "drb", "b.raw", "raw", {NULL}},
+};
+
+static int open_file(const char *path, int mode)
+{
+    int fd = open(path, mode | O_CLOEXEC);
+
+    g_assert_cmpint(fd, >=, 0);
+    return fd;
+}
+
+static ino_t inode_of(const char *path)
+{
+    struct stat status;
+
+    g_assert_cmpint(stat(path, &status), ==, 0);
+    return status.st_ino;
+}
+
+/* How many descriptors of QEMU are this file. */
+static unsigned open_count(const struct machine *machine, const char *path)
+{
+    g_autofree char *directory = g_strdup_printf("/proc/%d/fd", (int)machine->pid);
+    g_autoptr(GDir) list = g_dir_open(directory, 0, NULL);
+    ino_t wanted = inode_of(path);
+    const char *name;
+    unsigned count = 0;
+
+    while ((name = g_dir_read_name(list))) {
+        g_autofree char *entry = g_build_filename(directory, name, NULL);
+        struct stat status;
+
+        count += stat(entry, &status) == 0 && S_ISREG(status.st_mode) && status.st_ino == wanted;
+    }
+    return count;
+}
+
+static unsigned fdset_count(const struct machine *machine)
+{
+    GError *error = NULL;
+    g_autoptr(json_t) sets = qmp_command(monitor(machine), "query-fdsets", NULL, QMP_TIMEOUT, &error);
+
+    g_assert_no_error(error);
+    return json_array_size(sets);
+}
+
+/* What QEMU itself reads through a node, whatever the files say. */
+static void node_reads(const struct machine *machine, const char *node, const char *what)
+{
+    g_autofree char *socket = in(machine, "nbd");
+    g_autofree char *uri = g_strdup_printf("nbd+unix:///view?socket=%s", socket);
+    g_autofree char *output = NULL;
+    const char *argv[] = {"qemu-io", "-r", "-f", "raw", "-c", what, uri, NULL};
+
+    command(machine, "nbd-server-start",
+            json_pack("{s:{s:s, s:{s:s}}}", "addr", "type", "unix", "data", "path", socket));
+    command(
+        machine, "block-export-add",
+        json_pack("{s:s, s:s, s:s, s:s}", "type", "nbd", "id", "view", "node-name", node, "name", "view"));
+    if (harness_run(&output, argv) != 0 || strstr(output, "failed"))
+        g_error("node %s: %s: %s", node, what, output);
+    command(machine, "nbd-server-stop", NULL);
+    for (int tries = 0; tries < 200; tries++) {
+        g_autoptr(json_t) exports =
+            qmp_command(monitor(machine), "query-block-exports", NULL, QMP_TIMEOUT, NULL);
+
+        if (json_array_size(exports) == 0)
+            return;
+        g_usleep(5000);
+    }
+    g_error("the export of %s does not end", node);
+}
+
+struct exchange {
+    const struct style *style;
+    char *disk, *base, *qdev; /* the name that the machine was started with; where its base went */
+    int overlay_fd, base_fd;
+    struct vm_node overlay, below;
+};
+
+static void exchange_clear(struct exchange *exchange)
+{
+    g_free(exchange->disk);
+    g_free(exchange->base);
+    g_free(exchange->qdev);
+}
+
+/* An overlay that names its base by the name that the base will have. */
+static void prepare_exchange(struct machine *machine, struct exchange *exchange)
+{
+    const struct style *style = exchange->style;
+    g_autofree char *fresh = in(machine, "fresh");
+
+    exchange->disk = in(machine, style->file);
+    exchange->base = in(machine, "base");
+    g_assert_cmpint(link(exchange->disk, exchange->base), ==, 0);
+    make_image(machine, "fresh", "qcow2", "base", style->format);
+    g_assert_cmpint(unlink(exchange->base), ==, 0);
+    exchange->base_fd = open_file(exchange->disk, O_RDWR);
+    exchange->overlay_fd = open_file(fresh, O_RDWR);
+    g_assert_cmpint(rename(fresh, exchange->base), ==, 0);
+    exchange->overlay = (struct vm_node){.name = "ov",
+                                         .filename = exchange->disk,
+                                         .format = "qcow2",
+                                         .descriptor = &exchange->overlay_fd,
+                                         .direct = true,
+                                         .discard = true};
+    exchange->below = (struct vm_node){.name = "below",
+                                       .filename = exchange->base,
+                                       .format = style->format,
+                                       .descriptor = &exchange->base_fd,
+                                       .direct = true,
+                                       .read_only = true};
+}
+
+/* Stop, exchange the names, snapshot, put our own base node under the overlay, go. */
+static void run_exchange(struct machine *machine, const struct exchange *exchange, const char *node)
+{
+    struct vm_snapshot snapshot = {node, exchange->overlay};
+    int64_t stopped, resumed;
+    GError *error = NULL;
+
+    assert_ok(vm_pause(machine->vm, 1000, &stopped, &error));
+    g_assert_cmpint(renameat2(AT_FDCWD, exchange->disk, AT_FDCWD, exchange->base, RENAME_EXCHANGE), ==, 0);
+    assert_ok(vm_snapshot(machine->vm, &snapshot, 1, &error));
+    assert_ok(vm_add_node(machine->vm, &exchange->below, &error));
+    assert_ok(vm_set_backing(machine->vm, &exchange->overlay, "below", &error));
+    assert_ok(vm_resume(machine->vm, &resumed, &error));
+    g_test_message("exchange of names: pause %.2f ms", (resumed - stopped) / 1e3);
+    close(exchange->overlay_fd);
+    close(exchange->base_fd);
+    for (const char *const *old = exchange->style->nodes; *old; old++)
+        assert_ok(vm_remove_node(machine->vm, *old, &error));
+}
+
+static void check_exchange(struct machine *machine, const struct exchange *exchange)
+{
+    g_autoptr(vm_description_t) description = NULL;
+    const struct vm_disk *disk;
+    GError *error = NULL;
+
+    assert_active(machine, exchange->qdev, "ov");
+    /* One in the set, one that the node uses: nobody else has either file. */
+    g_assert_cmpuint(open_count(machine, exchange->disk), ==, 2);
+    g_assert_cmpuint(open_count(machine, exchange->base), ==, 2);
+    description = vm_describe(machine->vm, &error);
+    g_assert_no_error(error);
+    disk = disk_called(description, "ov");
+    g_assert_cmpstr(disk->refusal, ==, NULL);
+    g_assert_cmpuint(disk->layers->len, ==, 2);
+    g_assert_cmpstr(((struct vm_layer *)disk->layers->pdata[0])->filename, ==, exchange->disk);
+    g_assert_cmpstr(((struct vm_layer *)disk->layers->pdata[1])->filename, ==, exchange->base);
+    node_reads(machine, "ov", "read -P 1 0 1M");
+    node_reads(machine, "below", "read -P 1 0 1M");
+    image_reads(machine, exchange->style->file, "read -P 1 0 1M");
+}
+
+/* The base becomes writable again, which no name decides. */
+static void commit_back(struct machine *machine, const struct exchange *exchange)
+{
+    struct vm_commit commit = {.id = "back", .active = "ov", .base = "below"};
+    g_autofree char *output = NULL;
+    const char *argv[] = {"qemu-io",           "-r",           "-U", "-f", exchange->style->format, "-c",
+                          "read -P 2 512k 1M", exchange->base, NULL};
+    GError *error = NULL;
+
+    assert_ok(vm_commit(machine->vm, &commit, &error));
+    complete(machine, "back");
+    assert_active(machine, exchange->qdev, "below");
+    assert_ok(vm_remove_node(machine->vm, "ov", &error));
+    g_assert_false(has_node(machine, "ov-file"));
+    g_assert_cmpuint(open_count(machine, exchange->disk), ==, 0);
+    g_assert_cmpuint(fdset_count(machine), ==, 1);
+    device_io(machine, exchange->qdev, "write -P 2 1M 512k");
+    if (harness_run(&output, argv) != 0 || strstr(output, "failed"))
+        g_error("%s: %s", exchange->base, output);
+}
+
+static void test_names_are_exchanged(struct machine *machine, gconstpointer data)
+{
+    struct exchange exchange = {.style = data};
+    g_autoptr(vm_description_t) description = NULL;
+    GError *error = NULL;
+
+    make_image(machine, exchange.style->file, exchange.style->format, NULL, NULL);
+    start(machine, exchange.style->arguments);
+    description = vm_describe(machine->vm, &error);
+    g_assert_no_error(error);
+    exchange.qdev = g_strdup(disk_called(description, exchange.style->device)->qdev);
+    device_io(machine, exchange.qdev, "write -P 1 0 1M");
+    prepare_exchange(machine, &exchange);
+    run_exchange(machine, &exchange, disk_called(description, exchange.style->device)->node);
+    check_exchange(machine, &exchange);
+    device_io(machine, exchange.qdev, "write -P 2 512k 512k");
+    commit_back(machine, &exchange);
+    exchange_clear(&exchange);
+}
+
+/* Nothing of a node that could not be opened stays. */
+static void test_failed_node_leaves_nothing(struct machine *machine, gconstpointer unused)
+{
+    g_autofree char *path = in(machine, "b.raw");
+    int fd = -1;
+    struct vm_node node = {.name = "n", .filename = path, .format = "qcow2", .descriptor = &fd};
+    GError *error = NULL;
+
+    make_image(machine, "b.raw", "raw", NULL, NULL);
+    start(machine, "-nodefaults");
+    fd = open_file(path, O_RDWR);
+    assert_fails(vm_add_node(machine->vm, &node, &error), BLOCKMIG_ERROR_FAILED, "not in qcow2 format");
+    g_assert_false(has_node(machine, "n") || has_node(machine, "n-file"));
+    g_assert_cmpuint(fdset_count(machine), ==, 0);
+    close(fd);
+    fd = open_file(path, O_RDONLY);
+    node.format = "raw";
+    assert_fails(vm_add_node(machine->vm, &node, &error), BLOCKMIG_ERROR_FAILED, "not open for writing");
+    g_assert_cmpuint(fdset_count(machine), ==, 0);
+    node.read_only = true;
+    assert_ok(vm_add_node(machine->vm, &node, &error));
+    assert_ok(vm_remove_node(machine->vm, "n", &error));
+    node.name = "twenty-seven-bytes-of-name-";
+    assert_fails(vm_add_node(machine->vm, &node, &error), BLOCKMIG_ERROR_FAILED, "more than 26");
+    close(fd);
+}
+
+/* A removal that was interrupted is completed by the next one, also in a stopped machine; then nobody holds
+ * the file, and its name can be used again. */
+static void test_removal_is_repeated(struct machine *machine, gconstpointer unused)
+{
+    g_autofree char *path = in(machine, "a.qcow2");
+    const char *argv[] = {"qemu-io", "-f", "qcow2", "-c", "write 0 4k", path, NULL};
+    int fd;
+    struct vm_node node = {.name = "n",
+                           .filename = path,
+                           .format = "qcow2",
+                           .descriptor = &fd,
+                           .direct = true,
+                           .read_only = true};
+    int64_t stopped;
+    GError *error = NULL;
+
+    make_image(machine, "a.qcow2", "qcow2", NULL, NULL);
+    start(machine, "-nodefaults");
+    for (int round = 0; round < 2; round++) {
+        fd = open_file(path, O_RDWR);
+        assert_ok(vm_add_node(machine->vm, &node, &error));
+        close(fd);
+        if (round == 1)
+            assert_ok(vm_pause(machine->vm, 1000, &stopped, &error));
+        command(machine, "blockdev-del", json_pack("{s:s}", "node-name", "n"));
+        if (round == 1)
+            command(machine, "blockdev-del", json_pack("{s:s}", "node-name", "n-file"));
+        assert_ok(vm_remove_node(machine->vm, "n", &error));
+        assert_ok(vm_remove_node(machine->vm, "n", &error));
+        g_assert_false(has_node(machine, "n-file"));
+        g_assert_cmpint(harness_run(NULL, argv), ==, 0);
+    }
+    /* A stopped QEMU keeps the descriptors until it runs. */
+    assert_ok(vm_resume(machine->vm, NULL, &error));
+    fd = open_file(path, O_RDWR);
+    node.read_only = false;
+    assert_ok(vm_add_node(machine->vm, &node, &error));
+    close(fd);
+    assert_ok(vm_remove_node(machine->vm, "n", &error));
+    g_assert_cmpuint(fdset_count(machine), ==, 0);
+    g_assert_cmpuint(open_count(machine, path), ==, 0);
+}
+
 /* ---- when we die ---- */
 
 static void test_jobs_are_adopted(struct machine *machine, gconstpointer unused)
@@ -794,8 +1087,12 @@ static void test_events(struct machine *machine, gconstpointer unused)
     device_io(machine, disk_called(description, "da")->qdev, "write -P 1 0 4M");
     expect_event(machine, VM_EVENT_WRITE_THRESHOLD, "fa");
     began = g_get_monotonic_time();
-    assert_ok(vm_next_event(machine->vm, 100, &none, &error));
-    g_assert_null(none);
+    do {
+        g_clear_pointer(&none, vm_event_free);
+        assert_ok(vm_next_event(machine->vm, 100, &none, &error));
+    } while (none && none->type == VM_EVENT_RESET); /* a firmware that finds nothing to boot resets, too */
+    if (none)
+        g_error("unexpected event %d %s %s", none->type, none->subject, none->detail);
     g_assert_cmpint(g_get_monotonic_time() - began, >=, 99000);
     command(machine, "quit", NULL);
     expect_event(machine, VM_EVENT_SHUTDOWN, "host-qmp-quit");
@@ -850,6 +1147,13 @@ int main(int argc, char **argv)
     ADD("pause-is-short", test_pause_is_short);
     ADD("pivot-is-all-or-none", test_pivot_is_all_or_none);
     ADD("mirror", test_mirror);
+    for (guint i = 0; i < G_N_ELEMENTS(styles); i++) {
+        g_autofree char *name = g_strdup_printf("/qemu/names-are-exchanged/%u", i);
+
+        g_test_add(name, struct machine, &styles[i], set_up, test_names_are_exchanged, tear_down);
+    }
+    ADD("failed-node-leaves-nothing", test_failed_node_leaves_nothing);
+    ADD("removal-is-repeated", test_removal_is_repeated);
     ADD("jobs-are-adopted", test_jobs_are_adopted);
     ADD("connection-is-adopted", test_connection_is_adopted);
     ADD("machine-is-killed", test_machine_is_killed);
