@@ -289,6 +289,18 @@ bool agent_thaw(struct agent *agent, GError **error)
     return fine;
 }
 
+bool agent_thaw_left(struct agent *agent, GError **error)
+{
+    bool fine;
+
+    g_mutex_lock(&agent->mutex);
+    fine = thaw(agent, error);
+    g_mutex_unlock(&agent->mutex);
+    if (!fine)
+        g_prefix_error(error, "guest agent at %s: ", agent->path);
+    return fine;
+}
+
 bool agent_status(struct agent *agent, bool *frozen, GError **error)
 {
     g_autoptr(json_t) value = NULL;

@@ -27,6 +27,8 @@ bool agent_freeze(struct agent *agent, unsigned limit, unsigned *filesystems, GE
 /* REFUSED if the watchdog was faster: then the guest wrote in between. UNREACHABLE if the agent does not
  * answer; the guest may then be frozen still. */
 bool agent_thaw(struct agent *agent, GError **error);
+/* Thaws whatever another connection froze; none frozen is no error. */
+bool agent_thaw_left(struct agent *agent, GError **error);
 /* What the agent says of itself, whoever froze it. */
 bool agent_status(struct agent *agent, bool *frozen, GError **error);
 

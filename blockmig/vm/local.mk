@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 libengine_a_SOURCES += \
 	blockmig/vm/agent.c blockmig/vm/agent.h \
+	blockmig/vm/guard-internal.h \
+	blockmig/vm/guard-process.c \
+	blockmig/vm/guard.c blockmig/vm/guard.h \
 	blockmig/vm/qemu-describe.c \
 	blockmig/vm/qemu-event.c \
 	blockmig/vm/qemu-fdset.c \

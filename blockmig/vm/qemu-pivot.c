@@ -10,19 +10,22 @@
 #include <string.h>
 
 #define JOB_NAME_MAX 48
+#define JOB_PREFIX   "blockmig-" /* then the way, and the number of the disk */
+#define WAY_THERE    "pivot"
+#define WAY_BACK     "return"
 
 struct pivot {
     struct vm *vm;
     struct qmp *qmp;
     const struct vm_pivot *disks;
     unsigned count;
-    const char *way; /* part of the jobs' names: "pivot", "return" */
+    const char *way; /* part of the jobs' names */
     gint64 deadline;
 };
 
 static void job_name(const struct pivot *pivot, unsigned i, char name[JOB_NAME_MAX])
 {
-    g_snprintf(name, JOB_NAME_MAX, "blockmig-%s-%u", pivot->way, i);
+    g_snprintf(name, JOB_NAME_MAX, JOB_PREFIX "%s-%u", pivot->way, i);
 }
 
 static unsigned time_left(const struct pivot *pivot)
@@ -135,7 +138,7 @@ static bool bring_back(const struct pivot *pivot, GError **error)
         .vm = pivot->vm,
         .qmp = pivot->qmp,
         .disks = disks,
-        .way = "return",
+        .way = WAY_BACK,
         .deadline = g_get_monotonic_time() + QMP_TIMEOUT * G_GINT64_CONSTANT(1000),
     };
 
@@ -154,7 +157,7 @@ bool qemu_pivot(struct vm *vm, const struct vm_pivot *disks, unsigned count, uns
         .qmp = qemu_of(vm)->qmp,
         .disks = disks,
         .count = count,
-        .way = "pivot",
+        .way = WAY_THERE,
         .deadline = g_get_monotonic_time() + (gint64)timeout * 1000,
     };
     GError *fault = NULL, *worse = NULL;
@@ -170,4 +173,44 @@ bool qemu_pivot(struct vm *vm, const struct vm_pivot *disks, unsigned count, uns
     g_error_free(fault);
     g_error_free(worse);
     return false;
+}
+
+static bool is_pivot(const struct vm_job *job)
+{
+    return job->id && (g_str_has_prefix(job->id, JOB_PREFIX WAY_THERE "-") ||
+                       g_str_has_prefix(job->id, JOB_PREFIX WAY_BACK "-"));
+}
+
+/* One that was told to complete may refuse to be cancelled, for it is ending: then its end is waited for. */
+static bool end_pivot(struct vm *vm, const char *id, unsigned timeout, GError **error)
+{
+    g_auto(vm_job_t) job = {0};
+    g_autoptr(GError) refusal = NULL;
+    GError *fault = NULL;
+
+    if (qemu_job_cancel(vm, id, timeout, &refusal))
+        return true;
+    if (qemu_job_wait(vm, id, VM_JOB_DONE, timeout, &job, &fault) && job.state >= VM_JOB_DONE)
+        return true;
+    /* A failure of the job is an end as well, and so is that it is not there. */
+    if (g_error_matches(fault, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED)) {
+        g_error_free(fault);
+        return true;
+    }
+    g_clear_error(&fault);
+    g_propagate_error(error, g_steal_pointer(&refusal));
+    return false;
+}
+
+bool qemu_end_pivots(struct vm *vm, unsigned timeout, GError **error)
+{
+    g_autoptr(GPtrArray) jobs = qemu_jobs(vm, error);
+
+    for (guint i = 0; jobs && i < jobs->len; i++) {
+        const struct vm_job *job = jobs->pdata[i];
+
+        if (is_pivot(job) && !end_pivot(vm, job->id, timeout, error))
+            return false;
+    }
+    return jobs != NULL;
 }

@@ -182,6 +182,19 @@ static bool qemu_thaw(struct vm *vm, GError **error)
     return fine;
 }
 
+static bool qemu_thaw_left(struct vm *vm, GError **error)
+{
+    g_autofree char *path = NULL;
+    g_autoptr(agent_t) agent = NULL;
+
+    if (!qemu_agent_path(qemu_of(vm), &path, error))
+        return false;
+    if (!path)
+        return true;
+    agent = agent_open(path, error);
+    return agent && agent_thaw_left(agent, error);
+}
+
 static int qemu_agent_fd(struct vm *vm)
 {
     struct qemu *qemu = qemu_of(vm);
@@ -207,6 +220,7 @@ const struct vm_ops vm_qemu_ops = {
     .pause = qemu_pause,
     .resume = qemu_resume,
     .pivot = qemu_pivot,
+    .end_pivots = qemu_end_pivots,
     .mirror = qemu_mirror,
     .commit = qemu_commit,
     .jobs = qemu_jobs,
@@ -220,5 +234,6 @@ const struct vm_ops vm_qemu_ops = {
     .next_event = qemu_next_event,
     .freeze = qemu_freeze,
     .thaw = qemu_thaw,
+    .thaw_left = qemu_thaw_left,
     .agent_fd = qemu_agent_fd,
 };

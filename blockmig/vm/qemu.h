@@ -78,6 +78,7 @@ bool qemu_job_dismiss(struct vm *vm, const char *id, GError **error);
 /* qemu-pivot.c */
 bool qemu_pivot(struct vm *vm, const struct vm_pivot *disks, unsigned count, unsigned timeout,
                 GError **error);
+bool qemu_end_pivots(struct vm *vm, unsigned timeout, GError **error);
 
 /* qemu-event.c */
 bool qemu_next_event(struct vm *vm, unsigned timeout, struct vm_event **event, GError **error);

@@ -246,6 +246,11 @@ bool vm_pivot(struct vm *vm, const struct vm_pivot *disks, unsigned count, unsig
     return said(vm, vm->ops->pivot(vm, disks, count, timeout, error), error);
 }
 
+bool vm_end_pivots(struct vm *vm, unsigned timeout, GError **error)
+{
+    return said(vm, vm->ops->end_pivots(vm, timeout, error), error);
+}
+
 bool vm_mirror(struct vm *vm, const struct vm_mirror *mirror, GError **error)
 {
     return said(vm, vm->ops->mirror(vm, mirror, error), error);
@@ -313,6 +318,11 @@ bool vm_freeze(struct vm *vm, unsigned limit, unsigned *filesystems, GError **er
 bool vm_thaw(struct vm *vm, GError **error)
 {
     return said(vm, vm->ops->thaw(vm, error), error);
+}
+
+bool vm_thaw_left(struct vm *vm, GError **error)
+{
+    return said(vm, vm->ops->thaw_left(vm, error), error);
 }
 
 int vm_agent_fd(struct vm *vm)

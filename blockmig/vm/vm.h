@@ -189,6 +189,7 @@ struct vm_ops {
     bool (*resume)(struct vm *vm, int64_t *time, GError **error);
     bool (*pivot)(struct vm *vm, const struct vm_pivot *disks, unsigned count, unsigned timeout,
                   GError **error);
+    bool (*end_pivots)(struct vm *vm, unsigned timeout, GError **error);
     bool (*mirror)(struct vm *vm, const struct vm_mirror *mirror, GError **error);
     bool (*commit)(struct vm *vm, const struct vm_commit *commit, GError **error);
     GPtrArray *(*jobs)(struct vm *vm, GError **error);
@@ -203,6 +204,7 @@ struct vm_ops {
     bool (*next_event)(struct vm *vm, unsigned timeout, struct vm_event **event, GError **error);
     bool (*freeze)(struct vm *vm, unsigned limit, unsigned *filesystems, GError **error);
     bool (*thaw)(struct vm *vm, GError **error);
+    bool (*thaw_left)(struct vm *vm, GError **error);
     int (*agent_fd)(struct vm *vm);
 };
 
@@ -246,6 +248,9 @@ bool vm_resume(struct vm *vm, int64_t *time, GError **error);
 /* Moves the devices of a stopped machine to other nodes with the same content.  All or none: if one fails,
  * those that went are brought back; UNCERTAIN if even that fails. */
 bool vm_pivot(struct vm *vm, const struct vm_pivot *disks, unsigned count, unsigned timeout, GError **error);
+/* Ends what a pivot left behind that was interrupted, so that each device is on one node or the other:
+ * vm_active_node() tells which. */
+bool vm_end_pivots(struct vm *vm, unsigned timeout, GError **error);
 /* Starts a write-blocking mirror of the top layer; vm_job_wait() for READY, then vm_job_complete(). */
 bool vm_mirror(struct vm *vm, const struct vm_mirror *mirror, GError **error);
 bool vm_commit(struct vm *vm, const struct vm_commit *commit, GError **error);
@@ -281,6 +286,9 @@ bool vm_next_event(struct vm *vm, unsigned timeout, struct vm_event **event, GEr
  */
 bool vm_freeze(struct vm *vm, unsigned limit, unsigned *filesystems, GError **error);
 bool vm_thaw(struct vm *vm, GError **error);
+/* Thaws a guest that somebody else froze and left so; it asks the agent itself, on a connection of its own.
+ */
+bool vm_thaw_left(struct vm *vm, GError **error);
 /* -1 while the guest is not frozen; for a guard that outlives us: agent_thaw_now(). */
 int vm_agent_fd(struct vm *vm);
 
