@@ -19,5 +19,6 @@
 #define GUARD_MONITOR     4
 #define GUARD_PACKET_MAX  65536u
 #define GUARD_DEVICES_MAX 256u
+#define GUARD_LIFE_MAX    60u /* seconds; after its owner's end it is gone by then, whatever hangs */
 
 #endif

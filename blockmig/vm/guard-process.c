@@ -23,7 +23,6 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define LIFE_MAX      60u   /* seconds; after its owner's end it is gone by then, whatever hangs */
 #define ADOPT_TRIES   3     /* each waits some 10 s for a monitor that does not answer */
 #define PIVOT_TIMEOUT 5000u /* ms */
 #define DEATH_TIMEOUT                                                                                        \
@@ -283,7 +282,7 @@ static int act(struct watch *watch)
     g_autoptr(vm_t) vm = NULL;
 
     watch->began = g_get_monotonic_time();
-    alarm(LIFE_MAX);
+    alarm(GUARD_LIFE_MAX);
     if (watch->expired) {
         note(watch, "the limit of the pause is exceeded: process %d is ended", (int)getppid());
         end_owner(watch);

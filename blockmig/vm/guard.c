@@ -12,12 +12,14 @@
 #include <signal.h>
 #include <spawn.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define START_TIMEOUT  10000u /* ms; an exec on a machine that swaps */
 #define ANSWER_TIMEOUT 2000u
+#define BUSY_TIMEOUT   ((GUARD_LIFE_MAX + 5) * 1000)
 
 struct guard {
     pid_t pid;
@@ -162,17 +164,26 @@ struct guard *guard_start(struct vm *vm, const char *log, GError **error)
 
 /* ---- telling ---- */
 
+/* NULL: a name is not UTF-8. */
+static json_t *device_list(const struct guard_device *devices, unsigned count)
+{
+    g_autoptr(json_t) list = json_array();
+
+    for (unsigned i = 0; i < count; i++)
+        if (json_array_append_new(list, json_pack("{s:s, s:s, s:s}", "qdev", devices[i].qdev, "from",
+                                                  devices[i].from, "to", devices[i].to)) < 0)
+            return NULL;
+    return g_steal_pointer(&list);
+}
+
 bool guard_arm(struct guard *guard, const struct guard_device *devices, unsigned count, unsigned limit,
                GError **error)
 {
-    json_t *list = json_array();
+    json_t *list = device_list(devices, count);
+    json_t *message =
+        list ? json_pack("{s:s, s:I, s:o}", "do", "arm", "limit", (json_int_t)limit, "devices", list) : NULL;
 
-    for (unsigned i = 0; i < count; i++)
-        json_array_append_new(list, json_pack("{s:s, s:s, s:s}", "qdev", devices[i].qdev, "from",
-                                              devices[i].from, "to", devices[i].to));
-    if (!tell(guard, json_pack("{s:s, s:I, s:o}", "do", "arm", "limit", (json_int_t)limit, "devices", list),
-              error) ||
-        !answered(guard, ANSWER_TIMEOUT, error))
+    if (!tell(guard, message, error) || !answered(guard, ANSWER_TIMEOUT, error))
         return false;
     guard->armed = true;
     return true;
@@ -203,18 +214,36 @@ bool guard_thawed(struct guard *guard, GError **error)
     return tell_word(guard, "thawed", error);
 }
 
+/* Collects it, when it has ended by itself or in `timeout`. */
+static void collect(struct guard *guard, int timeout)
+{
+    struct pollfd poll_fd = {.fd = pidfd_open(guard->pid, 0), .events = POLLIN};
+    int ready;
+
+    do
+        ready = poll_fd.fd < 0 ? 0 : poll(&poll_fd, 1, timeout);
+    while (ready < 0 && errno == EINTR);
+    if (ready <= 0)
+        kill(guard->pid, SIGKILL);
+    while (waitpid(guard->pid, NULL, 0) < 0 && errno == EINTR)
+        ;
+    if (poll_fd.fd >= 0)
+        close(poll_fd.fd);
+}
+
 void guard_stop(struct guard *guard)
 {
+    bool busy;
+
     if (!guard)
         return;
-    /* One that does not listen is of no use, and one that has work to do must not be disturbed. */
-    if (!guard->armed && !guard->freezing && guard->pid > 0 &&
-        (guard->dead || !tell_word(guard, "goodbye", NULL)))
-        kill(guard->pid, SIGKILL);
+    busy = guard->armed || guard->freezing;
+    if (!busy && !guard->dead)
+        tell_word(guard, "goodbye", NULL);
     if (guard->channel >= 0)
         close(guard->channel);
-    while (guard->pid > 0 && waitpid(guard->pid, NULL, 0) < 0 && errno == EINTR)
-        ;
+    if (guard->pid > 0)
+        collect(guard, busy ? BUSY_TIMEOUT : guard->dead ? 0 : ANSWER_TIMEOUT);
     g_free(guard);
 }
 

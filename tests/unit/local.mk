@@ -82,3 +82,7 @@ tests_unit_qemu_t_LDADD = $(UNIT_LIBS)
 check_PROGRAMS += tests/unit/qmp.t
 tests_unit_qmp_t_SOURCES = tests/unit/qmp.c tests/unit/harness.h
 tests_unit_qmp_t_LDADD = $(UNIT_LIBS)
+
+check_PROGRAMS += tests/unit/guard.t
+tests_unit_guard_t_SOURCES = tests/unit/guard.c tests/unit/harness.h
+tests_unit_guard_t_LDADD = $(UNIT_LIBS)
