@@ -209,15 +209,21 @@ static struct vm *adopt(const struct watch *watch)
 /* How many devices are on their `to`; *pivots is filled with their way back. */
 static unsigned on_the_other_side(const struct watch *watch, struct vm *vm, struct vm_pivot *pivots)
 {
+    g_autofree const char **qdevs = g_new0(const char *, watch->count + 1);
+    g_auto(GStrv) nodes = g_new0(char *, watch->count + 1);
+    g_autoptr(GError) fault = NULL;
     unsigned count = 0;
 
-    for (size_t i = 0; i < watch->count; i++) {
+    for (size_t i = 0; i < watch->count; i++)
+        qdevs[i] = watch->to_place[i].qdev;
+    if (!vm_active_nodes(vm, qdevs, watch->count, nodes, &fault))
+        note(watch, "%s", fault->message);
+    for (size_t i = 0; !fault && i < watch->count; i++) {
         const struct guard_device *device = &watch->to_place[i];
-        g_autofree char *node = NULL;
-        g_autoptr(GError) fault = NULL;
+        const char *node = nodes[i];
 
-        if (!vm_active_node(vm, device->qdev, &node, &fault))
-            note(watch, "%s", fault->message);
+        if (!node)
+            note(watch, "device %s is on no node", device->qdev);
         else if (strcmp(node, device->to) == 0)
             pivots[count++] = (struct vm_pivot){.from = device->to, .to = device->from};
         else if (strcmp(node, device->from) != 0)
@@ -235,7 +241,7 @@ static bool choose_side(const struct watch *watch, struct vm *vm)
     g_autoptr(GError) fault = NULL;
 
     if (count == 0 || (count == watch->count && watch->merged)) {
-        note(watch, "all devices are on the %s nodes", count ? "new" : "old");
+        note(watch, "%s", count ? "all devices are on the new nodes" : "no device is on a new node");
         return true;
     }
     if (vm_pivot(vm, pivots, count, PIVOT_TIMEOUT, &fault)) {

@@ -465,37 +465,49 @@ bool qemu_describe(struct vm *vm, struct vm_description *description, GError **e
     return true;
 }
 
-/* Two questions and not the whole survey: this is asked in the pause. */
-bool qemu_active_node(struct vm *vm, const char *qdev, char **node, GError **error)
+static const char *driver_of(json_t *nodes, const char *name)
 {
-    g_autoptr(json_t) stats = qmp_command(qemu_of(vm)->qmp, "query-blockstats", NULL, QMP_TIMEOUT, error);
-    g_autoptr(json_t) nodes = NULL;
-    json_t *entry;
+    size_t i;
+    json_t *node;
 
-    if (!stats)
-        return false;
-    nodes = qmp_command(qemu_of(vm)->qmp, "query-named-block-nodes", json_pack("{s:b}", "flat", true),
-                        QMP_TIMEOUT, error);
-    if (!nodes)
-        return false;
-    entry = qemu_find_device(stats, qdev);
-    while (entry) {
-        const char *name = member_text(entry, "node-name");
-        const char *driver = NULL;
-        size_t i;
-        json_t *candidate;
-
-        json_array_foreach(nodes, i, candidate)
-        {
-            if (g_strcmp0(member_text(candidate, "node-name"), name) == 0)
-                driver = member_text(candidate, "drv");
-        }
-        if (name && driver && !qemu_is_filter(driver)) {
-            *node = g_strdup(name);
-            return true;
-        }
-        entry = json_object_get(entry, "backing");
+    json_array_foreach(nodes, i, node)
+    {
+        if (name && g_strcmp0(member_text(node, "node-name"), name) == 0)
+            return member_text(node, "drv");
     }
-    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "device %s is on no node", qdev);
-    return false;
+    return NULL;
+}
+
+/* The first below the device that is no filter. */
+static const char *image_below(json_t *stats, json_t *nodes, const char *qdev)
+{
+    for (json_t *entry = qemu_find_device(stats, qdev); entry; entry = json_object_get(entry, "backing")) {
+        const char *name = member_text(entry, "node-name");
+        const char *driver = driver_of(nodes, name);
+
+        if (driver && !qemu_is_filter(driver))
+            return name;
+    }
+    return NULL;
+}
+
+/* Two questions at once and not the whole survey: this is asked in the pause. */
+bool qemu_active_nodes(struct vm *vm, const char *const *qdevs, unsigned count, char **nodes, GError **error)
+{
+    static const char *const questions[] = {"query-blockstats", "query-named-block-nodes"};
+    struct qmp *qmp = qemu_of(vm)->qmp;
+    g_autoptr(json_t) stats = NULL;
+    g_autoptr(json_t) named = NULL;
+    guint64 first, second;
+
+    if (!qmp_send(qmp, questions[0], NULL, &first, error) ||
+        !qmp_send(qmp, questions[1], json_pack("{s:b}", "flat", true), &second, error))
+        return false;
+    stats = qmp_receive(qmp, questions[0], first, QMP_TIMEOUT, error);
+    named = qmp_receive(qmp, questions[1], second, QMP_TIMEOUT, stats ? error : NULL);
+    if (!stats || !named)
+        return false;
+    for (unsigned i = 0; i < count; i++)
+        nodes[i] = g_strdup(image_below(stats, named, qdevs[i]));
+    return true;
 }

@@ -181,36 +181,48 @@ static bool is_pivot(const struct vm_job *job)
                        g_str_has_prefix(job->id, JOB_PREFIX WAY_BACK "-"));
 }
 
-/* One that was told to complete may refuse to be cancelled, for it is ending: then its end is waited for. */
-static bool end_pivot(struct vm *vm, const char *id, unsigned timeout, GError **error)
+/* Tells all of them at once.  One that was told to complete may refuse, for it is ending: that is as good. */
+static void cancel_pivots(struct qmp *qmp, const GPtrArray *jobs)
 {
-    g_auto(vm_job_t) job = {0};
-    g_autoptr(GError) refusal = NULL;
-    GError *fault = NULL;
+    g_autofree guint64 *ids = g_new0(guint64, jobs->len + 1);
 
-    if (qemu_job_cancel(vm, id, timeout, &refusal))
-        return true;
-    if (qemu_job_wait(vm, id, VM_JOB_DONE, timeout, &job, &fault) && job.state >= VM_JOB_DONE)
-        return true;
-    /* A failure of the job is an end as well, and so is that it is not there. */
-    if (g_error_matches(fault, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED)) {
-        g_error_free(fault);
-        return true;
+    for (guint i = 0; i < jobs->len; i++) {
+        const struct vm_job *job = jobs->pdata[i];
+
+        if (is_pivot(job) && job->state < VM_JOB_DONE &&
+            !qmp_send(qmp, "block-job-cancel", json_pack("{s:s, s:b}", "device", job->id, "force", true),
+                      &ids[i], NULL))
+            return;
     }
-    g_clear_error(&fault);
-    g_propagate_error(error, g_steal_pointer(&refusal));
-    return false;
+    for (guint i = 0; i < jobs->len; i++)
+        if (ids[i])
+            json_decref(qmp_receive(qmp, "block-job-cancel", ids[i], QMP_TIMEOUT, NULL));
 }
 
 bool qemu_end_pivots(struct vm *vm, unsigned timeout, GError **error)
 {
     g_autoptr(GPtrArray) jobs = qemu_jobs(vm, error);
 
-    for (guint i = 0; jobs && i < jobs->len; i++) {
-        const struct vm_job *job = jobs->pdata[i];
+    if (!jobs)
+        return false;
+    cancel_pivots(qemu_of(vm)->qmp, jobs);
+    for (guint i = 0; i < jobs->len; i++) {
+        const struct vm_job *pivot = jobs->pdata[i];
+        g_auto(vm_job_t) job = {0};
+        GError *fault = NULL;
 
-        if (is_pivot(job) && !end_pivot(vm, job->id, timeout, error))
+        if (!is_pivot(pivot) ||
+            (qemu_job_wait(vm, pivot->id, VM_JOB_DONE, timeout, &job, &fault) && job.state >= VM_JOB_DONE))
+            continue;
+        /* A failure of the job is an end as well, and so is that it is not there any more. */
+        if (!g_error_matches(fault, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED)) {
+            if (!fault)
+                fault = g_error_new(BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNREACHABLE, "job \"%s\" does not end",
+                                    pivot->id);
+            g_propagate_error(error, fault);
             return false;
+        }
+        g_error_free(fault);
     }
-    return jobs != NULL;
+    return true;
 }

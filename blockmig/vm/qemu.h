@@ -39,7 +39,7 @@ static inline uint64_t member_size(json_t *object, const char *key)
 
 /* qemu-describe.c */
 bool qemu_describe(struct vm *vm, struct vm_description *description, GError **error);
-bool qemu_active_node(struct vm *vm, const char *qdev, char **node, GError **error);
+bool qemu_active_nodes(struct vm *vm, const char *const *qdevs, unsigned count, char **nodes, GError **error);
 /* The entry of query-block or query-blockstats for a device, borrowed from `list`; NULL: none. */
 json_t *qemu_find_device(json_t *list, const char *qdev);
 /* Is a driver of this name one that only passes requests through? */

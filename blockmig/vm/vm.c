@@ -196,7 +196,17 @@ bool vm_status(struct vm *vm, bool *running, char **status, GError **error)
 
 bool vm_active_node(struct vm *vm, const char *qdev, char **node, GError **error)
 {
-    return said(vm, vm->ops->active_node(vm, qdev, node, error), error);
+    if (!vm_active_nodes(vm, &qdev, 1, node, error))
+        return false;
+    if (!*node)
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "%s: device %s is on no node", vm->name,
+                    qdev);
+    return *node != NULL;
+}
+
+bool vm_active_nodes(struct vm *vm, const char *const *qdevs, unsigned count, char **nodes, GError **error)
+{
+    return said(vm, vm->ops->active_nodes(vm, qdevs, count, nodes, error), error);
 }
 
 bool vm_can_pivot(struct vm *vm, GError **error)

@@ -178,7 +178,8 @@ struct vm_ops {
     int (*fd)(struct vm *vm);
     bool (*describe)(struct vm *vm, struct vm_description *description, GError **error);
     bool (*status)(struct vm *vm, bool *running, char **status, GError **error);
-    bool (*active_node)(struct vm *vm, const char *qdev, char **node, GError **error);
+    bool (*active_nodes)(struct vm *vm, const char *const *qdevs, unsigned count, char **nodes,
+                         GError **error);
     bool (*can_pivot)(struct vm *vm, GError **error);
     bool (*can_mirror)(struct vm *vm, GError **error);
     bool (*add_node)(struct vm *vm, const struct vm_node *node, GError **error);
@@ -227,6 +228,8 @@ struct vm_disk *vm_find_disk(const struct vm_description *description, const cha
 bool vm_status(struct vm *vm, bool *running, char **status, GError **error);
 /* The image node that a device is on now (filters left out); the caller's. */
 bool vm_active_node(struct vm *vm, const char *qdev, char **node, GError **error);
+/* The same for several at once; NULL for a device that is on none, or is not there. */
+bool vm_active_nodes(struct vm *vm, const char *const *qdevs, unsigned count, char **nodes, GError **error);
 /* REFUSED, naming the command or option that is not there. */
 bool vm_can_pivot(struct vm *vm, GError **error);
 bool vm_can_mirror(struct vm *vm, GError **error);

@@ -6,7 +6,7 @@
  * ones in DIRECTORY.  At POINT (or "random:MICROSECONDS" after the arming) it ends itself with SIGKILL, after
  * it has said when, by the clock that QEMU stamps its events with.
  *
- * It says:  guard PID / from NODE... / to NODE... / died MICROSECONDS / moved
+ * It says:  guard PID / from NODE... / to NODE... / round-trip MICROSECONDS / died MICROSECONDS / moved
  */
 #include "blockmig/vm/guard.h"
 #include "blockmig/vm/qemu.h"
@@ -250,6 +250,22 @@ static void switch_over(void)
     at("disarmed");
 }
 
+/* How long the monitor takes for the simplest question: what can be asked of a guard depends on it. */
+static void say_round_trip(void)
+{
+    gint64 longest = 0;
+    GError *error = NULL;
+
+    for (int i = 0; i < 10; i++) {
+        gint64 began = g_get_monotonic_time();
+        bool running;
+
+        need(vm_status(vm, &running, NULL, &error));
+        longest = MAX(longest, g_get_monotonic_time() - began);
+    }
+    printf("round-trip %" G_GINT64_FORMAT "\n", longest);
+}
+
 int main(int argc, char **argv)
 {
     struct guard_device devices[DISKS_MAX];
@@ -270,6 +286,7 @@ int main(int argc, char **argv)
     printf("guard %d\n", (int)guard_pid(guard));
     look(argv[3], argv[4]);
     tidy();
+    say_round_trip();
     for (unsigned i = 0; i < count; i++)
         devices[i] = (struct guard_device){disks[i].qdev, disks[i].from, disks[i].to};
     at("unarmed");

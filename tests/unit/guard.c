@@ -216,8 +216,8 @@ struct ending {
 };
 
 static const struct ending endings[] = {
-    {"paused", "old", false, false, 1, "on the old nodes"},
-    {"paused", "old", true, false, 1, "on the old nodes"},
+    {"paused", "old", false, false, 1, "no device is on a new node"},
+    {"paused", "old", true, false, 1, "no device is on a new node"},
     {"paused", "new", true, false, 1, "on the new nodes"},
     /* This monitor knows no jobs, so the way back fails. */
     {"paused", "new", false, false, 0, "THE GUEST STAYS PAUSED"},
