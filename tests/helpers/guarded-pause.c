@@ -31,6 +31,7 @@ static struct vm *vm;
 static struct guard *guard;
 static struct disk disks[DISKS_MAX];
 static unsigned count;
+static gint64 armed_at;
 
 static void give_up(const GError *error)
 {
@@ -220,7 +221,7 @@ static void switch_over(void)
     need(vm_pause(vm, 5000, NULL, &error));
     at("stopped");
     if (strcmp(point, "stuck") == 0) {
-        printf("died %" G_GINT64_FORMAT "\n", g_get_real_time() + STUCK_LIMIT * 1000);
+        printf("died %" G_GINT64_FORMAT "\n", armed_at + STUCK_LIMIT * 1000);
         raise(SIGSTOP);
     }
     merge(0, 4);
@@ -287,6 +288,7 @@ int main(int argc, char **argv)
     look(argv[3], argv[4]);
     tidy();
     say_round_trip();
+    armed_at = g_get_real_time();
     for (unsigned i = 0; i < count; i++)
         devices[i] = (struct guard_device){disks[i].qdev, disks[i].from, disks[i].to};
     at("unarmed");
