@@ -2,6 +2,7 @@
 TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
 EXTRA_DIST += tests/lib.sh tests/make-data.py tests/make-hostile-qcow2.py tests/make-qcow2.py
 dist_check_SCRIPTS += \
+	tests/a-killed-migration-never-leaves-the-guest-paused.sh \
 	tests/copy-prints-one-json-object.sh \
 	tests/every-file-has-a-licence.sh \
 	tests/every-option-is-documented.sh \
@@ -41,6 +42,7 @@ dist_check_SCRIPTS += \
 	tests/salvage-lists-bad-ranges.sh \
 	tests/targets-are-named-safely.sh
 
+include tests/guest/local.mk
 include tests/helpers/local.mk
 include tests/unit/local.mk
 include tests/fuzz/local.mk
