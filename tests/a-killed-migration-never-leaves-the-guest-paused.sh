@@ -135,6 +135,13 @@ is "$(verdict)" OK "after the pivot, the guest misses nothing"
 
 # ---- a program that hangs; guards that die -----------------------------------------------------------
 
+ulimit -c unlimited 2>/dev/null
+cd "$tmp" || exit 99
+switch_over crash
+is "$status" 134 "crash: the program was aborted"
+is "$(active_nodes) $(is_running && echo runs)" "$(said from) runs" "crash: the guest runs, on the old nodes"
+is "$(in_time crash)" "" "crash: in time"
+is "$(find "$tmp" -name 'core*')" "" "crash: no core was written first"
 dies stuck old yes
 like "$(cat "$log")" "limit of the pause" "the log says why"
 

@@ -13,6 +13,7 @@
 #include <spawn.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -24,6 +25,7 @@
 struct guard {
     pid_t pid;
     int channel;
+    int dumpable; /* of this process, before it was armed */
     bool armed, freezing, dead;
 };
 
@@ -176,6 +178,17 @@ static json_t *device_list(const struct guard_device *devices, unsigned count)
     return g_steal_pointer(&list);
 }
 
+/* The kernel closes the channel of a process that crashes only after it has written its core: that would be a
+ * pause of seconds.  So there is none while the guest is stopped. */
+static void set_armed(struct guard *guard, bool armed)
+{
+    if (armed && !guard->armed)
+        guard->dumpable = prctl(PR_GET_DUMPABLE);
+    if (armed || guard->armed)
+        prctl(PR_SET_DUMPABLE, !armed && guard->dumpable == 1);
+    guard->armed = armed;
+}
+
 bool guard_arm(struct guard *guard, const struct guard_device *devices, unsigned count, unsigned limit,
                GError **error)
 {
@@ -185,7 +198,7 @@ bool guard_arm(struct guard *guard, const struct guard_device *devices, unsigned
 
     if (!tell(guard, message, error) || !answered(guard, ANSWER_TIMEOUT, error))
         return false;
-    guard->armed = true;
+    set_armed(guard, true);
     return true;
 }
 
@@ -196,7 +209,7 @@ bool guard_merged(struct guard *guard, GError **error)
 
 bool guard_disarm(struct guard *guard, GError **error)
 {
-    guard->armed = false;
+    set_armed(guard, false);
     return tell_word(guard, "disarm", error);
 }
 
@@ -240,6 +253,7 @@ void guard_stop(struct guard *guard)
     busy = guard->armed || guard->freezing;
     if (!busy && !guard->dead)
         tell_word(guard, "goodbye", NULL);
+    set_armed(guard, false);
     if (guard->channel >= 0)
         close(guard->channel);
     if (guard->pid > 0)

@@ -226,6 +226,14 @@ static void switch_over(void)
     }
     merge(0, 4);
     at("half-merged");
+    if (strcmp(point, "crash") == 0) {
+        size_t size = 128 << 20;
+
+        /* A core of some size. */
+        memset(g_malloc(size), 1, size);
+        printf("died %" G_GINT64_FORMAT "\n", g_get_real_time());
+        abort();
+    }
     if (strcmp(point, "pivoted-before-merged") == 0) {
         add_targets();
         pivot();
