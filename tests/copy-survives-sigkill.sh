@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Killed with SIGKILL at any moment, as often as it takes: the same command again finishes the copy.
 . "${srcdir:-.}/tests/lib.sh"
-need_tool qemu-img qemu-io jq python3
+need_tool qemu-img qemu-io jq python3 sqlite3
 use_seed
 
 make_source()
@@ -41,22 +41,46 @@ finish()
     [ "$3" = raw ] || qemu-img check "$2" 3>&- >"$tmp/$BASHPID.cmp" 2>&1 || cat "$tmp/$BASHPID.cmp"
 }
 
-# slow_worker SOURCE FORMAT DELAYS...: checkpoints are 5 s apart, so these runs are slowed down.
+# checkpoints TARGET: how far the journal says that its copy is, in bytes; 0: nowhere.
+checkpoints()
+{
+    sqlite3 -cmd '.timeout 5000' "$BLOCKMIG_STATE_DIR/journal.sqlite" \
+        "SELECT coalesce(max(frontier), 0) FROM checkpoint JOIN disk USING (job, disk) WHERE target = '$1'" \
+        2>/dev/null 3>&- || echo 0
+}
+
+# killed_behind_checkpoint TARGET COMMAND...: as soon as there is a new one, however slow the machine is.
+killed_behind_checkpoint()
+{
+    local target=$1 before pid tries
+    shift
+    before=$(checkpoints "$target")
+    "$@" >"$tmp/$BASHPID.out" 2>&1 3>&- </dev/null &
+    pid=$!
+    for ((tries = 0; tries < 600; tries++)); do
+        [ "$(checkpoints "$target")" = "$before" ] || break
+        kill -0 "$pid" 2>/dev/null || break
+        sleep 0.1
+    done
+    kill -KILL "$pid" 2>/dev/null
+    wait "$pid" 2>/dev/null
+}
+
+# slow_worker SOURCE FORMAT: checkpoints are 5 s apart, so this run is slowed down, and killed twice.
 slow_worker()
 {
-    local source=$1 format=$2 target=$tmp/slow-$BASHPID delay
-    shift 2
-    for delay; do
-        killed_after "$delay" "$blockmig" copy -q --bandwidth=9MiB/s --chain=flatten -O "$format" "$source" "$target"
-    done
+    local source=$1 format=$2 target=$tmp/slow-$BASHPID
+    local copy=("$blockmig" copy -q --bandwidth=9MiB/s --chain=flatten -O "$format" "$source" "$target")
+    killed_after 0.7 "${copy[@]}"
+    killed_behind_checkpoint "$target" "${copy[@]}"
     finish "$source" "$target" "$format"
     rm -f "$target"
 }
 
 make_source
-slow_worker "$tmp/source.qcow2" qcow2 6.5 >"$tmp/w1" &
-slow_worker "$tmp/source.raw" qcow2 6.2 1.1 >"$tmp/w2" &
-slow_worker "$tmp/overlay.qcow2" raw 0.7 6.8 >"$tmp/w3" &
+slow_worker "$tmp/source.qcow2" qcow2 >"$tmp/w1" &
+slow_worker "$tmp/source.raw" qcow2 >"$tmp/w2" &
+slow_worker "$tmp/overlay.qcow2" raw >"$tmp/w3" &
 wait
 for worker in 1:qcow2 2:raw-to-qcow2 3:chain-to-raw; do
     is "$(cat "$tmp/w${worker%%:*}")" "" "killed between checkpoints: ${worker#*:}"

@@ -33,6 +33,7 @@ dist_check_SCRIPTS += \
 	tests/copy-refuses-backing-files-outside-its-roots.sh \
 	tests/copy-refuses-the-same-file.sh \
 	tests/copy-resumes-after-full-disk.sh \
+	tests/copy-survives-a-kill-at-every-step.sh \
 	tests/copy-survives-sigkill.sh \
 	tests/ctrl-c-cancels-and-resumes.sh \
 	tests/a-full-state-directory-is-told.sh \

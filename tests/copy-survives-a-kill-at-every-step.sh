@@ -1,0 +1,57 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Killed exactly at a system call, one after the other, also in the proof and while names are taken: the same
+# command again finishes the copy.
+. "${srcdir:-.}/tests/lib.sh"
+need_tool qemu-img qemu-io jq strace
+run strace -o "$tmp/trace" true
+[ "$status" -eq 0 ] || skip_all "strace cannot trace here"
+
+must qemu-img create -q -f qcow2 "$tmp/base" 20M
+must qemu-io -f qcow2 -c "write -P 3 1M 5M" "$tmp/base"
+must qemu-img create -q -f qcow2 -b "$tmp/base" -F qcow2 "$tmp/top"
+must qemu-io -f qcow2 -c "write -P 4 3M 100k" -c "write -z 5M 1M" "$tmp/top"
+random_file "$tmp/old" 1M 3
+
+# killed_at CALL COUNT ARGUMENTS...: false if the command ended before its COUNTth CALL.
+killed_at()
+{
+    BLOCKMIG_STATE_DIR=$tmp/state.kill timeout 60 strace -f -qq -o /dev/null -e trace="$1" \
+        -e inject="$1:signal=SIGKILL:when=$2" "$blockmig" copy -q "${@:3}" >/dev/null 2>&1 3>&-
+    [ $? -ne 0 ]
+}
+
+# judge WHERE ARGUMENTS...
+judge()
+{
+    local where=$1 states
+    shift
+    export BLOCKMIG_STATE_DIR=$tmp/state.kill
+    "$blockmig" copy -q "$@" >"$tmp/err" 2>&1 3>&- || echo "$where: $(cat "$tmp/err")"
+    qemu-img compare -q "$tmp/top" "$tmp/out/t" 3>&- || echo "$where: different"
+    [ "$(qemu-img info --output=json "$tmp/out/t" 3>&- | jq -r .format)" = raw ] ||
+        qemu-img check -q "$tmp/out/t" >/dev/null 2>&1 3>&- || echo "$where: not clean"
+    ! compgen -G "$tmp/out/*.blockmig-part" || echo "$where: a part is left"
+    states=$("$blockmig" job list --json | jq -c '[.jobs[].state] | unique - ["discarded"]')
+    [ "$states" = '["done"]' ] || echo "$where: jobs are $states"
+}
+
+pick 4 1
+step=$REPLY
+for mode in "flat:-O qcow2" "keep:--chain=keep" "force:--force -O qcow2" "raw:-O raw"; do
+    read -ra options <<<"${mode#*:}"
+    wrong=
+    count=0
+    for call in fdatasync fsync renameat2 ftruncate fchmod unlink pwrite64; do
+        for ((when = 1; when < 200; when += 1 + when / step)); do
+            rm -rf "$tmp/out" "$tmp/state.kill"
+            mkdir "$tmp/out"
+            [ "${mode%%:*}" != force ] || cp "$tmp/old" "$tmp/out/t"
+            killed_at "$call" "$when" "${options[@]}" "$tmp/top" "$tmp/out/t" || break
+            count=$((count + 1))
+            wrong+=$(judge "$call $when" "${options[@]}" "$tmp/top" "$tmp/out/t")
+        done
+    done
+    is "$wrong" "" "${mode%%:*}: killed at $count calls"
+done
+done_testing
