@@ -66,6 +66,7 @@ const struct method method_storage = {
             {NULL},
         },
     .describe = live_describe,
+    .advise = live_advise,
 };
 
 static const struct phase *find_phase(const struct method *method, const char *name)

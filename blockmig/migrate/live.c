@@ -14,6 +14,16 @@ void live_describe(const struct job *base, struct journal_job *record)
     record->target = g_canonicalize_filename(job->request->target, NULL);
 }
 
+/* What was rolled back has its own words. */
+char *live_advise(const struct job *base, const GError *error)
+{
+    const struct live_job *job = (const struct live_job *)base;
+
+    if (!job->pivoted)
+        return NULL;
+    return g_strdup("the machine runs on the target, which was proved; run the same command again to finish");
+}
+
 void live_disk_free(struct live_disk *disk)
 {
     chain_close(disk->base);

@@ -60,6 +60,7 @@ bool cold_begin(struct job *job, GError **error);
 bool cold_finish(struct job *job, GError **error);
 char *cold_advise(const struct job *job, const GError *error);
 void cold_describe(const struct job *job, struct journal_job *record);
+char *live_advise(const struct job *job, const GError *error);
 void live_describe(const struct job *job, struct journal_job *record);
 
 #endif
