@@ -4,4 +4,5 @@ libengine_a_SOURCES =
 include blockmig/storage/local.mk
 include blockmig/copy/local.mk
 include blockmig/store/local.mk
+include blockmig/vm/local.mk
 include blockmig/migrate/local.mk

@@ -2,6 +2,7 @@
 TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
 EXTRA_DIST += tests/lib.sh tests/make-data.py tests/make-hostile-qcow2.py tests/make-qcow2.py
 dist_check_SCRIPTS += \
+	tests/a-killed-migration-never-leaves-the-guest-paused.sh \
 	tests/copy-prints-one-json-object.sh \
 	tests/every-file-has-a-licence.sh \
 	tests/every-option-is-documented.sh \
@@ -42,6 +43,19 @@ dist_check_SCRIPTS += \
 	tests/salvage-lists-bad-ranges.sh \
 	tests/targets-are-named-safely.sh
 
+# Disks of running machines.
+dist_check_SCRIPTS += \
+	tests/a-killed-move-is-rolled-back-or-finished.sh \
+	tests/move-a-running-disk.sh \
+	tests/move-brings-the-machine-back-from-a-bad-target.sh \
+	tests/move-flattens-a-chain.sh \
+	tests/move-parks-when-the-pause-would-be-too-long.sh \
+	tests/move-refuses-what-it-cannot-move.sh \
+	tests/move-rolls-back-on-ctrl-c.sh \
+	tests/move-two-disks-at-once.sh \
+	tests/the-old-name-never-lies.sh
+
+include tests/guest/local.mk
 include tests/helpers/local.mk
 include tests/unit/local.mk
 include tests/fuzz/local.mk

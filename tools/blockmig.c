@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The program: finds the subcommand, reads its options, runs it, turns an error into a message and a status.
  */
+#include "blockmig/vm/guard.h"
 #include "formats/error.h"
 #include "tools/command.h"
 #include "tools/output.h"
@@ -19,10 +20,12 @@ const struct command commands[] = {
     {"map", COMMAND_MAP, cmd_map, "IMAGE", "where the data of an image is, through its chain"},
     {"copy", COMMAND_COPY, cmd_copy, "SOURCE TARGET",
      "copy an image or chain and prove the copy; the source is kept"},
+    {"move", COMMAND_MOVE, cmd_move, "VM TARGET",
+     "move disks of a running machine on this host, and prove the move"},
     {"verify", COMMAND_VERIFY, cmd_verify, "A B  |  IMAGE --receipt FILE",
      "compare two images, or an image with the receipt of its copy"},
-    {"plan", COMMAND_PLAN, cmd_plan, "copy SOURCE TARGET",
-     "preflight: say what a copy would do; change nothing"},
+    {"plan", COMMAND_PLAN, cmd_plan, "copy SOURCE TARGET  |  move VM TARGET",
+     "preflight: say what a copy or move would do; change nothing"},
     {"job", COMMAND_JOB, cmd_job, "list | show [ID] | resume [ID] | cancel ID",
      "look at, resume or give up jobs"},
     {"completion", COMMAND_OTHER, cmd_completion, "bash", "print a completion script for the shell"},
@@ -182,6 +185,8 @@ int main(int argc, char **argv)
     int status = 0;
 
     keep_streams();
+    if (guard_wanted(argc, argv))
+        return guard_main(argv);
     setlocale(LC_CTYPE, ""); /* widths and names only: numbers and messages stay the same everywhere */
     if (argc < 2) {
         print_usage(stderr);

@@ -30,7 +30,7 @@ static void print_bash(void)
            "    elif [ \"$COMP_CWORD\" -eq 2 ]; then\n"
            "        case ${COMP_WORDS[1]} in\n"
            "        job) words=\"list show resume cancel finish failback\" ;;\n"
-           "        plan) words=copy ;;\n"
+           "        plan) words=\"copy move\" ;;\n"
            "        completion) words=bash ;;\n"
            "        esac\n"
            "    fi\n"

@@ -191,6 +191,16 @@ static void job_show(const struct options *options, struct journal *journal, con
 
 /* ---- resume and cancel --------------------------------------------------------------------------- */
 
+/* What a move left while the machine ran is not for this command. */
+static bool is_copy(const struct journal_job *job, GError **error)
+{
+    if (strcmp(job->command, "copy") == 0)
+        return true;
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
+                "job %s is a %s: it ends by itself, on the target or where it began", job->id, job->command);
+    return false;
+}
+
 static int job_resume(const struct options *options, struct journal *journal, const struct journal_job *job,
                       GError **error)
 {
@@ -199,6 +209,8 @@ static int job_resume(const struct options *options, struct journal *journal, co
                     job->id, strcmp(job->phase, "done") == 0 ? "done" : job->result);
         return 0;
     }
+    if (!is_copy(job, error))
+        return 0;
     g_autoptr(copy_request_t) request = job->request ? copy_request_from_json(job->request, error) : NULL;
     if (!request) {
         if (!*error)
@@ -207,7 +219,7 @@ static int job_resume(const struct options *options, struct journal *journal, co
     }
     g_free(request->state_dir);
     request->state_dir = g_strdup(journal_directory(journal));
-    return job_output_run(options, request, false, error);
+    return job_output_copy(options, request, false, error);
 }
 
 /* Asks the owner of a running job to stop and waits until it has gone.  The descriptor is taken before the
@@ -233,6 +245,8 @@ static int job_cancel(const struct options *options, struct journal *journal, co
                       GError **error)
 {
     if (journal_job_alive(job) && !stop_owner(job, error))
+        return 0;
+    if (!is_copy(job, error))
         return 0;
     if (!copy_job_discard(journal_directory(journal), job->id, error))
         return 0;

@@ -20,6 +20,7 @@ int cmd_copy(const struct options *options, GError **error);
 int cmd_info(const struct options *options, GError **error);
 int cmd_job(const struct options *options, GError **error);
 int cmd_map(const struct options *options, GError **error);
+int cmd_move(const struct options *options, GError **error);
 int cmd_plan(const struct options *options, GError **error);
 int cmd_verify(const struct options *options, GError **error);
 

@@ -8,6 +8,7 @@
 #include "tools/signals.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 static void on_phase(void *opaque, const char *phase, const char *what)
@@ -45,6 +46,13 @@ static void set_string(json_t *object, const char *key, const char *value)
     json_object_set_new(object, key, output_json_string(value));
 }
 
+/* null: there was no guest, or it did not stand still. */
+static void set_pause(json_t *object, const char *key, double milliseconds)
+{
+    json_object_set_new(object, key,
+                        milliseconds < 0 ? json_null() : json_real(round(milliseconds * 1000) / 1000));
+}
+
 static json_t *disk_to_json(const struct disk_report *disk, const struct job_report *report)
 {
     json_t *object = json_object();
@@ -61,8 +69,8 @@ static json_t *disk_to_json(const struct disk_report *disk, const struct job_rep
     set_integer(object, "bytes_cloned", disk->counters.bytes_cloned);
     set_integer(object, "bytes_zero", disk->counters.bytes_zero);
     set_integer(object, "bytes_verified", disk->counters.bytes_verified);
-    set_integer(object, "bytes_in_pause", 0); /* nothing runs, nothing goes over a wire */
-    set_integer(object, "bytes_wire", 0);
+    set_integer(object, "bytes_in_pause", disk->bytes_in_pause);
+    set_integer(object, "bytes_wire", 0); /* it stays on this host */
     json_object_set_new(object, "digest", digest_to_json(disk));
     json_object_set_new(object, "digest_of_layer", json_boolean(disk->layer));
     set_string(object, "verified", verify_mode_name(report->verified));
@@ -93,9 +101,10 @@ static json_t *report_to_json(const struct job_report *report, const GError *fai
     set_string(object, "phase", report->phase);
     json_object_set_new(object, "started", output_json_time(report->started));
     json_object_set_new(object, "duration_s", output_json_seconds(report->duration_s));
-    set_integer(object, "passes", 1);
-    json_object_set_new(object, "pause_ms", json_null()); /* there was no guest to pause */
-    json_object_set_new(object, "pause_forecast_ms", json_null());
+    set_integer(object, "passes", report->passes);
+    set_pause(object, "pause_ms", report->pause_ms);
+    set_pause(object, "pause_forecast_ms", report->pause_forecast_ms);
+    set_pause(object, "snapshot_pause_ms", report->snapshot_pause_ms);
     json_object_set_new(object, "resumed", json_boolean(report->resumed));
     json_object_set_new(object, "disks", disks);
     set_string(object, "source", report->source);
@@ -126,7 +135,7 @@ static const char *verified_text(enum verify_mode mode)
     return "";
 }
 
-static void print_disk(const struct disk_report *disk)
+static void print_disk(const struct disk_report *disk, bool moved)
 {
     const struct copy_counters *counters = &disk->counters;
     g_autofree char *size = units_format_size(disk->virtual_size);
@@ -137,7 +146,7 @@ static void print_disk(const struct disk_report *disk)
     g_autofree char *before = units_format_size(disk->source_allocated);
     g_autofree char *after = units_format_size(disk->target_allocated);
 
-    output_pair("copied", "%s (%s)", disk->source, disk->source_format);
+    output_pair(moved ? "moved" : "copied", "%s (%s)", disk->source, disk->source_format);
     output_pair("to", "%s (%s), %s", disk->target, disk->target_format, size);
     if (counters->bytes_cloned)
         output_pair("data", "%s read, %s written, %s shared with the source, %s zero", read, written, cloned,
@@ -166,6 +175,9 @@ static void print_end(const struct job_report *report)
     output_pair("verified", "%s", verified_text(report->verified));
     output_pair("time", "%s%s%s%s%s", time, report->bytes_read ? ", " : "", report->bytes_read ? rate : "",
                 report->bytes_read ? " read" : "", report->resumed ? ", continued from an earlier run" : "");
+    if (report->pause_ms >= 0)
+        output_pair("pause", "%.1f ms (forecast %.1f), and %.1f ms for the snapshot; %u passes",
+                    report->pause_ms, report->pause_forecast_ms, report->snapshot_pause_ms, report->passes);
     output_pair("source", "%s", report->source);
 }
 
@@ -188,7 +200,7 @@ static void print_report(const struct options *options, const struct job_report 
     for (guint i = 0; !dry_run && report->disks && i < report->disks->len; i++) {
         const struct disk_report *disk = report->disks->pdata[i];
         if (finished || (disk->bad && disk->bad->len))
-            print_disk(disk);
+            print_disk(disk, strcmp(report->command, "move") == 0);
     }
     if (finished && !dry_run && report->disks)
         print_end(report);
@@ -204,8 +216,9 @@ static int tell_failure(const struct options *options, const struct job_report *
     return command_exit_status(COMMAND_COPY, failure);
 }
 
-int job_output_run(const struct options *options, const struct copy_request *request, bool dry_run,
-                   GError **error)
+/* One of the two requests is NULL. */
+static int run(const struct options *options, const struct copy_request *copy,
+               const struct move_request *move, bool dry_run, GError **error)
 {
     g_autoptr(GError) failure = NULL;
     struct progress *progress = progress_new(options);
@@ -218,7 +231,8 @@ int job_output_run(const struct options *options, const struct copy_request *req
     };
 
     signals_install();
-    g_autoptr(job_report_t) report = copy_job_run(request, &listener, dry_run, &failure);
+    g_autoptr(job_report_t) report = copy ? copy_job_run(copy, &listener, dry_run, &failure)
+                                          : move_job_run(move, &listener, dry_run, &failure);
     progress_end(progress, !failure);
     bool printed = true;
     if (options->json)
@@ -228,4 +242,16 @@ int job_output_run(const struct options *options, const struct copy_request *req
     if (!printed && !failure)
         return 0;
     return failure ? tell_failure(options, report, failure) : 0;
+}
+
+int job_output_copy(const struct options *options, const struct copy_request *request, bool dry_run,
+                    GError **error)
+{
+    return run(options, request, NULL, dry_run, error);
+}
+
+int job_output_move(const struct options *options, const struct move_request *request, bool dry_run,
+                    GError **error)
+{
+    return run(options, NULL, request, dry_run, error);
 }

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Running a copy for the command line: listening to it, and printing its report. */
+/* Running a copy or a move for the command line: listening to it, and printing its report. */
 #ifndef TOOLS_JOB_OUTPUT_H
 #define TOOLS_JOB_OUTPUT_H
 
 #include "blockmig/migrate/job.h"
 #include "tools/options.h"
 
-/* Runs or plans the copy and prints what came of it; returns the exit status. Only an error that left no
+/* Runs or plans the job and prints what came of it; returns the exit status. Only an error that left no
  * report (standard output) is returned in `error`. */
-int job_output_run(const struct options *options, const struct copy_request *request, bool dry_run,
-                   GError **error);
+int job_output_copy(const struct options *options, const struct copy_request *request, bool dry_run,
+                    GError **error);
+int job_output_move(const struct options *options, const struct move_request *request, bool dry_run,
+                    GError **error);
 
 #endif

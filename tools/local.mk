@@ -8,12 +8,15 @@ tools_blockmig_SOURCES = \
 	tools/cmd-info.c \
 	tools/cmd-job.c \
 	tools/cmd-map.c \
+	tools/cmd-move.c \
+	tools/cmd-plan.c \
 	tools/cmd-verify.c \
 	tools/job-output.c tools/job-output.h \
 	tools/look.c tools/look.h \
 	tools/options.c tools/options.h \
 	tools/output.c tools/output.h \
 	tools/progress.c tools/progress.h \
+	tools/requests.c tools/requests.h \
 	tools/signals.c tools/signals.h
 tools_blockmig_LDADD = $(BLOCKMIG_LIBS) -lm
 

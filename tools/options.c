@@ -16,6 +16,7 @@ enum option_kind {
     OPTION_LIST,   /* GPtrArray * of char * */
     OPTION_CHOICE, /* unsigned: index into choices */
     OPTION_RATE,   /* uint64_t, bytes per second */
+    OPTION_TIME,   /* unsigned, milliseconds */
     OPTION_FD,     /* int; the argument is optional */
 };
 
@@ -32,7 +33,10 @@ struct option_spec {
 
 #define IMAGES (COMMAND_INFO | COMMAND_MAP | COMMAND_VERIFY | COMMAND_COPY | COMMAND_PLAN)
 #define COPIES (COMMAND_COPY | COMMAND_PLAN)
-#define RUNS   (COMMAND_COPY | COMMAND_PLAN | COMMAND_JOB)
+#define MOVES  (COMMAND_MOVE | COMMAND_PLAN)
+#define BOTH   (COMMAND_COPY | COMMAND_MOVE | COMMAND_PLAN)
+#define RUNS   (BOTH | COMMAND_JOB)
+#define TELLS  (IMAGES | COMMAND_MOVE | COMMAND_JOB)
 #define AT(x)  offsetof(struct options, x)
 
 static const char *const chain_choices[] = {"flatten", "keep", "shallow", NULL};
@@ -41,7 +45,8 @@ static const char *const digest_choices[] = {"xxh3", "sha256", NULL};
 G_STATIC_ASSERT(CHAIN_FLATTEN == 0 && CHAIN_KEEP == 1 && CHAIN_SHALLOW == 2);
 G_STATIC_ASSERT(VERIFY_FULL == 0 && VERIFY_WRITTEN == 1 && VERIFY_NONE == 2);
 G_STATIC_ASSERT(DIGEST_XXH3_128 == 0 && DIGEST_SHA256 == 1);
-static const char *const method_choices[] = {"auto", "cold", NULL};
+static const char *const method_choices[] = {"auto", "cold", "storage", NULL};
+static const char *const busy_choices[] = {"park", NULL};
 
 /* In the order in which help shows them. */
 static const struct option_spec specs[] = {
@@ -49,9 +54,10 @@ static const struct option_spec specs[] = {
      AT(format)},
     {"second-format", 'F', "FORMAT", "format of the second image", COMMAND_VERIFY, OPTION_STRING,
      AT(second_format)},
-    {"target-format", 'O', "FORMAT", "format of the target; default: the source's", COPIES, OPTION_STRING,
+    {"disk", 0, "DISK", "a disk by its id; repeatable; default: all", MOVES, OPTION_LIST, AT(disks)},
+    {"target-format", 'O', "FORMAT", "format of the target; default: the source's", BOTH, OPTION_STRING,
      AT(target_format)},
-    {"options", 'o', "KEY=VALUE,...", "options of the target format; \"help\" lists them", COPIES,
+    {"options", 'o', "KEY=VALUE,...", "options of the target format; \"help\" lists them", BOTH,
      OPTION_STRING, AT(target_options)},
     {"compressed", 0, NULL, "write compressed clusters", COPIES, OPTION_FLAG, AT(compressed)},
     {"chain", 0, "MODE", "flatten (one image), keep (all) or shallow (top)", COPIES, OPTION_CHOICE, AT(chain),
@@ -65,24 +71,28 @@ static const struct option_spec specs[] = {
     {"receipt", 0, "FILE", "compare one image with the receipt of a copy", COMMAND_VERIFY, OPTION_STRING,
      AT(receipt)},
     {"strict", 0, NULL, "a different virtual size is a difference", COMMAND_VERIFY, OPTION_FLAG, AT(strict)},
-    {"method", 0, "METHOD", "auto or cold", COPIES, OPTION_CHOICE, AT(method), method_choices},
-    {"verify", 0, "WHAT", "full (read back and prove), written or none", COPIES, OPTION_CHOICE, AT(verify),
+    {"method", 0, "METHOD", "auto, cold (images), storage (machines)", BOTH, OPTION_CHOICE, AT(method),
+     method_choices},
+    {"max-pause", 0, "TIME", "longest pause of the machine (500ms)", MOVES, OPTION_TIME, AT(max_pause)},
+    {"on-busy", 0, "POLICY", "if the pause would be too long: park", MOVES, OPTION_CHOICE, AT(on_busy),
+     busy_choices},
+    {"verify", 0, "WHAT", "full (read back and prove), written or none", BOTH, OPTION_CHOICE, AT(verify),
      verify_choices},
-    {"digest", 0, "ALGORITHM", "xxh3 or sha256", COPIES, OPTION_CHOICE, AT(digest), digest_choices},
-    {"bandwidth", 0, "RATE", "read no faster than RATE, as in 100MiB/s", COPIES | COMMAND_VERIFY, OPTION_RATE,
+    {"digest", 0, "ALGORITHM", "xxh3 or sha256", BOTH, OPTION_CHOICE, AT(digest), digest_choices},
+    {"bandwidth", 0, "RATE", "read no faster than RATE, as in 100MiB/s", BOTH | COMMAND_VERIFY, OPTION_RATE,
      AT(bandwidth)},
     {"salvage", 0, NULL, "go on after read errors, list them and exit 6", COPIES, OPTION_FLAG, AT(salvage)},
-    {"delete-source", 0, NULL, "remove the source after the copy is proved", COPIES, OPTION_FLAG,
+    {"delete-source", 0, NULL, "remove the source after the copy is proved", BOTH, OPTION_FLAG,
      AT(delete_source)},
     {"force", 0, NULL, "overwrite a target that exists", COPIES, OPTION_FLAG, AT(force)},
     {"restart", 0, NULL, "begin anew instead of resuming", COPIES, OPTION_FLAG, AT(restart)},
-    {"dry-run", 'n', NULL, "preflight only; change nothing", COPIES, OPTION_FLAG, AT(dry_run)},
+    {"dry-run", 'n', NULL, "preflight only; change nothing", BOTH, OPTION_FLAG, AT(dry_run)},
     {"state-dir", 0, "DIR", "directory of the journal and the receipts", RUNS, OPTION_STRING, AT(state_dir)},
-    {"json", 0, NULL, "print one JSON object", IMAGES | COMMAND_JOB, OPTION_FLAG, AT(json)},
+    {"json", 0, NULL, "print one JSON object", TELLS, OPTION_FLAG, AT(json)},
     {"progress", 0, "FD", "show progress; with FD, write N/100 lines to it", RUNS | COMMAND_VERIFY, OPTION_FD,
      AT(progress)},
-    {"quiet", 'q', NULL, "errors only", IMAGES | COMMAND_JOB, OPTION_FLAG, AT(quiet)},
-    {"verbose", 'v', NULL, "more detail", IMAGES | COMMAND_JOB, OPTION_FLAG, AT(verbose)},
+    {"quiet", 'q', NULL, "errors only", TELLS, OPTION_FLAG, AT(quiet)},
+    {"verbose", 'v', NULL, "more detail", TELLS, OPTION_FLAG, AT(verbose)},
     {"help", 'h', NULL, "show this help", COMMAND_ALL, OPTION_FLAG, AT(help)},
     {"version", 'V', NULL, "show the version", COMMAND_ALL, OPTION_FLAG, AT(version)},
 };
@@ -227,6 +237,20 @@ static bool set_descriptor(const struct option_spec *spec, const char *value, in
     return true;
 }
 
+static bool set_time(const struct option_spec *spec, const char *value, unsigned *milliseconds,
+                     GError **error)
+{
+    int64_t time;
+    if (!units_parse_time(value, &time, error)) {
+        g_prefix_error(error, "--%s: ", spec->name);
+        return false;
+    }
+    if (time < 1000 || time > INT64_C(3600) * G_USEC_PER_SEC)
+        return usage(error, "--%s: \"%s\" is not between 1ms and 1h", spec->name, value);
+    *milliseconds = (unsigned)(time / 1000);
+    return true;
+}
+
 static bool set_option(struct options *options, const struct option_spec *spec, const char *value,
                        GError **error)
 {
@@ -249,6 +273,8 @@ static bool set_option(struct options *options, const struct option_spec *spec, 
             return true;
         g_prefix_error(error, "--%s: ", spec->name);
         return false;
+    case OPTION_TIME:
+        return set_time(spec, value, field, error);
     case OPTION_FD:
         return set_descriptor(spec, value, field, error);
     }
@@ -291,6 +317,7 @@ static struct options *options_new(unsigned command)
     options->progress = PROGRESS_DEFAULT;
     options->parents = g_ptr_array_new_with_free_func(g_free);
     options->roots = g_ptr_array_new_with_free_func(g_free);
+    options->disks = g_ptr_array_new_with_free_func(g_free);
     options->arguments = g_ptr_array_new_with_free_func(g_free);
     return options;
 }
@@ -323,6 +350,7 @@ struct options *options_parse(unsigned command, const char *name, int argc, char
     g_ptr_array_add(options->arguments, NULL);
     g_ptr_array_add(options->parents, NULL);
     g_ptr_array_add(options->roots, NULL);
+    g_ptr_array_add(options->disks, NULL);
     if (!options->help && !options->version && !check_conflicts(options, name, error))
         return NULL;
     return g_steal_pointer(&options);

@@ -19,8 +19,9 @@ enum command_bit {
     COMMAND_COPY = 1 << 3,
     COMMAND_PLAN = 1 << 4,
     COMMAND_JOB = 1 << 5,
-    COMMAND_OTHER = 1 << 6, /* help, completion */
-    COMMAND_ALL = (1 << 7) - 1,
+    COMMAND_MOVE = 1 << 6,
+    COMMAND_OTHER = 1 << 7, /* help, completion */
+    COMMAND_ALL = (1 << 8) - 1,
 };
 
 /* Values of --progress=FD: a descriptor, or one of these. */
@@ -35,12 +36,15 @@ struct options {
     char *target_format;
     char *target_options;
     unsigned chain;     /* enum chain_mode */
-    GPtrArray *parents; /* of char *, as given; NULL-terminated, as are roots */
+    GPtrArray *parents; /* of char *, as given; NULL-terminated, as are roots and disks */
     GPtrArray *roots;
+    GPtrArray *disks;
+    unsigned max_pause; /* milliseconds; 0: not given */
+    unsigned on_busy;   /* 0: park */
     uint64_t bandwidth; /* bytes per second; 0: no limit */
     unsigned verify;    /* enum verify_mode */
     unsigned digest;    /* enum digest_algorithm */
-    unsigned method;    /* 0: auto, 1: cold */
+    unsigned method;    /* 0: auto, 1: cold, 2: storage */
     bool compressed, salvage, delete_source, force, restart, dry_run;
     bool force_share, strict, list;
     char *receipt;

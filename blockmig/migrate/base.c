@@ -158,7 +158,7 @@ static bool reopen_target(struct cold_job *job, struct copy_unit *unit, GError *
     if (!storage || !open_again(unit, storage, &why, error))
         return false;
     if (why) {
-        cold_notice(job, "%s: copying it from the beginning", why);
+        job_notice(&job->base, "%s: copying it from the beginning", why);
         unit->frontier = 0;
         return true;
     }
@@ -177,8 +177,9 @@ static void prepare_storage(const struct cold_job *job, const struct image *targ
     if (target->cluster_size < 4096)
         storage_file_avoid_direct(target->storage);
     if (!storage_file_lockable(target->storage))
-        cold_notice(job, "%s: its file system has no locks: nothing keeps other programs from writing to it",
-                    target->name);
+        job_notice(&job->base,
+                   "%s: its file system has no locks: nothing keeps other programs from writing to it",
+                   target->name);
 }
 
 static bool open_target(struct cold_job *job, struct copy_unit *unit, GError **error)
@@ -191,7 +192,7 @@ static bool open_target(struct cold_job *job, struct copy_unit *unit, GError **e
         g_clear_pointer(&unit->target, image_close);
     }
     unit->saved = 0;
-    return journal_checkpoint_forget(job->journal, job->record, unit->index, error) &&
+    return journal_checkpoint_forget(job->base.journal, job->base.record, unit->index, error) &&
            create_target(job, unit, error);
 }
 
@@ -215,7 +216,7 @@ static void add_counters(const struct copy_unit *unit, const struct copy_counter
 static void progress(void *opaque, const struct copy_counters *counters)
 {
     struct base_pass *pass = opaque;
-    const struct job_listener *listener = pass->job->listener;
+    const struct job_listener *listener = pass->job->base.listener;
 
     add_counters(pass->unit, counters, &pass->total);
     if (listener->progress)
@@ -245,7 +246,7 @@ static GArray *all_bad(const struct copy_unit *unit, const GArray *now)
 static bool cancelled(void *opaque)
 {
     struct base_pass *pass = opaque;
-    const struct job_listener *listener = pass->job->listener;
+    const struct job_listener *listener = pass->job->base.listener;
 
     return listener->cancelled && listener->cancelled(listener->opaque);
 }
@@ -272,7 +273,8 @@ static bool checkpoint(void *opaque, uint64_t frontier, const struct copy_map_su
                                          .bytes_verified = total.bytes_verified,
                                          .data_done = total.data_done,
                                          .bad = bad};
-    if (!journal_checkpoint_save(pass->job->journal, pass->job->record, unit->index, &record, digests, error))
+    if (!journal_checkpoint_save(pass->job->base.journal, pass->job->base.record, unit->index, &record,
+                                 digests, error))
         return false;
     unit->saved = frontier;
     unit->frontier = frontier;
@@ -307,7 +309,7 @@ static bool copy_unit(struct cold_job *job, struct copy_unit *unit, GError **err
     unit->report->engine = result->engine;
     unit->report->bad = all_bad(unit, result->bad);
     add_counters(unit, &result->counters, &unit->report->counters);
-    job->report->bytes_read += result->counters.bytes_read;
+    job->base.report->bytes_read += result->counters.bytes_read;
     copy_result_clear(result);
     return ok;
 }
@@ -325,17 +327,18 @@ static bool save_disks(struct cold_job *job, GError **error)
                                     .target_identity = unit->part_path,
                                     .size = unit->chain->size};
 
-        if (!journal_disk_save(job->journal, job->record, &disk, error))
+        if (!journal_disk_save(job->base.journal, job->base.record, &disk, error))
             return false;
     }
     return true;
 }
 
-bool cold_base(struct cold_job *job, GError **error)
+bool cold_base(struct job *base, GError **error)
 {
-    const struct job_listener *listener = job->listener;
+    struct cold_job *job = cold_of(base);
+    const struct job_listener *listener = job->base.listener;
 
-    if (job->already_there)
+    if (job->base.already_there)
         return true;
     if (!save_disks(job, error))
         return false;

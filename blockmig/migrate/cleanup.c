@@ -20,8 +20,8 @@ static bool carry_metadata(struct cold_job *job, struct copy_unit *unit, GError 
         return false;
     left = metadata_carry(chain_layer(unit->chain, 0)->storage->buffered_fd, image->storage->buffered_fd);
     for (guint i = 0; i < left->len; i++)
-        cold_notice(job, "%s: not carried over: %s", unit->target_path,
-                    (const char *)g_ptr_array_index(left, i));
+        job_notice(&job->base, "%s: not carried over: %s", unit->target_path,
+                   (const char *)g_ptr_array_index(left, i));
     return true;
 }
 
@@ -73,16 +73,16 @@ static bool delete_source(struct cold_job *job, GError **error)
     const char *path = g_ptr_array_index(job->source->paths, 0);
     const struct storage *data = chain_layer(job->source, 0)->data_storage;
 
-    if (!journal_event(job->journal, job->record, "intent", "delete the source", error))
+    if (!journal_event(job->base.journal, job->base.record, "intent", "delete the source", error))
         return false;
     if (g_unlink(path) < 0)
         return blockmig_set_errno(error, errno, "%s: cannot delete the source", path);
-    job->report->source = "deleted";
+    job->base.report->source = "deleted";
     if (data)
-        cold_notice(job, "%s is kept: it held the data of %s", data->name, path);
+        job_notice(&job->base, "%s is kept: it held the data of %s", data->name, path);
     for (guint i = 1; i < job->source->paths->len; i++)
-        cold_notice(job, "%s is kept: other images may stand on it",
-                    (const char *)g_ptr_array_index(job->source->paths, i));
+        job_notice(&job->base, "%s is kept: other images may stand on it",
+                   (const char *)g_ptr_array_index(job->source->paths, i));
     return storage_file_sync_directory(path, error);
 }
 
@@ -95,8 +95,9 @@ static uint64_t count_bad(const struct copy_unit *unit)
     return bytes;
 }
 
-bool cold_cleanup(struct cold_job *job, GError **error)
+bool cold_cleanup(struct job *base, GError **error)
 {
+    struct cold_job *job = cold_of(base);
     for (guint i = 0; i < job->units->len; i++) {
         struct copy_unit *unit = g_ptr_array_index(job->units, i);
         struct image *image;
@@ -108,7 +109,7 @@ bool cold_cleanup(struct cold_job *job, GError **error)
         unit->report->target_allocated = storage_file_allocated(image->storage);
         image_close(image);
     }
-    return journal_checkpoint_clear(job->journal, job->record, error) &&
+    return journal_checkpoint_clear(job->base.journal, job->base.record, error) &&
            (!job->request->delete_source || delete_source(job, error));
 }
 

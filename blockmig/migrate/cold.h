@@ -9,8 +9,7 @@
 #ifndef BLOCKMIG_MIGRATE_COLD_H
 #define BLOCKMIG_MIGRATE_COLD_H
 
-#include "blockmig/migrate/job.h"
-#include "blockmig/store/journal.h"
+#include "blockmig/migrate/phase.h"
 
 #include <inttypes.h>
 
@@ -45,31 +44,30 @@ struct copy_unit {
 };
 
 struct cold_job {
+    struct job base; /* must be first */
     const struct copy_request *request;
-    const struct job_listener *listener;
-    bool dry_run;
-    struct journal *journal;
-    struct journal_job *record; /* NULL until preflight has passed */
     struct journal_job
-        *given_up;             /* an unfinished job for the same target, which this one replaces; or NULL */
-    GPtrArray *units;          /* of struct copy_unit */
-    struct chain *source;      /* open until the end: its locks keep writers away */
-    bool already_there;        /* a finished job left the target: only prove it again */
-    char *ended, *ended_error; /* how that job had ended before; NULL: it had not */
-    struct job_report *report;
+        *given_up;        /* an unfinished job for the same target, which this one replaces; or NULL */
+    GPtrArray *units;     /* of struct copy_unit */
+    struct chain *source; /* open until the end: its locks keep writers away */
 };
 
-bool cold_preflight(struct cold_job *job, GError **error);
-bool cold_base(struct cold_job *job, GError **error);
-bool cold_prove(struct cold_job *job, GError **error);
-bool cold_cleanup(struct cold_job *job, GError **error);
+static inline struct cold_job *cold_of(struct job *base)
+{
+    return (struct cold_job *)base;
+}
+
+bool cold_preflight(struct job *base, GError **error);
+bool cold_base(struct job *base, GError **error);
+bool cold_prove(struct job *base, GError **error);
+bool cold_cleanup(struct job *base, GError **error);
 /* cleanup.c: DIFFERENT if a finished copy has zeros where the source could not be read. */
 bool cold_tell_bad(const struct cold_job *job, GError **error);
 
 /* target.c: fills job->units from the request and the open source chain.  REFUSED and USAGE errors. */
 bool cold_choose_targets(struct cold_job *job, GError **error);
 /* resume.c: finds what an earlier run left for these targets and decides: nothing, go on with it
- * (job->record, unit->frontier, digests, ...), or it is already done (job->already_there). */
+ * (job->base.record, unit->frontier, digests, ...), or it is already done (job->base.already_there). */
 bool cold_look_for_earlier_run(struct cold_job *job, GError **error);
 /* Checks the last stretch before the frontier against its digests, on the medium. *frontier is lowered to the
  * first chunk that is not as promised. */
@@ -90,6 +88,5 @@ char *cold_source_identity(const struct chain *chain, bool *certain, GError **er
 struct image *cold_reopen(const struct copy_unit *unit, GError **error);
 /* Options for the copier that every pass of this job shares. */
 void cold_copy_options(const struct cold_job *job, struct copy_options *options);
-void cold_notice(const struct cold_job *job, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
 #endif

@@ -48,6 +48,26 @@ struct copy_request *copy_request_from_json(const char *text, GError **error);
  * there may differ. */
 bool copy_request_same(const char *a, const char *b);
 
+/* `move VM DST` and its options, for a machine that runs.  Strings are owned; NULL means the default. */
+struct move_request {
+    char *machine;        /* "qmp:SOCKET" */
+    char *target;         /* a directory; with one disk also a file */
+    GPtrArray *disks;     /* of char *, as vm_find_disk(); empty: every disk that can be written */
+    char *target_format;  /* -O; NULL: each disk keeps its format */
+    char *target_options; /* -o text */
+    uint64_t bandwidth;   /* bytes per second, not in a pause; 0: no limit */
+    unsigned max_pause;   /* milliseconds */
+    enum verify_mode verify;
+    enum digest_algorithm digest;
+    bool delete_source;
+    char *state_dir;
+};
+
+struct move_request *move_request_new(void);
+void move_request_free(struct move_request *request);
+/* For the journal. */
+char *move_request_to_json(const struct move_request *request);
+
 /* Called in the thread that runs the job. Any may be NULL. */
 struct job_listener {
     void (*phase)(void *opaque, const char *phase, const char *what); /* "base", "layer 2 of 3: base.qcow2" */
@@ -64,11 +84,12 @@ struct disk_report {
     uint64_t source_allocated, target_allocated; /* bytes on their file systems */
     struct copy_counters counters;
     enum digest_algorithm algorithm;
-    char *root;         /* hex; NULL: not there yet */
-    bool layer;         /* digests are of this layer alone, holes as zeros (chain=keep, shallow) */
-    GArray *bad;        /* of struct copy_range; NULL or empty: none */
-    char *receipt;      /* path, or NULL */
-    const char *engine; /* "io_uring", "threads", NULL */
+    char *root;              /* hex; NULL: not there yet */
+    bool layer;              /* digests are of this layer alone, holes as zeros (chain=keep, shallow) */
+    GArray *bad;             /* of struct copy_range; NULL or empty: none */
+    char *receipt;           /* path, or NULL */
+    uint64_t bytes_in_pause; /* written to the target while the machine was stopped for the switch */
+    const char *engine;      /* "io_uring", "threads", NULL */
 };
 
 struct job_report {
@@ -85,6 +106,9 @@ struct job_report {
     bool resumed;
     uint64_t bytes_read;                    /* by this run alone */
     uint64_t space_needed, space_available; /* on the target, from preflight */
+    unsigned passes; /* of copying: the base and every overlay shipped before the switch */
+    /* Milliseconds, the hypervisor's own between STOP and RESUME; negative: there was none. */
+    double pause_ms, pause_forecast_ms, snapshot_pause_ms;
 };
 struct job_report *job_report_new(void);
 void job_report_free(struct job_report *report);
@@ -100,6 +124,15 @@ struct job_report *copy_job_run(const struct copy_request *request, const struct
  * REFUSED while it runs or once it is done. */
 bool copy_job_discard(const char *state_dir, const char *id, GError **error);
 
+/*
+ * Moves disks of a running machine, or only plans it.  The report and the error as of copy_job_run().
+ * Whatever happens, the machine runs on at the end: on the target, or where it was.
+ */
+struct job_report *move_job_run(const struct move_request *request, const struct job_listener *listener,
+                                bool dry_run, GError **error);
+
+typedef struct move_request move_request_t; /* for g_autoptr only */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(move_request_t, move_request_free)
 typedef struct copy_request copy_request_t; /* for g_autoptr only */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(copy_request_t, copy_request_free)
 typedef struct job_report job_report_t;

@@ -2,14 +2,29 @@
 libengine_a_SOURCES += \
 	blockmig/migrate/base.c \
 	blockmig/migrate/cleanup.c \
-	blockmig/migrate/cold.h \
+	blockmig/migrate/cold.c blockmig/migrate/cold.h \
 	blockmig/migrate/job.c blockmig/migrate/job.h \
+	blockmig/migrate/live-base.c \
+	blockmig/migrate/live-cleanup.c \
+	blockmig/migrate/live-converge.c \
+	blockmig/migrate/live-layer.c \
+	blockmig/migrate/live-preflight.c \
+	blockmig/migrate/live-prove.c \
+	blockmig/migrate/live-recover.c \
+	blockmig/migrate/live-rollback.c \
+	blockmig/migrate/live-settle.c \
+	blockmig/migrate/live-ship.c \
+	blockmig/migrate/live-snapshot.c \
+	blockmig/migrate/live-switchover.c \
+	blockmig/migrate/live.c blockmig/migrate/live.h \
 	blockmig/migrate/metadata.c blockmig/migrate/metadata.h \
+	blockmig/migrate/move-request.c \
+	blockmig/migrate/phase.h \
 	blockmig/migrate/preflight.c \
 	blockmig/migrate/prove.c \
 	blockmig/migrate/report.c \
 	blockmig/migrate/request.c \
 	blockmig/migrate/resume.c \
 	blockmig/migrate/space.c blockmig/migrate/space.h \
-	blockmig/migrate/target.c \
+	blockmig/migrate/target.c blockmig/migrate/target.h \
 	blockmig/migrate/units.c blockmig/migrate/units.h

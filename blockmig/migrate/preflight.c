@@ -18,16 +18,6 @@
 
 #define MAP_BATCH 1024
 
-static void plan(struct cold_job *job, const char *format, ...) G_GNUC_PRINTF(2, 3);
-static void plan(struct cold_job *job, const char *format, ...)
-{
-    va_list args;
-
-    va_start(args, format);
-    g_ptr_array_add(job->report->plan, g_strdup_vprintf(format, args));
-    va_end(args);
-}
-
 /* "raw:base.img" -> format and path; a colon behind a slash belongs to the path. */
 static struct chain_parent parse_parent(const char *text)
 {
@@ -71,7 +61,7 @@ static void announce_source(struct cold_job *job)
         const struct image *image = chain_layer(job->source, i);
 
         for (guint k = 0; k < image->notices->len; k++)
-            cold_notice(job, "%s: %s", image->name, (const char *)g_ptr_array_index(image->notices, k));
+            job_notice(&job->base, "%s: %s", image->name, (const char *)g_ptr_array_index(image->notices, k));
     }
 }
 
@@ -143,7 +133,7 @@ static void describe_unit(struct cold_job *job, struct copy_unit *unit)
             disk->source_allocated += storage_file_allocated(layer->data_storage);
     }
     unit->report = disk;
-    g_ptr_array_add(job->report->disks, disk);
+    g_ptr_array_add(job->base.report->disks, disk);
 }
 
 /* --force replaces a file, but not the disk of a machine, which would go on writing to a file without a name.
@@ -173,7 +163,7 @@ static bool target_is_free(const struct cold_job *job, struct copy_unit *unit, G
         return device_is_free(unit, error);
     if (stat(unit->target_path, &st) < 0)
         return true;
-    if (job->already_there && !g_file_test(unit->part_path, G_FILE_TEST_EXISTS))
+    if (job->base.already_there && !g_file_test(unit->part_path, G_FILE_TEST_EXISTS))
         return true; /* it is ours, and has its name */
     if (job->request->force || st.st_size == 0)
         return hold_replaced(unit, error);
@@ -219,7 +209,7 @@ static bool check_space(struct cold_job *job, GError **error)
         needed += unit->needed;
         have += MIN(already_allocated(unit), unit->needed);
     }
-    job->report->space_needed = needed;
+    job->base.report->space_needed = needed;
     if (top->device && top->format->flags & FORMAT_IDENTITY)
         ok = space_check(top->target_path, top->chain->size, 0, &space, error);
     else if (top->device)
@@ -227,7 +217,7 @@ static bool check_space(struct cold_job *job, GError **error)
     else
         ok = space_check(directory, needed - have, job->units->len, &space, error) &&
              file_sizes_are_possible(job, directory, error);
-    job->report->space_available = space.available;
+    job->base.report->space_available = space.available;
     return ok;
 }
 
@@ -240,25 +230,28 @@ static void write_plan(struct cold_job *job)
         "every written byte is read back past the page cache and compared",
         "nothing is read back: only the digests of what was read are recorded",
     };
-    g_autofree char *needed = units_format_size(job->report->space_needed);
+    g_autofree char *needed = units_format_size(job->base.report->space_needed);
 
-    plan(job, "method cold: the source is an image path; nothing may write to it meanwhile (locks are held)");
+    job_plan(&job->base,
+             "method cold: the source is an image path; nothing may write to it meanwhile (locks are held)");
     for (guint i = 0; i < job->units->len; i++) {
         const struct copy_unit *unit = g_ptr_array_index(job->units, i);
         g_autofree char *size = units_format_size(unit->chain->size);
         g_autofree char *data = units_format_size(unit->data);
 
-        plan(job, "copy %s (%s, %s, %s of data) to %s as %s", unit->source_path, unit->report->source_format,
-             size, data, unit->target_path, unit->format->name);
+        job_plan(&job->base, "copy %s (%s, %s, %s of data) to %s as %s", unit->source_path,
+                 unit->report->source_format, size, data, unit->target_path, unit->format->name);
         if (unit->backing_name)
-            plan(job, "  it records the backing file %s (%s)", unit->backing_name, unit->backing_format);
+            job_plan(&job->base, "  it records the backing file %s (%s)", unit->backing_name,
+                     unit->backing_format);
         if (unit->frontier > 0)
-            plan(job, "  goes on at byte %" PRIu64 ", after the checkpoint of job %s", unit->frontier,
-                 job->record->id);
+            job_plan(&job->base, "  goes on at byte %" PRIu64 ", after the checkpoint of job %s",
+                     unit->frontier, job->base.record->id);
     }
-    plan(job, "space: at most %s on the target", needed);
-    plan(job, "proof: %s", proofs[job->request->verify]);
-    plan(job, job->request->delete_source ? "the source is deleted after the proof" : "the source is kept");
+    job_plan(&job->base, "space: at most %s on the target", needed);
+    job_plan(&job->base, "proof: %s", proofs[job->request->verify]);
+    job_plan(&job->base,
+             job->request->delete_source ? "the source is deleted after the proof" : "the source is kept");
 }
 
 /* In a directory that was removed a relative name means nothing; GLib would look from the root instead. */
@@ -301,16 +294,17 @@ static bool look(struct cold_job *job, GError **error)
             return false;
         describe_unit(job, unit);
     }
-    if (job->journal && !cold_look_for_earlier_run(job, error))
+    if (job->base.journal && !cold_look_for_earlier_run(job, error))
         return false;
     for (guint i = 0; i < job->units->len; i++)
         if (!target_is_free(job, g_ptr_array_index(job->units, i), error))
             return false;
-    return job->already_there || check_space(job, error);
+    return job->base.already_there || check_space(job, error);
 }
 
-bool cold_preflight(struct cold_job *job, GError **error)
+bool cold_preflight(struct job *base, GError **error)
 {
+    struct cold_job *job = cold_of(base);
     g_autoptr(GError) local = NULL;
 
     if (!look(job, &local)) {

@@ -48,9 +48,9 @@ static bool prove_content(struct cold_job *job, struct copy_unit *unit, GError *
 
 static char *receipt_path(const struct cold_job *job, const struct copy_unit *unit)
 {
-    g_autofree char *name = g_strdup_printf("%s-%u.json", job->record->id, unit->index);
+    g_autofree char *name = g_strdup_printf("%s-%u.json", job->base.record->id, unit->index);
 
-    return g_build_filename(journal_directory(job->journal), "receipts", name, NULL);
+    return g_build_filename(journal_directory(job->base.journal), "receipts", name, NULL);
 }
 
 /* The receipt borrows everything: it is cleared, not freed. */
@@ -59,15 +59,15 @@ static bool write_receipt(struct cold_job *job, struct copy_unit *unit, GError *
     struct disk_report *report = unit->report;
     g_autofree char *path = receipt_path(job, unit);
     g_autofree char *directory = g_path_get_dirname(path);
-    struct receipt receipt = {.job = job->record->id,
-                              .command = job->record->command,
-                              .method = job->record->method,
+    struct receipt receipt = {.job = job->base.record->id,
+                              .command = job->base.record->command,
+                              .method = job->base.record->method,
                               .source = report->source,
                               .target = report->target,
                               .source_format = report->source_format,
                               .target_format = report->target_format,
                               .verified = (char *)verify_mode_name(job->request->verify),
-                              .started = job->record->started,
+                              .started = job->base.record->started,
                               .finished = g_get_real_time(),
                               .size = unit->chain->size,
                               .layer = unit->layer,
@@ -87,7 +87,7 @@ static bool write_receipt(struct cold_job *job, struct copy_unit *unit, GError *
     if (g_mkdir_with_parents(directory, 0700) < 0 || !receipt_write(&receipt, path, error))
         return false;
     report->receipt = g_strdup(path);
-    return journal_disk_save(job->journal, job->record, &disk, error);
+    return journal_disk_save(job->base.journal, job->base.record, &disk, error);
 }
 
 static void report_root(struct copy_unit *unit)
@@ -100,12 +100,12 @@ static void report_root(struct copy_unit *unit)
 
 static bool prove_unit(struct cold_job *job, struct copy_unit *unit, GError **error)
 {
-    const struct job_listener *listener = job->listener;
+    const struct job_listener *listener = job->base.listener;
 
     if (listener->phase)
         listener->phase(listener->opaque, "prove", unit->what);
     report_root(unit);
-    if (job->already_there) {
+    if (job->base.already_there) {
         unit->report->counters = unit->before;
         unit->report->bad = unit->bad ? g_array_ref(unit->bad) : NULL;
         return prove_content(job, unit, error);
@@ -147,7 +147,7 @@ static bool note_difference(void *opaque, uint64_t offset, uint64_t length)
 /* A kept chain: what the guest sees through all layers is the same on both sides. */
 static bool prove_chain(struct cold_job *job, GError **error)
 {
-    const struct job_listener *listener = job->listener;
+    const struct job_listener *listener = job->base.listener;
     g_autoptr(chain_t) target = reopen_chain(job, error);
     struct copy_options options = {0};
     struct copy_result result = {0};
@@ -170,11 +170,12 @@ static bool prove_chain(struct cold_job *job, GError **error)
     return false;
 }
 
-bool cold_prove(struct cold_job *job, GError **error)
+bool cold_prove(struct job *base, GError **error)
 {
+    struct cold_job *job = cold_of(base);
     for (guint i = 0; i < job->units->len; i++)
         if (!prove_unit(job, g_ptr_array_index(job->units, i), error))
             return false;
-    return job->units->len == 1 || job->request->verify != VERIFY_FULL || job->already_there ||
+    return job->units->len == 1 || job->request->verify != VERIFY_FULL || job->base.already_there ||
            prove_chain(job, error);
 }

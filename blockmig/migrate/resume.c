@@ -115,10 +115,10 @@ bool cold_prove_window(struct cold_job *job, struct copy_unit *unit, GError **er
     if (!cold_first_difference(job, chain, unit->digests, from, unit->frontier, &differs, error))
         return false;
     if (differs < unit->frontier) {
-        cold_notice(job,
-                    "%s: what was written before the checkpoint at %" PRIu64
-                    " is not on the medium from byte %" PRIu64 " on: copying it again from the beginning",
-                    unit->part_path, unit->frontier, differs);
+        job_notice(&job->base,
+                   "%s: what was written before the checkpoint at %" PRIu64
+                   " is not on the medium from byte %" PRIu64 " on: copying it again from the beginning",
+                   unit->part_path, unit->frontier, differs);
         unit->frontier = 0;
     }
     return true;
@@ -218,8 +218,8 @@ static bool load_checkpoint(struct cold_job *job, struct copy_unit *unit, GError
     size_t length;
     const void *data;
 
-    if (!journal_checkpoint_load(job->journal, job->record, unit->index, &checkpoint, &digests, &found,
-                                 error))
+    if (!journal_checkpoint_load(job->base.journal, job->base.record, unit->index, &checkpoint, &digests,
+                                 &found, error))
         return false;
     if (!found || !g_file_test(unit->part_path, G_FILE_TEST_EXISTS))
         return true;
@@ -237,7 +237,7 @@ static bool load_checkpoint(struct cold_job *job, struct copy_unit *unit, GError
     unit->before.bytes_cloned = checkpoint.bytes_cloned;
     unit->before.bytes_verified = checkpoint.bytes_verified;
     unit->before.data_done = checkpoint.data_done;
-    unit->bad = journal_bad_ranges(job->journal, job->record, unit->index, error);
+    unit->bad = journal_bad_ranges(job->base.journal, job->base.record, unit->index, error);
     return unit->bad != NULL;
 }
 
@@ -253,8 +253,9 @@ static bool check_device_source(struct cold_job *job, struct copy_unit *unit, GE
     if (!cold_first_difference(job, unit->chain, unit->digests, 0, unit->frontier, &differs, error))
         return false;
     if (differs < unit->frontier) {
-        cold_notice(job, "%s changed at byte %" PRIu64 " since it was copied: what was copied is not used",
-                    unit->source_path, differs);
+        job_notice(&job->base,
+                   "%s changed at byte %" PRIu64 " since it was copied: what was copied is not used",
+                   unit->source_path, differs);
         unit->frontier = 0;
     }
     return true;
@@ -276,13 +277,13 @@ static bool adopt_finished(struct cold_job *job, struct journal_job *record, GPt
         }
     }
     if (is_finished(record)) {
-        job->ended = g_strdup(record->result);
-        job->ended_error = g_strdup(record->error);
+        job->base.ended = g_strdup(record->result);
+        job->base.ended_error = g_strdup(record->error);
     }
-    if (!job->dry_run && !journal_job_claim(job->journal, record, error))
+    if (!job->base.dry_run && !journal_job_claim(job->base.journal, record, error))
         return false;
-    job->record = record;
-    job->already_there = true;
+    job->base.record = record;
+    job->base.already_there = true;
     return true;
 }
 
@@ -292,20 +293,20 @@ static bool adopt(struct cold_job *job, struct journal_job *record, GPtrArray *d
         struct copy_unit *unit = g_ptr_array_index(job->units, i);
 
         if (!same_source(unit, find_disk(disks, unit->index))) {
-            cold_notice(job, "%s changed since job %s was stopped: starting over", unit->source_path,
-                        record->id);
+            job_notice(&job->base, "%s changed since job %s was stopped: starting over", unit->source_path,
+                       record->id);
             return true;
         }
     }
-    if (!job->dry_run && !journal_job_claim(job->journal, record, error))
+    if (!job->base.dry_run && !journal_job_claim(job->base.journal, record, error))
         return false;
-    job->record = record;
+    job->base.record = record;
     for (guint i = 0; i < job->units->len; i++) {
         struct copy_unit *unit = g_ptr_array_index(job->units, i);
 
         if (!load_checkpoint(job, unit, error) || !check_device_source(job, unit, error))
             return false;
-        job->report->resumed |= unit->frontier > 0;
+        job->base.report->resumed |= unit->frontier > 0;
     }
     return true;
 }
@@ -322,12 +323,12 @@ static bool left_something(const struct cold_job *job)
     return false;
 }
 
-/* What there is of `record` that helps: job->record and the state of the units, or nothing. */
+/* What there is of `record` that helps: job->base.record and the state of the units, or nothing. */
 static bool take_up(struct cold_job *job, struct journal_job *record, GError **error)
 {
     g_autofree char *text = copy_request_to_json(job->request);
     bool same = copy_request_same(record->request, text);
-    g_autoptr(GPtrArray) disks = journal_disk_list(job->journal, record, error);
+    g_autoptr(GPtrArray) disks = journal_disk_list(job->base.journal, record, error);
 
     if (!disks)
         return false;
@@ -350,7 +351,7 @@ bool cold_look_for_earlier_run(struct cold_job *job, GError **error)
 {
     const struct copy_unit *top = g_ptr_array_index(job->units, job->units->len - 1);
     g_autoptr(GError) local = NULL;
-    g_autoptr(journal_job_t) record = journal_job_find_target(job->journal, top->target_path, &local);
+    g_autoptr(journal_job_t) record = journal_job_find_target(job->base.journal, top->target_path, &local);
     bool ok;
 
     if (local) {
@@ -367,10 +368,10 @@ bool cold_look_for_earlier_run(struct cold_job *job, GError **error)
     }
     ok = job->request->restart || take_up(job, record, error);
     if (!ok)
-        job->record = NULL;
-    else if (!job->record && !is_finished(record))
+        job->base.record = NULL;
+    else if (!job->base.record && !is_finished(record))
         job->given_up = g_steal_pointer(&record);
-    else if (job->record)
+    else if (job->base.record)
         g_steal_pointer(&record);
     return ok;
 }

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Which images a copy will write: their names, formats, options and what they will record as backing. */
+#include "blockmig/migrate/target.h"
+
 #include "blockmig/migrate/cold.h"
 #include "blockmig/storage/device.h"
 
@@ -48,8 +50,7 @@ static char *part_path(const char *target)
     return g_build_filename(directory, name, NULL);
 }
 
-/* The absolute name that `target` stands for; a directory is a datastore: the source's name in it. */
-static char *final_path(const char *target, const char *source, bool *device, GError **error)
+char *target_path(const char *target, const char *source, bool *device, GError **error)
 {
     g_autofree char *name = g_path_get_basename(source);
     g_autofree char *joined = NULL;
@@ -105,13 +106,12 @@ static void inherit(void *opaque, const char *key, const char *value)
             g_hash_table_insert(described->values, g_strdup(key), g_strdup(value));
 }
 
-/* -o, and for what it leaves open the features of the source where the format stays the same. */
-static GHashTable *unit_options(const struct copy_request *request, const struct format *format,
-                                bool options_apply, struct image *source, GError **error)
+GHashTable *target_options(const char *text, const struct format *format, struct image *source,
+                           GError **error)
 {
     struct described described = {.format = format};
 
-    described.values = format_parse_options(format, options_apply ? request->target_options : NULL, error);
+    described.values = format_parse_options(format, text, error);
     if (described.values && source->format == format)
         image_describe(source, inherit, &described);
     return described.values;
@@ -135,7 +135,8 @@ static bool set_format(struct copy_unit *unit, const struct copy_request *reques
         return refuse(error, "format %s cannot hold compressed clusters (--compressed)", unit->format->name);
     /* In a kept chain -o is for the images of the top's format: a raw base has no cluster size. */
     options_apply = is_top || unit->format->options == NULL || request->target_format != NULL;
-    unit->options = unit_options(request, unit->format, options_apply, source, error);
+    unit->options =
+        target_options(options_apply ? request->target_options : NULL, unit->format, source, error);
     return unit->options != NULL;
 }
 
@@ -251,7 +252,7 @@ bool cold_choose_targets(struct cold_job *job, GError **error)
     bool keep = request->chain == CHAIN_KEEP && chain_depth(job->source) > 1;
     bool shallow = request->chain == CHAIN_SHALLOW && chain_depth(job->source) > 1;
     bool device, ok;
-    g_autofree char *path = final_path(request->target, request->source, &device, error);
+    g_autofree char *path = target_path(request->target, request->source, &device, error);
 
     if (!path)
         return false;

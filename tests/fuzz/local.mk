@@ -32,3 +32,14 @@ EXTRA_DIST += tests/fuzz/corpus/qcow2
 check_PROGRAMS += tests/fuzz/qcow2.t
 tests_fuzz_qcow2_t_SOURCES = tests/fuzz/qcow2.c tests/fuzz/replay.c
 tests_fuzz_qcow2_t_LDADD = $(UNIT_LIBS)
+
+if FUZZING
+noinst_PROGRAMS += tests/fuzz/qmp.fuzz
+endif
+tests_fuzz_qmp_fuzz_SOURCES = tests/fuzz/qmp.c
+tests_fuzz_qmp_fuzz_LDADD = $(UNIT_LIBS)
+tests_fuzz_qmp_fuzz_LDFLAGS = $(FUZZ_FLAGS)
+EXTRA_DIST += tests/fuzz/corpus/qmp
+check_PROGRAMS += tests/fuzz/qmp.t
+tests_fuzz_qmp_t_SOURCES = tests/fuzz/qmp.c tests/fuzz/replay.c
+tests_fuzz_qmp_t_LDADD = $(UNIT_LIBS)

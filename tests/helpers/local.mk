@@ -7,3 +7,6 @@ tests_helpers_qcow2_driver_LDADD = $(BLOCKMIG_LIBS)
 noinst_PROGRAMS += tests/helpers/space-query
 tests_helpers_space_query_SOURCES = tests/helpers/space-query.c
 tests_helpers_space_query_LDADD = $(BLOCKMIG_LIBS)
+noinst_PROGRAMS += tests/helpers/guarded-pause
+tests_helpers_guarded_pause_SOURCES = tests/helpers/guarded-pause.c
+tests_helpers_guarded_pause_LDADD = $(BLOCKMIG_LIBS)

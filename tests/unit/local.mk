@@ -70,3 +70,19 @@ check_PROGRAMS += tests/unit/space.t
 tests_unit_space_t_SOURCES = tests/unit/space.c
 tests_unit_space_t_LDADD = $(UNIT_LIBS)
 tests_unit_space_t_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=syscall
+
+check_PROGRAMS += tests/unit/agent.t
+tests_unit_agent_t_SOURCES = tests/unit/agent.c tests/unit/harness.h
+tests_unit_agent_t_LDADD = $(UNIT_LIBS)
+
+check_PROGRAMS += tests/unit/qemu.t
+tests_unit_qemu_t_SOURCES = tests/unit/qemu.c tests/unit/harness.h
+tests_unit_qemu_t_LDADD = $(UNIT_LIBS)
+
+check_PROGRAMS += tests/unit/qmp.t
+tests_unit_qmp_t_SOURCES = tests/unit/qmp.c tests/unit/harness.h
+tests_unit_qmp_t_LDADD = $(UNIT_LIBS)
+
+check_PROGRAMS += tests/unit/guard.t
+tests_unit_guard_t_SOURCES = tests/unit/guard.c tests/unit/harness.h
+tests_unit_guard_t_LDADD = $(UNIT_LIBS)

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The cleanup phase: the source becomes one valid image again, as of the switch, under another name; or it is
+ * deleted.  Nothing else stays.
+ */
+#include "blockmig/migrate/live.h"
+#include "blockmig/storage/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <stdio.h>
+
+static bool write_overlays(struct live_job *job, struct chain *overlays, struct image *base,
+                           struct chain *below, GError **error)
+{
+    struct copy_options options = {0};
+    struct copy_result result = {0};
+    bool ok;
+
+    base->reads_zero = false; /* there is data already: zeros have to be written */
+    live_copy_options(job, &options);
+    options.progress = NULL;
+    options.target_backing = below;
+    ok = copy_run(overlays, base, &options, &result, error);
+    copy_result_clear(&result);
+    return ok;
+}
+
+/* All overlays as one, into layer 0; doing it twice gives the same. */
+static bool merge_source(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    g_autofree char *path = live_layer_path(disk, 0);
+    g_autoptr(chain_t) overlays = live_open_overlays(disk, 1, error);
+    /* Only what is below layer 0 is read through this; layer 0 itself is about to be locked for writing. */
+    g_autoptr(chain_t) chain = overlays ? live_open_base(disk, FILE_NO_LOCK, error) : NULL;
+    unsigned depth = chain ? chain_depth(chain) : 0;
+    g_autoptr(chain_t) below = depth > 1 ? chain_view(chain, 1, depth - 1, false) : NULL;
+    g_autoptr(image_t) base = NULL;
+    struct storage *storage;
+
+    if (!chain)
+        return false;
+    g_clear_pointer(&disk->base, chain_close);
+    live_layer_set_immutable(disk, false);
+    storage = storage_file_open(path, FILE_WRITE, NULL, NULL, error);
+    base = storage ? image_open(storage, disk->source_format, true, error) : NULL;
+    if (base && base->cluster_size < 4096)
+        storage_file_avoid_direct(base->storage);
+    return base && write_overlays(job, overlays, base, below, error);
+}
+
+static bool remove_overlays(struct live_disk *disk, GError **error)
+{
+    while (disk->top > 0) {
+        if (!live_layer_remove(disk, disk->top, error))
+            return false;
+        disk->top--;
+    }
+    return true;
+}
+
+/* Whoever starts the machine from its old command line finds nothing under the old name, and no stale data.
+ */
+static bool keep_source(struct live_job *job, struct live_disk *disk, const char *base, GError **error)
+{
+    g_autofree char *kept = g_strconcat(disk->name, ".blockmig-source", NULL);
+
+    /* An interrupted run may have come as far as this. */
+    if (!job->interrupted || g_file_test(base, G_FILE_TEST_EXISTS)) {
+        if (!merge_source(job, disk, error))
+            return false;
+        if (renameat2(AT_FDCWD, base, AT_FDCWD, kept, RENAME_NOREPLACE) < 0)
+            return blockmig_set_errno(error, errno, "renaming %s to %s", base, kept);
+    }
+    if (!remove_overlays(disk, error))
+        return false;
+    job_notice(&job->base, "the source of %s is kept as %s", disk->vm->name, kept);
+    return true;
+}
+
+static bool delete_source(struct live_job *job, struct live_disk *disk, const char *base, GError **error)
+{
+    g_clear_pointer(&disk->base, chain_close);
+    live_layer_set_immutable(disk, false);
+    if (!job_event(&job->base, "intent", error, "delete %s", base))
+        return false;
+    if (g_unlink(base) < 0 && errno != ENOENT)
+        return blockmig_set_errno(error, errno, "removing %s", base);
+    for (guint i = 1; i < disk->vm->layers->len; i++)
+        job_notice(&job->base, "%s is kept: other images may stand on it",
+                   ((const struct vm_layer *)g_ptr_array_index(disk->vm->layers, i))->filename);
+    return remove_overlays(disk, error);
+}
+
+static bool clean_disk(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    g_autofree char *base = live_layer_path(disk, 0);
+    bool ok = job->request->delete_source ? delete_source(job, disk, base, error)
+                                          : keep_source(job, disk, base, error);
+    g_autoptr(storage_t) target = NULL;
+
+    if (!ok || !storage_file_sync_directory(disk->name, error))
+        return false;
+    target = storage_file_open(disk->target_path, FILE_NO_LOCK, NULL, NULL, error);
+    if (!target)
+        return false;
+    disk->report->target_allocated = storage_file_allocated(target);
+    return true;
+}
+
+bool live_cleanup(struct job *base, GError **error)
+{
+    struct live_job *job = live_of(base);
+
+    for (guint i = 0; i < job->disks->len; i++)
+        if (!clean_disk(job, live_disk_at(job, i), error))
+            return false;
+    if (job->request->delete_source)
+        base->report->source = "deleted";
+    return true;
+}

@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The source's layers: their names on disk and in the hypervisor.  The rules are in live.h. */
+#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/metadata.h"
+#include "blockmig/storage/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <linux/fs.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+/* 4 KiB of granularity, and few tables. */
+#define OVERLAY_OPTIONS "extended_l2=on,cluster_size=128k"
+
+/* ---- names ---- */
+
+static char *numbered(const struct live_disk *disk, unsigned layer)
+{
+    return g_strdup_printf("%s.blockmig-%u", disk->name, layer);
+}
+
+char *live_layer_path(const struct live_disk *disk, unsigned layer)
+{
+    bool has_name = disk->by_exchange
+                        ? layer == disk->top && !disk->set_aside && (disk->top == 0 || disk->exchanged)
+                        : layer == 0;
+
+    if (disk->by_exchange && !disk->exchanged) {
+        /* Before the first exchange the base still has the name, and the overlay stands where the base will.
+         */
+        return layer == 0 ? g_strdup(disk->name) : numbered(disk, 0);
+    }
+    return has_name ? g_strdup(disk->name) : numbered(disk, layer);
+}
+
+char *live_layer_node(const struct live_job *job, const struct live_disk *disk, unsigned layer)
+{
+    return g_strdup_printf("bm-%08x-%u-s%u", job->tag, disk->index, layer);
+}
+
+char *live_top_node(const struct live_job *job, const struct live_disk *disk)
+{
+    return live_layer_node(job, disk, disk->top);
+}
+
+char *live_next_node(const struct live_job *job, const struct live_disk *disk)
+{
+    return live_layer_node(job, disk, disk->top + 1);
+}
+
+char *live_base_node(const struct live_job *job, const struct live_disk *disk)
+{
+    return disk->based ? live_layer_node(job, disk, 0) : g_strdup(disk->base_node);
+}
+
+char *live_merged_node(const struct live_job *job, const struct live_disk *disk)
+{
+    return g_strdup_printf("bm-%08x-%u-target", job->tag, disk->index);
+}
+
+char *live_new_node(const struct live_job *job, const struct live_disk *disk)
+{
+    return g_strdup_printf("bm-%08x-%u-new", job->tag, disk->index);
+}
+
+bool live_layer_exchange(struct live_disk *disk, unsigned layer, GError **error)
+{
+    g_autofree char *other = numbered(disk, layer - 1);
+
+    if (renameat2(AT_FDCWD, disk->name, AT_FDCWD, other, RENAME_EXCHANGE) < 0)
+        return blockmig_set_errno(error, errno, "exchanging the names %s and %s", disk->name, other);
+    return storage_file_sync_directory(disk->name, error);
+}
+
+bool live_layer_set_aside(struct live_disk *disk, bool aside, GError **error)
+{
+    g_autofree char *other = numbered(disk, disk->top);
+    const char *from = aside ? disk->name : other, *to = aside ? other : disk->name;
+
+    if (!disk->by_exchange || disk->set_aside == aside)
+        return true;
+    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) < 0)
+        return blockmig_set_errno(error, errno, "renaming %s to %s", from, to);
+    disk->set_aside = aside;
+    return true;
+}
+
+/* Best effort: not every file system has it, nor may everybody. */
+bool live_layer_set_immutable(struct live_disk *disk, bool immutable)
+{
+    int fd, flags = 0;
+    bool done = false;
+
+    if (disk->by_exchange || disk->immutable == immutable)
+        return true;
+    fd = open(disk->name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    if (ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0) {
+        flags = immutable ? flags | FS_IMMUTABLE_FL : flags & ~FS_IMMUTABLE_FL;
+        done = ioctl(fd, FS_IOC_SETFLAGS, &flags) == 0;
+    }
+    close(fd);
+    if (done)
+        disk->immutable = immutable;
+    return done;
+}
+
+bool live_layer_remove(struct live_disk *disk, unsigned layer, GError **error)
+{
+    g_autofree char *path = live_layer_path(disk, layer);
+
+    if (g_unlink(path) < 0 && errno != ENOENT)
+        return blockmig_set_errno(error, errno, "removing %s", path);
+    return true;
+}
+
+/* ---- files ---- */
+
+static bool carry_metadata(const struct live_job *job, const char *like, struct storage *storage,
+                           GError **error)
+{
+    g_autofree char *real = NULL;
+    struct storage *model = storage_file_open(like, FILE_NO_LOCK, NULL, &real, error);
+    g_autoptr(GPtrArray) left = NULL;
+
+    if (!model)
+        return false;
+    left = metadata_carry(model->buffered_fd, storage->buffered_fd);
+    for (guint i = 0; i < left->len; i++)
+        job_notice(&job->base, "%s: not carried over: %s", storage->name,
+                   (const char *)g_ptr_array_index(left, i));
+    storage_close(model);
+    return true;
+}
+
+bool live_overlay_create(const struct live_job *job, const char *path, uint64_t size,
+                         const char *backing_name, const char *backing_format, const char *like,
+                         GError **error)
+{
+    g_autoptr(GHashTable) values = format_parse_options(&format_qcow2, OVERLAY_OPTIONS, error);
+    struct image_create_options options = {
+        .size = size, .backing_name = backing_name, .backing_format = backing_format, .values = values};
+    struct storage *storage = NULL;
+    bool ok;
+
+    if (values)
+        storage = storage_file_open(path, FILE_WRITE | FILE_CREATE, NULL, NULL, error);
+    if (!storage)
+        return false;
+    ok = image_create(storage, &format_qcow2, &options, error) && carry_metadata(job, like, storage, error);
+    storage_close(storage);
+    if (!ok)
+        g_unlink(path);
+    return ok && storage_file_sync_directory(path, error);
+}
+
+bool live_layer_create(struct live_job *job, struct live_disk *disk, unsigned layer, GError **error)
+{
+    const char *format = layer > 1 ? format_qcow2.name : disk->source_format->name;
+    g_autofree char *path = numbered(disk, disk->by_exchange ? layer - 1 : layer);
+    g_autofree char *below = disk->by_exchange ? g_strdup(path) : live_layer_path(disk, layer - 1);
+    g_autofree char *name = g_path_get_basename(below);
+
+    if (!live_overlay_create(job, path, disk->size, name, format, disk->name, error))
+        return false;
+    disk->files = layer;
+    return true;
+}
+
+/* ---- opening them ---- */
+
+struct chain *live_open_base(const struct live_disk *disk, unsigned flags, GError **error)
+{
+    g_autofree char *path = live_layer_path(disk, 0);
+    g_autoptr(GPtrArray) roots = g_ptr_array_new_with_free_func(g_free);
+    struct chain_policy policy = {.open = storage_file_open_for_chain, .opaque = &flags};
+
+    /* What the machine has open may be followed. */
+    for (guint i = 1; i < disk->vm->layers->len; i++) {
+        const struct vm_layer *layer = g_ptr_array_index(disk->vm->layers, i);
+
+        g_ptr_array_add(roots, g_path_get_dirname(layer->filename));
+    }
+    g_ptr_array_add(roots, NULL);
+    policy.allowed_roots = (const char *const *)roots->pdata;
+    return chain_open(path, disk->source_format, &policy, error);
+}
+
+static struct image *open_image(const char *path, unsigned flags, GError **error)
+{
+    struct storage *storage = storage_file_open(path, flags, NULL, NULL, error);
+
+    return storage ? image_open(storage, &format_qcow2, false, error) : NULL;
+}
+
+struct chain *live_open_overlay(const char *path, unsigned flags, GError **error)
+{
+    struct image *image = open_image(path, flags, error);
+
+    return image ? chain_new_single(image, true) : NULL;
+}
+
+struct chain *live_open_overlays(const struct live_disk *disk, unsigned from, GError **error)
+{
+    g_autoptr(chain_t) chain = NULL;
+
+    for (unsigned layer = disk->top; layer >= from; layer--) {
+        g_autofree char *path = live_layer_path(disk, layer);
+        struct image *image = open_image(path, 0, error);
+
+        if (!image)
+            return NULL;
+        if (chain)
+            chain_append(chain, image);
+        else
+            chain = chain_new_single(image, true);
+    }
+    return g_steal_pointer(&chain);
+}
+
+struct chain *live_open_source(const struct live_disk *disk, GError **error)
+{
+    g_autoptr(chain_t) chain = live_open_overlays(disk, 1, error);
+    g_autoptr(chain_t) base = chain ? live_open_base(disk, 0, error) : NULL;
+
+    if (!base)
+        return NULL;
+    while (chain_depth(base) > 0)
+        chain_append(chain, (struct image *)g_ptr_array_steal_index(base->layers, 0));
+    chain->keep_holes = false;
+    return g_steal_pointer(&chain);
+}
+
+/* ---- in the hypervisor ---- */
+
+int live_descriptor(const char *path, GError **error)
+{
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+
+    if (fd < 0)
+        blockmig_set_errno(error, errno, "opening %s", path);
+    return fd;
+}
+
+struct vm_node live_node(const struct live_disk *disk, const char *name, const char *filename,
+                         const char *format, const char *backing, const int *descriptor, bool read_only)
+{
+    return (struct vm_node){.name = name,
+                            .filename = filename,
+                            .format = format,
+                            .backing = backing,
+                            .descriptor = descriptor,
+                            .detect_zeroes = disk->vm->detect_zeroes,
+                            .direct = disk->vm->cache.direct,
+                            .no_flush = disk->vm->cache.no_flush,
+                            .discard = true,
+                            .read_only = read_only};
+}
+
+bool live_add_node(struct live_job *job, const struct live_disk *disk, const char *name, const char *path,
+                   const char *format, const char *backing, bool read_only, GError **error)
+{
+    int fd = live_descriptor(path, error);
+    struct vm_node node = live_node(disk, name, path, format, backing, &fd, read_only);
+    bool ok = fd >= 0 && vm_add_node(job->vm, &node, error);
+
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
+bool live_set_backing(struct live_job *job, const struct live_disk *disk, const char *name,
+                      const char *backing, GError **error)
+{
+    const int added_by_descriptor = -1;
+    struct vm_node node = live_node(disk, name, name, format_qcow2.name, NULL, &added_by_descriptor, false);
+
+    return vm_set_backing(job->vm, &node, backing, error);
+}

@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Preflight of a move: everything that can be found out before anything is changed. */
+#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/space.h"
+#include "blockmig/migrate/target.h"
+#include "blockmig/migrate/units.h"
+#include "blockmig/storage/file.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* Room that overlays may need while the machine writes, on the source, as a part of the disk's data. */
+#define OVERLAY_PART  10
+#define OVERLAY_LEAST (UINT64_C(64) << 20)
+
+static bool refuse(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
+static bool refuse(GError **error, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    if (error)
+        *error = g_error_new_valist(BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, format, args);
+    va_end(args);
+    return false;
+}
+
+/* ---- which disks ---------------------------------------------------------------------------------- */
+
+static struct live_disk *add_disk(struct live_job *job, const struct vm_disk *vm)
+{
+    struct live_disk *disk = g_new0(struct live_disk, 1);
+
+    disk->index = job->disks->len;
+    disk->vm = vm;
+    disk->size = vm->virtual_size;
+    disk->base_node = g_strdup(vm->node);
+    g_ptr_array_add(job->disks, disk);
+    return disk;
+}
+
+static bool add_named(struct live_job *job, GError **error)
+{
+    for (guint i = 0; i < job->request->disks->len; i++) {
+        const char *name = g_ptr_array_index(job->request->disks, i);
+        const struct vm_disk *vm = vm_find_disk(job->description, name, error);
+
+        if (!vm)
+            return false;
+        if (vm->refusal)
+            return refuse(error, "disk %s cannot be moved: %s", vm->name, vm->refusal);
+        for (guint k = 0; k < job->disks->len; k++)
+            if (live_disk_at(job, k)->vm == vm)
+                return refuse(error, "disk %s is named twice", vm->name);
+        add_disk(job, vm);
+    }
+    return true;
+}
+
+/* Media that the machine only reads stay; a disk that it writes and that cannot be moved is a reason to stop:
+ * half a machine is not what was asked for. */
+static bool add_all(struct live_job *job, GError **error)
+{
+    for (guint i = 0; i < job->description->disks->len; i++) {
+        const struct vm_disk *vm = g_ptr_array_index(job->description->disks, i);
+
+        if (!vm->has_medium || vm->read_only || vm->removable)
+            continue;
+        if (vm->refusal)
+            return refuse(error, "disk %s cannot be moved: %s (--disk chooses others)", vm->name,
+                          vm->refusal);
+        add_disk(job, vm);
+    }
+    return job->disks->len > 0 || refuse(error, "the machine has no disk that could be moved");
+}
+
+/* ---- one disk ------------------------------------------------------------------------------------- */
+
+static bool check_source(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    const struct vm_layer *top = g_ptr_array_index(disk->vm->layers, 0);
+    struct stat st;
+
+    if (!(disk->source_format = format_by_name(top->format, error)))
+        return false;
+    if (stat(top->filename, &st) < 0)
+        return blockmig_set_errno(error, errno, "%s", top->filename);
+    if (S_ISBLK(st.st_mode))
+        return refuse(error, "%s is a block device: there is no place for an overlay beside it",
+                      top->filename);
+    /* A symbolic link stays what it is: names are exchanged where the image is. */
+    disk->name = realpath(top->filename, NULL);
+    disk->by_exchange = disk->source_format->flags & FORMAT_BACKING;
+    for (guint i = 0; i < disk->vm->notices->len; i++)
+        job_notice(&job->base, "%s: %s", disk->vm->name, (char *)g_ptr_array_index(disk->vm->notices, i));
+    return disk->name != NULL || blockmig_set_errno(error, errno, "%s", top->filename);
+}
+
+/* What an earlier move left is never written over. */
+static bool check_names(const struct live_disk *disk, GError **error)
+{
+    g_autofree char *directory = g_path_get_dirname(disk->name);
+    g_autofree char *base = g_path_get_basename(disk->name);
+    g_autofree char *prefix = g_strconcat(base, ".blockmig-", NULL);
+    GDir *dir = g_dir_open(directory, 0, error);
+    const char *name;
+    bool ok = true;
+
+    if (!dir)
+        return false;
+    while (ok && (name = g_dir_read_name(dir)))
+        if (g_str_has_prefix(name, prefix))
+            ok = refuse(error, "%s/%s is there already, from another move: remove it, or move it away",
+                        directory, name);
+    g_dir_close(dir);
+    return ok;
+}
+
+static bool choose_format(struct live_job *job, struct live_disk *disk, struct image *source, GError **error)
+{
+    disk->format = disk->source_format;
+    if (job->request->target_format && !(disk->format = format_by_name(job->request->target_format, error)))
+        return false;
+    if (!(disk->format->flags & FORMAT_CREATE))
+        return refuse(error, "format %s cannot be written: choose another with -O", disk->format->name);
+    disk->options = target_options(job->request->target_options, disk->format, source, error);
+    return disk->options != NULL;
+}
+
+static bool choose_target(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    struct stat st;
+    bool device;
+
+    if (job->disks->len > 1 && !g_file_test(job->request->target, G_FILE_TEST_IS_DIR))
+        return refuse(error, "%s is not a directory: several disks need one", job->request->target);
+    disk->target_path = target_path(job->request->target, disk->name, &device, error);
+    if (!disk->target_path)
+        return false;
+    if (device)
+        return refuse(error, "%s is a block device: there is no place for an overlay beside it",
+                      disk->target_path);
+    if (stat(disk->target_path, &st) == 0)
+        return refuse(error, "%s exists already", disk->target_path);
+    disk->target_overlay = g_strconcat(disk->target_path, ".blockmig-new", NULL);
+    if (stat(disk->target_overlay, &st) == 0)
+        return refuse(error, "%s exists already", disk->target_overlay);
+    for (guint i = 0; i < disk->index; i++)
+        if (strcmp(live_disk_at(job, i)->target_path, disk->target_path) == 0)
+            return refuse(error, "two disks would both become %s", disk->target_path);
+    return true;
+}
+
+static uint64_t allocated(const struct live_disk *disk)
+{
+    uint64_t bytes = 0;
+
+    for (guint i = 0; i < disk->vm->layers->len; i++)
+        bytes += ((const struct vm_layer *)g_ptr_array_index(disk->vm->layers, i))->allocated;
+    return bytes;
+}
+
+void live_describe_disk(struct live_job *job, struct live_disk *disk)
+{
+    struct disk_report *report = g_new0(struct disk_report, 1);
+
+    report->disk = g_strdup(disk->vm->name);
+    report->source = g_strdup(disk->name);
+    report->target = g_strdup(disk->target_path);
+    report->source_format = g_strdup(disk->source_format->name);
+    report->target_format = g_strdup(disk->format->name);
+    report->virtual_size = disk->size;
+    report->source_allocated = allocated(disk);
+    report->algorithm = job->request->digest;
+    disk->report = report;
+    g_ptr_array_add(job->base.report->disks, report);
+}
+
+static bool look_at_disk(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    struct image_create_options options = {.size = disk->size};
+    g_autoptr(chain_t) source = NULL;
+
+    if (!check_source(job, disk, error) || !check_names(disk, error))
+        return false;
+    /* The machine holds it, so there is no lock to take; only headers are read here. */
+    source = live_open_base(disk, FILE_NO_LOCK, error);
+    if (!source)
+        return false;
+    if (source->size != disk->size)
+        return refuse(error, "%s has %" PRIu64 " bytes, the machine sees %" PRIu64, disk->name, source->size,
+                      disk->size);
+    if (chain_layer(source, 0)->data_storage)
+        return refuse(error,
+                      "%s keeps its data in %s: it has two files that would have to change names at once",
+                      disk->name, chain_layer(source, 0)->data_storage->name);
+    if (!choose_format(job, disk, chain_layer(source, 0), error) || !choose_target(job, disk, error))
+        return false;
+    for (guint i = 0; i < chain_layer(source, 0)->notices->len; i++)
+        job_notice(&job->base, "%s: %s", disk->name,
+                   (char *)g_ptr_array_index(chain_layer(source, 0)->notices, i));
+    live_describe_disk(job, disk);
+    options.values = disk->options;
+    return image_measure(disk->format, &options, MIN(allocated(disk), disk->size), &disk->needed, error);
+}
+
+/* ---- all of them ---------------------------------------------------------------------------------- */
+
+static uint64_t overlay_room(const struct live_disk *disk)
+{
+    return MAX(MIN(allocated(disk), disk->size) / OVERLAY_PART, OVERLAY_LEAST);
+}
+
+static bool check_space(struct live_job *job, GError **error)
+{
+    struct space_report space = {0};
+    uint64_t target = 0;
+
+    for (guint i = 0; i < job->disks->len; i++) {
+        struct live_disk *disk = live_disk_at(job, i);
+        uint64_t largest = disk->format->flags & FORMAT_IDENTITY ? disk->size : disk->needed;
+
+        target += disk->needed + overlay_room(disk);
+        if (!space_check(disk->name, overlay_room(disk), 2, &space, error) ||
+            !space_check_file_size(disk->target_path, largest, error))
+            return false;
+    }
+    job->base.report->space_needed = target;
+    if (!space_check(live_disk_at(job, 0)->target_path, target, 2 * job->disks->len, &space, error))
+        return false;
+    job->base.report->space_available = space.available;
+    return true;
+}
+
+static void write_plan(struct live_job *job)
+{
+    const struct job *base = &job->base;
+    g_autofree char *needed = units_format_size(base->report->space_needed);
+
+    job_plan(base, "method storage: the machine runs on this host and goes on running");
+    for (guint i = 0; i < job->disks->len; i++) {
+        const struct live_disk *disk = live_disk_at(job, i);
+        g_autofree char *size = units_format_size(disk->size);
+        g_autofree char *data = units_format_size(MIN(allocated(disk), disk->size));
+        g_autofree char *room = units_format_size(overlay_room(disk));
+
+        job_plan(base, "move %s: %s (%s, %s, at most %s of data) to %s as %s", disk->vm->name, disk->name,
+                 disk->source_format->name, size, data, disk->target_path, disk->format->name);
+        if (disk->vm->layers->len > 1)
+            job_plan(base, "  its chain of %u images becomes one; the lower ones stay where they are",
+                     disk->vm->layers->len);
+        job_plan(base, "  overlays beside the source while it is copied: at least %s", room);
+    }
+    job_plan(base, "space: about %s on the target", needed);
+    job_plan(base, "pause: at most %u ms, or the machine stays where it is", job->request->max_pause);
+    job_plan(base, job->request->delete_source
+                       ? "the source is deleted after the proof"
+                       : "the source is kept as NAME.blockmig-source, as it was at the switch");
+}
+
+static bool check_request(const struct move_request *request, GError **error)
+{
+    if (!request->delete_source || request->verify == VERIFY_FULL)
+        return true;
+    g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE,
+                        "--delete-source needs a proof: it goes with --verify=full only");
+    return false;
+}
+
+static bool look(struct live_job *job, GError **error)
+{
+    if (!check_request(job->request, error) || !(job->vm = vm_open(job->request->machine, error)) ||
+        !vm_can_pivot(job->vm, error) || !(job->description = vm_describe(job->vm, error)))
+        return false;
+    if (!job->description->running)
+        return refuse(error, "the machine is not running (%s): copy its images instead",
+                      job->description->status);
+    if (job->base.journal && !live_recover(job, error))
+        return false;
+    if (job->base.go_on_at)
+        return true;
+    if (!(job->request->disks->len ? add_named(job, error) : add_all(job, error)))
+        return false;
+    for (guint i = 0; i < job->disks->len; i++)
+        if (!look_at_disk(job, live_disk_at(job, i), error))
+            return false;
+    return check_space(job, error);
+}
+
+bool live_preflight(struct job *base, GError **error)
+{
+    struct live_job *job = live_of(base);
+    g_autoptr(GError) local = NULL;
+
+    if (!look(job, &local)) {
+        if (!g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE) &&
+            !g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNREACHABLE) &&
+            !g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNCERTAIN))
+            local->code = BLOCKMIG_ERROR_REFUSED;
+        local->domain = BLOCKMIG_ERROR;
+        g_propagate_error(error, g_steal_pointer(&local));
+        return false;
+    }
+    if (!base->go_on_at)
+        write_plan(job);
+    return true;
+}

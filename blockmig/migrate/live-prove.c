@@ -1,0 +1,204 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The prove phase: the machine writes to the overlay on the target, so the whole source chain and the merged
+ * target are frozen.  Chunks that an overlay touched are digested again from the source; then the whole
+ * target is read past the page cache and must have the same digests.  If it has not, the machine goes back at
+ * once.
+ */
+#include "blockmig/migrate/live.h"
+#include "blockmig/storage/file.h"
+#include "blockmig/store/receipt.h"
+
+#include <glib/gstdio.h>
+#include <string.h>
+
+#define MAP_BATCH 1024
+#define MAX_GAP   16 /* chunks; ranges nearer to each other are read in one go */
+
+/* Marks the chunks in which some overlay holds anything. */
+static bool mark_touched(struct chain *overlays, uint8_t *touched, GError **error)
+{
+    g_autofree struct extent *extents = g_new(struct extent, MAP_BATCH);
+    uint64_t offset = 0;
+    size_t count;
+
+    while (offset < overlays->size) {
+        if (!chain_map(overlays, offset, overlays->size - offset, extents, MAP_BATCH, &count, error))
+            return false;
+        for (size_t i = 0; i < count; i++)
+            if (extents[i].status != EXTENT_HOLE)
+                memset(touched + extents[i].offset / DIGEST_CHUNK_SIZE, 1,
+                       (extent_end(&extents[i]) - 1) / DIGEST_CHUNK_SIZE -
+                           extents[i].offset / DIGEST_CHUNK_SIZE + 1);
+        offset = extent_end(&extents[count - 1]);
+    }
+    return true;
+}
+
+static bool digest_range(struct live_job *job, struct live_disk *disk, struct chain *source, uint64_t from,
+                         uint64_t to, GError **error)
+{
+    g_autoptr(digest_table_t) table = digest_table_new(job->request->digest, disk->size);
+    struct copy_options options = {0};
+    struct copy_result result = {0};
+    bool ok;
+
+    live_copy_options(job, &options);
+    options.progress = NULL;
+    options.start = from * DIGEST_CHUNK_SIZE;
+    options.end = MIN(to * DIGEST_CHUNK_SIZE, disk->size);
+    options.digests = table;
+    ok = copy_digest(source, &options, &result, error);
+    copy_result_clear(&result);
+    for (uint64_t chunk = from; ok && chunk < to; chunk++)
+        digest_table_set(disk->digests, chunk, digest_table_get(table, chunk));
+    return ok;
+}
+
+static bool digest_touched(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    bool all = !disk->digests; /* an earlier run has taken what it knew with it */
+    g_autofree uint8_t *touched = NULL;
+    g_autoptr(chain_t) overlays = live_open_overlays(disk, 1, error);
+    g_autoptr(chain_t) source = overlays ? live_open_source(disk, error) : NULL;
+
+    uint64_t chunks;
+
+    if (all)
+        disk->digests = digest_table_new(job->request->digest, disk->size);
+    chunks = digest_table_chunks(disk->digests);
+    touched = g_malloc0(chunks);
+    if (!source || (all && !digest_range(job, disk, source, 0, chunks, error)) ||
+        (!all && !mark_touched(overlays, touched, error)))
+        return false;
+    for (uint64_t chunk = 0; chunk < chunks;) {
+        uint64_t last = chunk;
+
+        if (!touched[chunk]) {
+            chunk++;
+            continue;
+        }
+        for (uint64_t next = chunk; next < chunks && next - last <= MAX_GAP; next++)
+            if (touched[next])
+                last = next;
+        if (!digest_range(job, disk, source, chunk, last + 1, error))
+            return false;
+        chunk = last + 1;
+    }
+    return true;
+}
+
+static struct chain *open_target(const struct live_disk *disk, GError **error)
+{
+    struct storage *storage = storage_file_open(disk->target_path, 0, NULL, NULL, error);
+    struct image *image = storage ? image_open(storage, disk->format, false, error) : NULL;
+
+    return image ? chain_new_single(image, false) : NULL;
+}
+
+static bool compare_digests(const struct live_disk *disk, const struct digest_table *target, GError **error)
+{
+    size_t length = digest_length(digest_table_algorithm(target));
+
+    for (uint64_t chunk = 0; chunk < digest_table_chunks(disk->digests); chunk++) {
+        if (memcmp(digest_table_get(disk->digests, chunk), digest_table_get(target, chunk), length) == 0)
+            continue;
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT,
+                    "%s differs from the source in the %" PRIu64 " bytes at %" PRIu64, disk->target_path,
+                    (uint64_t)DIGEST_CHUNK_SIZE, chunk * DIGEST_CHUNK_SIZE);
+        return false;
+    }
+    return true;
+}
+
+static bool compare_target(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    g_autoptr(digest_table_t) table = digest_table_new(job->request->digest, disk->size);
+    g_autoptr(chain_t) target = open_target(disk, error);
+    struct copy_options options = {0};
+    struct copy_result result = {0};
+    bool ok;
+
+    if (!target)
+        return false;
+    live_copy_options(job, &options);
+    options.digests = table;
+    ok = copy_digest(target, &options, &result, error);
+    copy_result_clear(&result);
+    return ok && compare_digests(disk, table, error);
+}
+
+/* The receipt borrows everything: it is cleared, not freed. */
+static bool write_receipt(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    struct disk_report *report = disk->report;
+    const struct journal_job *record = job->base.record;
+    g_autofree char *name = g_strdup_printf("%s-%u.json", record->id, disk->index);
+    g_autofree char *path = g_build_filename(journal_directory(job->base.journal), "receipts", name, NULL);
+    g_autofree char *directory = g_path_get_dirname(path);
+    g_autofree char *tag = g_strdup_printf("%08x", job->tag);
+    struct receipt receipt = {.job = record->id,
+                              .command = record->command,
+                              .method = record->method,
+                              .source = report->source,
+                              .target = report->target,
+                              .source_format = report->source_format,
+                              .target_format = report->target_format,
+                              .verified = (char *)verify_mode_name(job->request->verify),
+                              .started = record->started,
+                              .finished = g_get_real_time(),
+                              .size = disk->size,
+                              .counters = report->counters,
+                              .digests = disk->digests};
+    struct journal_disk saved = {.index = disk->index,
+                                 .source = disk->name,
+                                 .target = disk->target_path,
+                                 .source_format = report->source_format,
+                                 .target_format = report->target_format,
+                                 .source_identity = disk->vm->qdev,
+                                 .target_identity = tag,
+                                 .size = disk->size,
+                                 .receipt = path};
+
+    if (g_mkdir_with_parents(directory, 0700) < 0 || !receipt_write(&receipt, path, error))
+        return false;
+    report->receipt = g_strdup(path);
+    return journal_disk_save(job->base.journal, record, &saved, error);
+}
+
+static bool prove_disk(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    uint8_t root[DIGEST_MAX_LENGTH];
+
+    live_tell(job, "%s", disk->vm->name);
+    if (!digest_touched(job, disk, error))
+        return false;
+    digest_table_root(disk->digests, root);
+    disk->report->root = digest_to_hex(digest_table_algorithm(disk->digests), root);
+    if (job->request->verify == VERIFY_FULL && !compare_target(job, disk, error))
+        return false;
+    return write_receipt(job, disk, error);
+}
+
+bool live_prove(struct job *base, GError **error)
+{
+    struct live_job *job = live_of(base);
+    g_autoptr(GError) local = NULL, worse = NULL;
+
+    for (guint i = 0; !local && i < job->disks->len; i++)
+        prove_disk(job, live_disk_at(job, i), &local);
+    if (!local)
+        return true;
+    if (!g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT)) {
+        base->report->advice =
+            g_strdup("the machine runs on the target; it could not be proved: the source is "
+                     "kept as it was at the switch");
+    } else if (!live_fail_back(job, &worse)) {
+        base->report->advice = g_strdup_printf(
+            "the machine still runs on the target, which differs, and could not be brought back "
+            "(%s); everything is kept",
+            worse->message);
+    }
+    g_propagate_error(error, g_steal_pointer(&local));
+    return false;
+}

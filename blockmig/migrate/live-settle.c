@@ -1,0 +1,103 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The settle phase: the overlay on the target is committed live into the image below it. */
+#include "blockmig/migrate/live.h"
+#include "blockmig/storage/file.h"
+
+#include <errno.h>
+#include <glib/gstdio.h>
+
+#define WAIT     1000  /* ms between two looks at a job that runs */
+#define COMPLETE 60000 /* ms */
+
+static void job_name(const struct live_disk *disk, char name[32])
+{
+    g_snprintf(name, 32, "blockmig-settle-%u", disk->index);
+}
+
+static bool start(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    g_autofree char *merged = live_merged_node(job, disk), *overlay = live_new_node(job, disk);
+    bool there;
+    char name[32];
+
+    job_name(disk, name);
+    if (disk->settled)
+        return true;
+    if (!live_has_job(job, name, &there, error))
+        return false;
+    if (there)
+        return true;
+    return vm_commit(job->vm, &(struct vm_commit){.id = name, .active = overlay, .base = merged}, error);
+}
+
+static bool finish(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    g_auto(vm_job_t) state = {0};
+    char name[32];
+
+    job_name(disk, name);
+    do {
+        if (!vm_job_wait(job->vm, name, VM_JOB_READY, WAIT, &state, error))
+            return false;
+    } while (state.state < VM_JOB_READY);
+    if (!vm_job_complete(job->vm, name, error))
+        return false;
+    if (!vm_job_wait(job->vm, name, VM_JOB_DONE, COMPLETE, &state, error))
+        return false;
+    if (state.state == VM_JOB_DONE)
+        return true;
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "%s: job %s does not end", disk->target_overlay,
+                name);
+    return false;
+}
+
+/* From the top down, as one holds the next open. */
+static void remove_nodes(struct live_job *job, struct live_disk *disk)
+{
+    g_autofree char *overlay = live_new_node(job, disk);
+    g_autoptr(GError) local = NULL;
+
+    vm_remove_node(job->vm, overlay, &local);
+    for (unsigned layer = disk->top + 1; !local && layer-- > 0;) {
+        g_autofree char *node = live_layer_node(job, disk, layer);
+
+        vm_remove_node(job->vm, node, &local);
+    }
+    for (guint i = 1; !local && i < disk->vm->layers->len; i++) {
+        const struct vm_layer *layer = g_ptr_array_index(disk->vm->layers, i);
+
+        if (layer->node[0] != '#')
+            vm_remove_node(job->vm, layer->node, NULL);
+        if (layer->node[0] != '#' && layer->protocol_node && layer->protocol_node[0] != '#')
+            vm_remove_node(job->vm, layer->protocol_node, NULL);
+    }
+    if (local)
+        job_notice(&job->base, "%s", local->message);
+}
+
+bool live_settle(struct job *base, GError **error)
+{
+    struct live_job *job = live_of(base);
+
+    if (!job_event(base, "intent", error, "commit the target's overlays"))
+        return false;
+    for (guint i = 0; i < job->disks->len; i++) {
+        live_tell(job, "%s", live_disk_at(job, i)->vm->name);
+        if (!start(job, live_disk_at(job, i), error))
+            return false;
+    }
+    for (guint i = 0; i < job->disks->len; i++) {
+        struct live_disk *disk = live_disk_at(job, i);
+
+        if (!disk->settled && !finish(job, disk, error))
+            return false;
+        disk->settled = true;
+        remove_nodes(job, disk);
+        if (g_unlink(disk->target_overlay) < 0 && errno != ENOENT)
+            return blockmig_set_errno(error, errno, "removing %s", disk->target_overlay);
+        disk->overlay_created = false;
+        if (!storage_file_sync_directory(disk->target_path, error))
+            return false;
+    }
+    return job_event(base, "result", error, "the machine writes to the merged target");
+}

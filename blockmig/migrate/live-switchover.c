@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The switchover: the last delta is written straight into the merged target while the machine stands still,
+ * then the machine goes on over there.
+ *
+ * In the pause, in this order: ship and read back (one flush in it); give the target to the hypervisor; take
+ * the disk's name away from the source, so that nobody can boot what is about to become stale; pivot; resume.
+ * Whatever fails before the pivot is undone and the machine goes on where it was.
+ */
+#include "blockmig/migrate/live.h"
+#include "blockmig/storage/file.h"
+
+#include <glib/gstdio.h>
+
+#define PIVOT_TIMEOUT 5000 /* ms */
+
+/* The overlay waits with nothing below it: the merged image can be opened only when nobody writes to it. */
+static bool add_overlay(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    g_autofree char *overlay = live_new_node(job, disk);
+
+    return live_add_node(job, disk, overlay, disk->target_overlay, format_qcow2.name, NULL, false, error);
+}
+
+static bool prepare(struct live_job *job, GError **error)
+{
+    for (guint i = 0; i < job->disks->len; i++) {
+        struct live_disk *disk = live_disk_at(job, i);
+        g_autofree char *name = g_path_get_basename(disk->target_path);
+
+        disk->overlay_created = true;
+        if (!live_overlay_create(job, disk->target_overlay, disk->size, name, disk->format->name,
+                                 disk->target_path, error) ||
+            !add_overlay(job, disk, error))
+            return false;
+    }
+    return job_event(&job->base, "intent", error, "switch %u disks to the target", job->disks->len);
+}
+
+/* Closes the target: the hypervisor is to open it next. */
+static bool ship_last(struct live_job *job, struct live_disk *disk, int64_t deadline, GError **error)
+{
+    g_autofree char *path = live_layer_path(disk, disk->top);
+    g_autoptr(chain_t) overlay = live_open_overlay(path, FILE_NO_LOCK, error);
+    struct live_shipment shipment = {.deadline = deadline};
+
+    if (!overlay || !live_ship(job, disk, overlay, disk->target, &shipment, error))
+        return false;
+    disk->report->bytes_in_pause = shipment.bytes;
+    g_clear_pointer(&disk->target, image_close);
+    return true;
+}
+
+static bool add_merged(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    g_autofree char *merged = live_merged_node(job, disk), *overlay = live_new_node(job, disk);
+
+    return live_add_node(job, disk, merged, disk->target_path, disk->format->name, NULL, true, error) &&
+           live_set_backing(job, disk, overlay, merged, error);
+}
+
+static void remove_target(struct live_job *job, struct live_disk *disk)
+{
+    g_autofree char *merged = live_merged_node(job, disk), *overlay = live_new_node(job, disk);
+
+    vm_remove_node(job->vm, overlay, NULL);
+    vm_remove_node(job->vm, merged, NULL);
+}
+
+static bool pivot(struct live_job *job, GError **error)
+{
+    unsigned count = job->disks->len;
+    g_autofree struct vm_pivot *pivots = g_new0(struct vm_pivot, count);
+    g_autoptr(GPtrArray) strings = g_ptr_array_new_with_free_func(g_free);
+    g_autoptr(GError) local = NULL;
+
+    for (unsigned i = 0; i < count; i++) {
+        char *from = live_top_node(job, live_disk_at(job, i));
+        char *to = live_new_node(job, live_disk_at(job, i));
+
+        g_ptr_array_add(strings, from);
+        g_ptr_array_add(strings, to);
+        pivots[i] = (struct vm_pivot){.from = from, .to = to};
+    }
+    if (vm_pivot(job->vm, pivots, count, PIVOT_TIMEOUT, &local)) {
+        live_step(job, "pivot");
+        return true;
+    }
+    job->uncertain = g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNCERTAIN) ||
+                     g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNREACHABLE);
+    if (job->uncertain)
+        local->code = BLOCKMIG_ERROR_UNCERTAIN;
+    g_propagate_error(error, g_steal_pointer(&local));
+    return false;
+}
+
+static bool switch_disks(struct live_job *job, int64_t deadline, GError **error)
+{
+    for (guint i = 0; i < job->disks->len; i++)
+        if (!ship_last(job, live_disk_at(job, i), deadline, error))
+            return false;
+    live_step(job, "ship");
+    for (guint i = 0; i < job->disks->len; i++)
+        if (!add_merged(job, live_disk_at(job, i), error))
+            return false;
+    live_step(job, "open");
+    for (guint i = 0; i < job->disks->len; i++)
+        if (!live_layer_set_aside(live_disk_at(job, i), true, error))
+            return false;
+    live_step(job, "name");
+    if (g_get_monotonic_time() > deadline) {
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED,
+                    "the pause took more than twice the %u ms of --max-pause: given up",
+                    job->request->max_pause);
+        return false;
+    }
+    return live_pause_merged(job, error) && pivot(job, error);
+}
+
+/* Back to where the machine was. */
+static void undo(struct live_job *job)
+{
+    if (job->uncertain)
+        return;
+    for (guint i = 0; i < job->disks->len; i++)
+        live_layer_set_aside(live_disk_at(job, i), false, NULL);
+    live_resume(job, NULL, NULL);
+    for (guint i = 0; i < job->disks->len; i++)
+        remove_target(job, live_disk_at(job, i));
+}
+
+/* A top layer that nobody uses is still open for writing in the hypervisor until it is closed. */
+static void close_top(struct live_job *job, struct live_disk *disk)
+{
+    g_autofree char *node = live_top_node(job, disk);
+    g_autoptr(GError) local = NULL;
+
+    if (!vm_remove_node(job->vm, node, &local))
+        job_notice(&job->base, "%s", local->message);
+}
+
+bool live_switchover(struct job *base, GError **error)
+{
+    struct live_job *job = live_of(base);
+    int64_t stopped = 0, resumed = 0, deadline;
+
+    if (live_is_cancelled(job, error))
+        return false;
+    if (!prepare(job, error)) {
+        undo(job);
+        return false;
+    }
+    deadline = g_get_monotonic_time() + (int64_t)job->request->max_pause * 2000;
+    if (!live_pause(job, live_top_node, live_new_node, &stopped, error) ||
+        !switch_disks(job, deadline, error)) {
+        undo(job);
+        return false;
+    }
+    job->pivoted = true;
+    if (!live_resume(job, &resumed, error)) {
+        job->uncertain = true;
+        return false;
+    }
+    if (stopped && resumed)
+        base->report->pause_ms = (double)(resumed - stopped) / 1000;
+    for (guint i = 0; i < job->disks->len; i++)
+        close_top(job, live_disk_at(job, i));
+    return job_event(base, "result", error, "the machine runs on the target after %.1f ms (%s)",
+                     base->report->pause_ms, job->steps->str);
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Inside a job: what every method shares.  A method is a table of phases in job.c; its own job structure
+ * begins with a struct job.
+ */
+#ifndef BLOCKMIG_MIGRATE_PHASE_H
+#define BLOCKMIG_MIGRATE_PHASE_H
+
+#include "blockmig/migrate/job.h"
+#include "blockmig/store/journal.h"
+
+#include <inttypes.h>
+
+struct method;
+
+struct job {
+    const struct method *method;
+    const struct job_listener *listener;
+    bool dry_run;
+    bool already_there;        /* a finished job left the target: only prove it again */
+    char *ended, *ended_error; /* how that job had ended before; NULL: it had not */
+    struct journal *journal;
+    struct journal_job *record; /* NULL until preflight has passed */
+    const char *go_on_at;       /* set by preflight: the phase in which an interrupted job goes on */
+    struct job_report *report;
+};
+
+struct phase {
+    const char *name;
+    bool (*run)(struct job *job, GError **error);
+    const char *next;
+    const char *undo; /* the phase that follows a failure; NULL: what is there stays */
+};
+
+struct method {
+    const char *name;
+    const struct phase *phases; /* the first is where it begins; ends with a NULL name */
+    /* Sets request, source and target of the journal's record. */
+    void (*describe)(const struct job *job, struct journal_job *record);
+    /* The rest may be NULL.  Before the record is made; after "done"; what to do after a failure. */
+    bool (*begin)(struct job *job, GError **error);
+    bool (*finish)(struct job *job, GError **error);
+    char *(*advise)(const struct job *job, const GError *error);
+};
+
+extern const struct method method_cold, method_storage;
+
+/* Opens the journal and runs the phases; the report says how it ended, and so does `error`. */
+bool job_run(struct job *job, const char *state_dir, GError **error);
+/* Closes what job_run() opened. */
+void job_clear(struct job *job);
+void job_notice(const struct job *job, const char *format, ...) G_GNUC_PRINTF(2, 3);
+void job_plan(const struct job *job, const char *format, ...) G_GNUC_PRINTF(2, 3);
+/* Before ("intent") and after ("result") every act with a side effect. */
+bool job_event(const struct job *job, const char *kind, GError **error, const char *format, ...)
+    G_GNUC_PRINTF(4, 5);
+
+/* cold.c and live.c */
+bool cold_begin(struct job *job, GError **error);
+bool cold_finish(struct job *job, GError **error);
+char *cold_advise(const struct job *job, const GError *error);
+void cold_describe(const struct job *job, struct journal_job *record);
+char *live_advise(const struct job *job, const GError *error);
+void live_describe(const struct job *job, struct journal_job *record);
+
+#endif

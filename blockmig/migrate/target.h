@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Where a disk goes and with which features: the same for every method. */
+#ifndef BLOCKMIG_MIGRATE_TARGET_H
+#define BLOCKMIG_MIGRATE_TARGET_H
+
+#include "formats/image.h"
+
+/* The absolute name that `target` stands for; a directory is a datastore: the source's name in it.  REFUSED
+ * if nothing can be written there.  The caller's. */
+char *target_path(const char *target, const char *source, bool *device, GError **error);
+/* -o (`text`, may be NULL), and for what it leaves open the features of the source where the format stays the
+ * same. */
+GHashTable *target_options(const char *text, const struct format *format, struct image *source,
+                           GError **error);
+
+#endif

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+libengine_a_SOURCES += \
+	blockmig/vm/agent.c blockmig/vm/agent.h \
+	blockmig/vm/guard-internal.h \
+	blockmig/vm/guard-process.c \
+	blockmig/vm/guard.c blockmig/vm/guard.h \
+	blockmig/vm/qemu-describe.c \
+	blockmig/vm/qemu-event.c \
+	blockmig/vm/qemu-fdset.c \
+	blockmig/vm/qemu-job.c \
+	blockmig/vm/qemu-node.c \
+	blockmig/vm/qemu-pivot.c \
+	blockmig/vm/qemu.c blockmig/vm/qemu.h \
+	blockmig/vm/qmp-internal.h \
+	blockmig/vm/qmp-schema.c \
+	blockmig/vm/qmp-stream.c blockmig/vm/qmp-stream.h \
+	blockmig/vm/qmp.c blockmig/vm/qmp.h \
+	blockmig/vm/vm.c blockmig/vm/vm.h

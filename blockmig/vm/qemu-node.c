@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Images that QEMU opens for us, and the snapshot that puts one on top of each disk. */
+#include "blockmig/vm/qemu.h"
+#include "formats/error.h"
+
+#include <fcntl.h>
+#include <string.h>
+
+#define FILE_SUFFIX "-file"
+
+static bool need_command(struct qmp *qmp, const char *command, GError **error)
+{
+    GError *fault = NULL;
+
+    if (qmp_has_command(qmp, command, &fault))
+        return true;
+    if (fault)
+        g_propagate_error(error, fault);
+    else
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "this QEMU has no \"%s\"", command);
+    return false;
+}
+
+static bool need_value(struct qmp *qmp, const char *command, const char *argument, const char *value,
+                       GError **error)
+{
+    GError *fault = NULL;
+
+    if (qmp_has_value(qmp, command, argument, value, &fault))
+        return true;
+    if (fault)
+        g_propagate_error(error, fault);
+    else
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "this QEMU's \"%s\" has no \"%s\": \"%s\"",
+                    command, argument, value);
+    return false;
+}
+
+bool qemu_can_pivot(struct vm *vm, GError **error)
+{
+    static const char *const commands[] = {
+        "blockdev-add", "blockdev-del", "blockdev-snapshot", "blockdev-mirror",         "block-commit",
+        "transaction",  "query-jobs",   "job-dismiss",       "query-named-block-nodes",
+    };
+    struct qmp *qmp = qemu_of(vm)->qmp;
+
+    for (guint i = 0; i < G_N_ELEMENTS(commands); i++)
+        if (!need_command(qmp, commands[i], error))
+            return false;
+    return need_value(qmp, "blockdev-mirror", "sync", "none", error) &&
+           need_value(qmp, "blockdev-add", "driver", "qcow2", error);
+}
+
+bool qemu_can_mirror(struct vm *vm, GError **error)
+{
+    return qemu_can_pivot(vm, error) &&
+           need_value(qemu_of(vm)->qmp, "blockdev-mirror", "copy-mode", "write-blocking", error);
+}
+
+static json_t *cache_of(const struct vm_node *node)
+{
+    return json_pack("{s:b, s:b}", "direct", node->direct, "no-flush", node->no_flush);
+}
+
+static bool has_backing(const char *format)
+{
+    return strcmp(format, "qcow2") == 0 || strcmp(format, "qcow") == 0 || strcmp(format, "qed") == 0 ||
+           strcmp(format, "vmdk") == 0;
+}
+
+/* QEMU refuses detect-zeroes=unmap without discard=unmap. */
+static const char *discard_of(const struct vm_node *node)
+{
+    return node->discard || g_strcmp0(node->detect_zeroes, "unmap") == 0 ? "unmap" : "ignore";
+}
+
+/* Of the file below the image. */
+static json_t *file_arguments(const struct vm_node *node, const char *filename)
+{
+    return json_pack("{s:s, s:s, s:s, s:o}", "driver", node->block_device ? "host_device" : "file",
+                     "filename", filename, "discard", discard_of(node), "cache", cache_of(node));
+}
+
+/* The arguments of blockdev-add; `file` (taken over) is the file's node or its arguments.  "backing" is
+ * always said where there could be one: a name in a header is not opened because it stands there. */
+static json_t *node_arguments(const struct vm_node *node, const char *backing, json_t *file)
+{
+    json_t *arguments = json_pack("{s:s, s:s, s:s, s:s, s:b, s:o, s:o}", "driver", node->format, "node-name",
+                                  node->name, "discard", discard_of(node), "detect-zeroes",
+                                  node->detect_zeroes ? node->detect_zeroes : "off", "read-only",
+                                  node->read_only, "cache", cache_of(node), "file", file);
+
+    if (arguments && has_backing(node->format))
+        json_object_set_new(arguments, "backing", backing ? json_string(backing) : json_null());
+    return arguments;
+}
+
+static bool blockdev_add(struct qmp *qmp, json_t *arguments, GError **error)
+{
+    if (arguments)
+        return qmp_do(qmp, "blockdev-add", arguments, QMP_TIMEOUT, error);
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "file name is not UTF-8: QMP cannot say it");
+    return false;
+}
+
+static bool add_by_name(struct qmp *qmp, const struct vm_node *node, GError **error)
+{
+    json_t *file = file_arguments(node, node->filename);
+
+    if (file)
+        json_object_set_new(file, "read-only", json_boolean(node->read_only));
+    return blockdev_add(qmp, node_arguments(node, node->backing, file), error);
+}
+
+static void file_node_name(const char *node, char name[VM_NODE_NAME_MAX + 1])
+{
+    g_snprintf(name, VM_NODE_NAME_MAX + 1, "%s" FILE_SUFFIX, node);
+}
+
+static bool is_writable(int fd)
+{
+    int flags = fcntl(fd, F_GETFL);
+
+    return flags >= 0 && (flags & O_ACCMODE) == O_RDWR;
+}
+
+/* Writable if the descriptor is, so that it is never opened again. */
+static json_t *fdset_arguments(const struct vm_node *node, const char *name, json_int_t id)
+{
+    g_autofree char *filename = g_strdup_printf("/dev/fdset/%" JSON_INTEGER_FORMAT, id);
+    json_t *arguments = file_arguments(node, filename);
+
+    json_object_set_new(arguments, "node-name", json_string(name));
+    json_object_set_new(arguments, "read-only", json_boolean(!is_writable(*node->descriptor)));
+    return arguments;
+}
+
+static bool add_by_descriptor(struct qmp *qmp, const struct vm_node *node, GError **error)
+{
+    char name[VM_NODE_NAME_MAX + 1];
+    json_int_t id;
+
+    if (!node->read_only && !is_writable(*node->descriptor)) {
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "its descriptor is not open for writing");
+        return false;
+    }
+    file_node_name(node->name, name);
+    if (!qemu_fdset_add(qmp, node->name, *node->descriptor, &id, error))
+        return false;
+    if (blockdev_add(qmp, fdset_arguments(node, name, id), error)) {
+        if (blockdev_add(qmp, node_arguments(node, node->backing, json_string(name)), error))
+            return true;
+        qmp_do(qmp, "blockdev-del", json_pack("{s:s}", "node-name", name), QMP_TIMEOUT, NULL);
+    }
+    qemu_fdset_remove(qmp, node->name, NULL);
+    return false;
+}
+
+bool qemu_add_node(struct vm *vm, const struct vm_node *node, GError **error)
+{
+    struct qmp *qmp = qemu_of(vm)->qmp;
+    size_t most = VM_NODE_NAME_MAX - (node->descriptor ? strlen(FILE_SUFFIX) : 0);
+
+    if (strlen(node->name) > most) {
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "node name \"%s\" has more than %zu bytes",
+                    node->name, most);
+        return false;
+    }
+    if (node->descriptor ? add_by_descriptor(qmp, node, error) : add_by_name(qmp, node, error))
+        return true;
+    g_prefix_error(error, "opening %s as \"%s\": ", node->filename, node->name);
+    return false;
+}
+
+/* blockdev-reopen wants every option again, or it falls back to the default. */
+bool qemu_set_backing(struct vm *vm, const struct vm_node *node, const char *backing, GError **error)
+{
+    char name[VM_NODE_NAME_MAX + 1];
+    json_t *options;
+
+    g_return_val_if_fail(node->descriptor, false);
+    file_node_name(node->name, name);
+    options = json_pack("{s:[o]}", "options", node_arguments(node, backing, json_string(name)));
+    if (qmp_do(qemu_of(vm)->qmp, "blockdev-reopen", options, QMP_TIMEOUT, error))
+        return true;
+    g_prefix_error(error, "backing of \"%s\" becomes \"%s\": ", node->name, backing ? backing : "none");
+    return false;
+}
+
+/* *there is false if no node has this name. */
+static bool node_exists(struct qmp *qmp, const char *node, bool *there, GError **error)
+{
+    g_autoptr(json_t) nodes =
+        qmp_command(qmp, "query-named-block-nodes", json_pack("{s:b}", "flat", true), QMP_TIMEOUT, error);
+    size_t i;
+    json_t *entry;
+
+    *there = false;
+    json_array_foreach(nodes, i, entry)
+    {
+        *there |= g_strcmp0(member_text(entry, "node-name"), node) == 0;
+    }
+    return nodes != NULL;
+}
+
+static bool blockdev_del(struct qmp *qmp, const char *node, GError **error)
+{
+    GError *fault = NULL;
+    bool there;
+
+    if (qmp_do(qmp, "blockdev-del", json_pack("{s:s}", "node-name", node), QMP_TIMEOUT, &fault))
+        return true;
+    if (g_error_matches(fault, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED) &&
+        node_exists(qmp, node, &there, NULL) && !there) {
+        g_error_free(fault);
+        return true;
+    }
+    g_propagate_prefixed_error(error, fault, "closing \"%s\": ", node);
+    return false;
+}
+
+/* The descriptor goes last: as long as it is there, an interrupted removal can be repeated. */
+bool qemu_remove_node(struct vm *vm, const char *node, GError **error)
+{
+    struct qmp *qmp = qemu_of(vm)->qmp;
+    char name[VM_NODE_NAME_MAX + 1];
+    bool by_descriptor;
+
+    file_node_name(node, name);
+    if (!blockdev_del(qmp, node, error) || !qemu_fdset_exists(qmp, node, &by_descriptor, error))
+        return false;
+    return !by_descriptor || (blockdev_del(qmp, name, error) && qemu_fdset_remove(qmp, node, error));
+}
+
+static json_t *snapshot_actions(const struct vm_snapshot *disks, unsigned count)
+{
+    json_t *actions = json_array();
+
+    for (unsigned i = 0; i < count; i++)
+        json_array_append_new(actions, json_pack("{s:s, s:{s:s, s:s}}", "type", "blockdev-snapshot", "data",
+                                                 "node", disks[i].node, "overlay", disks[i].overlay.name));
+    return json_pack("{s:o}", "actions", actions);
+}
+
+/* A transaction is all or nothing; so the overlays only have to be closed again. */
+bool qemu_snapshot(struct vm *vm, const struct vm_snapshot *disks, unsigned count, GError **error)
+{
+    unsigned open = 0;
+
+    while (open < count && qemu_add_node(vm, &disks[open].overlay, error))
+        open++;
+    if (open == count &&
+        qmp_do(qemu_of(vm)->qmp, "transaction", snapshot_actions(disks, count), QMP_TIMEOUT, error))
+        return true;
+    while (open-- > 0)
+        qemu_remove_node(vm, disks[open].overlay.name, NULL);
+    g_prefix_error(error, "snapshot of %u disks: ", count);
+    return false;
+}
+
+bool qemu_set_write_threshold(struct vm *vm, const char *node, uint64_t offset, GError **error)
+{
+    json_t *arguments = json_pack("{s:s, s:I}", "node-name", node, "write-threshold", (json_int_t)offset);
+
+    return qmp_do(qemu_of(vm)->qmp, "block-set-write-threshold", arguments, QMP_TIMEOUT, error);
+}

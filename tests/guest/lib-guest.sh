@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# shellcheck shell=bash
+#
+# Sourced after tests/lib.sh by tests that need a running machine:
+#
+#     need_guest
+#     start_guest a --disk "$tmp/disk.qcow2:qcow2" --append 'span=64M flush=32'
+#     guest_wait_ready a
+#     ... move its disk ...
+#     is "$(guest_verdict a)" OK "nothing is lost"
+#
+# A guest NAME has a directory $tmp/NAME with the sockets qmp (for the program under test), qmp-test (for the
+# test; a monitor has one client at a time) and command, the files console and events (every event with
+# QEMU's own time stamp) and pid.  Its disks have the device ids vd0, vd1, ...  and the node names disk0, disk1,
+# ...; with --drive-style the drive ids drive0, drive1, ... and generated node names.  --libvirt-style is the first
+# with the options that libvirt gives: QEMU then opens files again, by name, when a disk becomes read-only.
+#
+# The guest's commands and kernel arguments: tests/guest/guest.c.
+
+guest_tools=$srcdir/tests/guest
+guest_build=$builddir/tests/guest
+guest_direct=${guest_direct:-on}
+
+# need_guest: builds kernel and initramfs at the first need.
+need_guest()
+{
+    need_tool qemu-system-x86_64 qemu-img jq python3 cc dpkg-deb
+    run "$guest_tools/build" "$guest_build"
+    [ "$status" -eq 0 ] || { diag "$err"; skip_all "the test guest cannot be built"; }
+}
+
+# start_guest NAME [--disk FILE:FORMAT[:OPTIONS]]... [--drive-style | --libvirt-style]
+#     [--append KERNEL-ARGUMENTS] [--memory MIB] [-- QEMU-ARGUMENTS...]
+start_guest()
+{
+    local name=$1 style=blockdev append='' memory=128 disks=() arguments=() i file format options
+    shift
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --disk) disks+=("$2"); shift ;;
+            --drive-style) style=drive ;;
+            --libvirt-style) style=libvirt ;;
+            --append) append=$2; shift ;;
+            --memory) memory=$2; shift ;;
+            --) shift; arguments=("$@"); break ;;
+        esac
+        shift
+    done
+    for i in "${!disks[@]}"; do
+        IFS=: read -r file format options <<<"${disks[i]}"
+        disk_arguments "$style" "$i" "$file" "$format" "$options"
+        arguments+=("${REPLY[@]}")
+    done
+    mkdir -p "$tmp/$name"
+    rm -f "$tmp/$name"/{qmp,qmp-test,qmp-events,command,events}
+    # A machine that is started again goes on in the same log.
+    start qemu-system-x86_64 -name "$name" -accel tcg -machine pc -m "$memory" -display none -nodefaults \
+        -qmp "unix:$tmp/$name/qmp,server=on,wait=off" \
+        -qmp "unix:$tmp/$name/qmp-test,server=on,wait=off" \
+        -qmp "unix:$tmp/$name/qmp-events,server=on,wait=off" \
+        -chardev "file,id=console,path=$tmp/$name/console,append=on" -serial chardev:console \
+        -chardev "socket,id=command,path=$tmp/$name/command,server=on,wait=off" -serial chardev:command \
+        -kernel "$guest_build/vmlinuz" -initrd "$guest_build/initramfs" \
+        -append "console=ttyS0 quiet loglevel=1 panic=-1 nokaslr mitigations=off rdinit=/init $append" \
+        "${arguments[@]}"
+    local pid=$REPLY
+    echo "$pid" >"$tmp/$name/pid"
+    start "$guest_tools/qmp.py" --record "$tmp/$name/events" "$tmp/$name/qmp-events"
+    REPLY=$pid
+}
+
+# Sets the array REPLY to QEMU's arguments for one disk.
+disk_arguments()
+{
+    local style=$1 i=$2 file=$3 format=$4 options=${5:+,$5} driver=file
+    [ ! -b "$file" ] || driver=host_device
+    if [ "$style" = drive ]; then
+        local cache=none
+        [ "$guest_direct" = on ] || cache=writeback
+        REPLY=(-drive "if=virtio,id=drive$i,file=$file,format=$format,cache=$cache$options")
+    else
+        local automatic=''
+        if [ "$style" = libvirt ]; then
+            automatic=,auto-read-only=on,discard=unmap
+            options=,read-only=off,discard=unmap$options
+        fi
+        REPLY=(-blockdev "driver=$driver,node-name=disk$i-file,filename=$file,cache.direct=$guest_direct$automatic"
+            -blockdev "driver=$format,node-name=disk$i,file=disk$i-file,cache.direct=$guest_direct$options"
+            -device "virtio-blk-pci,id=vd$i,drive=disk$i")
+    fi
+}
+
+# guest_wait_ready NAME [BOOTS]: until it writes (again, after the reboot number BOOTS - 1).
+guest_wait_ready()
+{
+    wait_for 60 guest_is_ready "$1" "${2:-1}" && return 0
+    not_ok "set-up: guest $1 starts"
+    diag "$(tail -n 20 "$tmp/$1/console")"
+    done_testing
+}
+
+guest_is_ready()
+{
+    [ -e "$tmp/$1/events" ] && [ "$(grep -c '^guest: ready' "$tmp/$1/console")" -ge "$2" ]
+}
+
+# guest_cmd NAME COMMAND [SECONDS]: prints the answer.
+guest_cmd()
+{
+    "$guest_tools/guest-cmd.py" "$tmp/$1/command" "${3:-30}" "$2"
+}
+
+# guest_stats NAME [JQ-FILTER]
+guest_stats()
+{
+    guest_cmd "$1" stats | jq -r "${2:-.}"
+}
+
+# guest_verdict NAME: stops the writers; "OK", or the whole line if not.
+guest_verdict()
+{
+    local answer
+    answer=$(guest_cmd "$1" check 60)
+    case $answer in
+        OK*) echo OK ;;
+        *) echo "$answer" ;;
+    esac
+}
+
+# host_verdict NAME DISK-NUMBER IMAGE FORMAT: what the console log promises against what the image holds, read by
+# qemu-img, so the image must be closed or idle.
+host_verdict()
+{
+    must qemu-img convert -U -f "$4" -O raw "$3" "$tmp/$1/view.raw"
+    "$guest_build/guest-check" "$tmp/$1/console" "$2" "$tmp/$1/view.raw"
+}
+
+# qmp NAME STEP...: see tests/guest/qmp.py; prints what each step returned.
+qmp()
+{
+    local name=$1
+    shift
+    "$guest_tools/qmp.py" "$tmp/$name/qmp-test" "$@"
+}
+
+# guest_pauses NAME: the length in ms of each pause so far, from QEMU's own STOP and RESUME events.
+guest_pauses()
+{
+    jq -r 'select(.event == "STOP" or .event == "RESUME")
+        | "\(.event) \(.timestamp.seconds) \(.timestamp.microseconds)"' "$tmp/$1/events" |
+        awk '$1 == "STOP" { s = $2; u = $3; stopped = 1 }
+            $1 == "RESUME" && stopped { printf "%.3f\n", ($2 - s) * 1000 + ($3 - u) / 1000; stopped = 0 }'
+}
+
+# stop_guest NAME: ends the machine as a pulled plug would not: QEMU flushes and closes.
+stop_guest()
+{
+    stop_process "$(cat "$tmp/$1/pid")"
+}
+
+# kill_guest NAME: as a crash of the host would.
+kill_guest()
+{
+    local pid
+    pid=$(cat "$tmp/$1/pid")
+    kill -KILL "$pid"
+    wait "$pid" 2>/dev/null
+    return 0
+}

@@ -1,0 +1,52 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# The target is damaged after it was read back: the proof finds it, and the machine, which was switched already,
+# goes back to its source with all that it wrote meanwhile.
+. "${srcdir:-.}/tests/lib.sh"
+. "$srcdir/tests/guest/lib-guest.sh"
+need_guest
+need_free 1G
+
+# files DIRECTORY: what is in it, in one line.
+files()
+{
+    (cd "$1" && LC_ALL=C ls | tr '\n' ' ')
+}
+
+base_is_copied()
+{
+    [ "$(stat -c %b "$1")" -gt 24576 ]
+}
+
+# damaged NAME STYLE FORMAT
+damaged()
+{
+    local name=$1 disk=disk.$3
+    mkdir -p "$tmp/$name.a" "$tmp/$name.b"
+    must qemu-img create -q -f "$3" "$tmp/$name.a/$disk" 64M
+    must qemu-io -f "$3" -c 'write -P 7 16M 48M' "$tmp/$name.a/$disk"
+    start_guest "$name" "$2" --disk "$tmp/$name.a/$disk:$3" --append 'span=8M flush=64 log=1'
+    guest_wait_ready "$name"
+    "$builddir/tools/blockmig" move "qmp:$tmp/$name/qmp" "$tmp/$name.b" -O raw --json --bandwidth 16MiB/s \
+        >"$tmp/$name.json" 2>"$tmp/$name.err" 3>&- </dev/null &
+    local pid=$!
+    wait_for 20 base_is_copied "$tmp/$name.b/$disk" || not_ok "$name: the copy begins"
+    # Past the cache, as a bad disk would.
+    must dd if=/dev/urandom "of=$tmp/$name.b/$disk" bs=4096 count=1 seek=$((20 << 8)) conv=notrunc oflag=direct status=none
+    wait "$pid"
+    is "$?" 6 "$name: a difference has its own exit status" || diag "$(cat "$tmp/$name.err")"
+    like "$(cat "$tmp/$name.err")" "differs from the source in the 1048576 bytes at 20971520" "$name: and is told"
+    is "$(jq -r .result "$tmp/$name.json")" failed "$name: the result says so"
+    is "$(guest_pauses "$name" | wc -l)" 4 "$name: snapshot, switch, return, end"
+    is "$(files "$tmp/$name.a")" "$disk " "$name: the source is as it was"
+    is "$(files "$tmp/$name.b")" "" "$name: the bad target is gone"
+    sleep 0.5
+    is "$(guest_verdict "$name")" OK "$name: the guest misses nothing"
+    stop_guest "$name"
+    like "$(host_verdict "$name" 0 "$tmp/$name.a/$disk" "$3")" '^OK [1-9]' "$name: and the host agrees"
+    [ "$3" != qcow2 ] || image_clean "$tmp/$name.a/$disk" "$name: qemu-img check finds nothing"
+}
+
+damaged qcow2 --libvirt-style qcow2
+damaged raw --drive-style raw
+done_testing

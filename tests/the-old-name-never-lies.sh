@@ -1,0 +1,49 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# The machine and blockmig are both killed in the middle of a move: the disk's name leads to all that was written, or
+# cannot be opened for writing.
+. "${srcdir:-.}/tests/lib.sh"
+. "$srcdir/tests/guest/lib-guest.sh"
+need_guest
+need_root
+need_free 1G
+
+while_copying()
+{
+    [ -e "$1" ] && [ "$(stat -c %b "$1")" -gt 16384 ]
+}
+
+# crash NAME STYLE FORMAT
+crash()
+{
+    local name=$1 disk=disk.$3 pid
+    mkdir -p "$tmp/$name.a" "$tmp/$name.b"
+    must qemu-img create -q -f "$3" "$tmp/$name.a/$disk" 64M
+    must qemu-io -f "$3" -c 'write -P 7 32M 32M' "$tmp/$name.a/$disk"
+    start_guest "$name" "$2" --disk "$tmp/$name.a/$disk:$3" --append 'span=16M flush=16 log=1'
+    guest_wait_ready "$name"
+    "$builddir/tools/blockmig" move "qmp:$tmp/$name/qmp" "$tmp/$name.b" --bandwidth 16MiB/s 3>&- </dev/null &
+    pid=$!
+    wait_for 20 while_copying "$tmp/$name.b/$disk" || not_ok "$name: the copy begins"
+    kill -KILL "$pid"
+    kill_guest "$name"
+    wait "$pid" 2>/dev/null
+}
+
+crash q --libvirt-style qcow2
+like "$(host_verdict q 0 "$tmp/q.a/disk.qcow2" qcow2)" '^OK [1-9]' "qcow2: the name leads to every flushed write"
+is "$(qemu-img info --output=json "$tmp/q.a/disk.qcow2" | jq -r '."backing-filename"')" disk.qcow2.blockmig-0 \
+    "qcow2: the chain is written in its headers"
+start_guest q --libvirt-style --disk "$tmp/q.a/disk.qcow2:qcow2" --append 'span=16M flush=16 log=1'
+guest_wait_ready q 2
+sleep 0.5
+stop_guest q
+like "$(host_verdict q 0 "$tmp/q.a/disk.qcow2" qcow2)" '^OK [1-9]' "qcow2: and the machine starts from its old command line"
+
+crash r --drive-style raw
+at_exit chattr -i "$tmp/r.a/disk.raw"
+fails_with 1 "raw: the frozen base cannot be opened for writing" \
+    qemu-io -f raw -c 'write 0 4096' "$tmp/r.a/disk.raw"
+like "$(host_verdict r 0 "$tmp/r.a/disk.raw.blockmig-1" qcow2)" '^OK [1-9]' \
+    "raw: the overlay beside it leads to every flushed write"
+done_testing
