@@ -9,7 +9,7 @@
 #include "blockmig/migrate/live.h"
 #include "blockmig/migrate/units.h"
 
-#define MAX_PASSES  12 /* of overlays: the depth of the chain is bounded by it */
+#define MAX_PASSES  12u /* of overlays: the depth of the chain is bounded by it */
 #define SMALL_BYTES (UINT64_C(8) << 20)
 #define DISTURBED   1.25
 #define SHRINKS     0.75 /* a pass of less than this part of the one before is worth another */

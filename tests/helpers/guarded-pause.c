@@ -228,9 +228,10 @@ static void switch_over(void)
     at("half-merged");
     if (strcmp(point, "crash") == 0) {
         size_t size = 128 << 20;
+        uint8_t *memory = g_malloc(size);
 
         /* A core of some size. */
-        memset(g_malloc(size), 1, size);
+        memset(memory, 1, size);
         printf("died %" G_GINT64_FORMAT "\n", g_get_real_time());
         abort();
     }
