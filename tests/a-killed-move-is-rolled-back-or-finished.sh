@@ -29,7 +29,7 @@ killed()
     start_guest "$name" "$2" --disk "$tmp/$name.a/$disk:$3" --append 'span=16M flush=64 log=1'
     guest_wait_ready "$name"
     shift 4
-    "$builddir/tools/blockmig" move "qmp:$tmp/$name/qmp" "$tmp/$name.b" "$@" 2>"$tmp/$name.err" 3>&- </dev/null &
+    "$builddir/tools/blockmig" move "qmp:$tmp/$name/qmp" "$tmp/$name.b" "${patient[@]}" "$@" 2>"$tmp/$name.err" 3>&- </dev/null &
     pid=$!
     for try in $(seq 3000); do
         "$when" "$tmp/$name.a/$disk" "$tmp/$name.b/$disk" && break
@@ -39,11 +39,11 @@ killed()
     wait "$pid" 2>/dev/null
     wait_for 5 is_running "$name" && ok "$name: the machine runs on" || not_ok "$name: the machine runs on"
     diag "left: $(files "$tmp/$name.a") and $(files "$tmp/$name.b")"
-    run blockmig move "qmp:$tmp/$name/qmp" "$tmp/$name.b" --json
+    run blockmig move "qmp:$tmp/$name/qmp" "$tmp/$name.b" "${patient[@]}" --json
     diag "$(jq -c '{result, phase, error}' <<<"$out")"
     if [ "$status" -eq 4 ]; then
         is "$(files "$tmp/$name.a") $(files "$tmp/$name.b")" "$disk  " "$name: rolled back, nothing is left"
-        run blockmig move "qmp:$tmp/$name/qmp" "$tmp/$name.b" --json
+        run blockmig move "qmp:$tmp/$name/qmp" "$tmp/$name.b" "${patient[@]}" --json
     fi
     is "$status" 0 "$name: the move is done in the end"
     [ "$status" -eq 0 ] || diag "$err"

@@ -23,7 +23,7 @@ moved()
     start_guest "$name" "$style" --disk "$tmp/$name.a/$disk:$format" --append 'span=32M flush=64 log=1'
     guest_wait_ready "$name"
     sleep 1
-    run blockmig move "qmp:$tmp/$name/qmp" "$tmp/$name.b" --json "$@"
+    run blockmig move "qmp:$tmp/$name/qmp" "$tmp/$name.b" "${patient[@]}" --json "$@"
     is "$status" 0 "$name: the disk is moved"
     [ "$status" -eq 0 ] || diag "$err"
     cp /dev/stdin "$tmp/$name.json" <<<"$out"

@@ -25,7 +25,7 @@ moved()
     before=$(cd "$tmp/$name.a" && sha256sum low.raw middle.qcow2)
     start_guest "$name" "$2" --disk "$tmp/$name.a/disk.qcow2:qcow2" --append 'span=16M flush=64 log=1'
     guest_wait_ready "$name"
-    run blockmig move "qmp:$tmp/$name/qmp" "$tmp/$name.b" --json -O "$3"
+    run blockmig move "qmp:$tmp/$name/qmp" "$tmp/$name.b" "${patient[@]}" --json -O "$3"
     is "$status" 0 "$name: moved"
     [ "$status" -eq 0 ] || diag "$err"
     sleep 0.5

@@ -33,7 +33,7 @@ cancelled()
     start_guest "$name" "$2" --disk "$tmp/$name.a/$disk:$3" --append 'span=16M flush=64 log=1'
     guest_wait_ready "$name"
     # A shell ignores SIGINT in the background; the process itself must not.
-    "$builddir/tools/blockmig" move "qmp:$tmp/$name/qmp" "$tmp/$name.b" --json --bandwidth 8MiB/s \
+    "$builddir/tools/blockmig" move "qmp:$tmp/$name/qmp" "$tmp/$name.b" "${patient[@]}" --json --bandwidth 8MiB/s \
         >"$tmp/$name.json" 2>"$tmp/$name.err" 3>&- </dev/null &
     pid=$!
     wait_for 20 base_is_copied "$tmp/$name.b/$disk" || not_ok "$name: the copy begins"
@@ -48,7 +48,7 @@ cancelled()
     sleep 1
     is "$(guest_verdict "$name")" OK "$name: the guest misses nothing"
     must guest_cmd "$name" start
-    run blockmig move "qmp:$tmp/$name/qmp" "$tmp/$name.b" --json --delete-source
+    run blockmig move "qmp:$tmp/$name/qmp" "$tmp/$name.b" "${patient[@]}" --json --delete-source
     is "$status" 0 "$name: the next move works"
     [ "$status" -eq 0 ] || diag "$err"
     sleep 0.5

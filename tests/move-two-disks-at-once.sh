@@ -19,7 +19,7 @@ start_guest g --libvirt-style --disk "$tmp/a/one.qcow2:qcow2" --disk "$tmp/a/two
     --append 'span=16M flush=64 log=1'
 guest_wait_ready g
 sleep 1
-run blockmig move "qmp:$tmp/g/qmp" "$tmp/b" --json --delete-source
+run blockmig move "qmp:$tmp/g/qmp" "$tmp/b" "${patient[@]}" --json --delete-source
 is "$status" 0 "both disks are moved"
 [ "$status" -eq 0 ] || diag "$err"
 cp /dev/stdin "$tmp/two.json" <<<"$out"
@@ -32,7 +32,7 @@ sleep 1
 is "$(guest_verdict g)" OK "the guest misses nothing"
 
 must guest_cmd g start
-run blockmig move "qmp:$tmp/g/qmp" "$tmp/c" --disk vd1 --json --delete-source -O qcow2
+run blockmig move "qmp:$tmp/g/qmp" "$tmp/c" "${patient[@]}" --disk vd1 --json --delete-source -O qcow2
 is "$status" 0 "one of them is moved on, and becomes qcow2"
 [ "$status" -eq 0 ] || diag "$err"
 is "$(jq -r '.disks[].disk' <<<"$out")" vd1 "that one only"

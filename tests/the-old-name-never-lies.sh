@@ -22,7 +22,7 @@ crash()
     must qemu-io -f "$3" -c 'write -P 7 32M 32M' "$tmp/$name.a/$disk"
     start_guest "$name" "$2" --disk "$tmp/$name.a/$disk:$3" --append 'span=16M flush=16 log=1'
     guest_wait_ready "$name"
-    "$builddir/tools/blockmig" move "qmp:$tmp/$name/qmp" "$tmp/$name.b" --bandwidth 16MiB/s 3>&- </dev/null &
+    "$builddir/tools/blockmig" move "qmp:$tmp/$name/qmp" "$tmp/$name.b" "${patient[@]}" --bandwidth 16MiB/s 3>&- </dev/null &
     pid=$!
     wait_for 20 while_copying "$tmp/$name.b/$disk" || not_ok "$name: the copy begins"
     kill -KILL "$pid"

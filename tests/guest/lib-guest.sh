@@ -17,6 +17,9 @@
 #
 # The guest's commands and kernel arguments: tests/guest/guest.c.
 
+# For moves that are to succeed: how long a pause takes on a busy machine decides no test.
+patient=(--max-pause=30s)
+
 guest_tools=$srcdir/tests/guest
 guest_build=$builddir/tests/guest
 guest_direct=${guest_direct:-on}
