@@ -16,35 +16,23 @@ struct opening {
     size_t parents_taken; /* of policy->parents */
 };
 
-static bool refuse(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
-
-static bool refuse(GError **error, const char *format, ...)
-{
-    g_autofree char *text = NULL;
-    va_list args;
-
-    va_start(args, format);
-    text = g_strdup_vprintf(format, args);
-    va_end(args);
-    g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, text);
-    return false;
-}
-
 bool chain_name_is_plain(const char *name, GError **error)
 {
     if (name[0] == '\0')
-        return refuse(error, "the name is empty");
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the name is empty");
     for (const char *p = name; *p; p++) {
         if (g_ascii_iscntrl(*p)) {
             g_autofree char *shown = g_strescape(name, NULL);
 
-            return refuse(error, "the name \"%s\" contains a control character", shown);
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                                 "the name \"%s\" contains a control character", shown);
         }
     }
     if (g_ascii_strncasecmp(name, "json:", 5) == 0)
-        return refuse(error, "a json: description is not accepted as a file name");
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "a json: description is not accepted as a file name");
     if (name[strcspn(name, ":/")] == ':')
-        return refuse(error, "\"%s\" names a protocol, not a file", name);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "\"%s\" names a protocol, not a file", name);
     return true;
 }
 
@@ -119,8 +107,8 @@ static bool refuse_loop(const struct chain *chain, unsigned from, GError **error
 
     for (unsigned i = from; i < chain->paths->len; i++)
         g_string_append_printf(names, "%s -> ", (const char *)g_ptr_array_index(chain->paths, i));
-    return refuse(error, "the chain is a loop: %s%s", names->str,
-                  (const char *)g_ptr_array_index(chain->paths, from));
+    return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the chain is a loop: %s%s", names->str,
+                         (const char *)g_ptr_array_index(chain->paths, from));
 }
 
 /* A link, hard or symbolic, gives an object another name but not another identity. */
@@ -132,7 +120,8 @@ static bool loop_check(const struct chain *chain, const struct storage *storage,
         if (strcmp(chain_layer(chain, i)->storage->identity, storage->identity) == 0)
             return refuse_loop(chain, i, error);
         if (data && strcmp(data->identity, storage->identity) == 0)
-            return refuse(error, "%s is the data file of a layer above", storage->name);
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is the data file of a layer above",
+                                 storage->name);
     }
     return true;
 }
@@ -157,7 +146,8 @@ static const struct format *user_format(struct storage *storage, const struct ch
         parent->format ? format_by_name(parent->format, error) : format_probe(storage, error);
 
     if (format == &format_raw && !parent->format) {
-        refuse(error, "%s: the parent looks raw; if it is, name it as raw:%s", storage->name, parent->path);
+        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: the parent looks raw; if it is, name it as raw:%s",
+                      storage->name, parent->path);
         return NULL;
     }
     return format;
@@ -186,7 +176,7 @@ static bool open_data(struct opening *opening, struct image *image, GError **err
     if (!chain_name_is_plain(image->data_name, error))
         return false;
     if (!roots || !*roots)
-        return refuse(error, "it is opened only if --allow-root covers it");
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "it is opened only if --allow-root covers it");
     path = resolve(image->data_name, child);
     if (!loop_check_name(opening->chain, path, error))
         return false;
@@ -260,14 +250,16 @@ static const struct format *stated_format(const struct image *image, GError **er
     const struct format *format;
 
     if (!image->backing_format) {
-        refuse(error, "%s does not state its format, and it is not guessed", image->name);
+        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s does not state its format, and it is not guessed",
+                      image->name);
         return NULL;
     }
     format = format_by_name(image->backing_format, NULL);
     if (!format) {
         g_autofree char *shown = g_strescape(image->backing_format, NULL);
 
-        refuse(error, "%s states the unknown format \"%s\" for it", image->name, shown);
+        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s states the unknown format \"%s\" for it",
+                      image->name, shown);
     }
     return format;
 }
@@ -301,8 +293,9 @@ static bool open_parent(struct opening *opening, const struct image *image, GErr
     g_autofree char *real = NULL;
 
     if (!(image->format->flags & FORMAT_BACKING))
-        return refuse(error, "%s: format %s has no parent, but %s was given as one", image->name,
-                      image->format->name, parent->path);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "%s: format %s has no parent, but %s was given as one", image->name,
+                             image->format->name, parent->path);
     storage = policy->open(policy->opaque, parent->path, NULL, false, &real, error);
     if (!storage)
         return false;
@@ -317,7 +310,7 @@ static bool depth_check(const struct opening *opening, GError **error)
 
     if (chain_depth(opening->chain) < max)
         return true;
-    return refuse(error, "the chain has more than %u layers", max);
+    return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the chain has more than %u layers", max);
 }
 
 /* Opens what lies below `image`; *more false: nothing does. */
@@ -329,9 +322,10 @@ static bool open_below(struct opening *opening, const struct image *image, bool 
     *more = image->backing_name || given;
     if (!*more)
         return !image->wants_parent ||
-               refuse(error,
-                      "%s: is a differencing image that does not name its parent; give it with --parent",
-                      image->name);
+               blockmig_fail(
+                   error, BLOCKMIG_ERROR_REFUSED,
+                   "%s: is a differencing image that does not name its parent; give it with --parent",
+                   image->name);
     if (image->backing_name) {
         g_autofree char *shown = g_strescape(image->backing_name, NULL);
 

@@ -6,6 +6,17 @@
 
 G_DEFINE_QUARK(blockmig - error - quark, blockmig_error)
 
+gboolean blockmig_fail(GError **error, enum blockmig_error code, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    if (error)
+        *error = g_error_new_valist(BLOCKMIG_ERROR, code, format, args);
+    va_end(args);
+    return FALSE;
+}
+
 gboolean blockmig_set_errno(GError **error, int errnum, const char *format, ...)
 {
     g_autofree char *text = NULL;

@@ -22,9 +22,12 @@ enum blockmig_error {
     BLOCKMIG_ERROR_NOSPACE,     /* exit 5: ENOSPC or EDQUOT on the target, resumable after space is made */
 };
 
+/* Sets `error` to the formatted text.  Always returns FALSE, so that a caller can write `return
+ * blockmig_fail(...)`. */
+gboolean blockmig_fail(GError **error, enum blockmig_error code, const char *format, ...) G_GNUC_PRINTF(3, 4);
+
 /* Sets `error` from an errno: ENOSPC and EDQUOT become NOSPACE, the rest IO.
- * The message is the formatted text, ": " and strerror(errnum).  Always returns FALSE,
- * so that a caller can write `return blockmig_set_errno(...)`. */
+ * The message is the formatted text, ": " and strerror(errnum).  Always returns FALSE, too. */
 gboolean blockmig_set_errno(GError **error, int errnum, const char *format, ...) G_GNUC_PRINTF(3, 4);
 
 #endif

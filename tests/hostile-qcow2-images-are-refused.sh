@@ -32,7 +32,7 @@ traced()
 {
     run limited strace -f -qq -y -e trace=open,openat,openat2,creat,connect -e signal=none -o "$tmp/trace" "$@"
     REPLY=$(grep -v -e O_PATH "$tmp/trace" | sed -nE 's/.* = [0-9]+<(.*)>$/\1/p; /connect\(/p' | sort -u |
-        grep -Ev -e "^($image|$tmp/state(/.*)?|$tmp/copies(/.*)?|/usr/.*|/lib.*|/etc/ld.so.*|/etc/locale.alias|/dev/urandom|/sys/.*)\$" \
+        grep -Ev -e "^($image|$tmp/state(/.*)?|$tmp/copies(/.*)?|/usr/.*|/lib.*|/etc/ld.so.*|/etc/locale.alias|/dev/urandom|/sys/.*|/proc/filesystems)\$" \
             -e '^/proc(/[0-9]+(/fd|/comm|/stat|/mountinfo)?|/cpuinfo|/meminfo|/mounts|/sys/.*)?$')
 }
 

@@ -111,17 +111,6 @@ static const struct {
      "ranges is kept"},
 };
 
-static bool usage(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
-static bool usage(GError **error, const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    g_autofree char *text = g_strdup_vprintf(format, arguments);
-    va_end(arguments);
-    g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE, text);
-    return false;
-}
-
 /* Damerau-free edit distance; names are short, so a row on the stack is enough. */
 static unsigned edit_distance(const char *a, const char *b)
 {
@@ -181,7 +170,8 @@ static bool unknown_option(unsigned command, const char *name, const char *word,
         is_long ? g_strndup(word, strcspn(word, "=")) : g_strdup_printf("-%c", letter);
     const struct option_spec *elsewhere = is_long ? find_long(spelling + 2) : find_letter(letter);
     if (elsewhere && !(elsewhere->commands & command))
-        return usage(error, "%s: option %s does not apply here", name, spelling);
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "%s: option %s does not apply here", name,
+                             spelling);
 
     g_autoptr(GPtrArray) known = g_ptr_array_new();
     unsigned beginnings = 0;
@@ -193,11 +183,12 @@ static bool unknown_option(unsigned command, const char *name, const char *word,
     }
     g_ptr_array_add(known, NULL);
     if (beginnings > 1)
-        return usage(error, "%s: option %s could be several", name, spelling);
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "%s: option %s could be several", name, spelling);
     const char *nearest = is_long ? options_nearest(spelling + 2, (const char *const *)known->pdata) : NULL;
     if (nearest)
-        return usage(error, "%s: unknown option %s; did you mean --%s?", name, spelling, nearest);
-    return usage(error, "%s: unknown option %s", name, spelling);
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "%s: unknown option %s; did you mean --%s?", name,
+                             spelling, nearest);
+    return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "%s: unknown option %s", name, spelling);
 }
 
 /* Says what getopt_long() found wrong.  It leaves in optopt the letter, FIRST_LONG + index for a known long
@@ -205,11 +196,13 @@ static bool unknown_option(unsigned command, const char *name, const char *word,
 static bool bad_option(unsigned command, const char *name, int result, char **argv, GError **error)
 {
     if (result == ':' && optopt < FIRST_LONG)
-        return usage(error, "%s: option -%c needs a value", name, optopt);
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "%s: option -%c needs a value", name, optopt);
     if (result == ':')
-        return usage(error, "%s: option --%s needs a value", name, specs[optopt - FIRST_LONG].name);
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "%s: option --%s needs a value", name,
+                             specs[optopt - FIRST_LONG].name);
     if (optopt >= FIRST_LONG)
-        return usage(error, "%s: option --%s takes no value", name, specs[optopt - FIRST_LONG].name);
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "%s: option --%s takes no value", name,
+                             specs[optopt - FIRST_LONG].name);
     return unknown_option(command, name, argv[optind - 1], optopt, error);
 }
 
@@ -220,7 +213,8 @@ static bool set_choice(const struct option_spec *spec, const char *value, unsign
             return true;
     g_autofree char *known = g_strjoinv(", ", (char **)spec->choices);
     *index = 0;
-    return usage(error, "--%s: \"%s\" is not one of %s", spec->name, value, known);
+    return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "--%s: \"%s\" is not one of %s", spec->name, value,
+                         known);
 }
 
 static bool set_descriptor(const struct option_spec *spec, const char *value, int *fd, GError **error)
@@ -230,9 +224,11 @@ static bool set_descriptor(const struct option_spec *spec, const char *value, in
     if (!value)
         return true;
     if (!g_ascii_string_to_unsigned(value, 10, 0, G_MAXINT, &number, NULL))
-        return usage(error, "--%s: \"%s\" is not a file descriptor", spec->name, value);
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "--%s: \"%s\" is not a file descriptor", spec->name,
+                             value);
     if (fcntl((int)number, F_GETFD) < 0)
-        return usage(error, "--%s: file descriptor %s is not open", spec->name, value);
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "--%s: file descriptor %s is not open", spec->name,
+                             value);
     *fd = number;
     return true;
 }
@@ -246,7 +242,8 @@ static bool set_time(const struct option_spec *spec, const char *value, unsigned
         return false;
     }
     if (time < 1000 || time > INT64_C(3600) * G_USEC_PER_SEC)
-        return usage(error, "--%s: \"%s\" is not between 1ms and 1h", spec->name, value);
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "--%s: \"%s\" is not between 1ms and 1h",
+                             spec->name, value);
     *milliseconds = (unsigned)(time / 1000);
     return true;
 }
@@ -286,10 +283,11 @@ static bool check_conflicts(const struct options *options, const char *name, GEr
     for (size_t i = 0; i < G_N_ELEMENTS(conflicts); i++)
         if (*(const bool *)((const char *)options + conflicts[i].one) &&
             *(const bool *)((const char *)options + conflicts[i].other))
-            return usage(error, "%s: %s", name, conflicts[i].reason);
+            return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "%s: %s", name, conflicts[i].reason);
     if (options->delete_source && options->verify != VERIFY_FULL)
-        return usage(error, "%s: --delete-source needs --verify=full: a source is removed only after proof",
-                     name);
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                             "%s: --delete-source needs --verify=full: a source is removed only after proof",
+                             name);
     return true;
 }
 

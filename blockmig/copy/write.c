@@ -63,16 +63,23 @@ static void written(struct ring_op *op)
         slot_written(slot);
 }
 
+static struct write_run part_of(const struct write_run *whole, size_t at, size_t length)
+{
+    struct write_run run = *whole;
+
+    run.data += at;
+    run.guest += at;
+    run.host += at;
+    run.length = length;
+    return run;
+}
+
 static void submit_write(struct slot *slot, const struct write_run *whole, size_t at, size_t length,
                          bool buffered)
 {
     if (length == 0)
         return;
-    struct write_run run = *whole;
-    run.data += at;
-    run.guest += at;
-    run.host += at;
-    run.length = length;
+    struct write_run run = part_of(whole, at, length);
     struct task *task = task_new(slot, &run);
     task->op = (struct ring_op){
         .kind = RING_WRITE,
@@ -411,11 +418,7 @@ static void submit_check(struct slot *slot, const struct write_run *whole, size_
 {
     if (length == 0)
         return;
-    struct write_run run = *whole;
-    run.data += at;
-    run.guest += at;
-    run.host += at;
-    run.length = length;
+    struct write_run run = part_of(whole, at, length);
     struct task *task = task_new(slot, &run);
     bool apart = run.packed || slot->gap;
     task->op = (struct ring_op){

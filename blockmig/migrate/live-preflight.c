@@ -14,18 +14,6 @@
 #define OVERLAY_PART  10
 #define OVERLAY_LEAST (UINT64_C(64) << 20)
 
-static bool refuse(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
-static bool refuse(GError **error, const char *format, ...)
-{
-    va_list args;
-
-    va_start(args, format);
-    if (error)
-        *error = g_error_new_valist(BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, format, args);
-    va_end(args);
-    return false;
-}
-
 /* ---- which disks ---------------------------------------------------------------------------------- */
 
 static struct live_disk *add_disk(struct live_job *job, const struct vm_disk *vm)
@@ -49,10 +37,11 @@ static bool add_named(struct live_job *job, GError **error)
         if (!vm)
             return false;
         if (vm->refusal)
-            return refuse(error, "disk %s cannot be moved: %s", vm->name, vm->refusal);
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "disk %s cannot be moved: %s", vm->name,
+                                 vm->refusal);
         for (guint k = 0; k < job->disks->len; k++)
             if (live_disk_at(job, k)->vm == vm)
-                return refuse(error, "disk %s is named twice", vm->name);
+                return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "disk %s is named twice", vm->name);
         add_disk(job, vm);
     }
     return true;
@@ -68,11 +57,13 @@ static bool add_all(struct live_job *job, GError **error)
         if (!vm->has_medium || vm->read_only || vm->removable)
             continue;
         if (vm->refusal)
-            return refuse(error, "disk %s cannot be moved: %s (--disk chooses others)", vm->name,
-                          vm->refusal);
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                                 "disk %s cannot be moved: %s (--disk chooses others)", vm->name,
+                                 vm->refusal);
         add_disk(job, vm);
     }
-    return job->disks->len > 0 || refuse(error, "the machine has no disk that could be moved");
+    return job->disks->len > 0 ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the machine has no disk that could be moved");
 }
 
 /* ---- one disk ------------------------------------------------------------------------------------- */
@@ -87,8 +78,9 @@ static bool check_source(struct live_job *job, struct live_disk *disk, GError **
     if (stat(top->filename, &st) < 0)
         return blockmig_set_errno(error, errno, "%s", top->filename);
     if (S_ISBLK(st.st_mode))
-        return refuse(error, "%s is a block device: there is no place for an overlay beside it",
-                      top->filename);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "%s is a block device: there is no place for an overlay beside it",
+                             top->filename);
     /* A symbolic link stays what it is: names are exchanged where the image is. */
     disk->name = realpath(top->filename, NULL);
     disk->by_exchange = disk->source_format->flags & FORMAT_BACKING;
@@ -111,8 +103,9 @@ static bool check_names(const struct live_disk *disk, GError **error)
         return false;
     while (ok && (name = g_dir_read_name(dir)))
         if (g_str_has_prefix(name, prefix))
-            ok = refuse(error, "%s/%s is there already, from another move: remove it, or move it away",
-                        directory, name);
+            ok = blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                               "%s/%s is there already, from another move: remove it, or move it away",
+                               directory, name);
     g_dir_close(dir);
     return ok;
 }
@@ -123,7 +116,8 @@ static bool choose_format(struct live_job *job, struct live_disk *disk, struct i
     if (job->request->target_format && !(disk->format = format_by_name(job->request->target_format, error)))
         return false;
     if (!(disk->format->flags & FORMAT_CREATE))
-        return refuse(error, "format %s cannot be written: choose another with -O", disk->format->name);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "format %s cannot be written: choose another with -O", disk->format->name);
     disk->options = target_options(job->request->target_options, disk->format, source, error);
     return disk->options != NULL;
 }
@@ -134,21 +128,24 @@ static bool choose_target(struct live_job *job, struct live_disk *disk, GError *
     bool device;
 
     if (job->disks->len > 1 && !g_file_test(job->request->target, G_FILE_TEST_IS_DIR))
-        return refuse(error, "%s is not a directory: several disks need one", job->request->target);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is not a directory: several disks need one",
+                             job->request->target);
     disk->target_path = target_path(job->request->target, disk->name, &device, error);
     if (!disk->target_path)
         return false;
     if (device)
-        return refuse(error, "%s is a block device: there is no place for an overlay beside it",
-                      disk->target_path);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "%s is a block device: there is no place for an overlay beside it",
+                             disk->target_path);
     if (stat(disk->target_path, &st) == 0)
-        return refuse(error, "%s exists already", disk->target_path);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already", disk->target_path);
     disk->target_overlay = g_strconcat(disk->target_path, ".blockmig-new", NULL);
     if (stat(disk->target_overlay, &st) == 0)
-        return refuse(error, "%s exists already", disk->target_overlay);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already", disk->target_overlay);
     for (guint i = 0; i < disk->index; i++)
         if (strcmp(live_disk_at(job, i)->target_path, disk->target_path) == 0)
-            return refuse(error, "two disks would both become %s", disk->target_path);
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "two disks would both become %s",
+                                 disk->target_path);
     return true;
 }
 
@@ -189,12 +186,14 @@ static bool look_at_disk(struct live_job *job, struct live_disk *disk, GError **
     if (!source)
         return false;
     if (source->size != disk->size)
-        return refuse(error, "%s has %" PRIu64 " bytes, the machine sees %" PRIu64, disk->name, source->size,
-                      disk->size);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "%s has %" PRIu64 " bytes, the machine sees %" PRIu64, disk->name, source->size,
+                             disk->size);
     if (chain_layer(source, 0)->data_storage)
-        return refuse(error,
-                      "%s keeps its data in %s: it has two files that would have to change names at once",
-                      disk->name, chain_layer(source, 0)->data_storage->name);
+        return blockmig_fail(
+            error, BLOCKMIG_ERROR_REFUSED,
+            "%s keeps its data in %s: it has two files that would have to change names at once", disk->name,
+            chain_layer(source, 0)->data_storage->name);
     if (!choose_format(job, disk, chain_layer(source, 0), error) || !choose_target(job, disk, error))
         return false;
     for (guint i = 0; i < chain_layer(source, 0)->notices->len; i++)
@@ -274,8 +273,9 @@ static bool look(struct live_job *job, GError **error)
         !vm_can_pivot(job->vm, error) || !(job->description = vm_describe(job->vm, error)))
         return false;
     if (!job->description->running)
-        return refuse(error, "the machine is not running (%s): copy its images instead",
-                      job->description->status);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "the machine is not running (%s): copy its images instead",
+                             job->description->status);
     if (job->base.journal && !live_recover(job, error))
         return false;
     if (job->base.go_on_at)

@@ -12,18 +12,6 @@
 #define PART_SUFFIX  ".blockmig-part"
 #define LONGEST_NAME 255 /* NAME_MAX of every file system that is worth a disk */
 
-static bool refuse(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
-static bool refuse(GError **error, const char *format, ...)
-{
-    va_list args;
-
-    va_start(args, format);
-    if (error)
-        *error = g_error_new_valist(BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, format, args);
-    va_end(args);
-    return false;
-}
-
 /* A link to a file stands for that file, where the space was meant to be used.  A link to a device is kept:
  * its name outlasts a reboot, the number of the device need not. */
 static char *resolve_file(const char *path, GError **error)
@@ -32,7 +20,7 @@ static char *resolve_file(const char *path, GError **error)
 
     if (real)
         return g_strdup(real);
-    refuse(error, "%s: %s", path, g_strerror(errno));
+    blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: %s", path, g_strerror(errno));
     return NULL;
 }
 
@@ -61,13 +49,14 @@ char *target_path(const char *target, const char *source, bool *device, GError *
 
     *device = false;
     if (strstr(target, "://")) {
-        refuse(error, "%s: only files, directories and block devices of this host can be written", target);
+        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                      "%s: only files, directories and block devices of this host can be written", target);
         return NULL;
     }
     if (stat(target, &st) == 0 && S_ISDIR(st.st_mode))
         joined = g_build_filename(target, name, NULL);
     else if (g_str_has_suffix(target, "/")) {
-        refuse(error, "%s: there is no such directory", target);
+        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: there is no such directory", target);
         return NULL;
     } else
         joined = g_canonicalize_filename(target, NULL);
@@ -75,18 +64,21 @@ char *target_path(const char *target, const char *source, bool *device, GError *
     base = g_path_get_basename(joined);
     real = realpath(directory, NULL);
     if (!real) {
-        refuse(error, "%s: directory %s: %s", target, directory, g_strerror(errno));
+        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: directory %s: %s", target, directory,
+                      g_strerror(errno));
         return NULL;
     }
     if (stat(joined, &st) < 0) {
         if (errno == ENOENT && !g_file_test(joined, G_FILE_TEST_IS_SYMLINK))
             return g_build_filename(real, base, NULL);
-        refuse(error, "%s: %s", joined, errno == ENOENT ? "a symbolic link to nothing" : g_strerror(errno));
+        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: %s", joined,
+                      errno == ENOENT ? "a symbolic link to nothing" : g_strerror(errno));
         return NULL;
     }
     *device = S_ISBLK(st.st_mode);
     if (!*device && !S_ISREG(st.st_mode)) {
-        refuse(error, "%s is neither a regular file nor a block device", joined);
+        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is neither a regular file nor a block device",
+                      joined);
         return NULL;
     }
     return *device ? g_build_filename(real, base, NULL) : resolve_file(joined, error);
@@ -126,13 +118,16 @@ static bool set_format(struct copy_unit *unit, const struct copy_request *reques
     if (request->target_format && !(unit->format = format_by_name(request->target_format, error)))
         return false;
     if (!(unit->format->flags & FORMAT_CREATE))
-        return refuse(error, "format %s can be read but not written: choose another with -O",
-                      unit->format->name);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "format %s can be read but not written: choose another with -O",
+                             unit->format->name);
     if (unit->backing_name && !(unit->format->flags & FORMAT_BACKING))
-        return refuse(error, "format %s cannot have a backing file: use --chain=flatten or another -O",
-                      unit->format->name);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "format %s cannot have a backing file: use --chain=flatten or another -O",
+                             unit->format->name);
     if (request->compressed && !(unit->format->flags & FORMAT_PACKS))
-        return refuse(error, "format %s cannot hold compressed clusters (--compressed)", unit->format->name);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "format %s cannot hold compressed clusters (--compressed)", unit->format->name);
     /* In a kept chain -o is for the images of the top's format: a raw base has no cluster size. */
     options_apply = is_top || unit->format->options == NULL || request->target_format != NULL;
     unit->options =
@@ -213,7 +208,8 @@ static bool names_are_distinct(GPtrArray *units, GError **error)
         const struct copy_unit *unit = g_ptr_array_index(units, i);
 
         if (!g_hash_table_add(seen, unit->target_path))
-            return refuse(error, "two layers of the chain would both become %s", unit->target_path);
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                                 "two layers of the chain would both become %s", unit->target_path);
     }
     return true;
 }
@@ -238,10 +234,11 @@ static bool is_not_a_source(const char *path, const struct chain *source, GError
         if (stat(layer_path, &layer) < 0)
             continue;
         if (same_object(&target, &layer))
-            return refuse(error, "%s and %s are the same %s", path, layer_path,
-                          S_ISBLK(layer.st_mode) ? "device" : "file");
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s and %s are the same %s", path, layer_path,
+                                 S_ISBLK(layer.st_mode) ? "device" : "file");
         if (device_overlaps(&target, &layer))
-            return refuse(error, "%s and %s share storage: one is a part of the other", path, layer_path);
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                                 "%s and %s share storage: one is a part of the other", path, layer_path);
     }
     return true;
 }
@@ -257,7 +254,8 @@ bool cold_choose_targets(struct cold_job *job, GError **error)
     if (!path)
         return false;
     if (keep && device)
-        return refuse(error, "%s: a device holds one image: use --chain=flatten", path);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "%s: a device holds one image: use --chain=flatten", path);
     if (keep)
         ok = add_layers(request, job->source, path, job->units, error);
     else if (shallow)

@@ -31,19 +31,6 @@ struct agent {
     bool expired; /* the watchdog did */
 };
 
-static bool unreachable(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
-static bool unreachable(GError **error, const char *format, ...)
-{
-    va_list arguments;
-    g_autofree char *text = NULL;
-
-    va_start(arguments, format);
-    text = g_strdup_vprintf(format, arguments);
-    va_end(arguments);
-    g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNREACHABLE, text);
-    return false;
-}
-
 static bool wait_fd(int fd, short events, gint64 deadline, GError **error)
 {
     for (;;) {
@@ -54,9 +41,9 @@ static bool wait_fd(int fd, short events, gint64 deadline, GError **error)
         if (ready > 0)
             return true;
         if (ready == 0)
-            return unreachable(error, "the guest agent does not answer");
+            return blockmig_fail(error, BLOCKMIG_ERROR_UNREACHABLE, "the guest agent does not answer");
         if (errno != EINTR)
-            return unreachable(error, "poll: %s", g_strerror(errno));
+            return blockmig_fail(error, BLOCKMIG_ERROR_UNREACHABLE, "poll: %s", g_strerror(errno));
     }
 }
 
@@ -71,7 +58,8 @@ static bool send_text(struct agent *agent, const char *text, gint64 deadline, GE
             text += put;
             length -= put;
         } else if (errno != EAGAIN && errno != EINTR) {
-            return unreachable(error, "the guest agent's socket: %s", g_strerror(errno));
+            return blockmig_fail(error, BLOCKMIG_ERROR_UNREACHABLE, "the guest agent's socket: %s",
+                                 g_strerror(errno));
         } else if (!wait_fd(agent->fd, POLLOUT, deadline, error)) {
             return false;
         }
@@ -97,7 +85,8 @@ static json_t *read_message(struct agent *agent, struct qmp_stream *stream, gint
         if (got > 0) {
             qmp_stream_feed(stream, bytes, got);
         } else if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
-            unreachable(error, "the guest agent's socket: %s", got ? g_strerror(errno) : "closed");
+            blockmig_fail(error, BLOCKMIG_ERROR_UNREACHABLE, "the guest agent's socket: %s",
+                          got ? g_strerror(errno) : "closed");
             return NULL;
         }
     }
@@ -192,7 +181,7 @@ static int connect_to(const char *path, GError **error)
     g_strlcpy(address.sun_path, path, sizeof(address.sun_path));
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof(address)) < 0) {
-        unreachable(error, "connecting: %s", g_strerror(errno));
+        blockmig_fail(error, BLOCKMIG_ERROR_UNREACHABLE, "connecting: %s", g_strerror(errno));
         if (fd >= 0)
             close(fd);
         return -1;

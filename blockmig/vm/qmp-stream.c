@@ -63,19 +63,6 @@ void qmp_stream_skip_to_delimiter(struct qmp_stream *stream)
     stream->skip_delimiter = true;
 }
 
-static bool bad(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
-static bool bad(GError **error, const char *format, ...)
-{
-    va_list arguments;
-    g_autofree char *text = NULL;
-
-    va_start(arguments, format);
-    text = g_strdup_vprintf(format, arguments);
-    va_end(arguments);
-    g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNREACHABLE, text);
-    return false;
-}
-
 /* One byte outside of strings.  *end is set if it closes the message. */
 static bool scan_structure(struct qmp_stream *stream, guint8 byte, bool *end, GError **error)
 {
@@ -86,7 +73,8 @@ static bool scan_structure(struct qmp_stream *stream, guint8 byte, bool *end, GE
     case '{':
     case '[':
         if (++stream->depth > QMP_DEPTH_MAX)
-            return bad(error, "a message is nested deeper than %u levels", QMP_DEPTH_MAX);
+            return blockmig_fail(error, BLOCKMIG_ERROR_UNREACHABLE,
+                                 "a message is nested deeper than %u levels", QMP_DEPTH_MAX);
         stream->values++;
         break;
     case '}':
@@ -101,7 +89,8 @@ static bool scan_structure(struct qmp_stream *stream, guint8 byte, bool *end, GE
         break;
     }
     if (stream->values > QMP_VALUES_MAX)
-        return bad(error, "a message has more than %u values", QMP_VALUES_MAX);
+        return blockmig_fail(error, BLOCKMIG_ERROR_UNREACHABLE, "a message has more than %u values",
+                             QMP_VALUES_MAX);
     return true;
 }
 
@@ -123,7 +112,8 @@ static bool scan_between(struct qmp_stream *stream, guint8 byte, GError **error)
         return true;
     }
     if (byte != '{')
-        return bad(error, "byte 0x%02x where a message must begin", byte);
+        return blockmig_fail(error, BLOCKMIG_ERROR_UNREACHABLE, "byte 0x%02x where a message must begin",
+                             byte);
     stream->start = stream->scanned - 1;
     stream->depth = stream->values = 1;
     return true;
@@ -151,7 +141,8 @@ static bool scan(struct qmp_stream *stream, bool *end, GError **error)
             fine = scan_structure(stream, byte, end, error);
         }
         if (fine && stream->scanned - stream->start > QMP_MESSAGE_MAX)
-            fine = bad(error, "a message is longer than %u bytes", QMP_MESSAGE_MAX);
+            fine = blockmig_fail(error, BLOCKMIG_ERROR_UNREACHABLE, "a message is longer than %u bytes",
+                                 QMP_MESSAGE_MAX);
         if (!fine)
             return false;
     }
@@ -175,7 +166,8 @@ static json_t *parse(struct qmp_stream *stream, GError **error)
     json_t *message = json_loadb(text, stream->scanned - stream->start, JSON_REJECT_DUPLICATES, &fault);
 
     if (!message)
-        bad(error, "a message is not JSON: %s at byte %d", fault.text, fault.position);
+        blockmig_fail(error, BLOCKMIG_ERROR_UNREACHABLE, "a message is not JSON: %s at byte %d", fault.text,
+                      fault.position);
     return message;
 }
 
