@@ -176,8 +176,9 @@ extern const struct format format_qcow2;
 
 /* By the name that users and backing-format fields give; an error (USAGE) names the known ones. */
 const struct format *format_by_name(const char *name, GError **error);
-/* What the storage holds; raw if nothing else claims it.  Only for an image that the user named:
- * a backing file is never probed (CVE-2008-2004 and its family). NULL on a read error. */
+/* What the storage holds; raw if nothing else claims it and it is not known as a format without a driver
+ * (REFUSED).  Only for an image that the user named: a backing file is never probed (CVE-2008-2004 and its
+ * family). NULL on a read error. */
 const struct format *format_probe(struct storage *storage, GError **error);
 /* -o: "key=value,key=value" (",," is a comma in a value) into a new hash table, checked against
  * the format's option table; USAGE errors name key, format and the known keys. `text` may be NULL. */

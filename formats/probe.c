@@ -26,6 +26,46 @@ const struct format *format_by_name(const char *name, GError **error)
     return NULL;
 }
 
+/* Disk images that we know by their first bytes but have no driver for: copied as raw they would look like a
+ * success and be none.  A fixed VHD has its mark at the end only. */
+static const struct {
+    const char *name, *mark;
+    size_t offset, length;
+} foreign[] = {
+    {"VDI", "\x7f\x10\xda\xbe", 64, 4},
+    {"VHD", "conectix", 0, 8},
+    {"VHDX", "vhdxfile", 0, 8},
+    {"VMDK", "KDMV", 0, 4},
+    {"VMDK", "COWD", 0, 4},
+    {"VMDK", "\xbe\xba\xfe\xca\0\0\0\0", 0, 8},
+    {"VMDK", "# Disk DescriptorFile", 0, 21},
+    {"QED", "QED\0", 0, 4},
+    {"Parallels", "WithoutFreeSpace", 0, 16},
+    {"Parallels", "WithouFreSpacExt", 0, 16},
+};
+
+static bool is_raw(const uint8_t *head, size_t length, struct storage *storage, GError **error)
+{
+    uint8_t tail[8] = {0};
+    const char *name = NULL;
+
+    for (size_t i = 0; i < G_N_ELEMENTS(foreign) && !name; i++) {
+        if (foreign[i].offset + foreign[i].length <= length &&
+            memcmp(head + foreign[i].offset, foreign[i].mark, foreign[i].length) == 0)
+            name = foreign[i].name;
+    }
+    if (!name && storage->size >= 512) {
+        if (!storage_pread(storage, tail, sizeof(tail), storage->size - 512, error))
+            return false;
+        if (memcmp(tail, "conectix", sizeof(tail)) == 0)
+            name = "VHD";
+    }
+    return !name ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "%s: it looks like %s, which cannot be read yet; -f raw takes its bytes as they are",
+                         storage->name, name);
+}
+
 const struct format *format_probe(struct storage *storage, GError **error)
 {
     uint8_t head[PROBE_LENGTH];
@@ -37,7 +77,7 @@ const struct format *format_probe(struct storage *storage, GError **error)
         if (formats[i]->probe && formats[i]->probe(head, length, storage))
             return formats[i];
     }
-    return &format_raw;
+    return is_raw(head, length, storage, error) ? &format_raw : NULL;
 }
 
 static bool option_known(const struct format *format, const char *key, GError **error)

@@ -8,6 +8,7 @@ dist_check_SCRIPTS += \
 	tests/every-option-is-documented.sh \
 	tests/external-data-files-need-a-root.sh \
 	tests/hostile-qcow2-images-are-refused.sh \
+	tests/images-without-a-driver-are-not-raw.sh \
 	tests/info-shows-a-chain-and-its-users.sh \
 	tests/jobs-are-listed-resumed-and-given-up.sh \
 	tests/layering.sh \

@@ -78,4 +78,10 @@ must mknod "$tmp/node" b $((0x$(stat -c %t "$loop"))) $((0x$(stat -c %T "$loop")
 fails_with 3 "another node of the source" "$blockmig" copy --force -O raw "$loop" "$tmp/node"
 random_file "$tmp/source.again" 8M 7
 check "the source is as it was" cmp "$tmp/source" "$tmp/source.again"
+# A datastore keeps the name, whatever the format will be: that is said.
+must qemu-img create -q -f qcow2 "$tmp/named.qcow2" 1M
+must mkdir -p "$tmp/names"
+run blockmig copy -O raw "$tmp/named.qcow2" "$tmp/names/"
+is "$status" 0 "copied under the name of another format"
+like "$err" "its name says qcow2, but it will be raw" "and that is said"
 done_testing

@@ -243,6 +243,17 @@ static bool is_not_a_source(const char *path, const struct chain *source, GError
     return true;
 }
 
+/* A name that promises another format misleads whoever starts a machine from it. */
+static void mind_the_name(const struct cold_job *job, const struct copy_unit *unit)
+{
+    const char *dot = strrchr(unit->target_path, '.');
+    const struct format *promised = dot && !strchr(dot, '/') ? format_by_name(dot + 1, NULL) : NULL;
+
+    if (promised && promised != unit->format)
+        job_notice(&job->base, "%s: its name says %s, but it will be %s", unit->target_path, promised->name,
+                   unit->format->name);
+}
+
 bool cold_choose_targets(struct cold_job *job, GError **error)
 {
     const struct copy_request *request = job->request;
@@ -274,6 +285,7 @@ bool cold_choose_targets(struct cold_job *job, GError **error)
         if (!is_not_a_source(unit->target_path, job->source, error) ||
             !is_not_a_source(unit->part_path, job->source, error))
             return false;
+        mind_the_name(job, unit);
     }
     return true;
 }
