@@ -56,7 +56,8 @@ start_guest()
     done
     mkdir -p "$tmp/$name"
     rm -f "$tmp/$name"/{qmp,qmp-test,qmp-events,command,events}
-    # A machine that is started again goes on in the same log.
+    # A machine that is started again goes on in the same log, whose last line a kill may have cut.
+    [ ! -s "$tmp/$name/console" ] || echo >>"$tmp/$name/console"
     start qemu-system-x86_64 -name "$name" -accel tcg -machine pc -m "$memory" -display none -nodefaults \
         -qmp "unix:$tmp/$name/qmp,server=on,wait=off" \
         -qmp "unix:$tmp/$name/qmp-test,server=on,wait=off" \
