@@ -472,15 +472,25 @@ running_machine()
         -qmp "unix:$base/qmp,server=on,wait=off" \
         -drive "file=$1,format=$2,if=virtio"
     local pid=$REPLY
-    wait_for 10 test -S "$base/qmp" || must false "qemu did not start"
-    # The socket exists before the disks are opened; the lock is what the test is about.
-    wait_for 10 fails qemu-io -f "$2" -c "read 0 512" "$1"
+    wait_for 30 test -S "$base/qmp" || must false "qemu did not start"
+    # The socket exists before the disks are opened. A command is answered only afterwards; trying the lock instead
+    # could take it from under the machine.
+    must timeout 60 python3 -c '
+import socket, sys
+monitor = socket.socket(socket.AF_UNIX)
+monitor.connect(sys.argv[1])
+answers = monitor.makefile("rw")
+answers.readline()
+for command in ("qmp_capabilities", "query-block"):
+    answers.write("{\"execute\": \"%s\"}\n" % command)
+    answers.flush()
+    while True:
+        line = answers.readline()
+        if not line:
+            sys.exit("the machine has gone")
+        if "\"return\"" in line:
+            break' "$base/qmp"
     REPLY=$pid
-}
-
-fails()
-{
-    ! "$@"
 }
 
 # data_ranges FILE: its allocated ranges as "offset length" lines.
