@@ -314,20 +314,26 @@ static bool copy_unit(struct cold_job *job, struct copy_unit *unit, GError **err
     return ok;
 }
 
+bool cold_save_disk(struct cold_job *job, const struct copy_unit *unit, GError **error)
+{
+    struct journal_disk disk = {.index = unit->index,
+                                .source = unit->source_path,
+                                .target = unit->target_path,
+                                .source_format = unit->report->source_format,
+                                .target_format = unit->report->target_format,
+                                .source_identity = unit->source_identity,
+                                .target_identity = unit->part_path,
+                                .size = unit->chain->size,
+                                .receipt = unit->report->receipt};
+
+    return journal_disk_save(job->base.journal, job->base.record, &disk, error);
+}
+
 static bool save_disks(struct cold_job *job, GError **error)
 {
     for (guint i = 0; i < job->units->len; i++) {
         const struct copy_unit *unit = g_ptr_array_index(job->units, i);
-        struct journal_disk disk = {.index = unit->index,
-                                    .source = unit->source_path,
-                                    .target = unit->target_path,
-                                    .source_format = unit->report->source_format,
-                                    .target_format = unit->report->target_format,
-                                    .source_identity = unit->source_identity,
-                                    .target_identity = unit->part_path,
-                                    .size = unit->chain->size};
-
-        if (!journal_disk_save(job->base.journal, job->base.record, &disk, error))
+        if (!cold_save_disk(job, unit, error))
             return false;
     }
     return true;

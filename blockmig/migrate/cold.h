@@ -80,6 +80,8 @@ bool cold_first_difference(const struct cold_job *job, struct chain *chain,
 /* Removes the unfinished target files of a job from an earlier run. */
 void cold_remove_parts(struct journal *journal, const struct journal_job *record);
 
+/* base.c: what the journal knows of a unit; its receipt once there is one. */
+bool cold_save_disk(struct cold_job *job, const struct copy_unit *unit, GError **error);
 void copy_unit_free(struct copy_unit *unit);
 /* How the journal recognises that a source did not change: identity, size and mtime of every layer; a device
  * has no mtime that means anything, `*certain` is false then. */

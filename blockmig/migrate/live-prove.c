@@ -136,7 +136,6 @@ static bool write_receipt(struct live_job *job, struct live_disk *disk, GError *
     g_autofree char *name = g_strdup_printf("%s-%u.json", record->id, disk->index);
     g_autofree char *path = g_build_filename(journal_directory(job->base.journal), "receipts", name, NULL);
     g_autofree char *directory = g_path_get_dirname(path);
-    g_autofree char *tag = g_strdup_printf("%08x", job->tag);
     struct receipt receipt = {.job = record->id,
                               .command = record->command,
                               .method = record->method,
@@ -150,20 +149,11 @@ static bool write_receipt(struct live_job *job, struct live_disk *disk, GError *
                               .size = disk->size,
                               .counters = report->counters,
                               .digests = disk->digests};
-    struct journal_disk saved = {.index = disk->index,
-                                 .source = disk->name,
-                                 .target = disk->target_path,
-                                 .source_format = report->source_format,
-                                 .target_format = report->target_format,
-                                 .source_identity = disk->vm->qdev,
-                                 .target_identity = tag,
-                                 .size = disk->size,
-                                 .receipt = path};
 
     if (g_mkdir_with_parents(directory, 0700) < 0 || !receipt_write(&receipt, path, error))
         return false;
     report->receipt = g_strdup(path);
-    return journal_disk_save(job->base.journal, record, &saved, error);
+    return live_save_disk(job, disk, error);
 }
 
 static bool prove_disk(struct live_job *job, struct live_disk *disk, GError **error)

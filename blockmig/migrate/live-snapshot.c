@@ -21,7 +21,8 @@ bool live_save_disk(struct live_job *job, const struct live_disk *disk, GError *
                                   .target_format = (char *)disk->format->name,
                                   .source_identity = disk->vm->qdev,
                                   .target_identity = tag,
-                                  .size = disk->size};
+                                  .size = disk->size,
+                                  .receipt = disk->report->receipt};
 
     return journal_disk_save(job->base.journal, job->base.record, &record, error);
 }

@@ -74,20 +74,11 @@ static bool write_receipt(struct cold_job *job, struct copy_unit *unit, GError *
                               .counters = report->counters,
                               .bad = report->bad,
                               .digests = unit->digests};
-    struct journal_disk disk = {.index = unit->index,
-                                .source = unit->source_path,
-                                .target = unit->target_path,
-                                .source_format = report->source_format,
-                                .target_format = report->target_format,
-                                .source_identity = unit->source_identity,
-                                .target_identity = unit->part_path,
-                                .size = unit->chain->size,
-                                .receipt = path};
 
     if (g_mkdir_with_parents(directory, 0700) < 0 || !receipt_write(&receipt, path, error))
         return false;
     report->receipt = g_strdup(path);
-    return journal_disk_save(job->base.journal, job->base.record, &disk, error);
+    return cold_save_disk(job, unit, error);
 }
 
 static void report_root(struct copy_unit *unit)
