@@ -47,10 +47,9 @@ bool qemu_is_filter(const char *driver);
 
 /* qemu-node.c */
 bool qemu_can_pivot(struct vm *vm, GError **error);
-bool qemu_can_mirror(struct vm *vm, GError **error);
 bool qemu_add_node(struct vm *vm, const struct vm_node *node, GError **error);
 bool qemu_remove_node(struct vm *vm, const char *node, GError **error);
-bool qemu_set_backing(struct vm *vm, const struct vm_node *node, const char *backing, GError **error);
+bool qemu_set_backings(struct vm *vm, const struct vm_rebase *disks, unsigned count, GError **error);
 bool qemu_snapshot(struct vm *vm, const struct vm_snapshot *disks, unsigned count, GError **error);
 bool qemu_set_write_threshold(struct vm *vm, const char *node, uint64_t offset, GError **error);
 
@@ -66,7 +65,6 @@ bool qemu_fdset_remove(struct qmp *qmp, const char *node, GError **error);
 char *qemu_fdset_file(json_t *sets, const char *name, pid_t pid);
 
 /* qemu-job.c */
-bool qemu_mirror(struct vm *vm, const struct vm_mirror *mirror, GError **error);
 bool qemu_commit(struct vm *vm, const struct vm_commit *commit, GError **error);
 GPtrArray *qemu_jobs(struct vm *vm, GError **error);
 bool qemu_job_wait(struct vm *vm, const char *id, enum vm_job_state wanted, unsigned timeout,
