@@ -54,6 +54,7 @@ dist_check_SCRIPTS += \
 	tests/move-refuses-what-it-cannot-move.sh \
 	tests/move-rolls-back-on-ctrl-c.sh \
 	tests/move-two-disks-at-once.sh \
+	tests/move-without-a-pause.sh \
 	tests/the-old-name-never-lies.sh
 
 include tests/guest/local.mk

@@ -5,6 +5,10 @@
  *
  * The pause that is forecast is the time of the quickest pass, enlarged if the machine has written more
  * meanwhile than that pass had, plus what a pause costs without any shipping, as measured at the snapshot.
+ *
+ * judge() says after each pass whether that is enough, worth another pass, or hopeless as it is; about the
+ * last, on_busy() does what was asked for.  Without a pause there is nothing to fit into: there, enough is
+ * when passes do not shrink any more.
  */
 #include "blockmig/migrate/live.h"
 #include "blockmig/migrate/units.h"
@@ -13,6 +17,9 @@
 #define SMALL_BYTES (UINT64_C(8) << 20)
 #define DISTURBED   1.25
 #define SHRINKS     0.75 /* a pass of less than this part of the one before is worth another */
+#define PATIENCE    3u   /* passes before the machine is called busy, if something can be done about it */
+#define MARGIN      0.7  /* of the pause that is allowed: what a limit aims at */
+#define LEAST_LIMIT (64 << 10) /* bytes per second: below this the guest is as good as stopped */
 
 static bool ship_frozen(struct live_job *job, struct live_shipment *shipment, GError **error)
 {
@@ -79,25 +86,117 @@ static bool is_settled(const struct live_pace *pace, uint64_t before, double bes
            pace->forecast <= DISTURBED * best;
 }
 
+/* ---- the decision --------------------------------------------------------------------------------- */
+
+enum verdict { ENOUGH, GO_ON, TOO_BUSY };
+
+struct history {
+    unsigned pass;
+    unsigned limited; /* the pass after which the last limit was set; 0: none */
+    uint64_t before;  /* bytes of the pass before the last */
+    double best;      /* forecast */
+};
+
+static bool is_without_pause(const struct live_job *job)
+{
+    return job->base.method == &method_mirror;
+}
+
+static bool fits(const struct live_job *job)
+{
+    return job->pace.forecast * 1000 <= job->request->max_pause;
+}
+
+static enum verdict judge(const struct live_job *job, const struct history *history)
+{
+    const struct live_pace *pace = &job->pace;
+    bool shrinks = (double)pace->ship_bytes < SHRINKS * (double)history->before;
+    bool last = history->pass == MAX_PASSES;
+
+    if (is_without_pause(job))
+        return last || pace->ship_bytes < SMALL_BYTES || (history->pass > 1 && !shrinks) ? ENOUGH : GO_ON;
+    if (fits(job))
+        return last || (history->pass > 1 && is_settled(pace, history->before, history->best)) ? ENOUGH
+                                                                                               : GO_ON;
+    if (last)
+        return TOO_BUSY;
+    /* The pass after a limit was set still ships what was written before. */
+    return job->request->on_busy != BUSY_PARK && history->pass >= PATIENCE && !shrinks &&
+                   history->pass > history->limited + 1
+               ? TOO_BUSY
+               : GO_ON;
+}
+
+static bool park(struct live_job *job, unsigned pass, GError **error)
+{
+    job->base.report->on_busy = busy_policy_name(BUSY_PARK);
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED,
+                "after %u passes a pause would take %.0f ms, and --max-pause allows %u ms%s", pass,
+                job->pace.forecast * 1000, job->request->max_pause,
+                job->base.report->write_limit ? ", even with the machine's writes limited" : "");
+    return false;
+}
+
+/* What the machine may write so that the forecast is well inside the limit: at most half of what it writes.
+ */
+static uint64_t fitting_rate(const struct live_job *job)
+{
+    const struct live_pace *pace = &job->pace;
+    double wanted = MARGIN * job->request->max_pause / 1000 - pace->overhead;
+    double part = CLAMP(wanted / (pace->forecast - pace->overhead), 1.0 / 16, 1.0 / 2);
+    uint64_t limit = job->base.report->write_limit;
+    double rate = limit ? MIN((double)limit, pace->dirty_rate) : pace->dirty_rate;
+
+    return (uint64_t)(rate * part);
+}
+
+/* *go_on: are there more passes to come? */
+static bool on_busy(struct live_job *job, struct history *history, bool *go_on, GError **error)
+{
+    uint64_t rate = fitting_rate(job);
+
+    switch (job->request->on_busy) {
+    case BUSY_MIRROR:
+        job_notice(&job->base,
+                   "a pause would take %.0f ms and --max-pause allows %u ms: the switch is made without one "
+                   "(--on-busy=mirror)",
+                   job->pace.forecast * 1000, job->request->max_pause);
+        job->base.report->on_busy = busy_policy_name(BUSY_MIRROR);
+        job_set_method(&job->base, &method_mirror);
+        *go_on = false;
+        return true;
+    case BUSY_THROTTLE:
+        if (history->pass == MAX_PASSES || rate < LEAST_LIMIT)
+            return park(job, history->pass, error);
+        job->base.report->on_busy = busy_policy_name(BUSY_THROTTLE);
+        history->limited = history->pass;
+        *go_on = true;
+        return live_throttle(job, rate, error);
+    case BUSY_PARK:
+        break;
+    }
+    return park(job, history->pass, error);
+}
+
 bool live_converge(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
-    struct live_pace *pace = &job->pace;
-    double best = G_MAXDOUBLE;
+    struct history history = {.best = G_MAXDOUBLE};
+    bool go_on = true;
 
-    for (unsigned pass = 1; pass <= MAX_PASSES; pass++) {
-        uint64_t before = pace->ship_bytes;
+    while (go_on) {
+        enum verdict verdict;
 
+        history.before = job->pace.ship_bytes;
         if (live_is_cancelled(job, error) || !one_pass(job, error))
             return false;
-        best = MIN(best, pace->forecast);
-        base->report->pause_forecast_ms = pace->forecast * 1000;
-        if (pace->forecast * 1000 <= job->request->max_pause &&
-            ((pass > 1 && is_settled(pace, before, best)) || pass == MAX_PASSES))
-            return true;
+        history.pass++;
+        history.best = MIN(history.best, job->pace.forecast);
+        base->report->pause_forecast_ms = is_without_pause(job) ? -1 : job->pace.forecast * 1000;
+        verdict = judge(job, &history);
+        go_on = verdict == GO_ON;
+        if (verdict == TOO_BUSY && !on_busy(job, &history, &go_on, error))
+            return false;
     }
-    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED,
-                "after %u passes a pause would take %.0f ms, and --max-pause allows %u ms", MAX_PASSES,
-                pace->forecast * 1000, job->request->max_pause);
-    return false;
+    return true;
 }

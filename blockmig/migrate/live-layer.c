@@ -52,6 +52,11 @@ char *live_next_node(const struct live_job *job, const struct live_disk *disk)
     return live_layer_node(job, disk, disk->top + 1);
 }
 
+char *live_active_node(const struct live_job *job, const struct live_disk *disk)
+{
+    return disk->straddles ? live_new_node(job, disk) : live_top_node(job, disk);
+}
+
 char *live_base_node(const struct live_job *job, const struct live_disk *disk)
 {
     return disk->based ? live_layer_node(job, disk, 0) : g_strdup(disk->base_node);

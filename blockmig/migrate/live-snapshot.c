@@ -36,38 +36,51 @@ static bool create_overlays(struct live_job *job, GError **error)
     return true;
 }
 
-/* In one transaction. */
-static bool add_overlays(struct live_job *job, GError **error)
+bool live_overlays_add(struct live_job *job, live_node_fn below, live_node_fn node, live_path_fn path,
+                       GError **error)
 {
-    unsigned count = job->disks->len;
+    unsigned count = job->disks->len, open = 0;
     g_autofree struct vm_snapshot *snapshots = g_new0(struct vm_snapshot, count);
     g_autofree int *files = g_new(int, count);
     g_autoptr(GPtrArray) strings = g_ptr_array_new_with_free_func(g_free);
-    unsigned open = 0;
     bool ok = true;
 
-    for (unsigned i = 0; ok && i < count; i++) {
-        struct live_disk *disk = live_disk_at(job, i);
-        unsigned layer = disk->top + 1;
-        char *path = layer == 1 || !disk->by_exchange
-                         ? g_strdup_printf("%s.blockmig-%u", disk->name, disk->by_exchange ? 0 : layer)
-                         : g_strdup(disk->name);
-        char *below = layer == 1 ? g_strdup(disk->base_node) : live_layer_node(job, disk, layer - 1);
-        char *node = live_layer_node(job, disk, layer);
+    for (; ok && open < count; open += ok) {
+        struct live_disk *disk = live_disk_at(job, open);
+        char *under = below(job, disk), *name = node(job, disk), *file = path(disk);
 
-        g_ptr_array_add(strings, path);
-        g_ptr_array_add(strings, below);
-        g_ptr_array_add(strings, node);
-        files[i] = live_descriptor(path, error);
-        ok = files[i] >= 0;
-        open += ok;
-        snapshots[i].node = below;
-        snapshots[i].overlay = live_node(disk, node, path, format_qcow2.name, NULL, &files[i], false);
+        g_ptr_array_add(strings, under);
+        g_ptr_array_add(strings, name);
+        g_ptr_array_add(strings, file);
+        files[open] = live_descriptor(file, error);
+        ok = files[open] >= 0;
+        snapshots[open].node = under;
+        snapshots[open].overlay = live_node(disk, name, file, format_qcow2.name, NULL, &files[open], false);
     }
     ok = ok && vm_snapshot(job->vm, snapshots, count, error);
-    for (unsigned i = 0; i < open; i++)
-        close(files[i]);
+    while (open-- > 0)
+        close(files[open]);
     return ok;
+}
+
+/* Where the overlay over the top layer stands when it is put on. */
+static char *next_path(const struct live_disk *disk)
+{
+    unsigned layer = disk->top + 1;
+
+    return layer == 1 || !disk->by_exchange
+               ? g_strdup_printf("%s.blockmig-%u", disk->name, disk->by_exchange ? 0 : layer)
+               : g_strdup(disk->name);
+}
+
+static char *present_node(const struct live_job *job, const struct live_disk *disk)
+{
+    return disk->top == 0 ? g_strdup(disk->base_node) : live_top_node(job, disk);
+}
+
+static bool add_overlays(struct live_job *job, GError **error)
+{
+    return live_overlays_add(job, present_node, live_next_node, next_path, error);
 }
 
 /* Layer 0 becomes a node of ours, whatever was made of its name. */

@@ -129,8 +129,7 @@ static void undo(struct live_job *job)
         remove_target(job, live_disk_at(job, i));
 }
 
-/* A top layer that nobody uses is still open for writing in the hypervisor until it is closed. */
-static void close_top(struct live_job *job, struct live_disk *disk)
+void live_close_top(struct live_job *job, struct live_disk *disk)
 {
     g_autofree char *node = live_top_node(job, disk);
     g_autoptr(GError) local = NULL;
@@ -164,7 +163,8 @@ bool live_switchover(struct job *base, GError **error)
     if (stopped && resumed)
         base->report->pause_ms = (double)(resumed - stopped) / 1000;
     for (guint i = 0; i < job->disks->len; i++)
-        close_top(job, live_disk_at(job, i));
-    return job_event(base, "result", error, "the machine runs on the target after %.1f ms (%s)",
+        live_close_top(job, live_disk_at(job, i));
+    return live_unthrottle(job, error) &&
+           job_event(base, "result", error, "the machine runs on the target after %.1f ms (%s)",
                      base->report->pause_ms, job->steps->str);
 }
