@@ -7,9 +7,7 @@
 #include "blockmig/storage/file.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <glib/gstdio.h>
-#include <stdio.h>
 
 #define WAIT          1000
 #define COMPLETE      60000
@@ -30,7 +28,6 @@ static bool start_commit(struct live_job *job, struct live_disk *disk, GError **
     g_clear_pointer(&disk->base, chain_close);
     if (!disk->snapshotted)
         return true;
-    live_layer_set_immutable(disk, false);
     job_name(disk, name);
     if (!live_has_job(job, name, &there, error))
         return false;
@@ -62,17 +59,10 @@ static bool complete(struct live_job *job, struct live_disk *disk, GError **erro
     return vm_job_complete(job->vm, name, error) && wait_for(job, disk, VM_JOB_DONE, error);
 }
 
-/* The base is NAME.blockmig-0 and the disk's name is free. */
+/* The base takes its name back, which is free or an empty overlay's. */
 static bool restore_name(struct live_disk *disk, GError **error)
 {
-    g_autofree char *base = live_layer_path(disk, 0);
-
-    if (!disk->exchanged)
-        return true;
-    if (renameat2(AT_FDCWD, base, AT_FDCWD, disk->name, RENAME_NOREPLACE) < 0)
-        return blockmig_set_errno(error, errno, "renaming %s to %s", base, disk->name);
-    disk->exchanged = disk->set_aside = false;
-    return storage_file_sync_directory(disk->name, error);
+    return !disk->exchanged || live_layer_return_name(disk, 1, error);
 }
 
 /* From before the hypervisor leaves the overlay until the base has the name again, it leads nowhere: the
@@ -90,6 +80,7 @@ static bool leave_overlay(struct live_job *job, struct live_disk *disk, GError *
     return false;
 }
 
+/* By exchange what had the disk's name stands as NAME.blockmig-0 now; the base must not be there any more. */
 static void forget_overlays(struct live_job *job, struct live_disk *disk)
 {
     g_autofree char *fresh = live_new_node(job, disk), *merged = live_merged_node(job, disk);
@@ -101,6 +92,10 @@ static void forget_overlays(struct live_job *job, struct live_disk *disk)
         g_autofree char *node = live_layer_node(job, disk, layer);
 
         vm_remove_node(job->vm, node, NULL);
+    }
+    if (!g_file_test(disk->name, G_FILE_TEST_EXISTS) || live_is_overlay(disk, disk->name)) {
+        job_notice(&job->base, "%s is not what it was before: all beside it is kept", disk->name);
+        return;
     }
     for (unsigned n = disk->by_exchange ? 0 : 1; n <= disk->files; n++) {
         g_autofree char *path = g_strdup_printf("%s.blockmig-%u", disk->name, n);

@@ -199,6 +199,8 @@ struct vm_ops {
     bool (*add_node)(struct vm *vm, const struct vm_node *node, GError **error);
     bool (*remove_node)(struct vm *vm, const char *node, GError **error);
     bool (*set_backings)(struct vm *vm, const struct vm_rebase *disks, unsigned count, GError **error);
+    bool (*keep_open)(struct vm *vm, const struct vm_disk *disk, GError **error);
+    bool (*forget_file)(struct vm *vm, const char *path, GError **error);
     bool (*snapshot)(struct vm *vm, const struct vm_snapshot *disks, unsigned count, GError **error);
     bool (*pause)(struct vm *vm, unsigned timeout, int64_t *time, GError **error);
     bool (*resume)(struct vm *vm, int64_t *time, GError **error);
@@ -257,6 +259,13 @@ bool vm_set_backing(struct vm *vm, const struct vm_node *node, const char *backi
 bool vm_set_backings(struct vm *vm, const struct vm_rebase *disks, unsigned count, GError **error);
 /* Do both say the same? */
 bool vm_limits_equal(const struct vm_limits *a, const struct vm_limits *b);
+/* Makes the hypervisor keep the file of a disk's top image open, read-write, in every state, while the
+ * machine runs: then the file's name may change although the image becomes read-only.  REFUSED or FAILED
+ * where that cannot be had; nothing has changed for the machine then. */
+bool vm_keep_open(struct vm *vm, const struct vm_disk *disk, GError **error);
+/* Closes whatever nothing uses of the nodes with names of their own that were opened from `path`, also
+ * if the file has another name or none by now. */
+bool vm_forget_file(struct vm *vm, const char *path, GError **error);
 /* All or none: on failure no overlay is open. */
 bool vm_snapshot(struct vm *vm, const struct vm_snapshot *disks, unsigned count, GError **error);
 
