@@ -203,13 +203,34 @@ static struct image *open_image(const char *path, unsigned flags, GError **error
     return storage ? image_open(storage, &format_qcow2, false, error) : NULL;
 }
 
+/* Does the image's header name a backing file that begins so? */
+static bool stands_on(const char *path, const char *prefix)
+{
+    g_autoptr(image_t) image = open_image(path, FILE_NO_LOCK, NULL);
+
+    return image && image->backing_name && g_str_has_prefix(image->backing_name, prefix);
+}
+
 bool live_is_overlay(const struct live_disk *disk, const char *path)
 {
     g_autofree char *base = g_path_get_basename(disk->name);
     g_autofree char *prefix = g_strconcat(base, ".blockmig-", NULL);
-    g_autoptr(image_t) image = open_image(path, FILE_NO_LOCK, NULL);
 
-    return image && image->backing_name && g_str_has_prefix(image->backing_name, prefix);
+    return stands_on(path, prefix);
+}
+
+bool live_layer_drop_next(struct live_disk *disk, GError **error)
+{
+    g_autofree char *other = numbered(disk, disk->top), *below = g_path_get_basename(other);
+
+    if (!disk->by_exchange || disk->set_aside || !g_file_test(other, G_FILE_TEST_EXISTS))
+        return true;
+    /* One of the two is layer `top`, and the other names it. */
+    if (stands_on(disk->name, below) && !live_layer_return_name(disk, disk->top + 1, error))
+        return false;
+    if (g_unlink(other) < 0)
+        return blockmig_set_errno(error, errno, "removing %s", other);
+    return true;
 }
 
 struct chain *live_open_overlay(const char *path, unsigned flags, GError **error)

@@ -125,7 +125,8 @@ static bool leave_all(struct live_job *job, GError **error)
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
 
-        if ((!disk->straddles && disk->snapshotted && !live_layer_set_aside(disk, false, error)) ||
+        if ((!disk->straddles && disk->snapshotted &&
+             (!live_layer_set_aside(disk, false, error) || !live_layer_drop_next(disk, error))) ||
             !start_commit(job, disk, error))
             return false;
     }

@@ -137,6 +137,8 @@ bool live_layer_create(struct live_job *job, struct live_disk *disk, unsigned la
  * back. */
 bool live_layer_take_name(struct live_disk *disk, unsigned layer, GError **error);
 bool live_layer_return_name(struct live_disk *disk, unsigned layer, GError **error);
+/* Removes overlay `top + 1` if it is there, although the machine was not put on it (and top > 0). */
+bool live_layer_drop_next(struct live_disk *disk, GError **error);
 /* Puts overlay `top + 1` over every disk, in one transaction. */
 bool live_layers_add(struct live_job *job, GError **error);
 /* After the switch the disk's name leads nowhere: the top layer becomes NAME.blockmig-top; and back. */
