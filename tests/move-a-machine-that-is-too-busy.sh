@@ -67,7 +67,7 @@ is "$status" 0 "mirror: the disk is moved"
 [ "$status" -eq 0 ] || diag "$err"
 is "$(jq -c '[.method, .result, .on_busy, .pause_ms, .write_limit]' <<<"$out")" '["mirror","done","mirror",null,null]' \
     "mirror: without a pause, and the report says why"
-like "$err" 'the switch is made without one' "mirror: which is told when it is decided"
+like "$err" 'the switch is made without a pause' "mirror: which is told when it is decided"
 is "$(blockmig job show --json "$(jq -r .job <<<"$out")" | jq -r .method)" mirror "mirror: the journal knows it as well"
 is "$(guest_pauses mirror | wc -l)" "$(jq 'if .snapshot_pause_ms == null then 0 else 1 end' <<<"$out")" \
     "mirror: the machine did not stand still"

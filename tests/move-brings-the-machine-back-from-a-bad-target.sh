@@ -18,7 +18,7 @@ base_is_copied()
     [ "$(stat -c %b "$1")" -gt 24576 ]
 }
 
-# damaged NAME STYLE FORMAT PAUSES
+# damaged NAME STYLE FORMAT PAUSES [OPTION...]
 damaged()
 {
     local name=$1 disk=disk.$3
@@ -27,7 +27,7 @@ damaged()
     must qemu-io -f "$3" -c 'write -P 7 16M 48M' "$tmp/$name.a/$disk"
     start_guest "$name" "$2" --disk "$tmp/$name.a/$disk:$3" --append 'span=8M flush=64 log=1'
     guest_wait_ready "$name"
-    "$builddir/tools/blockmig" move "qmp:$tmp/$name/qmp" "$tmp/$name.b" "${patient[@]}" -O raw --json --bandwidth 16MiB/s \
+    "$builddir/tools/blockmig" move "qmp:$tmp/$name/qmp" "$tmp/$name.b" "${patient[@]}" -O raw --json --bandwidth 16MiB/s "${@:5}" \
         >"$tmp/$name.json" 2>"$tmp/$name.err" 3>&- </dev/null &
     local pid=$!
     wait_for 20 base_is_copied "$tmp/$name.b/$disk" || not_ok "$name: the copy begins"
@@ -49,4 +49,6 @@ damaged()
 
 damaged qcow2 --libvirt-style qcow2 2
 damaged raw --drive-style raw 3 # and for the snapshot
+# Without a pause the proof comes first: there is no way to come back.
+damaged mirror --libvirt-style qcow2 0 --method=mirror
 done_testing

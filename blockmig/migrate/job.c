@@ -19,7 +19,7 @@
  *                  rolled-back | parked | failed (the machine runs on the source)
  *
  * mirror (the same without a pause; the proof comes before the switch, and the method may still be chosen in
- * converge):
+ * converge, or when a pause was given up: then straddle follows switchover):
  *   ... converge --> straddle --> prove --> switchover --|--> settle --> cleanup --> done
  *           |            |          |           |        |       |          |
  *           +------------+-----+----+-----------+        |       +----+-----+
@@ -178,9 +178,10 @@ static bool run_phases(struct job *job, GError **error)
     const struct phase *phase = job->method->phases;
 
     while (phase) {
-        bool first = phase == job->method->phases;
+        bool entered = job_enter(job, phase->name, error);
 
-        if (!job_enter(job, phase->name, error) || !phase->run(job, error)) {
+        job->go_on_at = NULL;
+        if (!entered || !phase->run(job, error)) {
             job_undo(job, phase, error);
             return false;
         }
@@ -189,7 +190,7 @@ static bool run_phases(struct job *job, GError **error)
         if (!job_record(job, error))
             return false;
         phase = find_phase(job->method, phase->name); /* it may have chosen another method */
-        phase = find_phase(job->method, first && job->go_on_at ? job->go_on_at : phase->next);
+        phase = find_phase(job->method, job->go_on_at ? job->go_on_at : phase->next);
     }
     return job_enter(job, "done", error) && (!job->method->finish || job->method->finish(job, error));
 }

@@ -127,14 +127,11 @@ static enum verdict judge(const struct live_job *job, const struct history *hist
                : GO_ON;
 }
 
-static bool park(struct live_job *job, unsigned pass, GError **error)
+static char *why_busy(const struct live_job *job, unsigned pass)
 {
-    job->base.report->on_busy = busy_policy_name(BUSY_PARK);
-    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED,
-                "after %u passes a pause would take %.0f ms, and --max-pause allows %u ms%s", pass,
-                job->pace.forecast * 1000, job->request->max_pause,
-                job->base.report->write_limit ? ", even with the machine's writes limited" : "");
-    return false;
+    return g_strdup_printf("after %u passes a pause would take %.0f ms, and --max-pause allows %u ms%s", pass,
+                           job->pace.forecast * 1000, job->request->max_pause,
+                           job->base.report->write_limit ? ", even with the machine's writes limited" : "");
 }
 
 /* What the machine may write so that the forecast is well inside the limit: at most half of what it writes.
@@ -150,24 +147,27 @@ static uint64_t fitting_rate(const struct live_job *job)
     return (uint64_t)(rate * part);
 }
 
+void live_choose_mirror(struct live_job *job, const char *reason)
+{
+    job_notice(&job->base, "%s: the switch is made without a pause (--on-busy=mirror)", reason);
+    job->base.report->on_busy = busy_policy_name(BUSY_MIRROR);
+    job_set_method(&job->base, &method_mirror);
+}
+
 /* *go_on: are there more passes to come? */
 static bool on_busy(struct live_job *job, struct history *history, bool *go_on, GError **error)
 {
+    g_autofree char *reason = why_busy(job, history->pass);
     uint64_t rate = fitting_rate(job);
 
     switch (job->request->on_busy) {
     case BUSY_MIRROR:
-        job_notice(&job->base,
-                   "a pause would take %.0f ms and --max-pause allows %u ms: the switch is made without one "
-                   "(--on-busy=mirror)",
-                   job->pace.forecast * 1000, job->request->max_pause);
-        job->base.report->on_busy = busy_policy_name(BUSY_MIRROR);
-        job_set_method(&job->base, &method_mirror);
+        live_choose_mirror(job, reason);
         *go_on = false;
         return true;
     case BUSY_THROTTLE:
         if (history->pass == MAX_PASSES || rate < LEAST_LIMIT)
-            return park(job, history->pass, error);
+            break;
         job->base.report->on_busy = busy_policy_name(BUSY_THROTTLE);
         history->limited = history->pass;
         *go_on = true;
@@ -175,7 +175,9 @@ static bool on_busy(struct live_job *job, struct history *history, bool *go_on, 
     case BUSY_PARK:
         break;
     }
-    return park(job, history->pass, error);
+    job->base.report->on_busy = busy_policy_name(BUSY_PARK);
+    g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED, reason);
+    return false;
 }
 
 bool live_converge(struct job *base, GError **error)

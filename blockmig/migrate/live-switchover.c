@@ -10,6 +10,7 @@
 #include "blockmig/migrate/live.h"
 #include "blockmig/storage/file.h"
 
+#include <errno.h>
 #include <glib/gstdio.h>
 
 #define PIVOT_TIMEOUT 5000 /* ms */
@@ -138,10 +139,46 @@ void live_close_top(struct live_job *job, struct live_disk *disk)
         job_notice(&job->base, "%s", local->message);
 }
 
+/* What was shipped in the pause is shipped once more. */
+static bool reopen_target(struct live_disk *disk, GError **error)
+{
+    struct storage *storage;
+
+    if (g_unlink(disk->target_overlay) < 0 && errno != ENOENT)
+        return blockmig_set_errno(error, errno, "removing %s", disk->target_overlay);
+    if (disk->target)
+        return true;
+    storage = storage_file_open(disk->target_path, FILE_WRITE, NULL, NULL, error);
+    disk->target = storage ? image_open(storage, disk->format, true, error) : NULL;
+    if (disk->target && disk->target->cluster_size < 4096)
+        storage_file_avoid_direct(disk->target->storage);
+    return disk->target != NULL;
+}
+
+/* The machine runs where it was.  Was the pause too long, and is there another way? */
+static bool go_without_pause(struct live_job *job, GError *failure, GError **error)
+{
+    g_autofree char *reason = g_strdup(failure->message);
+
+    if (job->uncertain || job->request->on_busy != BUSY_MIRROR ||
+        !g_error_matches(failure, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED)) {
+        g_propagate_error(error, failure);
+        return false;
+    }
+    g_error_free(failure);
+    for (guint i = 0; i < job->disks->len; i++)
+        if (!reopen_target(live_disk_at(job, i), error))
+            return false;
+    live_choose_mirror(job, reason);
+    job->base.go_on_at = "straddle";
+    return true;
+}
+
 bool live_switchover(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
     int64_t stopped = 0, resumed = 0, deadline;
+    GError *failure = NULL;
 
     if (live_is_cancelled(job, error))
         return false;
@@ -150,10 +187,10 @@ bool live_switchover(struct job *base, GError **error)
         return false;
     }
     deadline = g_get_monotonic_time() + (int64_t)job->request->max_pause * 2000;
-    if (!live_pause(job, live_top_node, live_new_node, &stopped, error) ||
-        !switch_disks(job, deadline, error)) {
+    if (!live_pause(job, live_top_node, live_new_node, &stopped, &failure) ||
+        !switch_disks(job, deadline, &failure)) {
         undo(job);
-        return false;
+        return go_without_pause(job, failure, error);
     }
     job->pivoted = true;
     if (!live_resume(job, &resumed, error)) {

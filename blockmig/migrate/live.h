@@ -187,6 +187,9 @@ void live_describe_disk(struct live_job *job, struct live_disk *disk);
 /* The method by what is asked of the pause. */
 const struct method *live_choose_method(const struct move_request *request);
 
+/* live-converge.c: the switch is made without a pause, for this reason. */
+void live_choose_mirror(struct live_job *job, const char *reason);
+
 /* live-throttle.c: all disks together write no more than `rate` bytes per second from now on, each an equal
  * part. */
 bool live_throttle(struct live_job *job, uint64_t rate, GError **error);

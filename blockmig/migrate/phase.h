@@ -21,7 +21,7 @@ struct job {
     char *ended, *ended_error; /* how that job had ended before; NULL: it had not */
     struct journal *journal;
     struct journal_job *record; /* NULL until preflight has passed */
-    const char *go_on_at;       /* set by preflight: the phase in which an interrupted job goes on */
+    const char *go_on_at;       /* set by a phase: the one that follows, if it is not the table's */
     struct job_report *report;
 };
 
