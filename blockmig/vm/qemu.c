@@ -197,6 +197,7 @@ const struct vm_ops vm_qemu_ops = {
     .active_nodes = qemu_active_nodes,
     .can_pivot = qemu_can_pivot,
     .add_node = qemu_add_node,
+    .add_file = qemu_add_file,
     .remove_node = qemu_remove_node,
     .set_backings = qemu_set_backings,
     .keep_open = qemu_keep_open,

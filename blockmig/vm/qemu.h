@@ -48,6 +48,7 @@ bool qemu_is_filter(const char *driver);
 /* qemu-node.c */
 bool qemu_can_pivot(struct vm *vm, GError **error);
 bool qemu_add_node(struct vm *vm, const struct vm_node *node, GError **error);
+bool qemu_add_file(struct vm *vm, const struct vm_node *node, GError **error);
 bool qemu_remove_node(struct vm *vm, const char *node, GError **error);
 bool qemu_set_backings(struct vm *vm, const struct vm_rebase *disks, unsigned count, GError **error);
 bool qemu_keep_open(struct vm *vm, const struct vm_disk *disk, GError **error);
