@@ -19,7 +19,7 @@
 #define SHRINKS     0.75 /* a pass of less than this part of the one before is worth another */
 #define PATIENCE    3u   /* passes before the machine is called busy, if something can be done about it */
 #define MARGIN      0.7  /* of the pause that is allowed: what a limit aims at */
-#define LEAST_LIMIT (64 << 10) /* bytes per second: below this the guest is as good as stopped */
+#define LEAST_LIMIT (16 << 10) /* bytes per second: below this the guest is as good as stopped */
 
 static bool ship_frozen(struct live_job *job, struct live_shipment *shipment, GError **error)
 {

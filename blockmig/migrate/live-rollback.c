@@ -18,7 +18,8 @@ static void job_name(const struct live_disk *disk, char name[32])
     g_snprintf(name, 32, "blockmig-rollback-%u", disk->index);
 }
 
-/* Nothing of the source may be locked by us while the hypervisor writes to it again. */
+/* Nothing of the source may be locked by us while the hypervisor writes to it again.  Of a disk that an
+ * earlier run took back the job's end may be left. */
 static bool start_commit(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *active = live_active_node(job, disk), *base = live_base_node(job, disk);
@@ -26,9 +27,9 @@ static bool start_commit(struct live_job *job, struct live_disk *disk, GError **
     char name[32];
 
     g_clear_pointer(&disk->base, chain_close);
-    if (!disk->snapshotted)
-        return true;
     job_name(disk, name);
+    if (!disk->snapshotted)
+        return vm_job_cancel(job->vm, name, COMPLETE, error);
     if (!live_has_job(job, name, &there, error))
         return false;
     if (there)
