@@ -162,7 +162,7 @@ static uint64_t fitting_rate(const struct live_job *job)
     uint64_t limit = job->base.report->write_limit;
     double rate = limit ? MIN((double)limit, pace->dirty_rate) : pace->dirty_rate;
 
-    return (uint64_t)(rate * part);
+    return MAX((uint64_t)(rate * part), LEAST_LIMIT);
 }
 
 void live_choose_mirror(struct live_job *job, const char *reason)
@@ -184,7 +184,7 @@ static bool on_busy(struct live_job *job, struct history *history, bool *go_on, 
         *go_on = false;
         return true;
     case BUSY_THROTTLE:
-        if (history->pass == MAX_PASSES || rate < LEAST_LIMIT)
+        if (history->pass == MAX_PASSES || job->base.report->write_limit == LEAST_LIMIT)
             break;
         job->base.report->on_busy = busy_policy_name(BUSY_THROTTLE);
         history->limited = history->pass;
