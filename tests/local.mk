@@ -48,6 +48,7 @@ dist_check_SCRIPTS += \
 dist_check_SCRIPTS += \
 	tests/a-killed-move-is-rolled-back-or-finished.sh \
 	tests/a-killed-move-without-a-pause.sh \
+	tests/a-pause-that-takes-too-long-is-given-up.sh \
 	tests/move-a-machine-that-is-too-busy.sh \
 	tests/move-a-running-disk.sh \
 	tests/move-brings-the-machine-back-from-a-bad-target.sh \

@@ -15,8 +15,6 @@
  */
 #include "blockmig/migrate/live.h"
 
-#include <unistd.h>
-
 static bool create_overlay(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *below = live_layer_path(disk, disk->top);
@@ -50,19 +48,6 @@ static bool write_to_target(struct live_job *job, GError **error)
     return job_event(&job->base, "result", error, "the machine writes to the target");
 }
 
-/* Closes the target: the hypervisor is to open it next. */
-static bool ship_last(struct live_job *job, struct live_disk *disk, GError **error)
-{
-    g_autofree char *path = live_layer_path(disk, disk->top);
-    g_autoptr(chain_t) overlay = live_open_overlay(path, 0, error);
-    struct live_shipment shipment = {0};
-
-    if (!overlay || !live_ship(job, disk, overlay, disk->target, &shipment, error))
-        return false;
-    g_clear_pointer(&disk->target, image_close);
-    return true;
-}
-
 bool live_straddle(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
@@ -74,7 +59,7 @@ bool live_straddle(struct job *base, GError **error)
     base->report->passes++;
     for (guint i = 0; i < job->disks->len; i++) {
         live_tell(job, "%s", live_disk_at(job, i)->vm->name);
-        if (!ship_last(job, live_disk_at(job, i), error))
+        if (!live_ship_last(job, live_disk_at(job, i), error))
             return false;
     }
     return true;
@@ -82,15 +67,12 @@ bool live_straddle(struct job *base, GError **error)
 
 /* ---- the switchover ------------------------------------------------------------------------------- */
 
-static bool add_merged(struct live_job *job, GError **error)
+static bool open_merged(struct live_job *job, GError **error)
 {
-    for (guint i = 0; i < job->disks->len; i++) {
-        struct live_disk *disk = live_disk_at(job, i);
-        g_autofree char *merged = live_merged_node(job, disk);
-
-        if (!live_add_node(job, disk, merged, disk->target_path, disk->format->name, NULL, true, error))
+    for (guint i = 0; i < job->disks->len; i++)
+        if (!live_hand_over(job, live_disk_at(job, i), error) ||
+            !live_open_merged(job, live_disk_at(job, i), error))
             return false;
-    }
     return true;
 }
 
@@ -127,7 +109,7 @@ bool live_rebase(struct job *base, GError **error)
 
     if (live_is_cancelled(job, error) ||
         !job_event(base, "intent", error, "switch %u disks to the target", job->disks->len) ||
-        !add_merged(job, error) || !rebase(job, error))
+        !open_merged(job, error) || !rebase(job, error))
         return false;
     job->pivoted = true;
     for (guint i = 0; i < job->disks->len; i++) {

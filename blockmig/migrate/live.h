@@ -73,6 +73,7 @@ struct live_job {
     unsigned tag;     /* makes our node names differ from those of earlier moves */
     struct live_pace pace;
     bool paused;         /* by us */
+    int given_up;        /* atomic: the last pause came to its limit (live-limit.c) */
     int64_t pause_begin; /* monotonic, of the last pause */
     GString *steps;      /* of the last pause: what took how long */
     int64_t step_begin;  /* monotonic */
@@ -120,6 +121,12 @@ typedef char *(*live_node_fn)(const struct live_job *job, const struct live_disk
 bool live_pause(struct live_job *job, live_node_fn from, live_node_fn to, int64_t *time, GError **error);
 bool live_pause_merged(struct live_job *job, GError **error);
 bool live_resume(struct live_job *job, int64_t *time, GError **error);
+
+/* live-limit.c: from here on the shipping of a pause may hang, not the machine.  Until the end the caller
+ * must not use job->vm.  PARKED if the limit was exceeded, in place of whatever error there was: the machine
+ * runs on where it was then. */
+struct live_limit *live_limit_begin(struct live_job *job);
+bool live_limit_end(struct live_limit *limit, GError **error);
 
 /* live-layer.c.  Paths and node names are the caller's to free. */
 char *live_layer_path(const struct live_disk *disk, unsigned layer);
@@ -173,7 +180,13 @@ int live_descriptor(const char *path, GError **error);
 typedef char *(*live_path_fn)(const struct live_disk *disk);
 bool live_overlays_add(struct live_job *job, live_node_fn below, live_node_fn node, live_path_fn path,
                        GError **error);
-/* live-switchover.c: a top layer that nobody uses is still open for writing in the hypervisor until this. */
+/* live-switchover.c: what is not in the target yet; closes the target, for the hypervisor is to open it next.
+ */
+bool live_ship_last(struct live_job *job, struct live_disk *disk, GError **error);
+/* Gives a descriptor of the target to the hypervisor; and makes a node of it, when it is whole. */
+bool live_hand_over(struct live_job *job, struct live_disk *disk, GError **error);
+bool live_open_merged(struct live_job *job, struct live_disk *disk, GError **error);
+/* A top layer that nobody uses is still open for writing in the hypervisor until this. */
 void live_close_top(struct live_job *job, struct live_disk *disk);
 
 /* live-recover.c: is there an interrupted move of this machine?  Then job->disks, and go_on_at, are its.  A
@@ -206,7 +219,6 @@ bool live_fail_back(struct live_job *job, GError **error);
 struct live_shipment {
     uint64_t bytes; /* of data */
     double time;
-    int64_t deadline; /* monotonic; 0: none.  After it: PARKED */
 };
 bool live_ship(struct live_job *job, struct live_disk *disk, struct chain *overlay, struct image *target,
                struct live_shipment *shipment, GError **error);
