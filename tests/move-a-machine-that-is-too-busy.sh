@@ -11,6 +11,15 @@ need_free 1G
 # shrinks, and each takes some two seconds.
 slow=(--bandwidth=256KiB/s --max-pause=1s)
 
+# set_limits NAME WRITES: as an administrator would, with the rest always the same.
+set_limits()
+{
+    must qmp "$1" '{"execute": "block_set_io_throttle", "arguments": {"id": "/machine/peripheral/vd0/virtio-backend",
+        "bps": 0, "iops": 0, "iops_rd": 0, "bps_rd": 900000000, "bps_wr": 800000000, "bps_wr_max": 990000000,
+        "bps_wr_max_length": 3, "iops_wr": '"$2"', "iops_size": 8192, "group": "shared"}}'
+    limits "$1" >"$tmp/$1.limits"
+}
+
 # start_busy NAME: its disk has limits of its own, which do not bind it.
 start_busy()
 {
@@ -18,10 +27,7 @@ start_busy()
     must qemu-img create -q -f qcow2 "$tmp/$1.a/disk.qcow2" 64M
     start_guest "$1" --libvirt-style --disk "$tmp/$1.a/disk.qcow2:qcow2" --append 'span=512K flush=64 log=1'
     guest_wait_ready "$1"
-    must qmp "$1" '{"execute": "block_set_io_throttle", "arguments": {"id": "/machine/peripheral/vd0/virtio-backend",
-        "bps": 0, "iops": 0, "iops_rd": 0, "bps_rd": 900000000, "bps_wr": 800000000, "bps_wr_max": 990000000, "bps_wr_max_length": 3,
-        "iops_wr": 70000, "iops_size": 8192, "group": "shared"}}'
-    limits "$1" >"$tmp/$1.limits"
+    set_limits "$1" 70000
 }
 
 # limits NAME: what QEMU says of them.
@@ -93,4 +99,16 @@ is_limited kill && ok "kill: and stays so" || not_ok "kill: and stays so"
 run blockmig move "qmp:$tmp/kill/qmp" "$tmp/kill.b" "${slow[@]}" --on-busy=throttle --json
 is "$status" 4 "kill: running it again rolls back" || diag "$err"
 ends_well kill "$tmp/kill.a"
+
+# Somebody sets other limits meanwhile.
+start_busy other
+"$builddir/tools/blockmig" move "qmp:$tmp/other/qmp" "$tmp/other.b" "${slow[@]}" --on-busy=throttle >/dev/null 2>"$tmp/other.err" 3>&- </dev/null &
+pid=$!
+wait_for 60 is_limited other && ok "other: the machine is limited" || not_ok "other: the machine is limited"
+set_limits other 60000
+kill -TERM "$pid"
+wait "$pid"
+is "$?" 4 "other: the move is cancelled"
+like "$(cat "$tmp/other.err")" 'somebody has changed its limits meanwhile: they stay' "other: limits of somebody else are told of"
+ends_well other "$tmp/other.a"
 done_testing

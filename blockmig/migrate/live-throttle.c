@@ -120,23 +120,42 @@ static const struct vm_disk *present(const struct vm_description *description, c
     return vm_find_disk(description, disk->vm->qdev, NULL);
 }
 
+static bool is_ours(json_t *events, const struct vm_limits *limits)
+{
+    size_t i;
+    json_t *event;
+
+    json_array_foreach(events, i, event)
+    {
+        struct vm_limits ours = limits_from_json(json_object_get(event, "ours"));
+
+        if (vm_limits_equal(&ours, limits))
+            return true;
+    }
+    return false;
+}
+
 static bool limit_disk(struct live_job *job, struct live_disk *disk, const struct vm_disk *now, uint64_t rate,
                        GError **error)
 {
     json_t *events = events_of(job->base.journal, job->base.record, disk->index, error);
-    json_t *former = json_object_get(json_array_get(events, 0), "former"), *ours = NULL;
+    json_t *first = json_array_get(events, 0), *former, *ours;
     struct vm_limits limits;
-    bool ok = false;
+    bool ok;
 
-    if (events) {
-        former = former ? json_incref(former) : limits_to_json(&now->limits, NULL);
-        limits = tightened(limits_from_json(former), rate);
-        ours = limits_to_json(&limits, disk->vm->qdev);
-        ok = record_limits(job, disk->index, former, ours, error) &&
-             vm_set_limits(job->vm, disk->vm->qdev, &limits, error);
-        json_decref(ours);
-        json_decref(former);
-    }
+    if (!events)
+        return false;
+    /* What somebody else has set meanwhile is what will be put back. */
+    former = first && is_ours(events, &now->limits) ? json_incref(json_object_get(first, "former"))
+                                                    : limits_to_json(&now->limits, NULL);
+    limits = tightened(limits_from_json(former), rate);
+    ours = limits_to_json(&limits, disk->vm->qdev);
+    ok = (!first || json_equal(json_object_get(first, "former"), former) ||
+          record_limits(job, disk->index, NULL, NULL, error)) &&
+         record_limits(job, disk->index, former, ours, error) &&
+         vm_set_limits(job->vm, disk->vm->qdev, &limits, error);
+    json_decref(ours);
+    json_decref(former);
     json_decref(events);
     return ok;
 }
@@ -165,32 +184,17 @@ bool live_throttle(struct live_job *job, uint64_t rate, GError **error)
 
 /* ---- putting back ---- */
 
-static bool is_ours(json_t *events, json_t *limits)
-{
-    size_t i;
-    json_t *event;
-
-    json_array_foreach(events, i, event)
-    {
-        if (json_equal(json_object_get(event, "ours"), limits))
-            return true;
-    }
-    return false;
-}
-
+/* `now`: NULL if the machine does not have the disk any more. */
 static bool restore(struct live_job *job, struct live_disk *disk, const struct vm_disk *now, json_t *events,
                     GError **error)
 {
-    json_t *former = json_object_get(json_array_get(events, 0), "former");
-    json_t *limits = now ? limits_to_json(&now->limits, NULL) : NULL;
-    struct vm_limits back = limits_from_json(former);
+    struct vm_limits former = limits_from_json(json_object_get(json_array_get(events, 0), "former"));
     bool ok = true;
 
-    if (limits && is_ours(events, limits))
-        ok = vm_set_limits(job->vm, disk->vm->qdev, &back, error);
-    else if (limits && !json_equal(limits, former))
+    if (now && is_ours(events, &now->limits))
+        ok = vm_set_limits(job->vm, disk->vm->qdev, &former, error);
+    else if (now && !vm_limits_equal(&now->limits, &former))
         job_notice(&job->base, "%s: somebody has changed its limits meanwhile: they stay", disk->vm->name);
-    json_decref(limits);
     return ok && record_limits(job, disk->index, NULL, NULL, error);
 }
 
