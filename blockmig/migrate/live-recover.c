@@ -194,15 +194,16 @@ static bool look_at_disk(struct live_job *job, const struct journal_disk *saved,
     return true;
 }
 
-/* Is anything left of it? */
-static bool has_leftovers(const struct live_job *job, GPtrArray *disks)
+/* Is anything left of it?  A machine on our nodes is, if the job was not said to be over. */
+static bool has_leftovers(const struct live_job *job, const struct journal_job *record, GPtrArray *disks)
 {
     for (guint i = 0; i < disks->len; i++) {
         const struct journal_disk *saved = g_ptr_array_index(disks, i);
         const struct vm_disk *vm = find_device(job, saved->source_identity);
         struct live_disk disk = {.name = saved->source};
         g_autofree char *overlay = g_strconcat(saved->target, ".blockmig-new", NULL);
-        g_autofree char *prefix = g_strdup_printf("bm-%s-%u-s", saved->target_identity, saved->index);
+        g_autofree char *prefix =
+            g_strdup_printf("bm-%s-%u-%s", saved->target_identity, saved->index, record->result ? "s" : "");
         unsigned highest;
 
         if (highest_file(&disk, &highest) || g_file_test(overlay, G_FILE_TEST_EXISTS) ||
@@ -258,7 +259,7 @@ bool live_recover(struct live_job *job, GError **error)
         return true;
     if (!(disks = journal_disk_list(job->base.journal, record, error)))
         return false;
-    if (disks->len == 0 || !(has_leftovers(job, disks) || live_is_throttled(job, record)))
+    if (disks->len == 0 || !(has_leftovers(job, record, disks) || live_is_throttled(job, record)))
         return true;
     job_notice(&job->base, "job %s of this machine was interrupted in its phase \"%s\"", record->id,
                record->phase);
