@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 libengine_a_SOURCES += \
 	blockmig/migrate/base.c \
+	blockmig/migrate/checkpoint.c blockmig/migrate/checkpoint.h \
 	blockmig/migrate/cleanup.c \
 	blockmig/migrate/cold.c blockmig/migrate/cold.h \
 	blockmig/migrate/job.c blockmig/migrate/job.h \
