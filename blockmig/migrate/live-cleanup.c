@@ -27,8 +27,7 @@ static bool write_overlays(struct live_job *job, struct chain *overlays, struct 
     return ok;
 }
 
-/* All overlays as one, into layer 0; doing it twice gives the same. */
-static bool merge_source(struct live_job *job, struct live_disk *disk, GError **error)
+bool live_merge_source(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *path = live_layer_path(disk, 0);
     g_autoptr(chain_t) overlays = live_open_overlays(disk, 1, error);
@@ -68,7 +67,7 @@ static bool keep_source(struct live_job *job, struct live_disk *disk, const char
 
     /* An interrupted run may have come as far as this. */
     if (!job->interrupted || g_file_test(base, G_FILE_TEST_EXISTS)) {
-        if (!merge_source(job, disk, error))
+        if (!live_merge_source(job, disk, error))
             return false;
         if (renameat2(AT_FDCWD, base, AT_FDCWD, kept, RENAME_NOREPLACE) < 0)
             return blockmig_set_errno(error, errno, "renaming %s to %s", base, kept);

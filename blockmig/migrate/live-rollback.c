@@ -8,9 +8,11 @@
 
 #include <errno.h>
 #include <glib/gstdio.h>
+#include <string.h>
 
 #define WAIT          1000
 #define COMPLETE      60000
+#define SYNC_TIMEOUT  10000
 #define PIVOT_TIMEOUT 5000
 
 static void job_name(const struct live_disk *disk, char name[32])
@@ -52,8 +54,39 @@ static bool wait_for(struct live_job *job, struct live_disk *disk, enum vm_job_s
     return true;
 }
 
-/* The machine stands still from before the hypervisor leaves the overlay until the name is the base's again,
- * so at every instant the name leads to all that was written. */
+static bool is_synced(const struct vm_job *state)
+{
+    return state->state == VM_JOB_READY && state->current == state->total;
+}
+
+/* READY, and what the machine wrote up to the pause is in the base as well. */
+static bool wait_synced(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    g_auto(vm_job_t) state = {0};
+    int64_t deadline = g_get_monotonic_time() + SYNC_TIMEOUT * INT64_C(1000);
+    char name[32];
+
+    job_name(disk, name);
+    do {
+        if (!vm_job_wait(job->vm, name, VM_JOB_READY, WAIT, &state, error))
+            return false;
+        if (g_get_monotonic_time() > deadline)
+            return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "%s: job %s does not come to its end",
+                                 disk->name, name);
+    } while (!is_synced(&state));
+    return true;
+}
+
+/* Base and overlay are the same now and nobody writes.  Neither has the disk's name until it is known which of
+ * them the machine goes on with. */
+static bool give_up_name(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    g_autofree char *path = live_layer_path(disk, disk->top);
+
+    return !disk->snapshotted || (wait_synced(job, disk, error) && live_mark_merged(path, error) &&
+                                  live_layer_set_aside(disk, true, error));
+}
+
 static bool complete(struct live_job *job, struct live_disk *disk, GError **error)
 {
     char name[32];
@@ -64,40 +97,48 @@ static bool complete(struct live_job *job, struct live_disk *disk, GError **erro
     return vm_job_complete(job->vm, name, error) && wait_for(job, disk, VM_JOB_DONE, error);
 }
 
-/* The top overlay has the disk's name and the base is NAME.blockmig-0. */
-static bool restore_name(struct live_disk *disk, GError **error)
+static void take_name_back(struct live_job *job)
 {
-    if (!disk->exchanged)
-        return true;
-    if (!live_layer_exchange(disk, 1, error))
-        return false;
-    disk->exchanged = false;
-    return true;
+    for (guint i = 0; i < job->disks->len; i++)
+        if (live_disk_at(job, i)->snapshotted)
+            live_layer_set_aside(live_disk_at(job, i), false, NULL);
 }
 
 static bool leave_overlays(struct live_job *job, GError **error)
 {
-    bool ok = live_pause(job, live_top_node, live_base_node, NULL, error) && live_pause_merged(job, error);
+    bool ok = live_pause(job, live_top_node, live_base_node, NULL, error);
 
     for (guint i = 0; ok && i < job->disks->len; i++)
-        ok = complete(job, live_disk_at(job, i), error) && restore_name(live_disk_at(job, i), error);
+        ok = give_up_name(job, live_disk_at(job, i), error);
+    ok = ok && live_pause_merged(job, error);
+    for (guint i = 0; ok && i < job->disks->len; i++)
+        ok = complete(job, live_disk_at(job, i), error) &&
+             live_layer_restore_name(live_disk_at(job, i), error);
+    if (!ok)
+        take_name_back(job);
     return live_resume(job, NULL, ok ? error : NULL) && ok;
 }
 
-static void forget_overlays(struct live_job *job, struct live_disk *disk)
+/* Its end was perhaps never looked at, and its nodes are busy until then. */
+static void forget_job(struct live_job *job, struct live_disk *disk)
 {
-    for (unsigned layer = disk->files; layer > 0; layer--) {
+    char name[32];
+
+    job_name(disk, name);
+    vm_job_cancel(job->vm, name, COMPLETE, NULL);
+}
+
+static void forget_nodes(struct live_job *job, struct live_disk *disk)
+{
+    g_autofree char *overlay = live_new_node(job, disk), *merged = live_merged_node(job, disk);
+
+    vm_remove_node(job->vm, overlay, NULL);
+    vm_remove_node(job->vm, merged, NULL);
+    for (unsigned layer = disk->files + 1; layer > 0; layer--) {
         g_autofree char *node = live_layer_node(job, disk, layer);
 
         vm_remove_node(job->vm, node, NULL);
     }
-    /* By exchange: what had the disk's name stands as NAME.blockmig-0 now. */
-    for (unsigned n = disk->by_exchange ? 0 : 1; n <= disk->files; n++) {
-        g_autofree char *path = g_strdup_printf("%s.blockmig-%u", disk->name, n);
-
-        g_unlink(path);
-    }
-    storage_file_sync_directory(disk->name, NULL);
 }
 
 static void remove_target(struct live_disk *disk)
@@ -123,19 +164,43 @@ static bool any_snapshotted(const struct live_job *job)
 static bool leave_all(struct live_job *job, GError **error)
 {
     for (guint i = 0; i < job->disks->len; i++)
-        if (!live_layer_set_aside(live_disk_at(job, i), false, error) ||
-            !start_commit(job, live_disk_at(job, i), error))
+        if (!live_disk_at(job, i)->snapshotted && !live_layer_restore_name(live_disk_at(job, i), error))
             return false;
-    if (!any_snapshotted(job)) {
-        for (guint i = 0; i < job->disks->len; i++)
-            if (!restore_name(live_disk_at(job, i), error))
-                return false;
+    for (guint i = 0; i < job->disks->len; i++)
+        if (!start_commit(job, live_disk_at(job, i), error))
+            return false;
+    if (!any_snapshotted(job))
         return true;
-    }
     for (guint i = 0; i < job->disks->len; i++)
         if (!wait_for(job, live_disk_at(job, i), VM_JOB_READY, error))
             return false;
     return leave_overlays(job, error);
+}
+
+/* Of a job that was interrupted and only had to be rolled back. */
+static bool tell_end(const struct live_job *job, GError **error)
+{
+    return blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED, "%s%sjob %s was interrupted before the switch; it is rolled back",
+                         job->resized ? job->resized : "", job->resized ? ": " : "", job->base.record->id);
+}
+
+/* A machine that does not answer is left alone: what it has open must not change. */
+static bool leave(struct live_job *job, GError **error)
+{
+    bool running;
+
+    if (!vm_status(job->vm, &running, NULL, error))
+        return false;
+    if (job->paused && !live_resume(job, NULL, error))
+        return false;
+    if (!live_put_in_order(job, error) || !leave_all(job, error))
+        return false;
+    for (guint i = 0; i < job->disks->len; i++) {
+        forget_job(job, live_disk_at(job, i));
+        forget_nodes(job, live_disk_at(job, i));
+        live_layers_forget(live_disk_at(job, i));
+    }
+    return true;
 }
 
 bool live_rollback(struct job *base, GError **error)
@@ -148,24 +213,16 @@ bool live_rollback(struct job *base, GError **error)
     }
     if (job->pivoted)
         return true; /* the reason was told */
-    if (job->paused && !live_resume(job, NULL, error))
+    if (!(job->vm ? leave(job, error) : live_leave_offline(job, error)))
         return false;
-    if (!leave_all(job, error))
-        return false;
-    for (guint i = 0; i < job->disks->len; i++) {
-        forget_overlays(job, live_disk_at(job, i));
+    for (guint i = 0; i < job->disks->len; i++)
         remove_target(live_disk_at(job, i));
-    }
-    if (job->interrupted) {
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED,
-                    "job %s was interrupted before the switch; it is rolled back", base->record->id);
-        base->report->advice = g_strdup("the machine runs on the source as before: run the command again");
-        return false;
-    }
     if (!base->report->advice)
         base->report->advice =
-            g_strdup("the machine runs on the source as before; nothing is left of the move");
-    return true;
+            g_strdup(job->vm ? "the machine runs on the source as before; nothing is left of the move"
+                             : "the disk has its name again and all that the machine wrote; nothing is left "
+                               "of the move");
+    return !base->go_on_at || strcmp(base->go_on_at, base->report->phase) != 0 || tell_end(job, error);
 }
 
 /* ---- back from the target ------------------------------------------------------------------------- */
@@ -245,7 +302,7 @@ static void after_return(struct live_job *job, struct live_disk *disk)
 
 bool live_fail_back(struct live_job *job, GError **error)
 {
-    bool ok = job_event(&job->base, "intent", error, "bring the machine back to the source");
+    bool ok = job_event(&job->base, "intent", error, LIVE_RETURN);
 
     for (guint i = 0; ok && i < job->disks->len; i++)
         ok = reopen_top(job, live_disk_at(job, i), error) && create_next(job, live_disk_at(job, i), error);
@@ -257,5 +314,5 @@ bool live_fail_back(struct live_job *job, GError **error)
         return false;
     for (guint i = 0; i < job->disks->len; i++)
         after_return(job, live_disk_at(job, i));
-    return job_event(&job->base, "result", error, "the machine runs on the source again");
+    return job_event(&job->base, "result", error, LIVE_RETURNED);
 }

@@ -22,7 +22,8 @@ bool live_save_disk(struct live_job *job, const struct live_disk *disk, GError *
                                   .source_identity = disk->vm->qdev,
                                   .target_identity = tag,
                                   .size = disk->size,
-                                  .receipt = disk->report->receipt};
+                                  .receipt = disk->report->receipt,
+                                  .frozen = disk->frozen};
 
     return journal_disk_save(job->base.journal, job->base.record, &record, error);
 }
