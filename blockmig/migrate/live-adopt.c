@@ -17,16 +17,21 @@ static struct vm_layer *layer_at(const struct live_disk *disk, unsigned i)
     return g_ptr_array_index(disk->vm->layers, i);
 }
 
+static bool is_needed(const struct live_disk *disk)
+{
+    return disk->by_name || disk->topped;
+}
+
 static char *present_node(const struct live_job *job, const struct live_disk *disk)
 {
-    return !disk->by_name  ? live_top_node(job, disk)
-           : disk->topped ? live_next_node(job, disk)
-                          : g_strdup(layer_at(disk, 0)->node);
+    return disk->topped    ? live_next_node(job, disk)
+           : disk->by_name ? g_strdup(layer_at(disk, 0)->node)
+                           : live_top_node(job, disk);
 }
 
 static char *adopted_node(const struct live_job *job, const struct live_disk *disk)
 {
-    return disk->by_name ? live_next_node(job, disk) : live_top_node(job, disk);
+    return is_needed(disk) ? live_next_node(job, disk) : live_top_node(job, disk);
 }
 
 /* Where the next overlay stands before it takes the disk's name. */
@@ -49,17 +54,27 @@ static bool put_on(struct live_job *job, struct live_disk *disk, GError **error)
     return ok;
 }
 
+/* What an interrupted run had opened. */
+static void remove_layers(struct live_job *job, struct live_disk *disk)
+{
+    for (unsigned layer = disk->top + 1; layer-- > 0;) {
+        g_autofree char *node = live_layer_node(job, disk, layer);
+
+        vm_remove_node(job->vm, node, NULL);
+    }
+}
+
 /* From the base up, each over the one before. */
 static bool open_layers(struct live_job *job, struct live_disk *disk, GError **error)
 {
     const struct vm_layer *below = disk->vm->layers->len > disk->top + 1 ? layer_at(disk, disk->top + 1) : NULL;
     g_autofree char *backing = below ? g_strdup(below->node) : NULL;
 
-    live_layer_set_immutable(disk, false);
+    remove_layers(job, disk);
     for (unsigned layer = 0; layer <= disk->top; layer++) {
         g_autofree char *path = live_layer_path(disk, layer);
         char *node = live_layer_node(job, disk, layer);
-        bool ok = vm_remove_node(job->vm, node, error) && live_add_node(job, disk, node, path,
+        bool ok = live_add_node(job, disk, node, path,
                                 layer ? format_qcow2.name : disk->source_format->name, backing, true, error);
 
         g_free(backing);
@@ -67,31 +82,24 @@ static bool open_layers(struct live_job *job, struct live_disk *disk, GError **e
         if (!ok)
             return false;
     }
-    live_layer_set_immutable(disk, true);
     return true;
 }
 
-/* An interrupted run may have done it already. */
-static bool take_name(struct live_disk *disk, GError **error)
+static bool replace_layers(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    unsigned below;
+    g_autofree char *next = live_next_node(job, disk), *top = live_top_node(job, disk);
 
-    return !disk->by_exchange ||
-           (live_stands_on(disk, disk->name, &below) && below == disk->top) ||
-           live_layer_exchange(disk, disk->top + 1, error);
+    disk->based = (disk->topped || put_on(job, disk, error)) && open_layers(job, disk, error) &&
+                  live_set_backing(job, disk, next, top, error);
+    return disk->based;
 }
 
 static bool take_over(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    g_autofree char *next = live_next_node(job, disk), *top = live_top_node(job, disk);
-
-    if ((!disk->topped && !put_on(job, disk, error)) || !open_layers(job, disk, error) ||
-        !live_set_backing(job, disk, next, top, error) ||
-        !take_name(disk, error))
+    if ((disk->by_name && !replace_layers(job, disk, error)) ||
+        !live_layer_take_name(disk, disk->top + 1, error))
         return false;
     disk->top++;
-    disk->based = true;
-    disk->exchanged = disk->by_exchange;
     return true;
 }
 
@@ -107,13 +115,12 @@ static void close_own(struct live_job *job, struct live_disk *disk)
             vm_remove_node(job->vm, layer->protocol_node, NULL);
     }
     g_ptr_array_remove_range(disk->vm->layers, 0, disk->top - 1);
-    disk->by_name = disk->topped = false;
 }
 
-static bool any_by_name(const struct live_job *job)
+static bool any_needed(const struct live_job *job)
 {
     for (guint i = 0; i < job->disks->len; i++)
-        if (live_disk_at(job, i)->by_name)
+        if (is_needed(live_disk_at(job, i)))
             return true;
     return false;
 }
@@ -133,22 +140,26 @@ bool live_adopt(struct live_job *job, GError **error)
 {
     bool ok = true;
 
-    if (!any_by_name(job))
+    if (!any_needed(job))
         return true;
     if (!job_event(&job->base, "intent", error, "replace the layers that the machine opened by name"))
         return false;
     for (guint i = 0; i < job->disks->len; i++)
-        if (live_disk_at(job, i)->by_name && !prepare(job, live_disk_at(job, i), error))
+        if (is_needed(live_disk_at(job, i)) && !prepare(job, live_disk_at(job, i), error))
             return false;
-    /* Until each has its name, what the machine was on is as good as the overlay. */
+    /* As long as the machine stands still, what it was on is as good as the overlay. */
     ok = live_pause(job, present_node, adopted_node, NULL, error) && live_pause_merged(job, error);
     for (guint i = 0; ok && i < job->disks->len; i++)
-        if (live_disk_at(job, i)->by_name)
+        if (is_needed(live_disk_at(job, i)))
             ok = take_over(job, live_disk_at(job, i), error);
     if (!live_resume(job, NULL, ok ? error : NULL) || !ok)
         return false;
-    for (guint i = 0; i < job->disks->len; i++)
-        if (live_disk_at(job, i)->by_name)
-            close_own(job, live_disk_at(job, i));
+    for (guint i = 0; i < job->disks->len; i++) {
+        struct live_disk *disk = live_disk_at(job, i);
+
+        if (disk->by_name)
+            close_own(job, disk);
+        disk->by_name = disk->topped = false;
+    }
     return job_event(&job->base, "result", error, "the machine writes to an overlay of ours again");
 }

@@ -76,19 +76,16 @@ static bool add_layer(struct live_job *job, GError **error)
     return false;
 }
 
-/* Of a resumed job nobody knows how long its overlay lies there, nor what a pause costs: putting an overlay on
- * costs about as much. */
+/* Of a resumed job nobody knows how long its overlay lies there. */
 static bool one_pass(struct live_job *job, GError **error)
 {
     struct live_shipment shipment = {0};
-    int64_t since = job->pace.layered, begin = g_get_monotonic_time(), layered;
+    int64_t since = job->pace.layered, layered;
     g_autofree char *size = NULL, *rate = NULL;
 
     if (!add_layer(job, error))
         return false;
     layered = job->pace.layered;
-    if (job->pace.overhead == 0)
-        job->pace.overhead = (double)(g_get_monotonic_time() - begin) / G_USEC_PER_SEC;
     if (!ship_frozen(job, &shipment, error))
         return false;
     measure(&job->pace, &shipment, since ? (double)(layered - since) / G_USEC_PER_SEC : 0,

@@ -109,23 +109,25 @@ bool live_describe_base(struct live_disk *disk, GError **error)
     return true;
 }
 
-/* The overlays are in NAME.blockmig-N, but for the top one, which by exchange has the disk's name. */
+/* Who has the disk's name: the top layer, nobody, or layer 0. */
 static void look_at_source(struct live_disk *disk)
 {
     unsigned below;
 
-    if (!disk->by_exchange) {
-        disk->top = disk->files;
-    } else if (live_stands_on(disk, disk->name, &below)) {
+    disk->exchanged = true;
+    if (live_stands_on(disk, disk->name, &below)) {
         disk->top = below + 1;
-        disk->exchanged = true;
     } else if (!g_file_test(disk->name, G_FILE_TEST_EXISTS)) {
         disk->top = disk->files;
-        disk->exchanged = disk->set_aside = true;
-    } else {
+        disk->set_aside = disk->by_exchange;
+    } else if (disk->by_exchange) {
         g_autofree char *first = g_strconcat(disk->name, ".blockmig-0", NULL);
 
-        disk->top = live_stands_on(disk, first, &below) && !live_is_merged(first);
+        disk->exchanged = false;
+        disk->top = live_is_overlay(disk, first) && !live_is_merged(first);
+    } else {
+        disk->exchanged = false;
+        disk->top = disk->files;
     }
     disk->snapshotted = disk->top > 0;
     disk->files = MAX(disk->files, disk->top);
@@ -135,7 +137,8 @@ static void look_at_target(struct live_disk *disk)
 {
     disk->top = disk->files;
     disk->snapshotted = disk->created = true;
-    disk->exchanged = disk->set_aside = disk->by_exchange;
+    disk->exchanged = true;
+    disk->set_aside = disk->by_exchange;
     disk->settled = !disk->overlay_created;
 }
 
@@ -168,7 +171,6 @@ bool live_look_offline(struct live_job *job, GPtrArray *disks, GError **error)
 
         if (!disk)
             return false;
-        disk->immutable = !disk->by_exchange;
         live_describe_disk(job, disk);
     }
     job->pivoted = was_switched(job);
@@ -208,13 +210,13 @@ static bool is_older(const char *overlay, const char *base)
             (above.st_mtim.tv_sec == below.st_mtim.tv_sec && above.st_mtim.tv_nsec < below.st_mtim.tv_nsec));
 }
 
-/* As long as an overlay has the disk's name, nobody has written to layer 0 but us. */
+/* As long as it has not its name, nobody has written to layer 0 but us. */
 static bool check_base(const struct live_job *job, const struct live_disk *disk, GError **error)
 {
     g_autofree char *base = live_layer_path(disk, 0), *top = live_layer_path(disk, disk->top);
     g_autofree char *merging = g_strconcat(LIVE_MERGE, base, NULL);
 
-    return (disk->by_exchange && disk->exchanged) || live_has_event(job, "intent", merging) ||
+    return disk->exchanged || live_has_event(job, "intent", merging) ||
            live_overlay_is_empty(top) || !is_older(top, base) ||
            blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN,
                          "%s was written to after %s was put over it: one of them is stale, and both are kept",
@@ -225,7 +227,6 @@ static bool merge(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *base = live_layer_path(disk, 0), *top = live_layer_path(disk, disk->top);
 
-    live_layer_set_immutable(disk, false);
     if (disk->top == 0 || live_is_merged(top))
         return true;
     return check_base(job, disk, error) && job_event(&job->base, "intent", error, LIVE_MERGE "%s", base) &&
@@ -240,7 +241,7 @@ bool live_leave_offline(struct live_job *job, GError **error)
         live_tell(job, "%s", disk->vm->name);
         if (!merge(job, disk, error) || !live_layer_restore_name(disk, error))
             return false;
-        live_layers_forget(disk);
+        live_layers_forget(job, disk);
     }
     return true;
 }

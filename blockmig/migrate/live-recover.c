@@ -186,16 +186,20 @@ static bool is_ours(const struct live_disk *disk, unsigned layer)
     return vm && g_str_has_prefix(vm->node, "bm-");
 }
 
-/* The snapshot, or an adoption, was interrupted: our overlay is on, over the machine's own nodes. */
-static void look_below_overlay(struct live_disk *disk)
+/*
+ * The hypervisor only knows the names that its files had once: who has the disk's name is seen there.  It is
+ * the top layer, or an empty one that was to be put on, or still the one below the top, if the snapshot or an
+ * adoption was interrupted.
+ */
+static void look_at_name(struct live_disk *disk)
 {
-    unsigned below;
+    bool nobody = !g_file_test(disk->name, G_FILE_TEST_EXISTS);
+    unsigned below = 0, layer = live_stands_on(disk, disk->name, &below) ? below + 1 : 0;
 
-    disk->top--;
-    disk->by_name = disk->topped = true;
-    disk->exchanged = disk->by_exchange && (disk->top > 0 || live_stands_on(disk, disk->name, &below));
-    disk->set_aside = disk->fresh = false;
-    g_ptr_array_remove_index(disk->vm->layers, 0);
+    disk->exchanged = nobody || layer > 0;
+    disk->set_aside = nobody && disk->by_exchange;
+    disk->fresh = layer > disk->top;
+    disk->topped = !nobody && layer < disk->top;
 }
 
 /* Which layer of the machine's chain is layer 0, and what of it is ours? */
@@ -213,15 +217,10 @@ static void look_at_source(const struct live_job *job, struct live_disk *disk)
     base = g_ptr_array_index(layers, MIN(disk->top, layers->len - 1));
     disk->based = strcmp(base->node, first) == 0;
     disk->base_node = g_strdup(base->node);
-    disk->exchanged = disk->by_exchange && g_strcmp0(base->filename, disk->name) != 0;
-    disk->set_aside = disk->exchanged && !g_file_test(disk->name, G_FILE_TEST_EXISTS);
-    disk->fresh = disk->exchanged && !disk->set_aside && disk->top > 0 &&
-                  g_strcmp0(active->filename, disk->name) != 0;
-    disk->immutable = !disk->by_exchange;
-    if (disk->snapshotted && !is_ours(disk, 1))
-        look_below_overlay(disk);
-    else
-        g_ptr_array_remove_range(layers, 0, MIN(disk->top, layers->len - 1));
+    look_at_name(disk);
+    disk->by_name = disk->topped && !is_ours(disk, 1);
+    g_ptr_array_remove_range(layers, 0, disk->by_name ? 1 : MIN(disk->top, layers->len - 1));
+    disk->top -= disk->topped;
 }
 
 static bool look_at_target(struct live_job *job, struct live_disk *disk, GError **error)
@@ -229,9 +228,8 @@ static bool look_at_target(struct live_job *job, struct live_disk *disk, GError 
     g_autofree char *node = NULL;
 
     disk->top = disk->files;
-    disk->snapshotted = disk->based = disk->created = true;
-    disk->exchanged = disk->set_aside = disk->by_exchange;
-    disk->immutable = !disk->by_exchange;
+    disk->snapshotted = disk->based = disk->created = disk->exchanged = true;
+    disk->set_aside = disk->by_exchange;
     node = live_top_node(job, disk);
     vm_remove_node(job->vm, node, NULL); /* its file is still open for writing there */
     return live_describe_base(disk, error);
@@ -241,8 +239,7 @@ static bool look_at_target(struct live_job *job, struct live_disk *disk, GError 
  * others by their names. */
 static bool look_at_names(struct live_disk *disk, GError **error)
 {
-    g_autofree char *first = disk->by_exchange ? g_strconcat(disk->name, ".blockmig-0", NULL)
-                                               : g_strdup(disk->name);
+    g_autofree char *first = g_strconcat(disk->name, ".blockmig-0", NULL);
     GPtrArray *layers = disk->vm->layers;
 
     for (disk->top = 0; disk->top < layers->len; disk->top++) {
@@ -251,15 +248,14 @@ static bool look_at_names(struct live_disk *disk, GError **error)
         if (g_strcmp0(layer->filename, first) == 0)
             break;
     }
-    if (disk->top == layers->len || (disk->top == 0 && disk->by_exchange))
+    if (disk->top == layers->len || disk->top == 0)
         return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN,
                              "the machine was started anew while %s was moved, and does not use all of its "
                              "layers NAME.blockmig-N: none may be removed",
                              disk->name);
-    disk->by_name = disk->snapshotted = disk->top > 0;
+    disk->by_name = disk->snapshotted = true;
     disk->files = MAX(disk->files, disk->top);
-    disk->exchanged = disk->by_exchange;
-    disk->immutable = !disk->by_exchange;
+    disk->exchanged = true;
     disk->base_node = g_strdup(((struct vm_layer *)g_ptr_array_index(layers, disk->top))->node);
     return true;
 }

@@ -24,7 +24,7 @@ static void close_prepared(struct live_job *job, struct live_disk *disk)
 
 static bool restore_names(struct live_disk *disk, GError **error)
 {
-    if (disk->fresh && !live_layer_exchange(disk, disk->top + 1, error))
+    if (disk->fresh && !live_layer_return_name(disk, disk->top + 1, error))
         return false;
     disk->fresh = false;
     return live_layer_set_aside(disk, false, error);
@@ -78,7 +78,7 @@ static bool begin_anew(struct live_job *job, GError **error)
         vm_remove_node(job->vm, next, NULL);
         if (!live_layer_restore_name(disk, error))
             return false;
-        live_layers_forget(disk);
+        live_layers_forget(job, disk);
         disk->files = 0;
     }
     return live_snapshot(&job->base, error);

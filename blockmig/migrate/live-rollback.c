@@ -30,7 +30,6 @@ static bool start_commit(struct live_job *job, struct live_disk *disk, GError **
     g_clear_pointer(&disk->base, chain_close);
     if (!disk->snapshotted)
         return true;
-    live_layer_set_immutable(disk, false);
     job_name(disk, name);
     if (!live_has_job(job, name, &there, error))
         return false;
@@ -198,7 +197,7 @@ static bool leave(struct live_job *job, GError **error)
     for (guint i = 0; i < job->disks->len; i++) {
         forget_job(job, live_disk_at(job, i));
         forget_nodes(job, live_disk_at(job, i));
-        live_layers_forget(live_disk_at(job, i));
+        live_layers_forget(job, live_disk_at(job, i));
     }
     return true;
 }
