@@ -3,6 +3,7 @@
 #include "blockmig/vm/qemu.h"
 #include "formats/error.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -166,13 +167,27 @@ static bool add_file(struct qmp *qmp, const struct vm_node *node, GError **error
     return false;
 }
 
+/* QEMU 7.2 goes by the length that a file had when it was opened, and reads zeros behind it.  A resize to the
+ * length that it has now tells it; once an image uses the file, that is not possible any more. */
+static bool refresh_length(struct qmp *qmp, const struct vm_node *node, const char *name, GError **error)
+{
+    struct stat st;
+
+    if (stat(node->filename, &st) < 0)
+        return blockmig_set_errno(error, errno, "%s", node->filename);
+    return !S_ISREG(st.st_mode) || qmp_do(qmp, "block_resize",
+                                          json_pack("{s:s, s:I}", "node-name", name, "size",
+                                                    (json_int_t)st.st_size),
+                                          QMP_TIMEOUT, error);
+}
+
 static bool add_by_descriptor(struct qmp *qmp, const struct vm_node *node, GError **error)
 {
     char name[VM_NODE_NAME_MAX + 1];
 
-    if (!node->file_added && !add_file(qmp, node, error))
-        return false;
     file_node_name(node->name, name);
+    if (!(node->file_added ? refresh_length(qmp, node, name, error) : add_file(qmp, node, error)))
+        return false;
     if (blockdev_add(qmp, node_arguments(node, node->backing, json_string(name)), error))
         return true;
     if (!node->file_added) {
