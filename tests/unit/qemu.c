@@ -966,6 +966,44 @@ static void test_failed_node_leaves_nothing(struct machine *machine, gconstpoint
     close(fd);
 }
 
+static uint64_t node_size(const struct machine *machine, const char *wanted)
+{
+    g_autoptr(json_t) nodes = qmp_command(monitor(machine), "query-named-block-nodes",
+                                          json_pack("{s:b}", "flat", true), QMP_TIMEOUT, NULL);
+    size_t i;
+    json_t *node;
+
+    json_array_foreach(nodes, i, node)
+    {
+        if (g_strcmp0(member_text(node, "node-name"), wanted) == 0)
+            return member_size(json_object_get(node, "image"), "virtual-size");
+    }
+    return 0;
+}
+
+/* A file that grows between being opened and being looked into is seen as long as it is then. */
+static void test_file_grows_before_its_image(struct machine *machine, gconstpointer unused)
+{
+    g_autofree char *path = in(machine, "a.raw");
+    int fd;
+    struct vm_node node = {.name = "n", .filename = path, .format = "raw", .descriptor = &fd, .read_only = true};
+    GError *error = NULL;
+
+    make_image(machine, "a.raw", "raw", NULL, NULL);
+    start(machine, "-nodefaults");
+    fd = open_file(path, O_RDWR);
+    assert_ok(vm_add_file(machine->vm, &node, &error));
+    close(fd);
+    g_assert_cmpint(truncate(path, 100 << 20), ==, 0);
+    node.descriptor = NULL;
+    node.file_added = true;
+    assert_ok(vm_add_node(machine->vm, &node, &error));
+    g_assert_cmpuint(node_size(machine, "n-file"), ==, 100 << 20);
+    g_assert_cmpuint(node_size(machine, "n"), ==, 100 << 20);
+    assert_ok(vm_remove_node(machine->vm, "n", &error));
+    g_assert_cmpuint(open_count(machine, path), ==, 0);
+}
+
 /* A removal that was interrupted is completed by the next one, also in a stopped machine; then nobody holds
  * the file, and its name can be used again. */
 static void test_removal_is_repeated(struct machine *machine, gconstpointer unused)
@@ -1224,6 +1262,7 @@ int main(int argc, char **argv)
     }
     ADD("unused-file-is-forgotten", test_unused_file_is_forgotten);
     ADD("failed-node-leaves-nothing", test_failed_node_leaves_nothing);
+    ADD("file-grows-before-its-image", test_file_grows_before_its_image);
     ADD("removal-is-repeated", test_removal_is_repeated);
     ADD("jobs-are-adopted", test_jobs_are_adopted);
     ADD("connection-is-adopted", test_connection_is_adopted);
