@@ -160,6 +160,7 @@ struct live_disk *live_rebuild(struct live_job *job, const struct journal_disk *
     disk->name = g_strdup(saved->source);
     disk->size = saved->size;
     disk->frozen = g_strdup(saved->frozen);
+    disk->base_node = g_strdup(saved->base_node);
     disk->target_path = g_strdup(saved->target);
     disk->target_overlay = g_strconcat(saved->target, ".blockmig-new", NULL);
     disk->created = g_file_test(saved->target, G_FILE_TEST_EXISTS) && live_has_event(job, "intent", created);
@@ -216,6 +217,7 @@ static void look_at_source(const struct live_job *job, struct live_disk *disk)
     disk->files = MAX(disk->files, disk->top); /* the top one may have the disk's name */
     base = g_ptr_array_index(layers, MIN(disk->top, layers->len - 1));
     disk->based = strcmp(base->node, first) == 0;
+    g_free(disk->base_node);
     disk->base_node = g_strdup(base->node);
     look_at_name(disk);
     disk->by_name = disk->topped && !is_ours(disk, 1);
@@ -225,10 +227,11 @@ static void look_at_source(const struct live_job *job, struct live_disk *disk)
 
 static bool look_at_target(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    g_autofree char *node = NULL;
+    g_autofree char *node = NULL, *first = live_layer_node(job, disk, 0);
 
     disk->top = disk->files;
-    disk->snapshotted = disk->based = disk->created = disk->exchanged = true;
+    disk->snapshotted = disk->created = disk->exchanged = true;
+    disk->based = g_strcmp0(disk->base_node, first) == 0;
     disk->set_aside = disk->by_exchange;
     node = live_top_node(job, disk);
     vm_remove_node(job->vm, node, NULL); /* its file is still open for writing there */
@@ -256,6 +259,7 @@ static bool look_at_names(struct live_disk *disk, GError **error)
     disk->by_name = disk->snapshotted = true;
     disk->files = MAX(disk->files, disk->top);
     disk->exchanged = true;
+    g_free(disk->base_node);
     disk->base_node = g_strdup(((struct vm_layer *)g_ptr_array_index(layers, disk->top))->node);
     return true;
 }

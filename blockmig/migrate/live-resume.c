@@ -99,7 +99,8 @@ bool live_take_up(struct job *base, GError **error)
     if (!live_put_in_order(job, error))
         return false;
     for (guint i = 0; i < job->disks->len; i++)
-        if (!remove_target_overlay(live_disk_at(job, i), error))
+        if (!remove_target_overlay(live_disk_at(job, i), error) ||
+            !live_save_disk(job, live_disk_at(job, i), error))
             return false;
     return job_event(base, "result", error, "taken up on %u overlays", live_disk_at(job, 0)->top);
 }

@@ -229,7 +229,8 @@ bool live_rollback(struct job *base, GError **error)
 static bool reopen_top(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *path = live_layer_path(disk, disk->top), *node = live_top_node(job, disk);
-    g_autofree char *below = live_layer_node(job, disk, disk->top - 1);
+    g_autofree char *below =
+        disk->top > 1 ? live_layer_node(job, disk, disk->top - 1) : live_base_node(job, disk);
 
     return live_add_node(job, disk, node, path, format_qcow2.name, below, true, error);
 }

@@ -50,7 +50,7 @@ static bool start(struct live_job *job, struct live_disk *disk, GError **error)
 /* From the top down, as one holds the next open. */
 static void remove_nodes(struct live_job *job, struct live_disk *disk)
 {
-    g_autofree char *overlay = live_new_node(job, disk);
+    g_autofree char *overlay = live_new_node(job, disk), *base = live_layer_path(disk, 0);
     g_autoptr(GError) local = NULL;
 
     vm_remove_node(job->vm, overlay, &local);
@@ -61,6 +61,8 @@ static void remove_nodes(struct live_job *job, struct live_disk *disk)
     }
     if (!local)
         vm_forget_file(job->vm, disk->name, &local);
+    if (!local)
+        vm_forget_file(job->vm, base, &local);
     for (guint i = 1; !local && i < disk->vm->layers->len; i++)
         vm_forget_file(job->vm, ((const struct vm_layer *)g_ptr_array_index(disk->vm->layers, i))->filename,
                        &local);

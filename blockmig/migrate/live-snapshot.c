@@ -16,7 +16,7 @@
 
 bool live_save_disk(struct live_job *job, const struct live_disk *disk, GError **error)
 {
-    g_autofree char *tag = g_strdup_printf("%08x", job->tag);
+    g_autofree char *tag = g_strdup_printf("%08x", job->tag), *base = live_base_node(job, disk);
     struct journal_disk record = {.index = disk->index,
                                   .source = disk->name,
                                   .target = disk->target_path,
@@ -26,7 +26,8 @@ bool live_save_disk(struct live_job *job, const struct live_disk *disk, GError *
                                   .target_identity = tag,
                                   .size = disk->size,
                                   .receipt = disk->report->receipt,
-                                  .frozen = disk->frozen};
+                                  .frozen = disk->frozen,
+                                  .base_node = base};
 
     return journal_disk_save(job->base.journal, job->base.record, &record, error);
 }
@@ -103,10 +104,17 @@ static bool take_names(struct live_job *job, GError **error)
  */
 static bool layer_running(struct live_job *job, GError **error)
 {
+    double *average = &job->pace.layer_time, time;
+    int64_t begin;
+
     if (!take_names(job, error))
         return false;
-    if (add_overlays(job, error))
+    begin = g_get_monotonic_time();
+    if (add_overlays(job, error)) {
+        time = (double)(g_get_monotonic_time() - begin) / G_USEC_PER_SEC;
+        *average = *average > 0 ? (*average + time) / 2 : time;
         return true;
+    }
     return_names(job, job->disks->len);
     return false;
 }

@@ -18,6 +18,7 @@ void journal_disk_free(struct journal_disk *disk)
     g_free(disk->target_identity);
     g_free(disk->receipt);
     g_free(disk->frozen);
+    g_free(disk->base_node);
     g_free(disk);
 }
 
@@ -28,9 +29,10 @@ static bool save_disk(struct journal *journal, const struct journal_job *job, co
     if (!journal_refuse_rivals(journal, rivals, disk->target, error))
         return false;
     sqlite3_stmt *stmt =
-        journal_bind(journal, DISK_SAVE, "sissssssuss", job->id, (int64_t)disk->index, disk->source,
+        journal_bind(journal, DISK_SAVE, "sissssssusss", job->id, (int64_t)disk->index, disk->source,
                      disk->target, disk->source_format, disk->target_format, disk->source_identity,
-                     disk->target_identity, disk->size, disk->receipt, disk->frozen);
+                     disk->target_identity, disk->size, disk->receipt, disk->frozen,
+                     disk->base_node);
     return journal_run(journal, stmt, error);
 }
 
@@ -55,6 +57,7 @@ static struct journal_disk *disk_from_row(sqlite3_stmt *row)
     disk->size = journal_u64(row, 7);
     disk->receipt = journal_text(row, 8);
     disk->frozen = journal_text(row, 9);
+    disk->base_node = journal_text(row, 10);
     return disk;
 }
 

@@ -44,6 +44,7 @@ struct journal_disk {
     uint64_t size;
     char *receipt; /* path, or NULL */
     char *frozen;  /* of a running machine's disk: identity, size, mtime of what is below its overlays; or NULL */
+    char *base_node; /* and how the hypervisor calls that; or NULL */
 };
 
 struct journal_checkpoint {

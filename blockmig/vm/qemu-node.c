@@ -3,7 +3,6 @@
 #include "blockmig/vm/qemu.h"
 #include "formats/error.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
@@ -128,13 +127,13 @@ static bool is_writable(int fd)
 }
 
 /* Writable if the descriptor is, so that it is never opened again. */
-static json_t *fdset_arguments(const struct vm_node *node, const char *name, json_int_t id)
+static json_t *fdset_arguments(const struct vm_node *node, const char *name, const char *filename)
 {
-    g_autofree char *filename = g_strdup_printf("/dev/fdset/%" JSON_INTEGER_FORMAT, id);
     json_t *arguments = file_arguments(node, filename);
 
     json_object_set_new(arguments, "node-name", json_string(name));
-    json_object_set_new(arguments, "read-only", json_boolean(!is_writable(*node->descriptor)));
+    json_object_set_new(arguments, "read-only",
+                        json_boolean(!node->handed_over && !is_writable(*node->descriptor)));
     return arguments;
 }
 
@@ -149,51 +148,29 @@ static bool check_name(const struct vm_node *node, GError **error)
     return false;
 }
 
-static bool add_file(struct qmp *qmp, const struct vm_node *node, GError **error)
+static char *hand_over(struct qmp *qmp, const struct vm_node *node, GError **error)
 {
-    char name[VM_NODE_NAME_MAX + 1];
-    json_int_t id;
-
-    if (!node->read_only && !is_writable(*node->descriptor)) {
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "its descriptor is not open for writing");
-        return false;
-    }
-    file_node_name(node->name, name);
-    if (!qemu_fdset_add(qmp, node->name, *node->descriptor, &id, error))
-        return false;
-    if (blockdev_add(qmp, fdset_arguments(node, name, id), error))
-        return true;
-    qemu_fdset_remove(qmp, node->name, NULL);
-    return false;
-}
-
-/* QEMU 7.2 goes by the length that a file had when it was opened, and reads zeros behind it.  A resize to the
- * length that it has now tells it; once an image uses the file, that is not possible any more. */
-static bool refresh_length(struct qmp *qmp, const struct vm_node *node, const char *name, GError **error)
-{
-    struct stat st;
-
-    if (stat(node->filename, &st) < 0)
-        return blockmig_set_errno(error, errno, "%s", node->filename);
-    return !S_ISREG(st.st_mode) || qmp_do(qmp, "block_resize",
-                                          json_pack("{s:s, s:I}", "node-name", name, "size",
-                                                    (json_int_t)st.st_size),
-                                          QMP_TIMEOUT, error);
+    if (node->read_only || is_writable(*node->descriptor))
+        return qemu_fdset_add(qmp, node->name, *node->descriptor, error);
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "its descriptor is not open for writing");
+    return NULL;
 }
 
 static bool add_by_descriptor(struct qmp *qmp, const struct vm_node *node, GError **error)
 {
+    g_autofree char *filename = node->handed_over ? g_strdup(node->handed_over) : hand_over(qmp, node, error);
     char name[VM_NODE_NAME_MAX + 1];
 
-    file_node_name(node->name, name);
-    if (!(node->file_added ? refresh_length(qmp, node, name, error) : add_file(qmp, node, error)))
+    if (!filename)
         return false;
-    if (blockdev_add(qmp, node_arguments(node, node->backing, json_string(name)), error))
-        return true;
-    if (!node->file_added) {
+    file_node_name(node->name, name);
+    if (blockdev_add(qmp, fdset_arguments(node, name, filename), error)) {
+        if (blockdev_add(qmp, node_arguments(node, node->backing, json_string(name)), error))
+            return true;
         qmp_do(qmp, "blockdev-del", json_pack("{s:s}", "node-name", name), QMP_TIMEOUT, NULL);
-        qemu_fdset_remove(qmp, node->name, NULL);
     }
+    if (!node->handed_over)
+        qemu_fdset_remove(qmp, node->name, NULL);
     return false;
 }
 
@@ -210,14 +187,15 @@ bool qemu_add_node(struct vm *vm, const struct vm_node *node, GError **error)
 
     return check_name(node, error) &&
            opened(node,
-                  node->descriptor || node->file_added ? add_by_descriptor(qmp, node, error)
-                                                       : add_by_name(qmp, node, error),
+                  node->descriptor ? add_by_descriptor(qmp, node, error) : add_by_name(qmp, node, error),
                   error);
 }
 
-bool qemu_add_file(struct vm *vm, const struct vm_node *node, GError **error)
+bool qemu_hand_over(struct vm *vm, const struct vm_node *node, char **name, GError **error)
 {
-    return check_name(node, error) && opened(node, add_file(qemu_of(vm)->qmp, node, error), error);
+    g_return_val_if_fail(is_writable(*node->descriptor), false);
+    *name = check_name(node, error) ? hand_over(qemu_of(vm)->qmp, node, error) : NULL;
+    return opened(node, *name != NULL, error);
 }
 
 /* blockdev-reopen wants every option again, or it falls back to the default. */
@@ -417,10 +395,11 @@ static char *real_name(const char *path)
     return name;
 }
 
-static bool is_file(json_t *node, const char *wanted)
+static bool is_file(json_t *node, const char *wanted, json_t *sets, pid_t pid)
 {
     const char *file = member_text(node, "file");
-    g_autofree char *name = file ? real_name(file) : NULL;
+    bool by_descriptor = file && g_str_has_prefix(file, "/dev/fdset/");
+    g_autofree char *name = by_descriptor ? qemu_fdset_file(sets, file, pid) : file ? real_name(file) : NULL;
 
     return name && strcmp(name, wanted) == 0;
 }
@@ -430,6 +409,7 @@ bool qemu_forget_file(struct vm *vm, const char *path, GError **error)
 {
     struct qmp *qmp = qemu_of(vm)->qmp;
     g_autofree char *wanted = real_name(path);
+    g_autoptr(json_t) sets = qmp_command(qmp, "query-fdsets", NULL, QMP_TIMEOUT, error);
 
     for (unsigned round = 0; wanted && round < 2; round++) {
         g_autoptr(json_t) nodes =
@@ -437,14 +417,14 @@ bool qemu_forget_file(struct vm *vm, const char *path, GError **error)
         size_t i;
         json_t *node;
 
-        if (!nodes)
+        if (!sets || !nodes)
             return false;
         json_array_foreach(nodes, i, node)
         {
             const char *name = member_text(node, "node-name");
 
-            if (name && name[0] != '#' && is_file(node, wanted))
-                qmp_do(qmp, "blockdev-del", json_pack("{s:s}", "node-name", name), QMP_TIMEOUT, NULL);
+            if (name && name[0] != '#' && is_file(node, wanted, sets, qmp_peer(qmp)))
+                qemu_remove_node(vm, name, NULL);
         }
     }
     return true;
