@@ -48,6 +48,7 @@ dist_check_SCRIPTS += \
 dist_check_SCRIPTS += \
 	tests/a-killed-move-is-rolled-back-or-finished.sh \
 	tests/a-pause-that-takes-too-long-is-given-up.sh \
+	tests/moves-survive-a-crash-at-every-step.sh \
 	tests/moves-go-on-after-a-kill-at-every-step.sh \
 	tests/move-a-running-disk.sh \
 	tests/move-brings-the-machine-back-from-a-bad-target.sh \

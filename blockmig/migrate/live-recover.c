@@ -322,9 +322,28 @@ static bool look_at_disk(struct live_job *job, const struct journal_disk *saved,
     return true;
 }
 
+static bool is_settled(const struct live_job *job)
+{
+    for (guint i = 0; i < job->disks->len; i++)
+        if (live_disk_at(job, i)->settled)
+            return true;
+    return false;
+}
+
+static bool check_way_back(const struct live_job *job, GError **error)
+{
+    return !job->give_up || !is_settled(job) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "job %s is settled on the target already: 'blockmig job resume %s' finishes it, and "
+                         "another move brings the disks back",
+                         job->base.record->id, job->base.record->id);
+}
+
+/* Nothing is settled before it is proved. */
 static const char *where_to_go_on(const struct live_job *job, const struct journal_job *record)
 {
-    bool proved = strcmp(record->phase, "settle") == 0 || strcmp(record->phase, "cleanup") == 0;
+    static const char *const after[] = {"settle", "cleanup", "done", NULL};
+    bool proved = g_strv_contains(after, record->phase) || is_settled(job);
 
     if (job->pivoted)
         return proved && !job->give_up ? "settle" : "prove";
@@ -419,7 +438,8 @@ bool live_recover(struct live_job *job, GError **error)
     job->base.report->resumed = job->interrupted = true;
     if (job->vm && are_unplugged(job, disks))
         g_clear_pointer(&job->vm, vm_close);
-    if (!(job->vm ? look_at_machine(job, disks, error) : live_look_offline(job, disks, error)))
+    if (!(job->vm ? look_at_machine(job, disks, error) : live_look_offline(job, disks, error)) ||
+        !check_way_back(job, error))
         return false;
     job->base.go_on_at = where_to_go_on(job, job->base.record);
     return true;

@@ -17,14 +17,9 @@ static void job_name(const struct live_disk *disk, char name[32])
 bool live_stop_settling(struct live_job *job, GError **error)
 {
     for (guint i = 0; i < job->disks->len; i++) {
-        const struct live_disk *disk = live_disk_at(job, i);
         char name[32];
 
-        job_name(disk, name);
-        if (disk->settled)
-            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                                 "%s: the move is settled already, there is no way back but another move",
-                                 disk->vm->name);
+        job_name(live_disk_at(job, i), name);
         if (!vm_job_cancel(job->vm, name, COMPLETE, error))
             return false;
     }
