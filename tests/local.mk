@@ -46,7 +46,7 @@ dist_check_SCRIPTS += \
 
 # Disks of running machines.
 dist_check_SCRIPTS += \
-	tests/a-killed-move-is-rolled-back-or-finished.sh \
+	tests/a-killed-move-goes-on.sh \
 	tests/a-pause-that-takes-too-long-is-given-up.sh \
 	tests/moves-survive-a-crash-at-every-step.sh \
 	tests/moves-go-on-after-a-kill-at-every-step.sh \
