@@ -57,6 +57,7 @@ dist_check_SCRIPTS += \
 	tests/move-parks-when-the-pause-would-be-too-long.sh \
 	tests/move-refuses-what-it-cannot-move.sh \
 	tests/move-rolls-back-on-ctrl-c.sh \
+	tests/move-survives-what-happens-to-the-machine.sh \
 	tests/move-two-disks-at-once.sh \
 	tests/the-old-name-never-lies.sh
 

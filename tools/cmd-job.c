@@ -17,16 +17,19 @@
 /* How long `cancel` waits for a running job to stop in order, in milliseconds. */
 #define STOP_TIMEOUT 60000
 
+static bool is_move(const struct journal_job *job)
+{
+    return strcmp(job->command, "move") == 0;
+}
+
 static const char *job_state(const struct journal_job *job)
 {
     if (journal_job_alive(job))
         return "running";
+    /* A move that was killed before it could say so. */
+    if (!job->result && is_move(job) && strcmp(job->phase, "done") == 0)
+        return "done";
     return job->result ? job->result : "unfinished";
-}
-
-static bool is_move(const struct journal_job *job)
-{
-    return strcmp(job->command, "move") == 0;
 }
 
 /* Stopped, by whatever, before its end.  A copy that salvaged has failed, but nothing is left to do. */

@@ -144,7 +144,7 @@ static void look_at_target(struct live_disk *disk)
 
 static bool was_switched(const struct live_job *job)
 {
-    static const char *const after[] = {"prove", "settle", "cleanup", "done", NULL};
+    static const char *const after[] = {"prove", "settle", "cleanup", NULL};
 
     if (g_strv_contains(after, job->base.record->phase))
         return !live_has_event(job, "result", LIVE_RETURNED);

@@ -45,8 +45,11 @@ bool live_has_event(const struct live_job *job, const char *kind, const char *te
 
 /* ---- which job ---- */
 
+/* In "done" there is nothing more to do, whatever became of the last word. */
 static bool is_unfinished(const struct journal_job *record)
 {
+    if (strcmp(record->phase, "done") == 0)
+        return false;
     return !record->result || strcmp(record->result, "failed") == 0 || strcmp(record->result, "parked") == 0;
 }
 
@@ -342,7 +345,7 @@ static bool check_way_back(const struct live_job *job, GError **error)
 /* Nothing is settled before it is proved. */
 static const char *where_to_go_on(const struct live_job *job, const struct journal_job *record)
 {
-    static const char *const after[] = {"settle", "cleanup", "done", NULL};
+    static const char *const after[] = {"settle", "cleanup", NULL};
     bool proved = g_strv_contains(after, record->phase) || is_settled(job);
 
     if (job->pivoted)
