@@ -50,6 +50,8 @@ dist_check_SCRIPTS += \
 	tests/a-pause-that-takes-too-long-is-given-up.sh \
 	tests/moves-survive-a-crash-at-every-step.sh \
 	tests/moves-go-on-after-a-kill-at-every-step.sh \
+	tests/a-killed-move-without-a-pause.sh \
+	tests/move-a-machine-that-is-too-busy.sh \
 	tests/move-a-running-disk.sh \
 	tests/move-brings-the-machine-back-from-a-bad-target.sh \
 	tests/move-flattens-a-chain.sh \
@@ -59,6 +61,7 @@ dist_check_SCRIPTS += \
 	tests/move-rolls-back-on-ctrl-c.sh \
 	tests/move-survives-what-happens-to-the-machine.sh \
 	tests/move-two-disks-at-once.sh \
+	tests/move-without-a-pause.sh \
 	tests/the-old-name-never-lies.sh
 
 include tests/guest/local.mk

@@ -50,6 +50,11 @@ char *live_next_node(const struct live_job *job, const struct live_disk *disk)
     return live_layer_node(job, disk, disk->top + 1);
 }
 
+char *live_active_node(const struct live_job *job, const struct live_disk *disk)
+{
+    return disk->straddles ? live_new_node(job, disk) : live_top_node(job, disk);
+}
+
 char *live_base_node(const struct live_job *job, const struct live_disk *disk)
 {
     return disk->based ? live_layer_node(job, disk, 0) : g_strdup(disk->base_node);
@@ -88,12 +93,13 @@ bool live_layer_take_name(struct live_disk *disk, unsigned layer, GError **error
 bool live_layer_return_name(struct live_disk *disk, unsigned layer, GError **error)
 {
     g_autofree char *below = numbered(disk, layer - 1);
+    bool taken = disk->by_exchange && !disk->set_aside;
 
     if ((disk->by_exchange || layer == 1) &&
-        !rename_synced(disk, below, disk->name, disk->by_exchange ? RENAME_EXCHANGE : RENAME_NOREPLACE,
-                       error))
+        !rename_synced(disk, below, disk->name, taken ? RENAME_EXCHANGE : RENAME_NOREPLACE, error))
         return false;
     disk->exchanged = layer > 1;
+    disk->set_aside = false;
     return true;
 }
 
@@ -112,16 +118,7 @@ bool live_layer_set_aside(struct live_disk *disk, bool aside, GError **error)
 
 bool live_layer_restore_name(struct live_disk *disk, GError **error)
 {
-    g_autofree char *base = numbered(disk, 0);
-
-    if (!disk->exchanged)
-        return true;
-    if (!disk->set_aside)
-        return live_layer_return_name(disk, 1, error);
-    if (!rename_synced(disk, base, disk->name, RENAME_NOREPLACE, error))
-        return false;
-    disk->exchanged = disk->set_aside = false;
-    return true;
+    return !disk->exchanged || live_layer_return_name(disk, 1, error);
 }
 
 bool live_layer_remove(struct live_disk *disk, unsigned layer, GError **error)

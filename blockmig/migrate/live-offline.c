@@ -110,7 +110,7 @@ bool live_describe_base(struct live_disk *disk, GError **error)
 }
 
 /* Who has the disk's name: the top layer, nobody, or layer 0. */
-static void look_at_source(struct live_disk *disk)
+static void look_at_source(const struct live_job *job, struct live_disk *disk)
 {
     unsigned below;
 
@@ -129,6 +129,8 @@ static void look_at_source(struct live_disk *disk)
         disk->exchanged = false;
         disk->top = disk->files;
     }
+    disk->straddles = disk->overlay_created && !live_overlay_is_empty(disk->target_overlay) &&
+                      !live_has_event(job, "result", LIVE_RETURNED);
     disk->snapshotted = disk->top > 0;
     disk->files = MAX(disk->files, disk->top);
 }
@@ -144,11 +146,14 @@ static void look_at_target(struct live_disk *disk)
 
 static bool was_switched(const struct live_job *job)
 {
-    static const char *const after[] = {"prove", "settle", "cleanup", NULL};
+    static const char *const after[] = {"settle", "cleanup", NULL};
+    const char *phase = job->base.record->phase;
+    /* Its proof came first: both sides are the same below the target's overlay. */
+    bool straddled = live_has_event(job, "result", LIVE_STRADDLES);
 
-    if (g_strv_contains(after, job->base.record->phase))
+    if (g_strv_contains(after, phase) || strcmp(phase, straddled ? "switchover" : "prove") == 0)
         return !live_has_event(job, "result", LIVE_RETURNED);
-    if (strcmp(job->base.record->phase, "switchover") != 0)
+    if (straddled || strcmp(phase, "switchover") != 0)
         return false;
     for (guint i = 0; i < job->disks->len; i++) {
         const struct live_disk *disk = live_disk_at(job, i);
@@ -185,7 +190,7 @@ bool live_look_offline(struct live_job *job, GPtrArray *disks, GError **error)
         if (job->pivoted)
             look_at_target(disk);
         else
-            look_at_source(disk);
+            look_at_source(job, disk);
         if (!live_describe_base(disk, error))
             return false;
     }
@@ -210,13 +215,16 @@ static bool is_older(const char *overlay, const char *base)
             (above.st_mtim.tv_sec == below.st_mtim.tv_sec && above.st_mtim.tv_nsec < below.st_mtim.tv_nsec));
 }
 
-/* As long as it has not its name, nobody has written to layer 0 but us. */
+/* As long as it has not its name, nobody has written to layer 0 but us; unless the machine was about to leave
+ * the overlays for it. */
 static bool check_base(const struct live_job *job, const struct live_disk *disk, GError **error)
 {
     g_autofree char *base = live_layer_path(disk, 0), *top = live_layer_path(disk, disk->top);
     g_autofree char *merging = g_strconcat(LIVE_MERGE, base, NULL);
+    g_autofree char *leaving = g_strconcat(LIVE_LEAVE, disk->name, NULL);
+    bool was_leaving = live_has_event(job, "intent", leaving);
 
-    return disk->exchanged || live_has_event(job, "intent", merging) ||
+    return (disk->exchanged && !was_leaving) || live_has_event(job, "intent", merging) ||
            live_overlay_is_empty(top) || !is_older(top, base) ||
            blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN,
                          "%s was written to after %s was put over it: one of them is stale, and both are kept",
@@ -251,7 +259,8 @@ bool live_leave_offline(struct live_job *job, GError **error)
 static bool merge_target(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autoptr(chain_t) overlay = live_open_overlay(disk->target_overlay, 0, error);
-    struct storage *storage = overlay ? storage_file_open(disk->target_path, FILE_WRITE, NULL, NULL, error) : NULL;
+    struct storage *storage =
+        overlay ? storage_file_open(disk->target_path, FILE_WRITE, NULL, NULL, error) : NULL;
     g_autoptr(image_t) target = storage ? image_open(storage, disk->format, true, error) : NULL;
     struct live_shipment shipment = {0};
 

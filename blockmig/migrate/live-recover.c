@@ -4,8 +4,9 @@
  * only says which disks it was about, and whether the target had been proved.
  *
  * The node that a device is on says how far the move was: a layer of ours or the machine's own node (before
- * the switch: gone on with, or rolled back if that was begun or asked for), the overlay on the target (after
- * it: proved and settled), or the merged target.  A machine that does not run any more: live-offline.c.
+ * the switch: gone on with, or rolled back if that was begun or asked for), the overlay on the target above the
+ * source (rolled back), above the merged target (after it: proved and settled), or the merged target.  A
+ * machine that does not run any more: live-offline.c.
  */
 #include "blockmig/migrate/live.h"
 
@@ -212,19 +213,20 @@ static void look_at_source(const struct live_job *job, struct live_disk *disk)
     g_autofree char *prefix = g_strdup_printf("bm-%08x-%u-s", job->tag, disk->index);
     g_autofree char *first = live_layer_node(job, disk, 0);
     GPtrArray *layers = disk->vm->layers;
-    const struct vm_layer *active = g_ptr_array_index(layers, 0), *base;
+    guint above = disk->straddles ? 1 : 0; /* what is above our layers */
+    const struct vm_layer *active = g_ptr_array_index(layers, above), *base;
 
     if (g_str_has_prefix(active->node, prefix))
         disk->top = (unsigned)g_ascii_strtoull(active->node + strlen(prefix), NULL, 10);
     disk->snapshotted = disk->top > 0;
     disk->files = MAX(disk->files, disk->top); /* the top one may have the disk's name */
-    base = g_ptr_array_index(layers, MIN(disk->top, layers->len - 1));
+    base = g_ptr_array_index(layers, MIN(above + disk->top, layers->len - 1));
     disk->based = strcmp(base->node, first) == 0;
     g_free(disk->base_node);
     disk->base_node = g_strdup(base->node);
     look_at_name(disk);
-    disk->by_name = disk->topped && !is_ours(disk, 1);
-    g_ptr_array_remove_range(layers, 0, disk->by_name ? 1 : MIN(disk->top, layers->len - 1));
+    disk->by_name = disk->topped && !is_ours(disk, above + 1);
+    g_ptr_array_remove_range(layers, 0, disk->by_name ? 1 : MIN(above + disk->top, layers->len - 1));
     disk->top -= disk->topped;
 }
 
@@ -303,7 +305,16 @@ static void note_resized(struct live_job *job, const struct live_disk *disk)
                                    disk->name, disk->size, disk->vm->virtual_size);
 }
 
-/* *pivoted: on which side the machine is; all disks are on one, the guard sees to that. */
+/* Is the disk on `fresh`, and that on something else than `merged`? */
+static bool is_straddling(const struct live_disk *disk, const char *fresh, const char *merged)
+{
+    const GPtrArray *layers = disk->vm->layers;
+
+    return strcmp(disk->vm->node, fresh) == 0 && layers->len > 1 &&
+           strcmp(((const struct vm_layer *)g_ptr_array_index(layers, 1))->node, merged) != 0;
+}
+
+/* *pivoted: on which side the machine is; all disks are on one: the guard, or a transaction, sees to that. */
 static bool look_at_disk(struct live_job *job, const struct journal_disk *saved, bool *pivoted,
                          GError **error)
 {
@@ -316,7 +327,8 @@ static bool look_at_disk(struct live_job *job, const struct journal_disk *saved,
     live_describe_disk(job, disk);
     note_resized(job, disk);
     disk->settled = strcmp(disk->vm->node, merged) == 0;
-    *pivoted = disk->settled || strcmp(disk->vm->node, fresh) == 0;
+    disk->straddles = is_straddling(disk, fresh, merged);
+    *pivoted = disk->settled || (!disk->straddles && strcmp(disk->vm->node, fresh) == 0);
     if (*pivoted)
         return look_at_target(job, disk, error);
     if (!is_ours(disk, 0))
@@ -342,15 +354,24 @@ static bool check_way_back(const struct live_job *job, GError **error)
                          job->base.record->id, job->base.record->id);
 }
 
-/* Nothing is settled before it is proved. */
-static const char *where_to_go_on(const struct live_job *job, const struct journal_job *record)
+/* What was proved has a receipt, whenever that was. */
+static bool is_proved(GPtrArray *disks)
 {
-    static const char *const after[] = {"settle", "cleanup", NULL};
-    bool proved = g_strv_contains(after, record->phase) || is_settled(job);
+    for (guint i = 0; i < disks->len; i++)
+        if (!((const struct journal_disk *)g_ptr_array_index(disks, i))->receipt)
+            return false;
+    return true;
+}
 
+static const char *where_to_go_on(const struct live_job *job, GPtrArray *disks)
+{
+    bool back = job->give_up || job->resized || strcmp(job->base.record->phase, "rollback") == 0;
+
+    for (guint i = 0; i < job->disks->len; i++)
+        back |= live_disk_at(job, i)->straddles;
     if (job->pivoted)
-        return proved && !job->give_up ? "settle" : "prove";
-    return job->give_up || job->resized || strcmp(record->phase, "rollback") == 0 ? "rollback" : "resume";
+        return (is_proved(disks) || is_settled(job)) && !job->give_up ? "settle" : "prove";
+    return back ? "rollback" : "resume";
 }
 
 /* A pause that nobody ended: we were killed, and the guard too. */
@@ -393,7 +414,10 @@ static bool look_at_machine(struct live_job *job, GPtrArray *disks, GError **err
         return false;
     vm_description_free(job->description);
     job->description = vm_describe(job->vm, error);
-    return job->description && look_at_disks(job, disks, error) && end_pause(job, error);
+    if (strcmp(job->base.record->method, method_mirror.name) == 0)
+        job_set_method(&job->base, &method_mirror);
+    return job->description && look_at_disks(job, disks, error) && end_pause(job, error) &&
+           live_unthrottle(job, error);
 }
 
 /* Killed before it did anything, or after it had tidied up. */
@@ -423,7 +447,8 @@ bool live_recover(struct live_job *job, GError **error)
                                              "job %s came to its end: there is nothing to do", job->wanted);
     if (!(disks = journal_disk_list(job->base.journal, record, error)))
         return false;
-    if (disks->len == 0 || !has_leftovers(job, record, disks))
+    if (disks->len == 0 ||
+        !(has_leftovers(job, record, disks) || (job->vm && live_is_throttled(job, record))))
         return take_up_nothing(job, &record, error);
     if (!check_request(job, record, error))
         return false;
@@ -444,6 +469,6 @@ bool live_recover(struct live_job *job, GError **error)
     if (!(job->vm ? look_at_machine(job, disks, error) : live_look_offline(job, disks, error)) ||
         !check_way_back(job, error))
         return false;
-    job->base.go_on_at = where_to_go_on(job, job->base.record);
+    job->base.go_on_at = where_to_go_on(job, disks);
     return true;
 }

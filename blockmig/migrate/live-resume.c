@@ -50,7 +50,7 @@ bool live_put_in_order(struct live_job *job, GError **error)
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
 
-        if (!job->interrupted || !disk->snapshotted)
+        if (!disk->snapshotted || disk->straddles)
             continue;
         close_prepared(job, disk);
         if (!restore_names(disk, error))

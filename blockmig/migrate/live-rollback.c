@@ -12,7 +12,6 @@
 
 #define WAIT          1000
 #define COMPLETE      60000
-#define SYNC_TIMEOUT  10000
 #define PIVOT_TIMEOUT 5000
 
 static void job_name(const struct live_disk *disk, char name[32])
@@ -20,17 +19,18 @@ static void job_name(const struct live_disk *disk, char name[32])
     g_snprintf(name, 32, "blockmig-rollback-%u", disk->index);
 }
 
-/* Nothing of the source may be locked by us while the hypervisor writes to it again. */
+/* Nothing of the source may be locked by us while the hypervisor writes to it again.  Of a disk that an
+ * earlier run took back the job's end may be left. */
 static bool start_commit(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    g_autofree char *active = live_top_node(job, disk), *base = live_base_node(job, disk);
+    g_autofree char *active = live_active_node(job, disk), *base = live_base_node(job, disk);
     bool there;
     char name[32];
 
     g_clear_pointer(&disk->base, chain_close);
-    if (!disk->snapshotted)
-        return true;
     job_name(disk, name);
+    if (!disk->snapshotted)
+        return vm_job_cancel(job->vm, name, COMPLETE, error);
     if (!live_has_job(job, name, &there, error))
         return false;
     if (there)
@@ -53,69 +53,36 @@ static bool wait_for(struct live_job *job, struct live_disk *disk, enum vm_job_s
     return true;
 }
 
-static bool is_synced(const struct vm_job *state)
-{
-    return state->state == VM_JOB_READY && state->current == state->total;
-}
-
-/* READY, and what the machine wrote up to the pause is in the base as well. */
-static bool wait_synced(struct live_job *job, struct live_disk *disk, GError **error)
-{
-    g_auto(vm_job_t) state = {0};
-    int64_t deadline = g_get_monotonic_time() + SYNC_TIMEOUT * INT64_C(1000);
-    char name[32];
-
-    job_name(disk, name);
-    do {
-        if (!vm_job_wait(job->vm, name, VM_JOB_READY, WAIT, &state, error))
-            return false;
-        if (g_get_monotonic_time() > deadline)
-            return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "%s: job %s does not come to its end",
-                                 disk->name, name);
-    } while (!is_synced(&state));
-    return true;
-}
-
-/* Base and overlay are the same now and nobody writes.  Neither has the disk's name until it is known which of
- * them the machine goes on with. */
-static bool give_up_name(struct live_job *job, struct live_disk *disk, GError **error)
-{
-    g_autofree char *path = live_layer_path(disk, disk->top);
-
-    return !disk->snapshotted || (wait_synced(job, disk, error) && live_mark_merged(path, error) &&
-                                  live_layer_set_aside(disk, true, error));
-}
-
 static bool complete(struct live_job *job, struct live_disk *disk, GError **error)
 {
     char name[32];
 
-    if (!disk->snapshotted)
-        return true;
     job_name(disk, name);
     return vm_job_complete(job->vm, name, error) && wait_for(job, disk, VM_JOB_DONE, error);
 }
 
-static void take_name_back(struct live_job *job)
+/* The machine has left its overlays for good: nobody writes to them any more. */
+static bool note_left(const struct live_disk *disk, GError **error)
 {
-    for (guint i = 0; i < job->disks->len; i++)
-        if (live_disk_at(job, i)->snapshotted)
-            live_layer_set_aside(live_disk_at(job, i), false, NULL);
+    g_autofree char *top = live_layer_path(disk, disk->top);
+
+    return live_mark_merged(top, error) &&
+           (!disk->straddles || live_mark_merged(disk->target_overlay, error));
 }
 
-static bool leave_overlays(struct live_job *job, GError **error)
+/* From before the hypervisor leaves the overlay until the base has the name again, it leads nowhere: the
+ * machine runs on, and only the hypervisor knows which of them is the truth. */
+static bool leave_overlay(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    bool ok = live_pause(job, live_top_node, live_base_node, NULL, error);
-
-    for (guint i = 0; ok && i < job->disks->len; i++)
-        ok = give_up_name(job, live_disk_at(job, i), error);
-    ok = ok && live_pause_merged(job, error);
-    for (guint i = 0; ok && i < job->disks->len; i++)
-        ok = complete(job, live_disk_at(job, i), error) &&
-             live_layer_restore_name(live_disk_at(job, i), error);
-    if (!ok)
-        take_name_back(job);
-    return live_resume(job, NULL, ok ? error : NULL) && ok;
+    if (!disk->snapshotted)
+        return live_layer_restore_name(disk, error);
+    if (disk->exchanged && !live_layer_set_aside(disk, true, error))
+        return false;
+    if (job_event(&job->base, "intent", error, LIVE_LEAVE "%s", disk->name) && complete(job, disk, error))
+        return note_left(disk, error) && live_layer_restore_name(disk, error);
+    if (!disk->straddles)
+        live_layer_set_aside(disk, false, NULL);
+    return false;
 }
 
 /* Its end was perhaps never looked at, and its nodes are busy until then. */
@@ -133,6 +100,7 @@ static void forget_nodes(struct live_job *job, struct live_disk *disk)
 
     vm_remove_node(job->vm, overlay, NULL);
     vm_remove_node(job->vm, merged, NULL);
+    disk->straddles = false;
     for (unsigned layer = disk->files + 1; layer > 0; layer--) {
         g_autofree char *node = live_layer_node(job, disk, layer);
 
@@ -152,28 +120,22 @@ static void remove_target(struct live_disk *disk)
     disk->created = disk->overlay_created = false;
 }
 
-static bool any_snapshotted(const struct live_job *job)
-{
-    for (guint i = 0; i < job->disks->len; i++)
-        if (live_disk_at(job, i)->snapshotted)
-            return true;
-    return false;
-}
-
+/* A disk that cannot go back keeps no other from it. */
 static bool leave_all(struct live_job *job, GError **error)
 {
-    for (guint i = 0; i < job->disks->len; i++)
-        if (!live_disk_at(job, i)->snapshotted && !live_layer_restore_name(live_disk_at(job, i), error))
-            return false;
+    GError *first = NULL;
+
     for (guint i = 0; i < job->disks->len; i++)
         if (!start_commit(job, live_disk_at(job, i), error))
             return false;
-    if (!any_snapshotted(job))
-        return true;
     for (guint i = 0; i < job->disks->len; i++)
         if (!wait_for(job, live_disk_at(job, i), VM_JOB_READY, error))
             return false;
-    return leave_overlays(job, error);
+    for (guint i = 0; i < job->disks->len; i++)
+        leave_overlay(job, live_disk_at(job, i), first ? NULL : &first);
+    if (first)
+        g_propagate_error(error, first);
+    return !first;
 }
 
 /* Of a job that was interrupted and only had to be rolled back. */
@@ -192,7 +154,8 @@ static bool leave(struct live_job *job, GError **error)
         return false;
     if (job->paused && !live_resume(job, NULL, error))
         return false;
-    if (!live_put_in_order(job, error) || !leave_all(job, error))
+    if (!live_put_in_order(job, error) || !leave_all(job, error) ||
+        !live_unthrottle(job, error))
         return false;
     for (guint i = 0; i < job->disks->len; i++) {
         forget_job(job, live_disk_at(job, i));

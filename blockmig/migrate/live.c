@@ -55,7 +55,7 @@ static struct job_report *run(struct live_job *job, const struct job_listener *l
 {
     struct job *base = &job->base;
 
-    base->method = &method_storage;
+    base->method = live_choose_method(job->request);
     base->listener = listener;
     base->report = job_report_new();
     base->report->command = "move";
