@@ -67,6 +67,7 @@ const struct method method_storage = {
         },
     .describe = live_describe,
     .advise = live_advise,
+    .explain = live_explain,
 };
 
 static const struct phase *find_phase(const struct method *method, const char *name)
@@ -143,6 +144,8 @@ static bool run_phases(struct job *job, GError **error)
         const char *next = phase->next;
 
         if (!job_enter(job, phase->name, error) || !phase->run(job, error)) {
+            if (job->method->explain)
+                job->method->explain(job, error);
             job_undo(job, phase, error);
             return false;
         }

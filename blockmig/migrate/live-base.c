@@ -33,14 +33,13 @@ static bool create_target(struct live_job *job, struct live_disk *disk, GError *
 
 static bool copy_disk(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    g_autoptr(throttle_t) throttle = throttle_new(job->request->bandwidth);
     struct copy_options options = {0};
     struct copy_result result = {0};
     bool ok;
 
     disk->digests = digest_table_new(job->request->digest, disk->size);
     live_copy_options(job, &options);
-    options.throttle = throttle;
+    options.throttle = job->throttle;
     options.digests = disk->digests;
     ok = copy_run(disk->base, disk->target, &options, &result, error);
     disk->report->counters = result.counters;
@@ -53,6 +52,7 @@ static bool copy_disk(struct live_job *job, struct live_disk *disk, GError **err
 bool live_base(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
+    int64_t begin = g_get_monotonic_time();
 
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
@@ -63,5 +63,6 @@ bool live_base(struct job *base, GError **error)
         if (!disk->base || !create_target(job, disk, error) || !copy_disk(job, disk, error))
             return false;
     }
+    job->pace.base_time = (double)(g_get_monotonic_time() - begin) / G_USEC_PER_SEC;
     return true;
 }

@@ -6,7 +6,7 @@
  * The pause that is forecast is the time of the quickest pass, enlarged if the machine has written more
  * meanwhile than that pass had, plus what a pause costs without any shipping, as measured at the snapshot.
  */
-#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/live-watch.h"
 #include "blockmig/migrate/units.h"
 
 #define MAX_PASSES  12u /* of overlays: the depth of the chain is bounded by it */
@@ -88,7 +88,8 @@ bool live_converge(struct job *base, GError **error)
     for (unsigned pass = 1; pass <= MAX_PASSES; pass++) {
         uint64_t before = pace->ship_bytes;
 
-        if (live_is_cancelled(job, error) || !one_pass(job, error))
+        if (!live_watch_now(job, error) || live_is_cancelled(job, error) ||
+            !live_wait_for_others(job, 0, error) || !one_pass(job, error))
             return false;
         best = MIN(best, pace->forecast);
         base->report->pause_forecast_ms = pace->forecast * 1000;

@@ -288,14 +288,14 @@ static bool look(struct live_job *job, GError **error)
     if (!check_request(job->request, error) || !(job->vm = vm_open(job->request->machine, error)) ||
         !vm_can_pivot(job->vm, error) || !(job->description = vm_describe(job->vm, error)))
         return false;
-    if (!job->description->running)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                             "the machine is not running (%s): copy its images instead",
-                             job->description->status);
     if (job->base.journal && !live_recover(job, error))
         return false;
     if (job->base.go_on_at)
         return true;
+    if (!job->description->running)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "the machine is not running (%s): copy its images instead",
+                             job->description->status);
     if (!(job->request->disks->len ? add_named(job, error) : add_all(job, error)))
         return false;
     for (guint i = 0; i < job->disks->len; i++)

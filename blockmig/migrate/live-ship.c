@@ -35,13 +35,12 @@ bool live_ship(struct live_job *job, struct live_disk *disk, struct chain *overl
                                    .buffer_bytes = PAUSE_BUFFERS,
                                    .cancelled = is_over,
                                    .opaque = &shipping};
-    g_autoptr(throttle_t) throttle = job->paused ? NULL : throttle_new(job->request->bandwidth);
     struct copy_result result = {0};
     GError *local = NULL;
     int64_t begin = g_get_monotonic_time();
     bool ok;
 
-    options.throttle = throttle;
+    options.throttle = job->paused ? NULL : job->throttle;
     target->reads_zero = false; /* there is data already: zeros have to be written */
     ok = copy_run(overlay, target, &options, &result, &local);
     shipment->bytes += result.counters.bytes_written;

@@ -7,7 +7,7 @@
  * the disk's name away from the source, so that nobody can boot what is about to become stale; pivot; resume.
  * Whatever fails before the pivot is undone and the machine goes on where it was.
  */
-#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/live-watch.h"
 #include "blockmig/storage/file.h"
 
 #include <glib/gstdio.h>
@@ -144,7 +144,8 @@ bool live_switchover(struct job *base, GError **error)
     struct live_job *job = live_of(base);
     int64_t stopped = 0, resumed = 0, deadline;
 
-    if (live_is_cancelled(job, error))
+    if (!live_watch_now(job, error) || live_is_cancelled(job, error) ||
+        !live_wait_for_others(job, 0, error) || !live_space_allows_switch(job, error))
         return false;
     if (!prepare(job, error)) {
         undo(job);

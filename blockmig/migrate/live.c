@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Moves of running machines from the outside, and what every phase of them needs. */
-#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/live-watch.h"
 
 #define PAUSE_TIMEOUT 10000 /* ms; a stop waits for the guest's requests in flight */
 #define GUARD_GRACE   20000 /* ms */
@@ -46,6 +46,8 @@ struct job_report *move_job_run(const struct move_request *request, const struct
                                     .report = job_report_new()},
                            .request = request,
                            .tag = g_random_int(),
+                           .watch = live_watch_new(),
+                           .throttle = throttle_new(request->bandwidth),
                            .steps = g_string_new(NULL)};
 
     job.base.report->command = "move";
@@ -57,6 +59,8 @@ struct job_report *move_job_run(const struct move_request *request, const struct
     vm_description_free(job.description);
     guard_stop(job.guard);
     vm_close(job.vm);
+    live_watch_free(job.watch);
+    throttle_free(job.throttle);
     job_clear(&job.base);
     return job.base.report;
 }
@@ -67,15 +71,33 @@ static bool cancelled(void *opaque)
     const struct live_job *job = opaque;
     const struct job_listener *listener = job->base.listener;
 
-    return !job->pivoted && listener->cancelled && listener->cancelled(listener->opaque);
+    return !live_watch(job) ||
+           (!job->pivoted && listener->cancelled && listener->cancelled(listener->opaque));
 }
 
 bool live_is_cancelled(const struct live_job *job, GError **error)
 {
+    const GError *trouble;
+
     if (!cancelled((void *)job))
         return false;
-    g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED, "cancelled");
+    trouble = live_watch_trouble(job);
+    if (trouble)
+        g_propagate_error(error, g_error_copy(trouble));
+    else
+        g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED, "cancelled");
     return true;
+}
+
+/* A copy that the watch ended knows only that it was cancelled. */
+void live_explain(const struct job *base, GError **error)
+{
+    const GError *trouble = live_watch_trouble((const struct live_job *)base);
+
+    if (!trouble || !g_error_matches(*error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED))
+        return;
+    g_clear_error(error);
+    g_propagate_error(error, g_error_copy(trouble));
 }
 
 static void progress(void *opaque, const struct copy_counters *counters)
@@ -135,15 +157,21 @@ static bool arm(struct live_job *job, live_node_fn from, live_node_fn to, GError
 
 bool live_pause(struct live_job *job, live_node_fn from, live_node_fn to, int64_t *time, GError **error)
 {
+    int64_t stopped = 0;
+
     if (!arm(job, from, to, error))
         return false;
     job->paused = true;
+    job->stays = false;
     g_string_truncate(job->steps, 0);
     job->pause_begin = job->step_begin = g_get_monotonic_time();
-    if (!vm_pause(job->vm, PAUSE_TIMEOUT, time, error))
+    if (!vm_pause(job->vm, PAUSE_TIMEOUT, &stopped, error))
         return false;
     live_step(job, "stop");
-    return true;
+    if (time)
+        *time = stopped;
+    job->stays = !stopped;
+    return !job->stays || guard_stay(job->guard, error);
 }
 
 void live_step(struct live_job *job, const char *name)
@@ -166,7 +194,9 @@ bool live_resume(struct live_job *job, int64_t *time, GError **error)
 
     if (!job->paused)
         return true;
-    if (!vm_resume(job->vm, time, error))
+    if (time)
+        *time = 0;
+    if (!job->stays && !vm_resume(job->vm, time, error))
         return false;
     live_step(job, "resume");
     job->paused = false;

@@ -60,6 +60,7 @@ struct live_pace {
     uint64_t quick_bytes; /* its size */
     double dirty_rate;    /* of all disks together, per second */
     double forecast;
+    double base_time; /* that the copy of the base took */
 };
 
 struct live_job {
@@ -71,13 +72,16 @@ struct live_job {
     GPtrArray *disks; /* of struct live_disk */
     unsigned tag;     /* makes our node names differ from those of earlier moves */
     struct live_pace pace;
-    bool paused;         /* by us */
-    int64_t pause_begin; /* monotonic, of the last pause */
-    GString *steps;      /* of the last pause: what took how long */
-    int64_t step_begin;  /* monotonic */
-    bool pivoted;        /* the machine runs on the target */
-    bool interrupted;    /* what is here was left by an earlier run */
-    bool uncertain;      /* nobody knows on which: nothing may be touched */
+    struct live_watch *watch;
+    struct throttle *throttle; /* of everything but pauses */
+    bool paused;               /* by us */
+    bool stays;                /* it stood still before: it is not resumed */
+    int64_t pause_begin;       /* monotonic, of the last pause */
+    GString *steps;            /* of the last pause: what took how long */
+    int64_t step_begin;        /* monotonic */
+    bool pivoted;              /* the machine runs on the target */
+    bool interrupted;          /* what is here was left by an earlier run */
+    bool uncertain;            /* nobody knows on which: nothing may be touched */
 };
 
 static inline struct live_job *live_of(struct job *base)
@@ -110,9 +114,9 @@ void live_step(struct live_job *job, const char *name);
 /* The node that a disk's device is on, or will be; the caller's. */
 typedef char *(*live_node_fn)(const struct live_job *job, const struct live_disk *disk);
 /*
- * Stops and continues the machine; *time is the hypervisor's, in microseconds.  In between the guard watches:
- * if we die, it resumes the machine, on `from` as long as live_pause_merged() was not called, else on `to` if
- * all devices are there.
+ * Stops and continues the machine; *time is the hypervisor's, in microseconds.  A machine that stood still
+ * before stays so, and *time is 0.  In between the guard watches: if we die, it resumes the machine, on
+ * `from` as long as live_pause_merged() was not called, else on `to` if all devices are there.
  */
 bool live_pause(struct live_job *job, live_node_fn from, live_node_fn to, int64_t *time, GError **error);
 bool live_pause_merged(struct live_job *job, GError **error);

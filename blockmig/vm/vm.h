@@ -160,6 +160,7 @@ enum vm_event_type {
 struct vm_event {
     enum vm_event_type type;
     char *subject, *detail; /* NULL: none */
+    bool no_space;          /* of an I/O error: for want of it */
     int64_t time;
 };
 
