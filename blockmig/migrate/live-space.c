@@ -5,9 +5,12 @@
  *
  * What must stay free on the source is what rolling back takes:
  *
- *   overlays that have to go into a base which is thin there, at most what that base can still grow,
- *   and what the machine writes while that is done, at the rate at which its overlays (or others) fill it
- * now.
+ *   what a thin base can grow when the overlays are committed into it,
+ *   and what the machine writes while that is done, at the rate at which they (or others) grow now.
+ *
+ * A commit copies 64 KiB for each 4 KiB that the machine wrote somewhere, so the base grows by far more than
+ * the overlays have.  What is touched shows in an overlay's length: each cluster of it has a place in the
+ * file, though most of the place may be a hole.
  *
  * Our own copying does not use the source, so slowing it would not help there: the move is rolled back.
  * On the target the copy itself is the writer: it is slowed when what is left to write does not fit any more,
@@ -62,11 +65,33 @@ void live_space_free(struct live_space *space)
     g_free(space);
 }
 
-static uint64_t bytes_of(const char *path)
+/* Of a file, or the sums of several. */
+struct footprint {
+    uint64_t bytes;  /* allocated */
+    uint64_t length; /* to the last byte */
+};
+
+static struct footprint measure(const char *path)
 {
     struct stat st;
 
-    return stat(path, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
+    if (stat(path, &st) < 0)
+        return (struct footprint){0};
+    return (struct footprint){(uint64_t)st.st_blocks * 512, (uint64_t)st.st_size};
+}
+
+static void add(struct footprint *sum, struct footprint more)
+{
+    sum->bytes += more.bytes;
+    sum->length += more.length;
+}
+
+/* What `image` can still grow by. */
+static uint64_t thin_room(const char *image, uint64_t size)
+{
+    uint64_t bytes = measure(image).bytes;
+
+    return size > bytes ? size - bytes : 0;
 }
 
 static bool store_of(const char *path, dev_t *device)
@@ -110,25 +135,16 @@ static double known(double rate)
 
 /* ---- the source ------------------------------------------------------------------------------------- */
 
-static uint64_t overlay_bytes(const struct live_disk *disk)
+static struct footprint overlays_of(const struct live_disk *disk)
 {
-    uint64_t bytes = 0;
+    struct footprint sum = {0};
 
     for (unsigned layer = 1; disk->snapshotted && layer <= disk->top; layer++) {
         g_autofree char *path = live_layer_path(disk, layer);
 
-        bytes += bytes_of(path);
+        add(&sum, measure(path));
     }
-    return bytes;
-}
-
-/* What layer 0 may need when the overlays are committed into it. */
-static uint64_t commit_room(const struct live_disk *disk, uint64_t overlays)
-{
-    g_autofree char *path = live_layer_path(disk, 0);
-    uint64_t base = bytes_of(path);
-
-    return MIN(overlays, disk->size > base ? disk->size - base : 0);
+    return sum;
 }
 
 struct source_need {
@@ -142,14 +158,14 @@ static struct source_need needs_on(const struct live_job *job, dev_t device)
 
     for (guint i = 0; i < job->disks->len; i++) {
         const struct live_disk *disk = live_disk_at(job, i);
-        g_autofree char *path = live_layer_path(disk, disk->top);
-        uint64_t overlays = overlay_bytes(disk);
+        g_autofree char *path = live_layer_path(disk, disk->top), *base = live_layer_path(disk, 0);
+        struct footprint overlays = overlays_of(disk);
         dev_t other;
 
         if (!store_of(path, &other) || other != device)
             continue;
-        need.overlays += overlays;
-        need.commit += commit_room(disk, overlays);
+        need.overlays += overlays.bytes;
+        need.commit += MIN(overlays.length, thin_room(base, disk->size));
     }
     return need;
 }
@@ -245,11 +261,12 @@ static uint64_t target_need(const struct live_job *job, uint64_t *written)
     *written = 0;
     for (guint i = 0; i < job->disks->len; i++) {
         const struct live_disk *disk = live_disk_at(job, i);
-        uint64_t image = bytes_of(disk->target_path), overlay = bytes_of(disk->target_overlay);
+        uint64_t image = measure(disk->target_path).bytes;
+        struct footprint overlay = measure(disk->target_overlay);
 
-        *written += image + overlay;
+        *written += image + overlay.bytes;
         if (job->pivoted)
-            need += MIN(overlay, disk->size > image ? disk->size - image : 0);
+            need += MIN(overlay.length, thin_room(disk->target_path, disk->size));
         else
             need += disk->needed > image ? disk->needed - image : 0;
     }
@@ -304,23 +321,40 @@ static void look_at_target(const struct live_job *job, struct store *store)
         set_pace(job, store, 0);
 }
 
-/* Until the end of the proof the machine's overlay is there, at the rate of now; the base's copy took as long
- * as the proof will take at most. */
+/* Until the end of the proof, which takes no longer than the copy of the base did, the machine writes to its
+ * overlays, as it does now and scattered as it does now; then they are committed. */
+static uint64_t after_switch(const struct live_job *job)
+{
+    double rate = MAX(job->pace.dirty_rate, live_watch_dirty_rate(job));
+    double written = known(rate) * (job->pace.base_time + GRACE);
+    struct footprint overlays = {0};
+    uint64_t size = 0, room = 0;
+
+    for (guint i = 0; i < job->disks->len; i++) {
+        const struct live_disk *disk = live_disk_at(job, i);
+
+        add(&overlays, overlays_of(disk));
+        size += disk->size;
+        room += thin_room(disk->target_path, disk->size);
+    }
+    written = MIN(written, (double)size);
+    return (uint64_t)(written +
+                      MIN(written * (double)overlays.length / (double)MAX(overlays.bytes, 1), (double)room));
+}
+
 bool live_space_allows_switch(const struct live_job *job, GError **error)
 {
     g_autofree char *directory = g_path_get_dirname(live_disk_at(job, 0)->target_overlay);
+    g_autofree char *left = NULL, *wanted = NULL;
     struct space_report report = {0};
-    double most = 0, need, rate = MAX(job->pace.dirty_rate, live_watch_dirty_rate(job));
+    uint64_t need = after_switch(job) + RESERVE;
 
     if (!space_check(directory, 0, 0, &report, error))
         return false;
-    for (guint i = 0; i < job->disks->len; i++)
-        most += (double)live_disk_at(job, i)->size;
-    /* The overlay, and as much again for committing it. */
-    need = 2 * MIN(known(rate) * (job->pace.base_time + GRACE), most) + (double)RESERVE;
-    if ((double)report.available >= need)
+    if (report.available >= need)
         return true;
-    g_autofree char *left = units_format_size(report.available), *wanted = units_format_size((uint64_t)need);
+    left = units_format_size(report.available);
+    wanted = units_format_size(need);
     return blockmig_fail(error, BLOCKMIG_ERROR_PARKED,
                          "%s: %s are free, and %s are needed for what the machine writes until the target is "
                          "proved",
