@@ -53,6 +53,7 @@ dist_check_SCRIPTS += \
 	tests/move-never-fills-a-datastore.sh \
 	tests/move-notices-what-happens.sh \
 	tests/move-parks-when-the-pause-would-be-too-long.sh \
+	tests/move-quiesces-the-guest.sh \
 	tests/move-refuses-what-it-cannot-move.sh \
 	tests/move-rolls-back-on-ctrl-c.sh \
 	tests/move-two-disks-at-once.sh \

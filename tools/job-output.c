@@ -105,6 +105,8 @@ static json_t *report_to_json(const struct job_report *report, const GError *fai
     set_pause(object, "pause_ms", report->pause_ms);
     set_pause(object, "pause_forecast_ms", report->pause_forecast_ms);
     set_pause(object, "snapshot_pause_ms", report->snapshot_pause_ms);
+    set_pause(object, "frozen_ms", report->frozen_ms);
+    set_pause(object, "snapshot_frozen_ms", report->snapshot_frozen_ms);
     json_object_set_new(object, "resumed", json_boolean(report->resumed));
     json_object_set_new(object, "disks", disks);
     set_string(object, "source", report->source);

@@ -123,6 +123,7 @@ struct job_report {
     unsigned passes; /* of copying: the base and every overlay shipped before the switch */
     /* Milliseconds, the hypervisor's own between STOP and RESUME; negative: there was none. */
     double pause_ms, pause_forecast_ms, snapshot_pause_ms;
+    double frozen_ms, snapshot_frozen_ms; /* that the guest's file systems were frozen; negative: not */
 };
 struct job_report *job_report_new(void);
 void job_report_free(struct job_report *report);

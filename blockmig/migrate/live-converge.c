@@ -48,7 +48,7 @@ static void measure(struct live_pace *pace, const struct live_shipment *shipment
     pace->forecast = pace->overhead + ship_time(pace, pace->dirty_rate * since_layered);
 }
 
-static bool one_pass(struct live_job *job, GError **error)
+bool live_pass(struct live_job *job, GError **error)
 {
     struct live_shipment shipment = {0};
     int64_t since = job->pace.layered, layered;
@@ -89,7 +89,7 @@ bool live_converge(struct job *base, GError **error)
         uint64_t before = pace->ship_bytes;
 
         if (!live_watch_now(job, error) || live_is_cancelled(job, error) ||
-            !live_wait_for_others(job, 0, error) || !one_pass(job, error))
+            !live_wait_for_others(job, 0, error) || !live_pass(job, error))
             return false;
         best = MIN(best, pace->forecast);
         base->report->pause_forecast_ms = pace->forecast * 1000;

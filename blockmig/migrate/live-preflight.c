@@ -251,6 +251,10 @@ static void write_plan(struct live_job *job)
                      disk->vm->layers->len);
         job_plan(base, "  overlays beside the source while it is copied: at least %s", room);
     }
+    if (job->request->quiesce != QUIESCE_NO)
+        job_plan(base,
+                 "the guest's file systems are frozen, by its agent, for the snapshot and for the switch%s",
+                 job->request->quiesce == QUIESCE_TRY ? ", if it can do that" : "");
     job_plan(base, "space: about %s on the target", needed);
     job_plan(base, "pause: at most %u ms, or the machine stays where it is", job->request->max_pause);
     job_plan(base, job->request->delete_source
@@ -263,7 +267,6 @@ static const char *unsupported(const struct move_request *request)
 {
     return request->method == MOVE_MIRROR || request->max_pause == 0 ? "the method mirror"
            : request->on_busy != BUSY_PARK                           ? "--on-busy"
-           : request->quiesce != QUIESCE_NO                          ? "--quiesce"
            : request->chain != CHAIN_FLATTEN                         ? "--chain"
            : request->keep_failback                                  ? "--keep-failback"
            : request->scratch                                        ? "--scratch"
@@ -301,7 +304,7 @@ static bool look(struct live_job *job, GError **error)
     for (guint i = 0; i < job->disks->len; i++)
         if (!look_at_disk(job, live_disk_at(job, i), error))
             return false;
-    return check_space(job, error);
+    return live_check_agent(job, error) && check_space(job, error);
 }
 
 bool live_preflight(struct job *base, GError **error)

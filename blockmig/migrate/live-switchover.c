@@ -128,6 +128,7 @@ static void undo(struct live_job *job)
     for (guint i = 0; i < job->disks->len; i++)
         live_layer_set_aside(live_disk_at(job, i), false, NULL);
     live_resume(job, NULL, NULL);
+    live_thaw(job, NULL);
     for (guint i = 0; i < job->disks->len; i++)
         remove_target(job, live_disk_at(job, i));
 }
@@ -142,6 +143,12 @@ static void close_top(struct live_job *job, struct live_disk *disk)
         job_notice(&job->base, "%s", local->message);
 }
 
+/* What the guest writes when it is frozen is shipped while it still runs. */
+static bool quiesce(struct live_job *job, GError **error)
+{
+    return live_freeze(job, error) && (!job->frozen || live_pass(job, error));
+}
+
 bool live_switchover(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
@@ -150,12 +157,12 @@ bool live_switchover(struct job *base, GError **error)
     if (!live_watch_now(job, error) || live_is_cancelled(job, error) ||
         !live_wait_for_others(job, 0, error) || !live_space_allows_switch(job, error))
         return false;
-    if (!prepare(job, error)) {
+    if (!quiesce(job, error) || !prepare(job, error)) {
         undo(job);
         return false;
     }
     deadline = g_get_monotonic_time() + (int64_t)job->request->max_pause * 2000;
-    if (!live_pause(job, live_top_node, live_new_node, &stopped, error) ||
+    if (!live_pause(job, live_top_node, live_new_node, &stopped, error) || !live_held(job, error) ||
         !switch_disks(job, deadline, error)) {
         undo(job);
         return false;
@@ -165,6 +172,7 @@ bool live_switchover(struct job *base, GError **error)
         job->uncertain = true;
         return false;
     }
+    live_thaw(job, &base->report->frozen_ms);
     if (stopped && resumed)
         base->report->pause_ms = (double)(resumed - stopped) / 1000;
     for (guint i = 0; i < job->disks->len; i++)

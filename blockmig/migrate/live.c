@@ -138,13 +138,21 @@ static unsigned guard_limit(const struct live_job *job)
     return 2 * job->request->max_pause + GUARD_GRACE;
 }
 
+bool live_guard(struct live_job *job, GError **error)
+{
+    g_autofree char *log = g_build_filename(journal_directory(job->base.journal), "guard.log", NULL);
+
+    if (!job->guard)
+        job->guard = guard_start(job->vm, log, error);
+    return job->guard != NULL;
+}
+
 static bool arm(struct live_job *job, live_node_fn from, live_node_fn to, GError **error)
 {
     g_autofree struct guard_device *devices = g_new0(struct guard_device, job->disks->len);
-    g_autofree char *log = g_build_filename(journal_directory(job->base.journal), "guard.log", NULL);
     g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
 
-    if (!job->guard && !(job->guard = guard_start(job->vm, log, error)))
+    if (!live_guard(job, error))
         return false;
     for (guint i = 0; i < job->disks->len; i++) {
         const struct live_disk *disk = live_disk_at(job, i);

@@ -76,6 +76,7 @@ struct live_job {
     bool paused;               /* by us */
     bool stays;                /* it stood still before: it is not resumed */
     int64_t pause_begin;       /* monotonic, of the last pause */
+    int64_t frozen;            /* monotonic: since when the guest's file systems are; 0: they are not */
     GString *steps;            /* of the last pause: what took how long */
     int64_t step_begin;        /* monotonic */
     bool pivoted;              /* the machine runs on the target */
@@ -120,6 +121,22 @@ typedef char *(*live_node_fn)(const struct live_job *job, const struct live_disk
 bool live_pause(struct live_job *job, live_node_fn from, live_node_fn to, int64_t *time, GError **error);
 bool live_pause_merged(struct live_job *job, GError **error);
 bool live_resume(struct live_job *job, int64_t *time, GError **error);
+
+/* The guard, started if there is none yet. */
+bool live_guard(struct live_job *job, GError **error);
+
+/*
+ * live-quiesce.c: the guest's file systems are frozen around the snapshot and the switch, if that was asked
+ * for. live_thaw() follows in any case.  `require` makes errors (CANCELLED) of what `try` only tells.
+ */
+bool live_check_agent(struct live_job *job, GError **error); /* in preflight: REFUSED */
+bool live_freeze(struct live_job *job, GError **error);
+/* Has nothing been written since?  True also if nothing was to be frozen. */
+bool live_held(struct live_job *job, GError **error);
+void live_thaw(struct live_job *job, double *milliseconds);
+
+/* live-converge.c: one pass. */
+bool live_pass(struct live_job *job, GError **error);
 
 /* live-layer.c.  Paths and node names are the caller's to free. */
 char *live_layer_path(const struct live_disk *disk, unsigned layer);

@@ -10,6 +10,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/live-layer.c \
 	blockmig/migrate/live-preflight.c \
 	blockmig/migrate/live-prove.c \
+	blockmig/migrate/live-quiesce.c \
 	blockmig/migrate/live-recover.c \
 	blockmig/migrate/live-rollback.c \
 	blockmig/migrate/live-settle.c \

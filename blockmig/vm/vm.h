@@ -208,6 +208,7 @@ struct vm_ops {
     bool (*set_limits)(struct vm *vm, const char *qdev, const struct vm_limits *limits, GError **error);
     bool (*set_write_threshold)(struct vm *vm, const char *node, uint64_t offset, GError **error);
     bool (*next_event)(struct vm *vm, unsigned timeout, struct vm_event **event, GError **error);
+    bool (*find_agent)(struct vm *vm, GError **error);
     bool (*freeze)(struct vm *vm, unsigned limit, unsigned *filesystems, GError **error);
     bool (*thaw)(struct vm *vm, GError **error);
     bool (*thaw_left)(struct vm *vm, GError **error);
@@ -297,6 +298,8 @@ bool vm_set_write_threshold(struct vm *vm, const char *node, uint64_t offset, GE
 /* *event is NULL if none came in time; free with vm_event_free(). */
 bool vm_next_event(struct vm *vm, unsigned timeout, struct vm_event **event, GError **error);
 
+/* Does an agent in the guest answer?  REFUSED if there is none, UNREACHABLE if it is silent. */
+bool vm_find_agent(struct vm *vm, GError **error);
 /*
  * Freezes the guest's file systems through its agent, for `limit` at most (10,000 is the most that is
  * granted): after that a watchdog thaws them, and vm_thaw() says so with REFUSED, for what was done in
