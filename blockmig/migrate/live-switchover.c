@@ -11,17 +11,33 @@
 #include "blockmig/storage/file.h"
 
 #include <glib/gstdio.h>
+#include <unistd.h>
 
 #define PIVOT_TIMEOUT 5000 /* ms */
 
-/* What can be opened already.  The overlay waits with nothing below it, the merged image is no more than a
- * file: it can be looked into only when nobody writes to it any more. */
+static bool hand_over(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    g_autofree char *merged = live_merged_node(job, disk);
+    int fd = live_descriptor(disk->target_path, error);
+    struct vm_node node = live_node(disk, merged, disk->target_path, NULL, NULL, &fd, true);
+    bool ok;
+
+    g_clear_pointer(&disk->handed_over, g_free);
+    ok = fd >= 0 && vm_hand_over(job->vm, &node, &disk->handed_over, error);
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
+/* What can be done already.  The overlay waits with nothing below it, of the merged image there is a
+ * descriptor only: it can be looked at when nobody writes to it any more, and the hypervisor would remember
+ * even the size that its file has now. */
 static bool add_target(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    g_autofree char *overlay = live_new_node(job, disk), *merged = live_merged_node(job, disk);
+    g_autofree char *overlay = live_new_node(job, disk);
 
     return live_add_node(job, disk, overlay, disk->target_overlay, format_qcow2.name, NULL, false, error) &&
-           live_add_file(job, disk, merged, disk->target_path, error);
+           hand_over(job, disk, error);
 }
 
 static bool prepare(struct live_job *job, GError **error)
@@ -56,9 +72,10 @@ static bool ship_last(struct live_job *job, struct live_disk *disk, int64_t dead
 static bool add_merged(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *merged = live_merged_node(job, disk), *overlay = live_new_node(job, disk);
-    struct vm_node node = live_node(disk, merged, disk->target_path, disk->format->name, NULL, NULL, true);
+    const int closed = -1;
+    struct vm_node node = live_node(disk, merged, disk->target_path, disk->format->name, NULL, &closed, true);
 
-    node.file_added = true;
+    node.handed_over = disk->handed_over;
     return vm_add_node(job->vm, &node, error) && live_set_backing(job, disk, overlay, merged, error);
 }
 

@@ -36,6 +36,7 @@ void live_disk_free(struct live_disk *disk)
     g_free(disk->base_node);
     g_free(disk->target_path);
     g_free(disk->target_overlay);
+    g_free(disk->handed_over);
     g_free(disk);
 }
 

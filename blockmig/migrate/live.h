@@ -40,6 +40,7 @@ struct live_disk {
     struct chain *base;
 
     char *target_path, *target_overlay;
+    char *handed_over; /* the merged target, of vm_hand_over() */
     const struct format *format;
     GHashTable *options;
     uint64_t needed; /* bytes on the target at most */
@@ -53,7 +54,7 @@ struct live_disk {
 /* What was measured, and what follows from it.  Seconds and bytes. */
 struct live_pace {
     int64_t layered;      /* monotonic time at which the present top layers were put on */
-    double overhead;      /* of a pause, without shipping */
+    double layer_time;    /* that the hypervisor takes to put layers on, mostly the last ones */
     uint64_t ship_bytes;  /* of the last pass */
     double quick_time;    /* of the least disturbed pass, for its size */
     uint64_t quick_bytes; /* its size */
@@ -176,9 +177,6 @@ struct vm_node live_node(const struct live_disk *disk, const char *name, const c
 /* Adds it by a descriptor of `path`, for names that change. */
 bool live_add_node(struct live_job *job, const struct live_disk *disk, const char *name, const char *path,
                    const char *format, const char *backing, bool read_only, GError **error);
-/* Its file alone, to be looked into later: vm_node.file_added. */
-bool live_add_file(struct live_job *job, const struct live_disk *disk, const char *name, const char *path,
-                   GError **error);
 /* Of an overlay that was added so, and is writable. */
 bool live_set_backing(struct live_job *job, const struct live_disk *disk, const char *name,
                       const char *backing, GError **error);
