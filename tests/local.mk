@@ -58,6 +58,7 @@ dist_check_SCRIPTS += \
 	tests/move-refuses-what-it-cannot-move.sh \
 	tests/move-rolls-back-on-ctrl-c.sh \
 	tests/move-two-disks-at-once.sh \
+	tests/plan-forecasts-a-move.sh \
 	tests/the-old-name-never-lies.sh
 
 include tests/guest/local.mk

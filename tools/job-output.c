@@ -80,6 +80,16 @@ static json_t *disk_to_json(const struct disk_report *disk, const struct job_rep
     return object;
 }
 
+static json_t *forecast_to_json(const struct job_forecast *forecast)
+{
+    if (forecast->copy_rate <= 0)
+        return json_null();
+    return json_pack("{s:f, s:f, s:I, s:I, s:I, s:f}", "dirty_rate", forecast->dirty_rate, "copy_rate",
+                     forecast->copy_rate, "passes", (json_int_t)forecast->passes, "source_bytes",
+                     (json_int_t)forecast->source_bytes, "target_bytes", (json_int_t)forecast->target_bytes,
+                     "duration_s", forecast->seconds);
+}
+
 /* The receipt of the disk itself: with --chain=keep the layers below come first. */
 static const char *main_receipt(const struct job_report *report)
 {
@@ -114,6 +124,7 @@ static json_t *report_to_json(const struct job_report *report, const GError *fai
     json_object_set_new(object, "plan", output_json_strings(report->plan));
     set_integer(object, "space_needed", report->space_needed);
     set_integer(object, "space_available", report->space_available);
+    json_object_set_new(object, "forecast", forecast_to_json(&report->forecast));
     if (failure)
         set_string(object, "error", failure->message);
     if (report->advice)

@@ -106,6 +106,14 @@ struct disk_report {
     const char *engine;      /* "io_uring", "threads", NULL */
 };
 
+/* From a sample: bytes, seconds.  No copy_rate: there was none. */
+struct job_forecast {
+    double dirty_rate, copy_rate; /* per second */
+    unsigned passes;
+    uint64_t source_bytes, target_bytes; /* that the overlays and the target may take, at most */
+    double seconds;
+};
+
 struct job_report {
     char *id; /* NULL: refused or planned before there was a job */
     const char *command, *method, *phase;
@@ -123,6 +131,7 @@ struct job_report {
     unsigned passes; /* of copying: the base and every overlay shipped before the switch */
     /* Milliseconds, the hypervisor's own between STOP and RESUME; negative: there was none. */
     double pause_ms, pause_forecast_ms, snapshot_pause_ms;
+    struct job_forecast forecast; /* of a plan */
     double frozen_ms, snapshot_frozen_ms; /* that the guest's file systems were frozen; negative: not */
 };
 struct job_report *job_report_new(void);

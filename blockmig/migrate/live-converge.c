@@ -10,7 +10,6 @@
 #include "blockmig/migrate/live-watch.h"
 #include "blockmig/migrate/units.h"
 
-#define MAX_PASSES 12u /* of overlays: the depth of the chain is bounded by it */
 /* Stopping, opening the target, the pivot and going on take so many times as long as putting layers on, which
  * are as many commands to the same hypervisor (measured: 1.2 to 1.8). */
 #define OVERHEAD    1.5
@@ -39,8 +38,8 @@ static double ship_time(const struct live_pace *pace, double bytes)
     return pace->quick_time * MAX(part, 1);
 }
 
-static void measure(struct live_pace *pace, const struct live_shipment *shipment, double written_in,
-                    double since_layered)
+void live_pace_measure(struct live_pace *pace, const struct live_shipment *shipment, double written_in,
+                       double since_layered)
 {
     pace->ship_bytes = shipment->bytes;
     if (written_in > 0)
@@ -63,8 +62,8 @@ bool live_pass(struct live_job *job, GError **error)
     layered = job->pace.layered;
     if (!ship_frozen(job, &shipment, error))
         return false;
-    measure(&job->pace, &shipment, (double)(layered - since) / G_USEC_PER_SEC,
-            (double)(g_get_monotonic_time() - layered) / G_USEC_PER_SEC);
+    live_pace_measure(&job->pace, &shipment, (double)(layered - since) / G_USEC_PER_SEC,
+                      (double)(g_get_monotonic_time() - layered) / G_USEC_PER_SEC);
     job->base.report->passes++;
     size = units_format_size(shipment.bytes);
     rate = units_format_rate(job->pace.dirty_rate);
@@ -77,9 +76,7 @@ bool live_pass(struct live_job *job, GError **error)
                      job->pace.forecast * 1000);
 }
 
-/* Another pass is worth its while as long as there is less to ship each time, or the last one was disturbed.
- */
-static bool is_settled(const struct live_pace *pace, uint64_t before, double best)
+bool live_pace_is_settled(const struct live_pace *pace, uint64_t before, double best)
 {
     return pace->ship_bytes < SMALL_BYTES && (double)pace->ship_bytes >= SHRINKS * (double)before &&
            pace->forecast <= DISTURBED * best;
@@ -91,7 +88,7 @@ bool live_converge(struct job *base, GError **error)
     struct live_pace *pace = &job->pace;
     double best = G_MAXDOUBLE;
 
-    for (unsigned pass = 1; pass <= MAX_PASSES; pass++) {
+    for (unsigned pass = 1; pass <= LIVE_MAX_PASSES; pass++) {
         uint64_t before = pace->ship_bytes;
 
         if (!live_watch_now(job, error) || live_is_cancelled(job, error) ||
@@ -100,11 +97,11 @@ bool live_converge(struct job *base, GError **error)
         best = MIN(best, pace->forecast);
         base->report->pause_forecast_ms = pace->forecast * 1000;
         if (pace->forecast * 1000 <= job->request->max_pause &&
-            ((pass > 1 && is_settled(pace, before, best)) || pass == MAX_PASSES))
+            ((pass > 1 && live_pace_is_settled(pace, before, best)) || pass == LIVE_MAX_PASSES))
             return true;
     }
     g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED,
-                "after %u passes a pause would take %.0f ms, and --max-pause allows %u ms", MAX_PASSES,
+                "after %u passes a pause would take %.0f ms, and --max-pause allows %u ms", LIVE_MAX_PASSES,
                 pace->forecast * 1000, job->request->max_pause);
     return false;
 }

@@ -270,7 +270,6 @@ static const char *unsupported(const struct move_request *request)
            : request->chain != CHAIN_FLATTEN                         ? "--chain"
            : request->keep_failback                                  ? "--keep-failback"
            : request->scratch                                        ? "--scratch"
-           : request->sample                                         ? "--sample"
                                                                      : NULL;
 }
 
@@ -323,5 +322,5 @@ bool live_preflight(struct job *base, GError **error)
     }
     if (!base->go_on_at)
         write_plan(job);
-    return true;
+    return base->go_on_at || !base->dry_run || !job->request->sample || live_sample(job, error);
 }

@@ -136,8 +136,22 @@ bool live_freeze(struct live_job *job, GError **error);
 bool live_held(struct live_job *job, GError **error);
 void live_thaw(struct live_job *job, double *milliseconds);
 
+#define LIVE_MAX_PASSES 12u /* of overlays: the depth of the chain is bounded by it */
+
 /* live-converge.c: one pass. */
 bool live_pass(struct live_job *job, GError **error);
+struct live_shipment;
+/* What follows from a pass that shipped what was written in so many seconds, and from the seconds since its
+ * layers were put on.  It is settled, and another pass not worth its while, unless there is less to ship each
+ * time (`before`: bytes of the pass before) or the last one was disturbed (`best`: seconds forecast so far).
+ */
+void live_pace_measure(struct live_pace *pace, const struct live_shipment *shipment, double written_in,
+                       double since_layered);
+bool live_pace_is_settled(const struct live_pace *pace, uint64_t before, double best);
+
+/* live-sample.c: watches the machine for as long as was asked, and adds a forecast to the plan and the
+ * report. Leaves nothing behind. */
+bool live_sample(const struct live_job *job, GError **error);
 
 /* live-layer.c.  Paths and node names are the caller's to free. */
 char *live_layer_path(const struct live_disk *disk, unsigned layer);

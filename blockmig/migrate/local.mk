@@ -13,6 +13,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/live-quiesce.c \
 	blockmig/migrate/live-recover.c \
 	blockmig/migrate/live-rollback.c \
+	blockmig/migrate/live-sample.c \
 	blockmig/migrate/live-settle.c \
 	blockmig/migrate/live-ship.c \
 	blockmig/migrate/live-snapshot.c \
