@@ -3,10 +3,10 @@
  * The sample of a plan: what the machine writes, how fast a copy would be, and what a move would make of
  * both.
  *
- * In the first half of the time the machine is only watched; in the second, part of its largest disk is
- * copied as a move would do it, with all that is read back, into a file without a name on the target, of
- * which nothing is left.  The passes are then gone through with the figures of the sample in the place of
- * those that a move measures, by the same functions.
+ * In the first half of the time part of the largest image file is copied as a move would do it, with all that
+ * is read back, into a file without a name on the target, of which nothing is left; then the machine is only
+ * watched. The passes are gone through with these figures in the place of those that a move measures, by the
+ * same functions.
  *
  * How often the same blocks are written again cannot be seen from outside, so what is forecast for overlays
  * and passes is what there will be at most.
@@ -114,12 +114,20 @@ static bool copied_enough(void *opaque)
     return g_get_monotonic_time() > sample->until || live_is_cancelled(sample->job, NULL);
 }
 
-/* As large as the disk and without a name. */
-static struct image *open_scratch(const struct live_disk *disk, GError **error)
+static struct chain *open_file(const char *path, GError **error)
+{
+    struct storage *storage = storage_file_open(path, FILE_NO_LOCK, NULL, NULL, error);
+    struct image *image = storage ? image_open(storage, &format_raw, false, error) : NULL;
+
+    return image ? chain_new_single(image, false) : NULL;
+}
+
+/* A file on the target without a name. */
+static struct image *open_scratch(const struct live_disk *disk, uint64_t size, GError **error)
 {
     g_autofree char *path = g_strconcat(disk->target_path, ".blockmig-sample", NULL);
     struct storage *storage = storage_file_open(path, FILE_WRITE | FILE_CREATE, NULL, NULL, error);
-    struct image_create_options options = {.size = disk->size};
+    struct image_create_options options = {.size = size};
 
     g_unlink(path);
     if (!storage)
@@ -171,16 +179,18 @@ static bool measure_small(struct sample *sample, struct storage *storage, GError
     return true;
 }
 
-/* The part with data, up to MOST of it or half of what is not spoken for on the target. */
-static bool measure_copy(struct sample *sample, const struct live_disk *disk, GError **error)
+/* The file is copied as it lies there, whatever its format: the machine changes it meanwhile, so its tables
+ * mean nothing.  Up to MOST of it, or half of what is not spoken for on the target. */
+static bool measure_copy(struct sample *sample, const struct live_disk *disk, const char *path,
+                         GError **error)
 {
     const struct live_job *job = sample->job;
     struct job_report *report = job->base.report;
     uint64_t spare = report->space_available - report->space_needed;
     g_autoptr(throttle_t) throttle = throttle_new(job->request->bandwidth);
-    g_autoptr(digest_table_t) digests = digest_table_new(job->request->digest, disk->size);
-    g_autoptr(chain_t) source = live_open_base(disk, FILE_NO_LOCK, error);
-    g_autoptr(image_t) scratch = source ? open_scratch(disk, error) : NULL;
+    g_autoptr(chain_t) source = open_file(path, error);
+    g_autoptr(image_t) scratch = source ? open_scratch(disk, source->size, error) : NULL;
+    g_autoptr(digest_table_t) digests = source ? digest_table_new(job->request->digest, source->size) : NULL;
     struct copy_options options = {.read_back = job->request->verify != VERIFY_NONE,
                                    .end = (MIN(MOST, spare / 2) + 1) & ~(uint64_t)(DIGEST_CHUNK_SIZE - 1),
                                    .digests = digests,
@@ -194,7 +204,7 @@ static bool measure_copy(struct sample *sample, const struct live_disk *disk, GE
 
     if (!scratch)
         return false;
-    options.end = options.end < disk->size ? options.end : 0;
+    options.end = options.end < source->size ? options.end : 0;
     begin = g_get_monotonic_time();
     ok = copy_run(source, scratch, &options, &result, &local);
     sample->copy_rate = (double)MAX(result.counters.bytes_read, result.counters.data_done) * G_USEC_PER_SEC /
@@ -208,14 +218,24 @@ static bool measure_copy(struct sample *sample, const struct live_disk *disk, GE
     return measure_small(sample, scratch->storage, error);
 }
 
-static const struct live_disk *largest_disk(const struct live_job *job)
+/* Of all layers of all disks. */
+static const char *largest_file(const struct live_job *job, const struct live_disk **disk)
 {
-    const struct live_disk *largest = live_disk_at(job, 0);
+    const struct vm_layer *largest = NULL;
 
-    for (guint i = 1; i < job->disks->len; i++)
-        if (live_disk_at(job, i)->report->source_allocated > largest->report->source_allocated)
-            largest = live_disk_at(job, i);
-    return largest;
+    for (guint i = 0; i < job->disks->len; i++) {
+        const GPtrArray *layers = live_disk_at(job, i)->vm->layers;
+
+        for (guint k = 0; k < layers->len; k++) {
+            const struct vm_layer *layer = g_ptr_array_index(layers, k);
+
+            if (largest && layer->allocated <= largest->allocated)
+                continue;
+            largest = layer;
+            *disk = live_disk_at(job, i);
+        }
+    }
+    return largest->filename;
 }
 
 /* ---- what follows ------------------------------------------------------------------------------------ */
@@ -323,10 +343,12 @@ bool live_sample(const struct live_job *job, GError **error)
 {
     int64_t length = (int64_t)job->request->sample * 1000, begin = g_get_monotonic_time();
     struct sample sample = {.job = job, .until = begin + length / 2};
+    const struct live_disk *disk = NULL;
     g_autoptr(GError) local = NULL;
+    const char *path;
 
-    /* The machine writes to what is read here, so it may not fit together for once. */
-    measure_copy(&sample, largest_disk(job), &local);
+    path = largest_file(job, &disk);
+    measure_copy(&sample, disk, path, &local);
     if (!measure_trips(&sample, error) || !watch_writes(&sample, begin + length, error))
         return false;
     if (local)
