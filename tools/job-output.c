@@ -21,6 +21,11 @@ static void on_progress(void *opaque, const char *phase, const struct copy_count
     progress_update(opaque, counters);
 }
 
+static void on_pace(void *opaque, const struct job_pace *pace)
+{
+    progress_pace(opaque, pace);
+}
+
 static void on_notice(void *opaque, const char *text)
 {
     progress_message(opaque, text);
@@ -51,6 +56,13 @@ static void set_pause(json_t *object, const char *key, double milliseconds)
 {
     json_object_set_new(object, key,
                         milliseconds < 0 ? json_null() : json_real(round(milliseconds * 1000) / 1000));
+}
+
+/* null: not measured. */
+static void set_rate(json_t *object, const char *key, double bytes_per_second)
+{
+    json_object_set_new(object, key,
+                        bytes_per_second < 0 ? json_null() : json_integer((json_int_t)bytes_per_second));
 }
 
 static json_t *disk_to_json(const struct disk_report *disk, const struct job_report *report)
@@ -115,8 +127,11 @@ static json_t *report_to_json(const struct job_report *report, const GError *fai
     set_pause(object, "pause_ms", report->pause_ms);
     set_pause(object, "pause_forecast_ms", report->pause_forecast_ms);
     set_pause(object, "snapshot_pause_ms", report->snapshot_pause_ms);
+    set_pause(object, "max_pause_ms", report->max_pause_ms);
     set_pause(object, "frozen_ms", report->frozen_ms);
     set_pause(object, "snapshot_frozen_ms", report->snapshot_frozen_ms);
+    set_rate(object, "dirty_rate", report->dirty_rate);
+    set_rate(object, "ship_rate", report->ship_rate);
     json_object_set_new(object, "resumed", json_boolean(report->resumed));
     json_object_set_new(object, "disks", disks);
     set_string(object, "source", report->source);
@@ -179,6 +194,18 @@ static void print_disk(const struct disk_report *disk, bool moved)
         output_pair("receipt", "%s", disk->receipt);
 }
 
+static void print_pause(const struct job_report *report)
+{
+    if (report->pause_ms >= 0)
+        output_pair("pause", "%.1f ms (forecast %.1f, allowed %.0f), after %u passes", report->pause_ms,
+                    report->pause_forecast_ms, report->max_pause_ms, report->passes);
+    if (report->snapshot_pause_ms >= 0)
+        output_pair("snapshot", "%.1f ms of pause", report->snapshot_pause_ms);
+    if (report->frozen_ms >= 0)
+        output_pair("frozen", "the guest's file systems: %.0f ms for the switch, %.0f ms for the snapshot",
+                    report->frozen_ms, MAX(report->snapshot_frozen_ms, 0));
+}
+
 static void print_end(const struct job_report *report)
 {
     g_autofree char *time = units_format_duration((int64_t)(report->duration_s * G_USEC_PER_SEC));
@@ -188,9 +215,7 @@ static void print_end(const struct job_report *report)
     output_pair("verified", "%s", verified_text(report->verified));
     output_pair("time", "%s%s%s%s%s", time, report->bytes_read ? ", " : "", report->bytes_read ? rate : "",
                 report->bytes_read ? " read" : "", report->resumed ? ", continued from an earlier run" : "");
-    if (report->pause_ms >= 0)
-        output_pair("pause", "%.1f ms (forecast %.1f), and %.1f ms for the snapshot; %u passes",
-                    report->pause_ms, report->pause_forecast_ms, report->snapshot_pause_ms, report->passes);
+    print_pause(report);
     output_pair("source", "%s", report->source);
 }
 
@@ -238,6 +263,7 @@ static int run(const struct options *options, const struct copy_request *copy,
     const struct job_listener listener = {
         .phase = on_phase,
         .progress = on_progress,
+        .pace = on_pace,
         .notice = on_notice,
         .cancelled = signals_cancelled,
         .opaque = progress,

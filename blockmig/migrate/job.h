@@ -82,10 +82,19 @@ void move_request_free(struct move_request *request);
 char *move_request_to_json(const struct move_request *request);
 struct move_request *move_request_from_json(const char *text, GError **error);
 
+/* How a move stands between the machine that writes and the pause that is allowed.  Bytes per second and
+ * milliseconds; negative: not known (yet). */
+struct job_pace {
+    unsigned pass; /* 1: the base */
+    double dirty_rate, ship_rate;
+    double forecast_ms, limit_ms, pause_ms;
+};
+
 /* Called in the thread that runs the job. Any may be NULL. */
 struct job_listener {
     void (*phase)(void *opaque, const char *phase, const char *what); /* "base", "layer 2 of 3: base.qcow2" */
     void (*progress)(void *opaque, const char *phase, const struct copy_counters *counters);
+    void (*pace)(void *opaque, const struct job_pace *pace);
     void (*notice)(void *opaque, const char *text); /* something an administrator must know */
     bool (*cancelled)(void *opaque);
     void *opaque;
@@ -131,8 +140,9 @@ struct job_report {
     unsigned passes; /* of copying: the base and every overlay shipped before the switch */
     /* Milliseconds, the hypervisor's own between STOP and RESUME; negative: there was none. */
     double pause_ms, pause_forecast_ms, snapshot_pause_ms;
-    struct job_forecast forecast; /* of a plan */
-    double frozen_ms, snapshot_frozen_ms; /* that the guest's file systems were frozen; negative: not */
+    struct job_forecast forecast;               /* of a plan */
+    double dirty_rate, ship_rate, max_pause_ms; /* as in struct job_pace */
+    double frozen_ms, snapshot_frozen_ms;       /* that the guest's file systems were frozen; negative: not */
 };
 struct job_report *job_report_new(void);
 void job_report_free(struct job_report *report);

@@ -51,11 +51,20 @@ void live_pace_measure(struct live_pace *pace, const struct live_shipment *shipm
     pace->forecast = OVERHEAD * pace->layer_time + ship_time(pace, pace->dirty_rate * since_layered);
 }
 
+static void note_pace(struct live_job *job, const struct live_shipment *shipment)
+{
+    struct job_report *report = job->base.report;
+
+    report->dirty_rate = job->pace.dirty_rate;
+    report->ship_rate = shipment->time > 0 ? (double)shipment->bytes / shipment->time : -1;
+    report->pause_forecast_ms = job->pace.forecast * 1000;
+}
+
 bool live_pass(struct live_job *job, GError **error)
 {
     struct live_shipment shipment = {0};
     int64_t since = job->pace.layered, layered;
-    g_autofree char *size = NULL, *rate = NULL;
+    g_autofree char *size = NULL;
 
     if (!live_layers_add(job, error))
         return false;
@@ -66,10 +75,8 @@ bool live_pass(struct live_job *job, GError **error)
                       (double)(g_get_monotonic_time() - layered) / G_USEC_PER_SEC);
     job->base.report->passes++;
     size = units_format_size(shipment.bytes);
-    rate = units_format_rate(job->pace.dirty_rate);
-    live_tell(job, "pass %u: %s in %.0f ms, the machine writes %s, a pause would take %.0f ms of %u",
-              job->base.report->passes, size, shipment.time * 1000, rate, job->pace.forecast * 1000,
-              job->request->max_pause);
+    note_pace(job, &shipment);
+    live_tell(job, "shipped %s in %.0f ms", size, shipment.time * 1000);
     return job_event(&job->base, "result", error,
                      "pass %u: layers in %.1f ms, %s shipped in %.1f ms, pause forecast %.1f ms",
                      job->base.report->passes, job->pace.layer_time * 1000, size, shipment.time * 1000,
@@ -95,7 +102,6 @@ bool live_converge(struct job *base, GError **error)
             !live_wait_for_others(job, 0, error) || !live_pass(job, error))
             return false;
         best = MIN(best, pace->forecast);
-        base->report->pause_forecast_ms = pace->forecast * 1000;
         if (pace->forecast * 1000 <= job->request->max_pause &&
             ((pass > 1 && live_pace_is_settled(pace, before, best)) || pass == LIVE_MAX_PASSES))
             return true;

@@ -129,9 +129,9 @@ static struct image *open_scratch(const struct live_disk *disk, uint64_t size, G
     struct storage *storage = storage_file_open(path, FILE_WRITE | FILE_CREATE, NULL, NULL, error);
     struct image_create_options options = {.size = size};
 
-    g_unlink(path);
     if (!storage)
         return NULL;
+    g_unlink(path);
     if (image_create(storage, &format_raw, &options, error))
         return image_open(storage, &format_raw, true, error);
     storage_close(storage);

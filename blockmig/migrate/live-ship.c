@@ -15,6 +15,11 @@ static bool is_over(void *opaque)
                               : live_is_cancelled(shipping->job, NULL);
 }
 
+static void progress(void *opaque, const struct copy_counters *counters)
+{
+    live_progress(((const struct shipping *)opaque)->job, counters);
+}
+
 static void add_counters(struct disk_report *report, const struct copy_counters *more)
 {
     report->counters.bytes_read += more->bytes_read;
@@ -31,6 +36,7 @@ bool live_ship(struct live_job *job, struct live_disk *disk, struct chain *overl
     struct copy_options options = {.read_back = job->request->verify != VERIFY_NONE,
                                    .patch = true,
                                    .cancelled = is_over,
+                                   .progress = progress,
                                    .opaque = &shipping};
     struct copy_result result = {0};
     GError *local = NULL;

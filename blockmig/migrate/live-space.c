@@ -33,7 +33,8 @@
 
 struct sample {
     int64_t time;
-    uint64_t used; /* by our files */
+    uint64_t growing; /* bytes of the overlays that the machine writes to */
+    uint64_t ours;    /* bytes of all files of the move that lie there */
     uint64_t free;
 };
 
@@ -41,8 +42,8 @@ struct sample {
 struct store {
     struct sample samples[SAMPLES];
     unsigned count;
-    double rate;   /* bytes per second that vanish, of late; negative: not known */
-    double growth; /* the same, by the growth of the machine's own overlays */
+    double growth; /* of the machine's overlays, in bytes per second of late; negative: not known */
+    double rate;   /* that and what others take, but not what we copy */
     bool warned, slowed;
 };
 
@@ -112,18 +113,19 @@ static double per_second(double bytes, const struct sample *from, const struct s
     return bytes * G_USEC_PER_SEC / (double)(to->time - from->time);
 }
 
-/* Over the samples that are kept; what vanishes is at least what our files grow by. */
-static void take_sample(struct store *store, uint64_t used, uint64_t free)
+/* Over the samples that are kept. */
+static void take_sample(struct store *store, uint64_t growing, uint64_t ours, uint64_t free)
 {
-    struct sample now = {.time = g_get_monotonic_time(), .used = used, .free = free};
+    struct sample now = {.time = g_get_monotonic_time(), .growing = growing, .ours = ours, .free = free};
     const struct sample *oldest = &store->samples[store->count < SAMPLES ? 0 : store->count % SAMPLES];
 
     if (store->count == 0)
         store->rate = store->growth = -1;
     if (store->count > 0 && now.time > oldest->time) {
-        /* A layer more is not less used: what shrank was rolled back or is gone. */
-        store->growth = MAX(per_second((double)now.used - (double)oldest->used, oldest, &now), 0);
-        store->rate = MAX(per_second((double)oldest->free - (double)now.free, oldest, &now), store->growth);
+        double taken = (double)oldest->free - (double)free - ((double)ours - (double)oldest->ours);
+
+        store->growth = MAX(per_second((double)growing - (double)oldest->growing, oldest, &now), 0);
+        store->rate = store->growth + MAX(per_second(taken, oldest, &now), 0);
     }
     store->samples[store->count++ % SAMPLES] = now;
 }
@@ -170,6 +172,21 @@ static struct source_need needs_on(const struct live_job *job, dev_t device)
     return need;
 }
 
+/* What our copies take there. */
+static uint64_t targets_on(const struct live_job *job, dev_t device)
+{
+    uint64_t bytes = 0;
+
+    for (guint i = 0; i < job->disks->len; i++) {
+        const char *path = live_disk_at(job, i)->target_path;
+        dev_t other;
+
+        if (store_of(path, &other) && other == device)
+            bytes += measure(path).bytes;
+    }
+    return bytes;
+}
+
 static double rollback_time(const struct source_need *need)
 {
     return (double)need->overlays / COMMIT_RATE + GRACE;
@@ -208,7 +225,7 @@ static void look_at_source(const struct live_job *job, struct store *store, cons
 
     if (!space_check(directory, 0, 0, &report, NULL))
         return;
-    take_sample(store, need.overlays, report.available);
+    take_sample(store, need.overlays, need.overlays + targets_on(job, device), report.available);
     wanted = (double)need.commit + known(store->rate) * rollback_time(&need) + (double)RESERVE;
     if ((double)report.available < wanted)
         source_is_full(job, directory, store, &need, report.available);
@@ -254,17 +271,18 @@ double live_space_dirty_rate(const struct live_space *space)
 /* ---- the target ------------------------------------------------------------------------------------- */
 
 /* What the copies have still to write at most; after the switch, what the commit may take. */
-static uint64_t target_need(const struct live_job *job, uint64_t *written)
+static uint64_t target_need(const struct live_job *job, uint64_t *written, uint64_t *growing)
 {
     uint64_t need = 0;
 
-    *written = 0;
+    *written = *growing = 0;
     for (guint i = 0; i < job->disks->len; i++) {
         const struct live_disk *disk = live_disk_at(job, i);
         uint64_t image = measure(disk->target_path).bytes;
         struct footprint overlay = measure(disk->target_overlay);
 
         *written += image + overlay.bytes;
+        *growing += overlay.bytes;
         if (job->pivoted)
             need += MIN(overlay.length, thin_room(disk->target_path, disk->size));
         else
@@ -306,11 +324,11 @@ static void look_at_target(const struct live_job *job, struct store *store)
 {
     g_autofree char *directory = g_path_get_dirname(live_disk_at(job, 0)->target_overlay);
     struct space_report report = {0};
-    uint64_t written, need = target_need(job, &written), reserve = RESERVE;
+    uint64_t written, growing, need = target_need(job, &written, &growing), reserve = RESERVE;
 
     if (!space_check(directory, 0, 0, &report, NULL))
         return;
-    take_sample(store, written, report.available);
+    take_sample(store, growing, written, report.available);
     if (job->pivoted)
         reserve += need + (uint64_t)(known(store->rate) * ((double)need / COMMIT_RATE + GRACE));
     if (report.available < reserve)
@@ -363,7 +381,7 @@ bool live_space_allows_switch(const struct live_job *job, GError **error)
 
 void live_space_look(const struct live_job *job, struct live_space *space)
 {
-    if (job->disks->len == 0 || job->interrupted)
+    if (job->base.dry_run || job->disks->len == 0 || job->interrupted)
         return;
     if (!job->pivoted)
         look_at_sources(job, space);

@@ -192,6 +192,7 @@ bool live_switchover(struct job *base, GError **error)
     live_thaw(job, &base->report->frozen_ms);
     if (stopped && resumed)
         base->report->pause_ms = (double)(resumed - stopped) / 1000;
+    live_tell(job, "the machine runs on the target");
     for (guint i = 0; i < job->disks->len; i++)
         close_top(job, live_disk_at(job, i));
     return job_event(base, "result", error, "the machine runs on the target after %.1f ms (%s)",

@@ -55,6 +55,7 @@ struct job_report *move_job_run(const struct move_request *request, const struct
 
     job.base.report->command = "move";
     job.base.report->verified = request->verify;
+    job.base.report->max_pause_ms = request->max_pause;
     job.disks = g_ptr_array_new_with_free_func((GDestroyNotify)live_disk_free);
     job_run(&job.base, request->state_dir, error);
     g_ptr_array_unref(job.disks);
@@ -103,13 +104,39 @@ void live_explain(const struct job *base, GError **error)
     g_propagate_error(error, g_error_copy(trouble));
 }
 
+/* While the base is copied nothing was shipped yet: then the growth of the overlays tells what is written. */
+static void tell_pace(const struct live_job *job)
+{
+    const struct job_listener *listener = job->base.listener;
+    struct job_report *report = job->base.report;
+    struct job_pace pace = {.pass = report->passes,
+                            .dirty_rate = report->dirty_rate,
+                            .ship_rate = report->ship_rate,
+                            .forecast_ms = report->pause_forecast_ms,
+                            .limit_ms = report->max_pause_ms,
+                            .pause_ms = report->pause_ms};
+
+    if (report->passes == 1)
+        pace.dirty_rate = live_watch_dirty_rate(job);
+    if (listener->pace)
+        listener->pace(listener->opaque, &pace);
+}
+
 static void progress(void *opaque, const struct copy_counters *counters)
 {
     const struct live_job *job = opaque;
     const struct job_listener *listener = job->base.listener;
 
-    if (listener->progress && !job->paused)
+    if (job->paused)
+        return;
+    tell_pace(job);
+    if (listener->progress)
         listener->progress(listener->opaque, job->base.report->phase, counters);
+}
+
+void live_progress(const struct live_job *job, const struct copy_counters *counters)
+{
+    progress((void *)job, counters);
 }
 
 void live_copy_options(const struct live_job *job, struct copy_options *options)
@@ -129,6 +156,7 @@ void live_tell(const struct live_job *job, const char *format, ...)
     va_start(args, format);
     text = g_strdup_vprintf(format, args);
     va_end(args);
+    tell_pace(job);
     if (listener->phase)
         listener->phase(listener->opaque, job->base.report->phase, text);
 }

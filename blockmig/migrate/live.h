@@ -109,6 +109,8 @@ bool live_rollback(struct job *base, GError **error);
 void live_disk_free(struct live_disk *disk);
 bool live_is_cancelled(const struct live_job *job, GError **error);
 void live_copy_options(const struct live_job *job, struct copy_options *options);
+/* For copies with callbacks of their own. */
+void live_progress(const struct live_job *job, const struct copy_counters *counters);
 void live_tell(const struct live_job *job, const char *format, ...) G_GNUC_PRINTF(2, 3);
 /* Notes that the step of a pause that began when the last ended is over. */
 void live_step(struct live_job *job, const char *name);
