@@ -92,4 +92,45 @@ like "$(cat "$tmp/err")" "$place: only .* are free, and .* may be needed" "targe
 is "$(jq -r .result "$tmp/json")" parked "target: the result says so"
 diag "$(cat "$tmp/err")"
 unharmed target "$tmp/a/disk.qcow2" qcow2
+
+# ---- the target, after the switch ----
+# Others take what is left while it is proved: held still in that phase, so that they can.
+is_switched()
+{
+    [ "$(guest_pauses after | wc -l)" -gt "$1" ]
+}
+
+phase()
+{
+    blockmig job list --json | jq -r '.jobs[0].phase'
+}
+
+mkdir "$tmp/c"
+machine after "$tmp/c" qcow2
+must guest_cmd after start
+for attempt in 1 2 3 4 5; do
+    small_filesystem ext4 400M -q
+    place=$REPLY
+    before=$(guest_pauses after | wc -l)
+    "$builddir/tools/blockmig" move "qmp:$tmp/after/qmp" "$place" "${patient[@]}" --json --delete-source \
+        >"$tmp/json" 2>"$tmp/err" 3>&- </dev/null &
+    pid=$!
+    wait_for 60 is_switched "$before" || not_ok "after: it is switched"
+    kill -STOP "$pid"
+    [ "$(phase)" = prove ] && break
+    diag "attempt $attempt: too late, it is in its phase $(phase)"
+    kill -CONT "$pid"
+    wait "$pid"
+    must blockmig move "qmp:$tmp/after/qmp" "$tmp/c" "${patient[@]}" --delete-source
+done
+fill "$place" 20M
+kill -CONT "$pid"
+wait "$pid"
+is "$?" 5 "after: the move parks" || diag "$(cat "$tmp/err")"
+diag "$(cat "$tmp/err")"
+like "$(cat "$tmp/err")" "$place: only .* are free, and .* may be needed for what the machine writes" "after: and says why"
+is "$(jq -r .result "$tmp/json")" parked "after: the result says so"
+is "$(files "$place")" "ballast " "after: nothing is left on the target"
+is "$(files "$tmp/c")" "disk.qcow2 " "after: the machine is back on the source, as before"
+unharmed after "$tmp/c/disk.qcow2" qcow2
 done_testing
