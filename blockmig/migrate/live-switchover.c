@@ -56,11 +56,11 @@ static bool prepare(struct live_job *job, GError **error)
 }
 
 /* Closes the target: the hypervisor is to open it next. */
-static bool ship_last(struct live_job *job, struct live_disk *disk, int64_t deadline, GError **error)
+static bool ship_last(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *path = live_layer_path(disk, disk->top);
     g_autoptr(chain_t) overlay = live_open_overlay(path, FILE_NO_LOCK, error);
-    struct live_shipment shipment = {.deadline = deadline};
+    struct live_shipment shipment = {0};
 
     if (!overlay || !live_ship(job, disk, overlay, disk->target, &shipment, error))
         return false;
@@ -114,12 +114,22 @@ static bool pivot(struct live_job *job, GError **error)
     return false;
 }
 
-static bool switch_disks(struct live_job *job, int64_t deadline, GError **error)
+static bool ship_all(struct live_job *job, GError **error)
 {
-    for (guint i = 0; i < job->disks->len; i++)
-        if (!ship_last(job, live_disk_at(job, i), deadline, error))
-            return false;
+    struct live_limit *limit = live_limit_begin(job);
+    bool ok = true;
+
+    for (guint i = 0; ok && i < job->disks->len; i++)
+        ok = ship_last(job, live_disk_at(job, i), error);
+    ok &= live_limit_end(limit, error);
     live_step(job, "ship");
+    return ok;
+}
+
+static bool switch_disks(struct live_job *job, GError **error)
+{
+    if (!ship_all(job, error))
+        return false;
     for (guint i = 0; i < job->disks->len; i++)
         if (!add_merged(job, live_disk_at(job, i), error))
             return false;
@@ -128,12 +138,6 @@ static bool switch_disks(struct live_job *job, int64_t deadline, GError **error)
         if (!live_layer_set_aside(live_disk_at(job, i), true, error))
             return false;
     live_step(job, "name");
-    if (g_get_monotonic_time() > deadline) {
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED,
-                    "the pause took more than twice the %u ms of --max-pause: given up",
-                    job->request->max_pause);
-        return false;
-    }
     return live_pause_merged(job, error) && pivot(job, error);
 }
 
@@ -169,7 +173,7 @@ static bool quiesce(struct live_job *job, GError **error)
 bool live_switchover(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
-    int64_t stopped = 0, resumed = 0, deadline;
+    int64_t stopped = 0, resumed = 0;
 
     if (!live_watch_now(job, error) || live_is_cancelled(job, error) ||
         !live_wait_for_others(job, 0, error) || !live_space_allows_switch(job, error))
@@ -178,9 +182,8 @@ bool live_switchover(struct job *base, GError **error)
         undo(job);
         return false;
     }
-    deadline = g_get_monotonic_time() + (int64_t)job->request->max_pause * 2000;
     if (!live_pause(job, live_top_node, live_new_node, &stopped, error) || !live_held(job, error) ||
-        !switch_disks(job, deadline, error)) {
+        !switch_disks(job, error)) {
         undo(job);
         return false;
     }

@@ -241,6 +241,7 @@ bool live_resume(struct live_job *job, int64_t *time, GError **error)
 {
     g_autoptr(GError) local = NULL;
 
+    be_urgent(false);
     if (!job->paused)
         return true;
     if (time)
@@ -249,7 +250,6 @@ bool live_resume(struct live_job *job, int64_t *time, GError **error)
         return false;
     live_step(job, "resume");
     job->paused = false;
-    be_urgent(false);
     if (!guard_disarm(job->guard, &local))
         job_notice(&job->base, "%s", local->message);
     return true;

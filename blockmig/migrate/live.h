@@ -76,6 +76,7 @@ struct live_job {
     struct throttle *throttle; /* of everything but pauses */
     bool paused;               /* by us */
     bool stays;                /* it stood still before: it is not resumed */
+    int given_up;              /* atomic: the last pause came to its limit (live-limit.c) */
     int64_t pause_begin;       /* monotonic, of the last pause */
     int64_t frozen;            /* monotonic: since when the guest's file systems are; 0: they are not */
     GString *steps;            /* of the last pause: what took how long */
@@ -124,6 +125,12 @@ typedef char *(*live_node_fn)(const struct live_job *job, const struct live_disk
 bool live_pause(struct live_job *job, live_node_fn from, live_node_fn to, int64_t *time, GError **error);
 bool live_pause_merged(struct live_job *job, GError **error);
 bool live_resume(struct live_job *job, int64_t *time, GError **error);
+
+/* live-limit.c: from here on the shipping of a pause may hang, not the machine.  Until the end the caller
+ * must not use job->vm.  PARKED if the limit was exceeded, in place of whatever error there was: the machine
+ * runs on where it was then. */
+struct live_limit *live_limit_begin(struct live_job *job);
+bool live_limit_end(struct live_limit *limit, GError **error);
 
 /* The guard, started if there is none yet. */
 bool live_guard(struct live_job *job, GError **error);
@@ -216,7 +223,6 @@ bool live_fail_back(struct live_job *job, GError **error);
 struct live_shipment {
     uint64_t bytes; /* of data */
     double time;
-    int64_t deadline; /* monotonic; 0: none.  After it: PARKED */
 };
 bool live_ship(struct live_job *job, struct live_disk *disk, struct chain *overlay, struct image *target,
                struct live_shipment *shipment, GError **error);
