@@ -52,6 +52,7 @@ dist_check_SCRIPTS += \
 	tests/move-brings-the-machine-back-from-a-bad-target.sh \
 	tests/move-flattens-a-chain.sh \
 	tests/move-is-rolled-back-when-the-target-lies.sh \
+	tests/move-leaves-a-paused-machine-paused.sh \
 	tests/move-never-fills-a-datastore.sh \
 	tests/move-notices-what-happens.sh \
 	tests/move-parks-when-the-pause-would-be-too-long.sh \

@@ -98,6 +98,33 @@ must qmp paused '{"execute": "cont"}'
 sleep 1
 moved paused
 
+# Somebody who resumes the machine all the time, also in our pauses: then it may be rolled back, but nothing is lost.
+keeps_resuming()
+{
+    local conts=()
+    for _ in $(seq 200); do
+        conts+=('{"execute": "cont"}')
+    done
+    while kill -0 "$pid" 2>/dev/null; do
+        qmp resumed "${conts[@]}"
+    done
+}
+
+machine resumed "${guest[@]}"
+begin resumed
+start keeps_resuming
+wait "$pid"
+status=$?
+diag "with the machine resumed by somebody all the time: exit status $status, $(tail -n 1 "$tmp/resumed.err")"
+case $status in
+    0) image=$tmp/resumed.b/disk.qcow2 ;;
+    *) image=$tmp/resumed.a/disk.qcow2 ;;
+esac
+like "$status" '^[049]$' "resumed: moved, rolled back, or all is kept" || diag "$(cat "$tmp/resumed.err")"
+is "$(guest_verdict resumed)" OK "resumed: the guest misses nothing"
+stop_guest resumed
+like "$(host_verdict resumed 0 "$image" qcow2)" '^OK [1-9]' "resumed: and the host agrees"
+
 # ---- waits ----
 machine busy "${guest[@]}"
 begin busy

@@ -232,8 +232,15 @@ void live_step(struct live_job *job, const char *name)
     job->step_begin = now;
 }
 
+/* One question more in the pause: what a machine that somebody resumed wrote since would be lost. */
 bool live_pause_merged(struct live_job *job, GError **error)
 {
+    bool running;
+
+    if (!vm_status(job->vm, &running, NULL, error))
+        return false;
+    if (running)
+        return blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED, "somebody resumed the machine in the pause");
     return guard_merged(job->guard, error);
 }
 
