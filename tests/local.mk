@@ -47,7 +47,9 @@ dist_check_SCRIPTS += \
 # Disks of running machines.
 dist_check_SCRIPTS += \
 	tests/a-killed-move-is-rolled-back-or-finished.sh \
+	tests/a-killed-move-without-a-pause.sh \
 	tests/a-pause-that-takes-too-long-is-given-up.sh \
+	tests/move-a-machine-that-is-too-busy.sh \
 	tests/move-a-running-disk.sh \
 	tests/move-brings-the-machine-back-from-a-bad-target.sh \
 	tests/move-flattens-a-chain.sh \
@@ -61,6 +63,7 @@ dist_check_SCRIPTS += \
 	tests/move-rolls-back-on-ctrl-c.sh \
 	tests/move-shows-its-pace.sh \
 	tests/move-two-disks-at-once.sh \
+	tests/move-without-a-pause.sh \
 	tests/plan-forecasts-a-move.sh \
 	tests/the-old-name-never-lies.sh
 

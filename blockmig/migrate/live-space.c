@@ -167,6 +167,8 @@ static struct source_need needs_on(const struct live_job *job, dev_t device)
         if (!store_of(path, &other) || other != device)
             continue;
         need.overlays += overlays.bytes;
+        if (disk->straddles)
+            add(&overlays, measure(disk->target_overlay));
         need.commit += MIN(overlays.length, thin_room(base, disk->size));
     }
     return need;
@@ -270,6 +272,12 @@ double live_space_dirty_rate(const struct live_space *space)
 
 /* ---- the target ------------------------------------------------------------------------------------- */
 
+/* By the method mirror it is, before the switch. */
+static bool writes_to_target(const struct live_job *job)
+{
+    return job->pivoted || live_disk_at(job, 0)->straddles;
+}
+
 /* What the copies have still to write at most; after the switch, what the commit may take. */
 static uint64_t target_need(const struct live_job *job, uint64_t *written, uint64_t *growing)
 {
@@ -283,7 +291,7 @@ static uint64_t target_need(const struct live_job *job, uint64_t *written, uint6
 
         *written += image + overlay.bytes;
         *growing += overlay.bytes;
-        if (job->pivoted)
+        if (writes_to_target(job))
             need += MIN(overlay.length, thin_room(disk->target_path, disk->size));
         else
             need += disk->needed > image ? disk->needed - image : 0;
@@ -317,7 +325,7 @@ static void target_is_full(const struct live_job *job, const char *directory, ui
     g_autofree char *left = units_format_size(free), *wanted = units_format_size(need);
 
     live_watch_end(job, BLOCKMIG_ERROR_PARKED, "%s: only %s are free, and %s may be needed%s", directory,
-                   left, wanted, job->pivoted ? " for what the machine writes" : "");
+                   left, wanted, writes_to_target(job) ? " for what the machine writes" : "");
 }
 
 static void look_at_target(const struct live_job *job, struct store *store)
@@ -329,11 +337,11 @@ static void look_at_target(const struct live_job *job, struct store *store)
     if (!space_check(directory, 0, 0, &report, NULL))
         return;
     take_sample(store, growing, written, report.available);
-    if (job->pivoted)
+    if (writes_to_target(job))
         reserve += need + (uint64_t)(known(store->rate) * ((double)need / COMMIT_RATE + GRACE));
     if (report.available < reserve)
         target_is_full(job, directory, report.available, need);
-    else if (!job->pivoted && report.available < need + reserve)
+    else if (!writes_to_target(job) && report.available < need + reserve)
         slow_down(job, store, directory, report.available, need, reserve);
     else if (store->slowed)
         set_pace(job, store, 0);

@@ -231,9 +231,9 @@ static const struct vm_disk *find_device(const struct vm_description *descriptio
 
 static void check_layers(const struct live_job *job, const struct live_disk *disk, const struct vm_disk *vm)
 {
-    g_autofree char *top = live_top_node(job, disk);
+    g_autofree char *active = live_active_node(job, disk);
 
-    if (disk->snapshotted && !job->pivoted && g_strcmp0(vm->node, top) != 0)
+    if (disk->snapshotted && !job->pivoted && g_strcmp0(vm->node, active) != 0)
         live_watch_end(job, BLOCKMIG_ERROR_UNCERTAIN,
                        "disk %s is on node \"%s\" now, which is not of this move: somebody else changed its "
                        "layers",

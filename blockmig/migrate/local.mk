@@ -19,7 +19,9 @@ libengine_a_SOURCES += \
 	blockmig/migrate/live-ship.c \
 	blockmig/migrate/live-snapshot.c \
 	blockmig/migrate/live-space.c \
+	blockmig/migrate/live-straddle.c \
 	blockmig/migrate/live-switchover.c \
+	blockmig/migrate/live-throttle.c \
 	blockmig/migrate/live-watch.c blockmig/migrate/live-watch.h \
 	blockmig/migrate/live.c blockmig/migrate/live.h \
 	blockmig/migrate/metadata.c blockmig/migrate/metadata.h \
