@@ -126,10 +126,10 @@ done
 fill "$place" 20M
 kill -CONT "$pid"
 wait "$pid"
-is "$?" 5 "after: the move parks" || diag "$(cat "$tmp/err")"
+is "$?" 4 "after: the move is rolled back" || diag "$(cat "$tmp/err")"
 diag "$(cat "$tmp/err")"
 like "$(cat "$tmp/err")" "$place: only .* are free, and .* may be needed for what the machine writes" "after: and says why"
-is "$(jq -r .result "$tmp/json")" parked "after: the result says so"
+is "$(jq -r .result "$tmp/json")" rolled-back "after: the result says so"
 is "$(files "$place")" "ballast " "after: nothing is left on the target"
 is "$(files "$tmp/c")" "disk.qcow2 " "after: the machine is back on the source, as before"
 unharmed after "$tmp/c/disk.qcow2" qcow2

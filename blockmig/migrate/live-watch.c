@@ -140,9 +140,9 @@ static void note_state(const struct live_job *job, bool running, const char *sta
     g_free(watch->status);
     watch->status = running ? NULL : g_strdup(status);
     if (running)
-        live_watch_say(job, "the machine runs again");
+        live_watch_say(job, LIVE_RUNS_AGAIN);
     else if (strcmp(status, "paused") == 0)
-        live_watch_say(job, "somebody paused the machine: it stays so, and the move goes on");
+        live_watch_say(job, LIVE_PAUSED_BY_OTHERS);
     else
         live_watch_say(job, "the machine stands still (%s): it stays so, and the move goes on", status);
 }

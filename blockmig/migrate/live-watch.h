@@ -16,6 +16,10 @@
 
 #include "blockmig/migrate/live.h"
 
+/* In the journal too, for whoever finds the machine standing still. */
+#define LIVE_PAUSED_BY_OTHERS "somebody paused the machine: it stays so, and the move goes on"
+#define LIVE_RUNS_AGAIN       "the machine runs again"
+
 struct live_watch;
 
 struct live_watch *live_watch_new(void);
