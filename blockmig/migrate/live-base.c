@@ -122,8 +122,7 @@ static bool reopen_target(struct live_job *job, struct live_disk *disk, GError *
     struct storage *storage = storage_file_open(disk->target_path, FILE_WRITE, NULL, NULL, error);
     g_autofree char *why = NULL;
 
-    if (!storage ||
-        !checkpoint_open_target(storage, disk->format, disk->size, &disk->target, &why, error))
+    if (!storage || !checkpoint_open_target(storage, disk->format, disk->size, &disk->target, &why, error))
         return false;
     if (why) {
         job_notice(&job->base, "%s: copying it from the beginning", why);
@@ -182,7 +181,6 @@ static bool checkpoint(void *opaque, uint64_t frontier, const struct copy_map_su
 
 static bool copy_disk(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    g_autoptr(throttle_t) throttle = throttle_new(job->request->bandwidth);
     struct base_pass pass = {.job = job, .disk = disk};
     struct copy_options options;
     struct copy_counters total;
@@ -192,7 +190,7 @@ static bool copy_disk(struct live_job *job, struct live_disk *disk, GError **err
     options = pass.options;
     options.start = disk->done.frontier;
     options.map_sum = disk->done.map_sum;
-    options.throttle = throttle;
+    options.throttle = job->throttle;
     options.digests = disk->done.digests;
     options.checkpoint = checkpoint;
     options.cancelled = cancelled;
@@ -212,14 +210,15 @@ static bool copy_disk(struct live_job *job, struct live_disk *disk, GError **err
 static bool choose_options(const struct live_job *job, struct live_disk *disk, GError **error)
 {
     if (!disk->options)
-        disk->options = target_options(job->request->target_options, disk->format,
-                                       chain_layer(disk->base, 0), error);
+        disk->options =
+            target_options(job->request->target_options, disk->format, chain_layer(disk->base, 0), error);
     return disk->options != NULL;
 }
 
 bool live_base(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
+    int64_t begin = g_get_monotonic_time();
 
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
@@ -232,5 +231,6 @@ bool live_base(struct job *base, GError **error)
         if (disk->done.frontier < disk->size && !copy_disk(job, disk, error))
             return false;
     }
+    job->pace.base_time = (double)(g_get_monotonic_time() - begin) / G_USEC_PER_SEC;
     return true;
 }
