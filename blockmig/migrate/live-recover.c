@@ -445,7 +445,8 @@ static bool take_up_nothing(struct live_job *job, struct journal_job **record, G
     if (!journal_job_claim(job->base.journal, *record, error))
         return false;
     job->base.record = g_steal_pointer(record);
-    job->base.go_on_at = job->give_up ? "rollback" : NULL;
+    job->going_back = job->give_up;
+    job->base.go_on_at = job->going_back ? "rollback" : NULL;
     return true;
 }
 
@@ -487,5 +488,6 @@ bool live_recover(struct live_job *job, GError **error)
         !check_way_back(job, error))
         return false;
     job->base.go_on_at = where_to_go_on(job, disks);
+    job->going_back = strcmp(job->base.go_on_at, "rollback") == 0;
     return true;
 }

@@ -225,7 +225,7 @@ bool live_rollback(struct job *base, GError **error)
             g_strdup(job->vm ? "the machine runs on the source as before; nothing is left of the move"
                              : "the disk has its name again and all that the machine wrote; nothing is left "
                                "of the move");
-    return !base->go_on_at || strcmp(base->go_on_at, base->report->phase) != 0 || tell_end(job, error);
+    return !job->going_back || tell_end(job, error);
 }
 
 /* ---- back from the target ------------------------------------------------------------------------- */

@@ -77,6 +77,7 @@ struct live_job {
     const struct move_request *request;
     const char *wanted;  /* id of the unfinished job that is meant; NULL: whatever there is of this machine */
     bool give_up;        /* it is to be rolled back */
+    bool going_back;     /* recovery leads to the rollback, and no further */
     struct vm *vm;       /* NULL: the machine does not run any more; only files are left (live-offline.c) */
     struct guard *guard; /* NULL until the first pause */
     struct vm_description *description;
