@@ -122,8 +122,7 @@ static bool reopen_target(struct live_job *job, struct live_disk *disk, GError *
     struct storage *storage = storage_file_open(disk->target_path, FILE_WRITE, NULL, NULL, error);
     g_autofree char *why = NULL;
 
-    if (!storage ||
-        !checkpoint_open_target(storage, disk->format, disk->size, &disk->target, &why, error))
+    if (!storage || !checkpoint_open_target(storage, disk->format, disk->size, &disk->target, &why, error))
         return false;
     if (why) {
         job_notice(&job->base, "%s: copying it from the beginning", why);
@@ -212,8 +211,8 @@ static bool copy_disk(struct live_job *job, struct live_disk *disk, GError **err
 static bool choose_options(const struct live_job *job, struct live_disk *disk, GError **error)
 {
     if (!disk->options)
-        disk->options = target_options(job->request->target_options, disk->format,
-                                       chain_layer(disk->base, 0), error);
+        disk->options =
+            target_options(job->request->target_options, disk->format, chain_layer(disk->base, 0), error);
     return disk->options != NULL;
 }
 

@@ -14,8 +14,8 @@
 #include "blockmig/migrate/live.h"
 #include "blockmig/migrate/units.h"
 
-#define MAX_PASSES  12u /* of one run */
-#define MAX_LAYERS  48u /* of all runs: a parked job that is resumed goes on with the overlays that it has */
+#define MAX_PASSES 12u /* of one run */
+#define MAX_LAYERS 48u /* of all runs: a parked job that is resumed goes on with the overlays that it has */
 /* Stopping, opening the target, the pivot and going on take so many times as long as putting layers on, which
  * are as many commands to the same hypervisor (measured: 1.2 to 1.8). */
 #define OVERHEAD    1.5
@@ -96,7 +96,8 @@ static bool tell_pass(struct live_job *job, const struct live_shipment *shipment
                      pace->forecast * 1000);
 }
 
-/* The machine must never meet a full disk: what the target lacks is waited for, what the source lacks is not. */
+/* The machine must never meet a full disk: what the target lacks is waited for, what the source lacks is not.
+ */
 static bool add_layer(struct live_job *job, GError **error)
 {
     GError *local = NULL;

@@ -191,7 +191,8 @@ bool live_prove(struct job *base, GError **error)
             g_strdup("the machine runs on the target; it could not be proved: the source is "
                      "kept as it was at the switch");
     } else if (!job->vm) {
-        base->report->advice = g_strdup("the machine ran on the target, which differs; both are kept as they are");
+        base->report->advice =
+            g_strdup("the machine ran on the target, which differs; both are kept as they are");
     } else if (!live_fail_back(job, &worse)) {
         base->report->advice = g_strdup_printf(
             "the machine still runs on the target, which differs, and could not be brought back "

@@ -4,8 +4,8 @@
  * only says which disks it was about, and whether the target had been proved.
  *
  * The node that a device is on says how far the move was: a layer of ours or the machine's own node (before
- * the switch: gone on with, or rolled back if that was begun or asked for), the overlay on the target above the
- * source (rolled back), above the merged target (after it: proved and settled), or the merged target.  A
+ * the switch: gone on with, or rolled back if that was begun or asked for), the overlay on the target above
+ * the source (rolled back), above the merged target (after it: proved and settled), or the merged target.  A
  * machine that does not run any more: live-offline.c.
  */
 #include "blockmig/migrate/live.h"
@@ -71,9 +71,9 @@ static struct journal_job *find_record(struct live_job *job, GError **error)
     for (guint i = 0; list && i < list->len; i++) {
         const struct journal_job *record = g_ptr_array_index(list, i);
 
-        if (job->wanted ? strcmp(record->id, job->wanted) != 0
-                        : strcmp(record->command, "move") != 0 ||
-                              strcmp(record->source, job->request->machine) != 0)
+        if (job->wanted
+                ? strcmp(record->id, job->wanted) != 0
+                : strcmp(record->command, "move") != 0 || strcmp(record->source, job->request->machine) != 0)
             continue;
         if (!check_owner(record, error) || !is_unfinished(record))
             return NULL;
@@ -88,11 +88,12 @@ static bool check_request(const struct live_job *job, const struct journal_job *
     g_autofree char *text = move_request_to_json(job->request);
 
     return job->wanted || move_request_same(record->request, text) ||
-           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                         "job %s, which moves disks of this machine to %s, is not finished, and this is not the "
-                         "same command: 'blockmig job resume %s' goes on with it, 'blockmig job cancel %s' "
-                         "brings the machine back",
-                         record->id, record->target, record->id, record->id);
+           blockmig_fail(
+               error, BLOCKMIG_ERROR_REFUSED,
+               "job %s, which moves disks of this machine to %s, is not finished, and this is not the "
+               "same command: 'blockmig job resume %s' goes on with it, 'blockmig job cancel %s' "
+               "brings the machine back",
+               record->id, record->target, record->id, record->id);
 }
 
 static struct vm_disk *find_device(const struct live_job *job, const char *qdev)
@@ -186,7 +187,8 @@ struct live_disk *live_rebuild(struct live_job *job, const struct journal_disk *
 
 static bool is_ours(const struct live_disk *disk, unsigned layer)
 {
-    const struct vm_layer *vm = layer < disk->vm->layers->len ? g_ptr_array_index(disk->vm->layers, layer) : NULL;
+    const struct vm_layer *vm =
+        layer < disk->vm->layers->len ? g_ptr_array_index(disk->vm->layers, layer) : NULL;
 
     return vm && g_str_has_prefix(vm->node, "bm-");
 }
@@ -277,10 +279,11 @@ static bool look_at_own_node(const struct live_job *job, struct live_disk *disk,
     bool any = false;
 
     if (disk->target_overlay && g_strcmp0(active->filename, disk->target_overlay) == 0)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                             "the machine was started anew on %s: stop it, and 'blockmig job resume' finishes "
-                             "the move",
-                             disk->target_overlay);
+        return blockmig_fail(
+            error, BLOCKMIG_ERROR_REFUSED,
+            "the machine was started anew on %s: stop it, and 'blockmig job resume' finishes "
+            "the move",
+            disk->target_overlay);
     for (guint i = 0; i < disk->vm->layers->len; i++) {
         const struct vm_layer *layer = g_ptr_array_index(disk->vm->layers, i);
 

@@ -141,7 +141,8 @@ static bool leave_all(struct live_job *job, GError **error)
 /* Of a job that was interrupted and only had to be rolled back. */
 static bool tell_end(const struct live_job *job, GError **error)
 {
-    return blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED, "%s%sjob %s was interrupted before the switch; it is rolled back",
+    return blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED,
+                         "%s%sjob %s was interrupted before the switch; it is rolled back",
                          job->resized ? job->resized : "", job->resized ? ": " : "", job->base.record->id);
 }
 
@@ -154,8 +155,7 @@ static bool leave(struct live_job *job, GError **error)
         return false;
     if (job->paused && !live_resume(job, NULL, error))
         return false;
-    if (!live_put_in_order(job, error) || !leave_all(job, error) ||
-        !live_unthrottle(job, error))
+    if (!live_put_in_order(job, error) || !leave_all(job, error) || !live_unthrottle(job, error))
         return false;
     for (guint i = 0; i < job->disks->len; i++) {
         forget_job(job, live_disk_at(job, i));

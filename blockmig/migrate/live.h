@@ -74,10 +74,10 @@ struct live_pace {
 struct live_job {
     struct job base; /* must be first */
     const struct move_request *request;
-    const char *wanted; /* id of the unfinished job that is meant; NULL: whatever there is of this machine */
-    bool give_up;       /* it is to be rolled back */
-    bool going_back;    /* recovery leads to the rollback, and no further */
-    struct vm *vm;      /* NULL: the machine does not run any more; only files are left (live-offline.c) */
+    const char *wanted;  /* id of the unfinished job that is meant; NULL: whatever there is of this machine */
+    bool give_up;        /* it is to be rolled back */
+    bool going_back;     /* recovery leads to the rollback, and no further */
+    struct vm *vm;       /* NULL: the machine does not run any more; only files are left (live-offline.c) */
     struct guard *guard; /* NULL until the first pause */
     struct vm_description *description;
     GPtrArray *disks; /* of struct live_disk */
@@ -221,8 +221,8 @@ bool live_recover(struct live_job *job, GError **error);
 bool live_has_job(struct live_job *job, const char *name, bool *there, GError **error);
 /* What an earlier run wrote into the journal: is there such an event? */
 bool live_has_event(const struct live_job *job, const char *kind, const char *text);
-/* The parts of it.  Adds the disk that the journal knows, as far as it says; the highest n of NAME.blockmig-n,
- * and whether there is any. */
+/* The parts of it.  Adds the disk that the journal knows, as far as it says; the highest n of
+ * NAME.blockmig-n, and whether there is any. */
 struct live_disk *live_rebuild(struct live_job *job, const struct journal_disk *saved, GError **error);
 bool live_highest_file(const struct live_disk *disk, unsigned *highest);
 /* The machine's layers are what the headers of layer 0 and below say, in place of what it has open now. */
@@ -251,8 +251,8 @@ bool live_stop_settling(struct live_job *job, GError **error);
 /* And around a return to the source after the switch. */
 /* After it the target's overlay stands on the source. */
 #define LIVE_STRADDLES "the machine writes to the target"
-#define LIVE_RETURN   "bring the machine back to the source"
-#define LIVE_RETURNED "the machine runs on the source again"
+#define LIVE_RETURN    "bring the machine back to the source"
+#define LIVE_RETURNED  "the machine runs on the source again"
 /* live-snapshot.c: what an interrupted job is recovered from. */
 bool live_save_disk(struct live_job *job, const struct live_disk *disk, GError **error);
 /* live-preflight.c */
