@@ -88,6 +88,18 @@ static const char *main_receipt(const struct job_report *report)
     return last ? last->receipt : NULL;
 }
 
+/* null: there is no way back. */
+static json_t *failback_to_json(const struct job_report *report)
+{
+    g_autofree char *back = g_strdup_printf("blockmig job failback %s", report->id);
+    g_autofree char *finish = g_strdup_printf("blockmig job finish %s", report->id);
+
+    if (report->failback_until == 0)
+        return json_null();
+    return json_pack("{s:o, s:s, s:s}", "until", output_json_time(report->failback_until), "failback", back,
+                     "finish", finish);
+}
+
 static json_t *report_to_json(const struct job_report *report, const GError *failure)
 {
     json_t *object = json_object(), *disks = json_array();
@@ -109,6 +121,7 @@ static json_t *report_to_json(const struct job_report *report, const GError *fai
     json_object_set_new(object, "disks", disks);
     set_string(object, "source", report->source);
     set_string(object, "receipt", main_receipt(report));
+    json_object_set_new(object, "failback", failback_to_json(report));
     json_object_set_new(object, "plan", output_json_strings(report->plan));
     set_integer(object, "space_needed", report->space_needed);
     set_integer(object, "space_available", report->space_available);
@@ -135,7 +148,7 @@ static const char *verified_text(enum verify_mode mode)
     return "";
 }
 
-static void print_disk(const struct disk_report *disk, bool moved)
+static void print_disk(const struct disk_report *disk, const char *what)
 {
     const struct copy_counters *counters = &disk->counters;
     g_autofree char *size = units_format_size(disk->virtual_size);
@@ -146,7 +159,7 @@ static void print_disk(const struct disk_report *disk, bool moved)
     g_autofree char *before = units_format_size(disk->source_allocated);
     g_autofree char *after = units_format_size(disk->target_allocated);
 
-    output_pair(moved ? "moved" : "copied", "%s (%s)", disk->source, disk->source_format);
+    output_pair(what, "%s (%s)", disk->source, disk->source_format);
     output_pair("to", "%s (%s), %s", disk->target, disk->target_format, size);
     if (counters->bytes_cloned)
         output_pair("data", "%s read, %s written, %s shared with the source, %s zero", read, written, cloned,
@@ -166,6 +179,36 @@ static void print_disk(const struct disk_report *disk, bool moved)
         output_pair("receipt", "%s", disk->receipt);
 }
 
+static const char *verb(const struct job_report *report)
+{
+    return strcmp(report->command, "copy") == 0           ? "copied"
+           : strcmp(report->command, "job failback") == 0 ? "brought back"
+                                                          : "moved";
+}
+
+static void print_pause(const struct job_report *report)
+{
+    if (report->pause_ms < 0)
+        return;
+    if (report->snapshot_pause_ms >= 0)
+        output_pair("pause", "%.1f ms (forecast %.1f), and %.1f ms for the snapshot; %u passes",
+                    report->pause_ms, report->pause_forecast_ms, report->snapshot_pause_ms, report->passes);
+    else
+        output_pair("pause", "%.1f ms (forecast %.1f); %u passes", report->pause_ms, report->pause_forecast_ms,
+                    report->passes);
+}
+
+static void print_failback(const struct job_report *report)
+{
+    g_autoptr(GDateTime) until = g_date_time_new_from_unix_local(report->failback_until / G_USEC_PER_SEC);
+    g_autofree char *text = until ? g_date_time_format(until, "%Y-%m-%d %H:%M:%S") : NULL;
+
+    if (report->failback_until == 0)
+        return;
+    output_pair("failback", "until %s: blockmig job failback %s", text ? text : "-", report->id);
+    output_pair("finish", "by itself then; at once: blockmig job finish %s", report->id);
+}
+
 static void print_end(const struct job_report *report)
 {
     g_autofree char *time = units_format_duration((int64_t)(report->duration_s * G_USEC_PER_SEC));
@@ -175,10 +218,9 @@ static void print_end(const struct job_report *report)
     output_pair("verified", "%s", verified_text(report->verified));
     output_pair("time", "%s%s%s%s%s", time, report->bytes_read ? ", " : "", report->bytes_read ? rate : "",
                 report->bytes_read ? " read" : "", report->resumed ? ", continued from an earlier run" : "");
-    if (report->pause_ms >= 0)
-        output_pair("pause", "%.1f ms (forecast %.1f), and %.1f ms for the snapshot; %u passes",
-                    report->pause_ms, report->pause_forecast_ms, report->snapshot_pause_ms, report->passes);
+    print_pause(report);
     output_pair("source", "%s", report->source);
+    print_failback(report);
 }
 
 static void print_plan(const struct job_report *report)
@@ -200,7 +242,7 @@ static void print_report(const struct options *options, const struct job_report 
     for (guint i = 0; !dry_run && report->disks && i < report->disks->len; i++) {
         const struct disk_report *disk = report->disks->pdata[i];
         if (finished || (disk->bad && disk->bad->len))
-            print_disk(disk, strcmp(report->command, "move") == 0);
+            print_disk(disk, verb(report));
     }
     if (finished && !dry_run && report->disks)
         print_end(report);
@@ -216,9 +258,10 @@ static int tell_failure(const struct options *options, const struct job_report *
     return command_exit_status(COMMAND_COPY, failure);
 }
 
-/* One of the two requests is NULL. */
+/* All but one of the requests are NULL. */
 static int run(const struct options *options, const struct copy_request *copy,
-               const struct move_request *move, bool dry_run, GError **error)
+               const struct move_request *move, const struct window_request *window, bool dry_run,
+               GError **error)
 {
     g_autoptr(GError) failure = NULL;
     struct progress *progress = progress_new(options);
@@ -231,8 +274,9 @@ static int run(const struct options *options, const struct copy_request *copy,
     };
 
     signals_install();
-    g_autoptr(job_report_t) report = copy ? copy_job_run(copy, &listener, dry_run, &failure)
-                                          : move_job_run(move, &listener, dry_run, &failure);
+    g_autoptr(job_report_t) report = copy   ? copy_job_run(copy, &listener, dry_run, &failure)
+                                     : move ? move_job_run(move, &listener, dry_run, &failure)
+                                            : window_job_run(window, &listener, &failure);
     progress_end(progress, !failure);
     bool printed = true;
     if (options->json)
@@ -247,11 +291,16 @@ static int run(const struct options *options, const struct copy_request *copy,
 int job_output_copy(const struct options *options, const struct copy_request *request, bool dry_run,
                     GError **error)
 {
-    return run(options, request, NULL, dry_run, error);
+    return run(options, request, NULL, NULL, dry_run, error);
 }
 
 int job_output_move(const struct options *options, const struct move_request *request, bool dry_run,
                     GError **error)
 {
-    return run(options, NULL, request, dry_run, error);
+    return run(options, NULL, request, NULL, dry_run, error);
+}
+
+int job_output_window(const struct options *options, const struct window_request *request, GError **error)
+{
+    return run(options, NULL, NULL, request, false, error);
 }

@@ -18,6 +18,14 @@
  *                                      v
  *                  rolled-back | parked | failed (the machine runs on the source)
  *
+ * With --keep-failback prove leads to "window" instead of settle: both sides are kept, nobody owns the job, and
+ * it waits.  From there it goes on by a command, or by the keeper when the window ends (method_window):
+ *   preflight --> settle --> cleanup --> done                                         (job finish; the keeper)
+ *       |
+ *       +-------> converge --> switchover --|--> prove --> return --> remove --> done    (job failback)
+ *                     +------------+--> window <-- differs -+
+ * and the same without passes and pause for a machine that is off: settle-off, return-off.
+ *
  *   refused      nothing was changed; there is no job in the journal
  *   failed       an error of the medium or the hypervisor, or a difference (which has its own exit status)
  *   parked       no space, a target's name is taken, or too busy for the pause that was allowed: goes on once
@@ -62,10 +70,32 @@ const struct method method_storage = {
             {"prove", live_prove, "settle", "rollback"},
             {"settle", live_settle, "cleanup", NULL},
             {"cleanup", live_cleanup, "done", NULL},
+            {"window", live_window, NULL, NULL},
             {"rollback", live_rollback, "failed", NULL},
             {NULL},
         },
     .describe = live_describe,
+    .advise = live_advise,
+};
+
+const struct method method_window = {
+    .name = "storage",
+    .phases =
+        (const struct phase[]){
+            {"preflight", window_preflight, NULL, NULL},
+            {"settle", window_settle, "cleanup", NULL},
+            {"settle-off", offline_settle, "cleanup", NULL},
+            {"cleanup", live_cleanup, "done", NULL},
+            {"converge", failback_converge, "switchover", "window"},
+            {"switchover", live_switchover, "prove", "window"},
+            {"prove", live_prove, "return", "window"},
+            {"return", failback_return, "remove", NULL},
+            {"return-off", offline_return, "remove", NULL},
+            {"remove", failback_remove, "done", NULL},
+            {"window", failback_undo, NULL, NULL},
+            {NULL},
+        },
+    .keeps = true,
     .advise = live_advise,
 };
 
@@ -82,7 +112,7 @@ static bool job_enter(struct job *job, const char *name, GError **error)
 {
     const struct phase *from = find_phase(job->method, job->report->phase);
 
-    g_assert(from ? strcmp(from->next, name) == 0 || g_strcmp0(from->undo, name) == 0 ||
+    g_assert(from ? g_strcmp0(from->next, name) == 0 || g_strcmp0(from->undo, name) == 0 ||
                         g_strcmp0(job->go_on_at, name) == 0
                   : job->method->phases == find_phase(job->method, name));
     /* What is there already stays as it was, if this process dies, until it has come to the end again. */
@@ -90,6 +120,7 @@ static bool job_enter(struct job *job, const char *name, GError **error)
         !journal_job_set_phase(job->journal, job->record, name, error))
         return false;
     job->report->phase = name;
+    job->go_on_at = NULL;
     if (job->listener->phase)
         job->listener->phase(job->listener->opaque, name, NULL);
     return true;
@@ -150,8 +181,10 @@ static bool run_phases(struct job *job, GError **error)
             return true;
         if (!job_record(job, error))
             return false;
-        if (phase == job->method->phases && job->go_on_at)
+        if (job->go_on_at)
             next = job->go_on_at;
+        if (!next)
+            return true;
         phase = find_phase(job->method, next);
     }
     return job_enter(job, "done", error) && (!job->method->finish || job->method->finish(job, error));
@@ -185,7 +218,17 @@ static const char *recorded_result(const struct job *job, const GError *failure)
 
     if (job->ended && failure && !different)
         return job->ended;
+    if (!failure && job->end)
+        return job->end;
     return strcmp(job->report->result, "refused") == 0 ? "parked" : job->report->result;
+}
+
+/* Does it wait for somebody to go on with it?  A way back that is open stays open, whatever failed. */
+static bool is_waiting(const struct job *job, const GError *failure)
+{
+    const struct phase *phase = find_phase(job->method, job->report->phase);
+
+    return phase && (!phase->next || (failure && job->method->keeps));
 }
 
 static bool record_end(struct job *job, const GError *failure, GError **error)
@@ -193,6 +236,9 @@ static bool record_end(struct job *job, const GError *failure, GError **error)
     const char *result = recorded_result(job, failure);
     const char *message = failure ? failure->message : NULL;
 
+    if (is_waiting(job, failure))
+        return (!message || job_event(job, "error", error, "%s", message)) &&
+               journal_job_rest(job->journal, job->record, error);
     return journal_job_finish(job->journal, job->record, result,
                               result == job->ended ? job->ended_error : message, error);
 }

@@ -27,13 +27,12 @@ static bool write_overlays(struct live_job *job, struct chain *overlays, struct 
     return ok;
 }
 
-/* All overlays as one, into layer 0; doing it twice gives the same. */
-static bool merge_source(struct live_job *job, struct live_disk *disk, GError **error)
+bool live_merge_into_base(struct live_job *job, struct live_disk *disk, struct chain *overlays,
+                          GError **error)
 {
     g_autofree char *path = live_layer_path(disk, 0);
-    g_autoptr(chain_t) overlays = live_open_overlays(disk, 1, error);
     /* Only what is below layer 0 is read through this; layer 0 itself is about to be locked for writing. */
-    g_autoptr(chain_t) chain = overlays ? live_open_base(disk, FILE_NO_LOCK, error) : NULL;
+    g_autoptr(chain_t) chain = live_open_base(disk, FILE_NO_LOCK, error);
     unsigned depth = chain ? chain_depth(chain) : 0;
     g_autoptr(chain_t) below = depth > 1 ? chain_view(chain, 1, depth - 1, false) : NULL;
     g_autoptr(image_t) base = NULL;
@@ -48,6 +47,14 @@ static bool merge_source(struct live_job *job, struct live_disk *disk, GError **
     if (base && base->cluster_size < 4096)
         storage_file_avoid_direct(base->storage);
     return base && write_overlays(job, overlays, base, below, error);
+}
+
+/* All overlays as one, into layer 0; doing it twice gives the same. */
+static bool merge_source(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    g_autoptr(chain_t) overlays = live_open_overlays(disk, 1, error);
+
+    return overlays && live_merge_into_base(job, disk, overlays, error);
 }
 
 static bool remove_overlays(struct live_disk *disk, GError **error)

@@ -66,7 +66,7 @@ static bool one_pass(struct live_job *job, GError **error)
     rate = units_format_rate(job->pace.dirty_rate);
     live_tell(job, "pass %u: %s in %.0f ms, the machine writes %s, a pause would take %.0f ms of %u",
               job->base.report->passes, size, shipment.time * 1000, rate, job->pace.forecast * 1000,
-              job->request->max_pause);
+              live_max_pause(job));
     return job_event(&job->base, "result", error, "pass %u: %s shipped in %.1f ms, pause forecast %.1f ms",
                      job->base.report->passes, size, shipment.time * 1000, job->pace.forecast * 1000);
 }
@@ -92,12 +92,12 @@ bool live_converge(struct job *base, GError **error)
             return false;
         best = MIN(best, pace->forecast);
         base->report->pause_forecast_ms = pace->forecast * 1000;
-        if (pace->forecast * 1000 <= job->request->max_pause &&
+        if (pace->forecast * 1000 <= live_max_pause(job) &&
             ((pass > 1 && is_settled(pace, before, best)) || pass == MAX_PASSES))
             return true;
     }
     g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED,
                 "after %u passes a pause would take %.0f ms, and --max-pause allows %u ms", MAX_PASSES,
-                pace->forecast * 1000, job->request->max_pause);
+                pace->forecast * 1000, live_max_pause(job));
     return false;
 }

@@ -18,7 +18,7 @@
 
 /* ---- names ---- */
 
-static char *numbered(const struct live_disk *disk, unsigned layer)
+char *live_layer_numbered(const struct live_disk *disk, unsigned layer)
 {
     return g_strdup_printf("%s.blockmig-%u", disk->name, layer);
 }
@@ -32,14 +32,24 @@ char *live_layer_path(const struct live_disk *disk, unsigned layer)
     if (disk->by_exchange && !disk->exchanged) {
         /* Before the first exchange the base still has the name, and the overlay stands where the base will.
          */
-        return layer == 0 ? g_strdup(disk->name) : numbered(disk, 0);
+        return layer == 0 ? g_strdup(disk->name) : live_layer_numbered(disk, 0);
     }
-    return has_name ? g_strdup(disk->name) : numbered(disk, layer);
+    return has_name ? g_strdup(disk->name) : live_layer_numbered(disk, layer);
+}
+
+static char *node_name(const struct live_job *job, const struct live_disk *disk, char side, unsigned layer)
+{
+    return g_strdup_printf("bm-%08x-%u-%c%u", job->tag, disk->index, side, layer);
+}
+
+static char other_side(const struct live_disk *disk)
+{
+    return disk->side == 's' ? 't' : 's';
 }
 
 char *live_layer_node(const struct live_job *job, const struct live_disk *disk, unsigned layer)
 {
-    return g_strdup_printf("bm-%08x-%u-s%u", job->tag, disk->index, layer);
+    return node_name(job, disk, disk->side, layer);
 }
 
 char *live_top_node(const struct live_job *job, const struct live_disk *disk)
@@ -59,17 +69,22 @@ char *live_base_node(const struct live_job *job, const struct live_disk *disk)
 
 char *live_merged_node(const struct live_job *job, const struct live_disk *disk)
 {
-    return g_strdup_printf("bm-%08x-%u-target", job->tag, disk->index);
+    return node_name(job, disk, other_side(disk), disk->merged);
 }
 
 char *live_new_node(const struct live_job *job, const struct live_disk *disk)
 {
-    return g_strdup_printf("bm-%08x-%u-new", job->tag, disk->index);
+    return node_name(job, disk, other_side(disk), disk->merged + 1);
+}
+
+char *live_below_merged(const struct live_job *job, const struct live_disk *disk)
+{
+    return disk->merged ? node_name(job, disk, other_side(disk), disk->merged - 1) : NULL;
 }
 
 bool live_layer_exchange(struct live_disk *disk, unsigned layer, GError **error)
 {
-    g_autofree char *other = numbered(disk, layer - 1);
+    g_autofree char *other = live_layer_numbered(disk, layer - 1);
 
     if (renameat2(AT_FDCWD, disk->name, AT_FDCWD, other, RENAME_EXCHANGE) < 0)
         return blockmig_set_errno(error, errno, "exchanging the names %s and %s", disk->name, other);
@@ -78,7 +93,7 @@ bool live_layer_exchange(struct live_disk *disk, unsigned layer, GError **error)
 
 bool live_layer_set_aside(struct live_disk *disk, bool aside, GError **error)
 {
-    g_autofree char *other = numbered(disk, disk->top);
+    g_autofree char *other = live_layer_numbered(disk, disk->top);
     const char *from = aside ? disk->name : other, *to = aside ? other : disk->name;
 
     if (!disk->by_exchange || disk->set_aside == aside)
@@ -162,7 +177,7 @@ bool live_overlay_create(const struct live_job *job, const char *path, uint64_t 
 bool live_layer_create(struct live_job *job, struct live_disk *disk, unsigned layer, GError **error)
 {
     const char *format = layer > 1 ? format_qcow2.name : disk->source_format->name;
-    g_autofree char *path = numbered(disk, disk->by_exchange ? layer - 1 : layer);
+    g_autofree char *path = live_layer_numbered(disk, disk->by_exchange ? layer - 1 : layer);
     g_autofree char *below = disk->by_exchange ? g_strdup(path) : live_layer_path(disk, layer - 1);
     g_autofree char *name = g_path_get_basename(below);
 
@@ -205,11 +220,11 @@ struct chain *live_open_overlay(const char *path, unsigned flags, GError **error
     return image ? chain_new_single(image, true) : NULL;
 }
 
-struct chain *live_open_overlays(const struct live_disk *disk, unsigned from, GError **error)
+static struct chain *open_overlays(const struct live_disk *disk, unsigned top, unsigned from, GError **error)
 {
     g_autoptr(chain_t) chain = NULL;
 
-    for (unsigned layer = disk->top; layer >= from; layer--) {
+    for (unsigned layer = top; layer >= from; layer--) {
         g_autofree char *path = live_layer_path(disk, layer);
         struct image *image = open_image(path, 0, error);
 
@@ -223,13 +238,23 @@ struct chain *live_open_overlays(const struct live_disk *disk, unsigned from, GE
     return g_steal_pointer(&chain);
 }
 
+struct chain *live_open_overlays(const struct live_disk *disk, unsigned from, GError **error)
+{
+    return open_overlays(disk, disk->top, from, error);
+}
+
 struct chain *live_open_source(const struct live_disk *disk, GError **error)
 {
-    g_autoptr(chain_t) chain = live_open_overlays(disk, 1, error);
-    g_autoptr(chain_t) base = chain ? live_open_base(disk, 0, error) : NULL;
+    return live_open_layers(disk, disk->top, error);
+}
 
-    if (!base)
-        return NULL;
+struct chain *live_open_layers(const struct live_disk *disk, unsigned top, GError **error)
+{
+    g_autoptr(chain_t) chain = top > 0 ? open_overlays(disk, top, 1, error) : NULL;
+    g_autoptr(chain_t) base = chain || top == 0 ? live_open_base(disk, 0, error) : NULL;
+
+    if (!chain || !base)
+        return g_steal_pointer(&base);
     while (chain_depth(base) > 0)
         chain_append(chain, (struct image *)g_ptr_array_steal_index(base->layers, 0));
     chain->keep_holes = false;

@@ -21,6 +21,7 @@ static struct live_disk *add_disk(struct live_job *job, const struct vm_disk *vm
     struct live_disk *disk = g_new0(struct live_disk, 1);
 
     disk->index = job->disks->len;
+    disk->side = 's';
     disk->vm = vm;
     disk->size = vm->virtual_size;
     disk->base_node = g_strdup(vm->node);
@@ -265,7 +266,6 @@ static const char *unsupported(const struct move_request *request)
            : request->on_busy != BUSY_PARK                           ? "--on-busy"
            : request->quiesce != QUIESCE_NO                          ? "--quiesce"
            : request->chain != CHAIN_FLATTEN                         ? "--chain"
-           : request->keep_failback                                  ? "--keep-failback"
            : request->scratch                                        ? "--scratch"
            : request->sample                                         ? "--sample"
                                                                      : NULL;

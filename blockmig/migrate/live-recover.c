@@ -21,6 +21,22 @@ bool live_has_job(struct live_job *job, const char *name, bool *there, GError **
     return jobs != NULL;
 }
 
+/* A machine whose way back is open is not moved on. */
+static bool refuse_window(const struct live_job *job, const struct journal_job *record, GError **error)
+{
+    GError *local = NULL;
+    g_autoptr(journal_window_t) window = journal_window_load(job->base.journal, record, &local);
+
+    if (window)
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
+                    "the way back of job %s is still open: 'blockmig job finish %s' closes it, 'blockmig job "
+                    "failback %s' goes back",
+                    record->id, record->id, record->id);
+    else if (local)
+        g_propagate_error(error, local);
+    return !window && !local;
+}
+
 /* The newest move of this machine, if it did not come to its end; the caller's.  NULL without an error: none.
  */
 static struct journal_job *find_record(struct live_job *job, GError **error)
@@ -39,6 +55,8 @@ static struct journal_job *find_record(struct live_job *job, GError **error)
             return NULL;
         }
         if (record->result && strcmp(record->result, "failed") != 0)
+            return NULL;
+        if (!record->result && !refuse_window(job, record, error))
             return NULL;
         return journal_job_load(job->base.journal, record->id, error);
     }
@@ -106,12 +124,13 @@ static void look_at_target(struct live_job *job, struct live_disk *disk)
     vm_remove_node(job->vm, node, NULL); /* its file is still open for writing there */
 }
 
-static struct live_disk *rebuild(struct live_job *job, const struct journal_disk *saved, GError **error)
+struct live_disk *live_rebuild_disk(struct live_job *job, const struct journal_disk *saved, GError **error)
 {
     const struct vm_disk *vm = find_device(job, saved->source_identity);
     struct live_disk *disk = g_new0(struct live_disk, 1);
 
     disk->index = saved->index;
+    disk->side = 's';
     disk->vm = vm;
     disk->name = g_strdup(saved->source);
     disk->size = saved->size;
@@ -151,7 +170,7 @@ static bool is_restarted(const struct live_disk *disk)
 static bool look_at_disk(struct live_job *job, const struct journal_disk *saved, bool *pivoted,
                          GError **error)
 {
-    struct live_disk *disk = rebuild(job, saved, error);
+    struct live_disk *disk = live_rebuild_disk(job, saved, error);
     g_autofree char *fresh = disk ? live_new_node(job, disk) : NULL;
     g_autofree char *merged = disk ? live_merged_node(job, disk) : NULL;
 

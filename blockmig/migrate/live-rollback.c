@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Rollback: the overlays are committed live into the source, names and files are as they were before; and
- * failing back, which brings a machine that was switched already to where rollback can begin.
+ * Rollback: the overlays are committed live into the source, names and files are as they were before.
  */
 #include "blockmig/migrate/live.h"
 #include "blockmig/storage/file.h"
@@ -9,26 +8,31 @@
 #include <errno.h>
 #include <glib/gstdio.h>
 
-#define WAIT          1000
-#define COMPLETE      60000
-#define PIVOT_TIMEOUT 5000
+#define WAIT     1000
+#define COMPLETE 60000
 
 static void job_name(const struct live_disk *disk, char name[32])
 {
-    g_snprintf(name, 32, "blockmig-rollback-%u", disk->index);
+    g_snprintf(name, 32, "blockmig-%s-%u", disk->floor ? "collapse" : "rollback", disk->index);
+}
+
+static char *floor_node(const struct live_job *job, const struct live_disk *disk)
+{
+    return disk->floor ? live_layer_node(job, disk, disk->floor) : live_base_node(job, disk);
 }
 
 /* Nothing of the source may be locked by us while the hypervisor writes to it again. */
 static bool start_commit(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    g_autofree char *active = live_top_node(job, disk), *base = live_base_node(job, disk);
+    g_autofree char *active = live_top_node(job, disk), *base = floor_node(job, disk);
     bool there;
     char name[32];
 
     g_clear_pointer(&disk->base, chain_close);
     if (!disk->snapshotted)
         return true;
-    live_layer_set_immutable(disk, false);
+    if (disk->floor == 0)
+        live_layer_set_immutable(disk, false);
     job_name(disk, name);
     if (!live_has_job(job, name, &there, error))
         return false;
@@ -64,20 +68,20 @@ static bool complete(struct live_job *job, struct live_disk *disk, GError **erro
     return vm_job_complete(job->vm, name, error) && wait_for(job, disk, VM_JOB_DONE, error);
 }
 
-/* The top overlay has the disk's name and the base is NAME.blockmig-0. */
+/* The top overlay has the disk's name and the floor its number. */
 static bool restore_name(struct live_disk *disk, GError **error)
 {
     if (!disk->exchanged)
         return true;
-    if (!live_layer_exchange(disk, 1, error))
+    if (!live_layer_exchange(disk, disk->floor + 1, error))
         return false;
-    disk->exchanged = false;
+    disk->exchanged = disk->floor > 0;
     return true;
 }
 
 static bool leave_overlays(struct live_job *job, GError **error)
 {
-    bool ok = live_pause(job, live_top_node, live_base_node, NULL, error) && live_pause_merged(job, error);
+    bool ok = live_pause(job, live_top_node, floor_node, NULL, error) && live_pause_merged(job, error);
 
     for (guint i = 0; ok && i < job->disks->len; i++)
         ok = complete(job, live_disk_at(job, i), error) && restore_name(live_disk_at(job, i), error);
@@ -86,18 +90,20 @@ static bool leave_overlays(struct live_job *job, GError **error)
 
 static void forget_overlays(struct live_job *job, struct live_disk *disk)
 {
-    for (unsigned layer = disk->files; layer > 0; layer--) {
+    for (unsigned layer = disk->files; layer > disk->floor; layer--) {
         g_autofree char *node = live_layer_node(job, disk, layer);
 
         vm_remove_node(job->vm, node, NULL);
     }
-    /* By exchange: what had the disk's name stands as NAME.blockmig-0 now. */
-    for (unsigned n = disk->by_exchange ? 0 : 1; n <= disk->files; n++) {
-        g_autofree char *path = g_strdup_printf("%s.blockmig-%u", disk->name, n);
+    /* By exchange: what had the disk's name stands where the floor was. */
+    for (unsigned n = disk->by_exchange ? disk->floor : disk->floor + 1; n <= disk->files; n++) {
+        g_autofree char *path = live_layer_numbered(disk, n);
 
         g_unlink(path);
     }
     storage_file_sync_directory(disk->name, NULL);
+    disk->top = disk->files = disk->floor;
+    disk->snapshotted = disk->floor > 0;
 }
 
 static void remove_target(struct live_disk *disk)
@@ -138,6 +144,15 @@ static bool leave_all(struct live_job *job, GError **error)
     return leave_overlays(job, error);
 }
 
+bool live_leave(struct live_job *job, GError **error)
+{
+    if (!leave_all(job, error))
+        return false;
+    for (guint i = 0; i < job->disks->len; i++)
+        forget_overlays(job, live_disk_at(job, i));
+    return true;
+}
+
 bool live_rollback(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
@@ -150,11 +165,14 @@ bool live_rollback(struct job *base, GError **error)
         return true; /* the reason was told */
     if (job->paused && !live_resume(job, NULL, error))
         return false;
-    if (!leave_all(job, error))
+    if (!live_leave(job, error))
         return false;
     for (guint i = 0; i < job->disks->len; i++) {
-        forget_overlays(job, live_disk_at(job, i));
-        remove_target(live_disk_at(job, i));
+        struct live_disk *disk = live_disk_at(job, i);
+
+        if (disk->other)
+            live_remove_side(job, disk->other, NULL);
+        remove_target(disk);
     }
     if (job->interrupted) {
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED,
@@ -166,96 +184,4 @@ bool live_rollback(struct job *base, GError **error)
         base->report->advice =
             g_strdup("the machine runs on the source as before; nothing is left of the move");
     return true;
-}
-
-/* ---- back from the target ------------------------------------------------------------------------- */
-
-static bool reopen_top(struct live_job *job, struct live_disk *disk, GError **error)
-{
-    g_autofree char *path = live_layer_path(disk, disk->top), *node = live_top_node(job, disk);
-    g_autofree char *below = live_layer_node(job, disk, disk->top - 1);
-
-    return live_add_node(job, disk, node, path, format_qcow2.name, below, true, error);
-}
-
-/* What the machine wrote since the switch becomes one more layer of the source. */
-static bool take_back(struct live_job *job, struct live_disk *disk, const char *path, GError **error)
-{
-    g_autoptr(chain_t) written = live_open_overlay(disk->target_overlay, FILE_NO_LOCK, error);
-    struct storage *storage = written ? storage_file_open(path, FILE_WRITE, NULL, NULL, error) : NULL;
-    g_autoptr(image_t) layer = storage ? image_open(storage, &format_qcow2, true, error) : NULL;
-    struct live_shipment shipment = {0};
-
-    return layer && live_ship(job, disk, written, layer, &shipment, error);
-}
-
-static bool add_layer(struct live_job *job, struct live_disk *disk, const char *path, GError **error)
-{
-    g_autofree char *node = live_next_node(job, disk);
-    g_autofree char *below = live_top_node(job, disk);
-
-    return live_add_node(job, disk, node, path, format_qcow2.name, below, false, error);
-}
-
-/* The layer that will be on top; by exchange it has the disk's name from the beginning, which is free. */
-static char *next_path(const struct live_disk *disk)
-{
-    return disk->by_exchange ? g_strdup(disk->name)
-                             : g_strdup_printf("%s.blockmig-%u", disk->name, disk->top + 1);
-}
-
-static bool create_next(struct live_job *job, struct live_disk *disk, GError **error)
-{
-    g_autofree char *path = next_path(disk), *below = live_layer_path(disk, disk->top);
-    g_autofree char *name = g_path_get_basename(below);
-
-    disk->files = disk->top + 1;
-    return live_overlay_create(job, path, disk->size, name, format_qcow2.name, disk->target_path, error);
-}
-
-static bool bring_back(struct live_job *job, GError **error)
-{
-    unsigned count = job->disks->len;
-    g_autofree struct vm_pivot *pivots = g_new0(struct vm_pivot, count);
-    g_autoptr(GPtrArray) strings = g_ptr_array_new_with_free_func(g_free);
-
-    for (unsigned i = 0; i < count; i++) {
-        struct live_disk *disk = live_disk_at(job, i);
-        g_autofree char *path = next_path(disk);
-        char *from = live_new_node(job, disk), *to = live_next_node(job, disk);
-
-        g_ptr_array_add(strings, from);
-        g_ptr_array_add(strings, to);
-        pivots[i] = (struct vm_pivot){.from = from, .to = to};
-        if (!take_back(job, disk, path, error) || !add_layer(job, disk, path, error))
-            return false;
-    }
-    return live_pause_merged(job, error) && vm_pivot(job->vm, pivots, count, PIVOT_TIMEOUT, error);
-}
-
-static void after_return(struct live_job *job, struct live_disk *disk)
-{
-    g_autofree char *overlay = live_new_node(job, disk), *merged = live_merged_node(job, disk);
-
-    disk->top++;
-    disk->set_aside = false;
-    vm_remove_node(job->vm, overlay, NULL);
-    vm_remove_node(job->vm, merged, NULL);
-}
-
-bool live_fail_back(struct live_job *job, GError **error)
-{
-    bool ok = job_event(&job->base, "intent", error, "bring the machine back to the source");
-
-    for (guint i = 0; ok && i < job->disks->len; i++)
-        ok = reopen_top(job, live_disk_at(job, i), error) && create_next(job, live_disk_at(job, i), error);
-    if (!ok)
-        return false;
-    ok = live_pause(job, live_new_node, live_next_node, NULL, error) && bring_back(job, error);
-    job->pivoted = !ok;
-    if (!live_resume(job, NULL, ok ? error : NULL) || !ok)
-        return false;
-    for (guint i = 0; i < job->disks->len; i++)
-        after_return(job, live_disk_at(job, i));
-    return job_event(&job->base, "result", error, "the machine runs on the source again");
 }

@@ -52,12 +52,10 @@ static bool finish(struct live_job *job, struct live_disk *disk, GError **error)
 }
 
 /* From the top down, as one holds the next open. */
-static void remove_nodes(struct live_job *job, struct live_disk *disk)
+void live_remove_source_nodes(struct live_job *job, struct live_disk *disk)
 {
-    g_autofree char *overlay = live_new_node(job, disk);
     g_autoptr(GError) local = NULL;
 
-    vm_remove_node(job->vm, overlay, &local);
     for (unsigned layer = disk->top + 1; !local && layer-- > 0;) {
         g_autofree char *node = live_layer_node(job, disk, layer);
 
@@ -72,6 +70,15 @@ static void remove_nodes(struct live_job *job, struct live_disk *disk)
             vm_remove_node(job->vm, layer->protocol_node, NULL);
     }
     if (local)
+        job_notice(&job->base, "%s", local->message);
+}
+
+static void remove_overlay(struct live_job *job, const struct live_disk *disk)
+{
+    g_autofree char *overlay = live_new_node(job, disk);
+    g_autoptr(GError) local = NULL;
+
+    if (!vm_remove_node(job->vm, overlay, &local))
         job_notice(&job->base, "%s", local->message);
 }
 
@@ -92,7 +99,8 @@ bool live_settle(struct job *base, GError **error)
         if (!disk->settled && !finish(job, disk, error))
             return false;
         disk->settled = true;
-        remove_nodes(job, disk);
+        remove_overlay(job, disk);
+        live_remove_source_nodes(job, disk);
         if (g_unlink(disk->target_overlay) < 0 && errno != ENOENT)
             return blockmig_set_errno(error, errno, "removing %s", disk->target_overlay);
         disk->overlay_created = false;

@@ -55,7 +55,7 @@ bool live_ship(struct live_job *job, struct live_disk *disk, struct chain *overl
         g_error_free(local);
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED,
                     "the pause took more than twice the %u ms of --max-pause: given up",
-                    job->request->max_pause);
+                    live_max_pause(job));
         return false;
     }
     g_propagate_error(error, local);

@@ -10,7 +10,10 @@
 #include "blockmig/migrate/live.h"
 #include "blockmig/storage/file.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <glib/gstdio.h>
+#include <stdio.h>
 
 #define PIVOT_TIMEOUT 5000 /* ms */
 
@@ -54,8 +57,9 @@ static bool ship_last(struct live_job *job, struct live_disk *disk, int64_t dead
 static bool add_merged(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *merged = live_merged_node(job, disk), *overlay = live_new_node(job, disk);
+    g_autofree char *below = live_below_merged(job, disk);
 
-    return live_add_node(job, disk, merged, disk->target_path, disk->format->name, NULL, true, error) &&
+    return live_add_node(job, disk, merged, disk->target_path, disk->format->name, below, true, error) &&
            live_set_backing(job, disk, overlay, merged, error);
 }
 
@@ -110,8 +114,7 @@ static bool switch_disks(struct live_job *job, int64_t deadline, GError **error)
     live_step(job, "name");
     if (g_get_monotonic_time() > deadline) {
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED,
-                    "the pause took more than twice the %u ms of --max-pause: given up",
-                    job->request->max_pause);
+                    "the pause took more than twice the %u ms of --max-pause: given up", live_max_pause(job));
         return false;
     }
     return live_pause_merged(job, error) && pivot(job, error);
@@ -127,6 +130,22 @@ static void undo(struct live_job *job)
     live_resume(job, NULL, NULL);
     for (guint i = 0; i < job->disks->len; i++)
         remove_target(job, live_disk_at(job, i));
+}
+
+/* Where the target is more layers over those of its side: they are its top now, and what the guest is about to
+ * write to gets the disk's name.  If somebody has taken that meanwhile it stays theirs. */
+static void take_place(struct live_job *job, struct live_disk *disk)
+{
+    if (!disk->merged)
+        return;
+    disk->other->top = disk->other->files = disk->merged + 1;
+    if (!disk->takes_name)
+        return;
+    if (renameat2(AT_FDCWD, disk->target_overlay, AT_FDCWD, disk->takes_name, RENAME_NOREPLACE) == 0)
+        disk->other->set_aside = false;
+    else
+        job_notice(&job->base, "renaming %s to %s: %s", disk->target_overlay, disk->takes_name,
+                   g_strerror(errno));
 }
 
 /* A top layer that nobody uses is still open for writing in the hypervisor until it is closed. */
@@ -150,13 +169,15 @@ bool live_switchover(struct job *base, GError **error)
         undo(job);
         return false;
     }
-    deadline = g_get_monotonic_time() + (int64_t)job->request->max_pause * 2000;
+    deadline = g_get_monotonic_time() + (int64_t)live_max_pause(job) * 2000;
     if (!live_pause(job, live_top_node, live_new_node, &stopped, error) ||
         !switch_disks(job, deadline, error)) {
         undo(job);
         return false;
     }
     job->pivoted = true;
+    for (guint i = 0; i < job->disks->len; i++)
+        take_place(job, live_disk_at(job, i));
     if (!live_resume(job, &resumed, error)) {
         job->uncertain = true;
         return false;

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Moves of running machines from the outside, and what every phase of them needs. */
+#include "blockmig/migrate/keeper.h"
 #include "blockmig/migrate/live.h"
 
 #define PAUSE_TIMEOUT 10000 /* ms; a stop waits for the guest's requests in flight */
 #define GUARD_GRACE   20000 /* ms */
+#define ANY_PAUSE     600000u /* ms */
 
 void live_describe(const struct job *base, struct journal_job *record)
 {
@@ -34,7 +36,25 @@ void live_disk_free(struct live_disk *disk)
     g_free(disk->base_node);
     g_free(disk->target_path);
     g_free(disk->target_overlay);
+    g_free(disk->takes_name);
     g_free(disk);
+}
+
+void live_run(struct live_job *job, const char *state_dir, GError **error)
+{
+    job->tag = g_random_int();
+    job->steps = g_string_new(NULL);
+    job->disks = g_ptr_array_new_with_free_func((GDestroyNotify)live_disk_free);
+    job_run(&job->base, state_dir, error);
+    g_ptr_array_unref(job->disks);
+    g_clear_pointer(&job->others, g_ptr_array_unref);
+    g_string_free(job->steps, true);
+    vm_description_free(job->description);
+    guard_stop(job->guard);
+    vm_close(job->vm);
+    if (job->base.record)
+        keeper_start(&job->base);
+    job_clear(&job->base);
 }
 
 struct job_report *move_job_run(const struct move_request *request, const struct job_listener *listener,
@@ -44,20 +64,13 @@ struct job_report *move_job_run(const struct move_request *request, const struct
                                     .listener = listener,
                                     .dry_run = dry_run,
                                     .report = job_report_new()},
-                           .request = request,
-                           .tag = g_random_int(),
-                           .steps = g_string_new(NULL)};
+                           .request = request};
 
     job.base.report->command = "move";
     job.base.report->verified = request->verify;
-    job.disks = g_ptr_array_new_with_free_func((GDestroyNotify)live_disk_free);
-    job_run(&job.base, request->state_dir, error);
-    g_ptr_array_unref(job.disks);
-    g_string_free(job.steps, true);
-    vm_description_free(job.description);
-    guard_stop(job.guard);
-    vm_close(job.vm);
-    job_clear(&job.base);
+    if (!dry_run)
+        window_close_overdue(request, listener);
+    live_run(&job, request->state_dir, error);
     return job.base.report;
 }
 
@@ -67,7 +80,7 @@ static bool cancelled(void *opaque)
     const struct live_job *job = opaque;
     const struct job_listener *listener = job->base.listener;
 
-    return !job->pivoted && listener->cancelled && listener->cancelled(listener->opaque);
+    return !job->pivoted && !job->at_any_price && listener->cancelled && listener->cancelled(listener->opaque);
 }
 
 bool live_is_cancelled(const struct live_job *job, GError **error)
@@ -108,10 +121,15 @@ void live_tell(const struct live_job *job, const char *format, ...)
         listener->phase(listener->opaque, job->base.report->phase, text);
 }
 
+unsigned live_max_pause(const struct live_job *job)
+{
+    return job->at_any_price ? ANY_PAUSE : job->request->max_pause;
+}
+
 /* Beyond this the guard takes a pause for one that hangs, and ends us. */
 static unsigned guard_limit(const struct live_job *job)
 {
-    return 2 * job->request->max_pause + GUARD_GRACE;
+    return 2 * live_max_pause(job) + GUARD_GRACE;
 }
 
 static bool arm(struct live_job *job, live_node_fn from, live_node_fn to, GError **error)

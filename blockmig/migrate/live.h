@@ -12,6 +12,12 @@
  * The hypervisor opens these files by descriptors, because it opens files again by name whenever a disk
  * becomes read-only or writable.  The target has its final name from the beginning; the overlay above it is
  * TARGET.blockmig-new.
+ *
+ * While a way back is open both sides have layers, and each is a struct live_disk.  The target's layer 0 is
+ * what was proved, layer 1 the overlay above it, and their names follow the rules above: a qcow2 target's name
+ * leads to its overlay, a raw target is immutable.  To go back is a move of the target's layers onto a fresh
+ * layer over the source's, which are all still there; its pivot goes to a second fresh layer above that, and so
+ * the sides can take turns.  Whichever side the machine is not on has no layer with the disk's name.
  */
 #ifndef BLOCKMIG_MIGRATE_LIVE_H
 #define BLOCKMIG_MIGRATE_LIVE_H
@@ -22,6 +28,7 @@
 
 struct live_disk {
     unsigned index;
+    char side; /* in the names of its nodes: 's'ource, 't'arget */
     const struct vm_disk *vm; /* as it was described in preflight */
     char *name;               /* absolute path of the disk's image */
     const struct format *source_format;
@@ -38,9 +45,14 @@ struct live_disk {
     bool immutable;   /* layer 0 is */
     bool set_aside;   /* the top layer gave up the disk's name (live_layer_set_aside) */
     bool settled;     /* the machine writes to the merged target */
+    unsigned kept;    /* layers that the other side may count on, while a way back is open */
+    unsigned floor;   /* the layer that those above it are committed into when they go */
     struct chain *base;
+    struct live_disk *other; /* the layers of the other side; NULL: only a target */
 
     char *target_path, *target_overlay;
+    unsigned merged;  /* the number of the target among the layers of the other side */
+    char *takes_name; /* what the target's overlay is called from the switch on; NULL: it keeps its name */
     const struct format *format;
     GHashTable *options;
     uint64_t needed; /* bytes on the target at most */
@@ -68,7 +80,8 @@ struct live_job {
     struct vm *vm;
     struct guard *guard; /* NULL until the first pause */
     struct vm_description *description;
-    GPtrArray *disks; /* of struct live_disk */
+    GPtrArray *disks;  /* of struct live_disk: the side that is moved from */
+    GPtrArray *others; /* likewise, the other one, if it has layers */
     unsigned tag;     /* makes our node names differ from those of earlier moves */
     struct live_pace pace;
     bool paused;         /* by us */
@@ -77,6 +90,8 @@ struct live_job {
     int64_t step_begin;  /* monotonic */
     bool pivoted;        /* the machine runs on the target */
     bool interrupted;    /* what is here was left by an earlier run */
+    bool at_any_price;   /* what it runs on is no good: neither --max-pause nor a cancellation counts */
+    const char *window;  /* id of the job whose way back is used or closed; NULL: a move */
     bool uncertain;      /* nobody knows on which: nothing may be touched */
 };
 
@@ -98,9 +113,24 @@ bool live_switchover(struct job *base, GError **error);
 bool live_prove(struct job *base, GError **error);
 bool live_settle(struct job *base, GError **error);
 bool live_cleanup(struct job *base, GError **error);
+bool live_window(struct job *base, GError **error);
 bool live_rollback(struct job *base, GError **error);
 
+/* live-window.c, live-failback.c and live-offline.c: the phases of a window. */
+void window_close_overdue(const struct move_request *request, const struct job_listener *listener);
+bool window_preflight(struct job *base, GError **error);
+bool window_settle(struct job *base, GError **error);
+bool failback_converge(struct job *base, GError **error);
+bool failback_return(struct job *base, GError **error);
+bool failback_remove(struct job *base, GError **error);
+bool failback_undo(struct job *base, GError **error);
+bool offline_settle(struct job *base, GError **error);
+bool offline_return(struct job *base, GError **error);
+
 /* live.c */
+/* Runs the job and releases all that it has. */
+void live_run(struct live_job *job, const char *state_dir, GError **error);
+unsigned live_max_pause(const struct live_job *job); /* ms */
 void live_disk_free(struct live_disk *disk);
 bool live_is_cancelled(const struct live_job *job, GError **error);
 void live_copy_options(const struct live_job *job, struct copy_options *options);
@@ -129,6 +159,10 @@ char *live_new_node(const struct live_job *job, const struct live_disk *disk);
 char *live_base_node(const struct live_job *job, const struct live_disk *disk);
 /* Overlay `layer`, empty, where it can take the disk's name from. */
 bool live_layer_create(struct live_job *job, struct live_disk *disk, unsigned layer, GError **error);
+/* Of layer n, unless it has the disk's name. */
+char *live_layer_numbered(const struct live_disk *disk, unsigned layer);
+/* The node that the target stands on, as one layer of several; NULL: it stands alone. */
+char *live_below_merged(const struct live_job *job, const struct live_disk *disk);
 /* Gives the disk's name to the fresh overlay `layer`, or back to the layer below it. */
 bool live_layer_exchange(struct live_disk *disk, unsigned layer, GError **error);
 /* Puts overlay `top + 1` over every disk, in one transaction. */
@@ -143,6 +177,8 @@ struct chain *live_open_overlay(const char *path, unsigned flags, GError **error
 /* Overlays [from, top] as one with holes; and the whole source, from the top down. */
 struct chain *live_open_overlays(const struct live_disk *disk, unsigned from, GError **error);
 struct chain *live_open_source(const struct live_disk *disk, GError **error);
+/* The same from layer `top` down. */
+struct chain *live_open_layers(const struct live_disk *disk, unsigned top, GError **error);
 /* An empty overlay, owned and labelled as `like`. */
 bool live_overlay_create(const struct live_job *job, const char *path, uint64_t size,
                          const char *backing_name, const char *backing_format, const char *like,
@@ -162,6 +198,8 @@ int live_descriptor(const char *path, GError **error);
 /* live-recover.c: is there an interrupted move of this machine?  Then job->disks, and go_on_at, are its.  A
  * plan only tells of it. */
 bool live_recover(struct live_job *job, GError **error);
+/* A disk as the journal has it, and the device that it belongs to; one more of job->disks. */
+struct live_disk *live_rebuild_disk(struct live_job *job, const struct journal_disk *saved, GError **error);
 /* Does the hypervisor have a job of this name, from an earlier run? */
 bool live_has_job(struct live_job *job, const char *name, bool *there, GError **error);
 /* live-snapshot.c: what an interrupted job is recovered from. */
@@ -169,8 +207,22 @@ bool live_save_disk(struct live_job *job, const struct live_disk *disk, GError *
 /* live-preflight.c */
 void live_describe_disk(struct live_job *job, struct live_disk *disk);
 
-/* live-rollback.c: from the target back to the source, with what was written since. */
+/* live-rollback.c: all layers above the floor are committed live into it and are gone, nodes and files. */
+bool live_leave(struct live_job *job, GError **error);
+
+/* live-failback.c: the layers of the target, or of whatever is on the other side; made if need be. */
+struct live_disk *live_other(struct live_disk *disk);
+/* The other side becomes the one that is moved from. */
+void live_turn(struct live_job *job);
+/* From the target back to where it came from, with what was written since: then live_turn() was called. */
 bool live_fail_back(struct live_job *job, GError **error);
+/* Ends all layers of a side that nobody uses. */
+bool live_remove_side(struct live_job *job, struct live_disk *disk, GError **error);
+/* live-settle.c: the source's nodes, which nothing uses any more. */
+void live_remove_source_nodes(struct live_job *job, struct live_disk *disk);
+/* live-cleanup.c: writes `overlays` into layer 0, where nobody has it open. */
+bool live_merge_into_base(struct live_job *job, struct live_disk *disk, struct chain *overlays,
+                          GError **error);
 
 /* live-ship.c: writes what an overlay holds into `target`, which is in use by nobody else. */
 struct live_shipment {

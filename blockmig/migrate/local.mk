@@ -4,9 +4,11 @@ libengine_a_SOURCES += \
 	blockmig/migrate/cleanup.c \
 	blockmig/migrate/cold.c blockmig/migrate/cold.h \
 	blockmig/migrate/job.c blockmig/migrate/job.h \
+	blockmig/migrate/keeper.c blockmig/migrate/keeper.h \
 	blockmig/migrate/live-base.c \
 	blockmig/migrate/live-cleanup.c \
 	blockmig/migrate/live-converge.c \
+	blockmig/migrate/live-failback.c \
 	blockmig/migrate/live-layer.c \
 	blockmig/migrate/live-preflight.c \
 	blockmig/migrate/live-prove.c \
@@ -16,6 +18,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/live-ship.c \
 	blockmig/migrate/live-snapshot.c \
 	blockmig/migrate/live-switchover.c \
+	blockmig/migrate/live-window.c \
 	blockmig/migrate/live.c blockmig/migrate/live.h \
 	blockmig/migrate/metadata.c blockmig/migrate/metadata.h \
 	blockmig/migrate/move-request.c \
@@ -28,4 +31,8 @@ libengine_a_SOURCES += \
 	blockmig/migrate/resume.c \
 	blockmig/migrate/space.c blockmig/migrate/space.h \
 	blockmig/migrate/target.c blockmig/migrate/target.h \
-	blockmig/migrate/units.c blockmig/migrate/units.h
+	blockmig/migrate/units.c blockmig/migrate/units.h \
+	blockmig/migrate/window-look.c \
+	blockmig/migrate/window-off.c \
+	blockmig/migrate/window-run.c \
+	blockmig/migrate/window.h

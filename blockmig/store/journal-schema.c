@@ -46,6 +46,9 @@ static const char *const migrations[] = {
     "  job TEXT NOT NULL, disk INTEGER NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL,"
     "  PRIMARY KEY (job, disk, offset), FOREIGN KEY (job, disk) REFERENCES disk (job, disk) ON DELETE CASCADE"
     ") WITHOUT ROWID;",
+    "CREATE TABLE failback_window ("
+    "  job TEXT PRIMARY KEY REFERENCES job (id) ON DELETE CASCADE, deadline INTEGER NOT NULL,"
+    "  keeper_pid INTEGER NOT NULL DEFAULT 0, keeper_process TEXT, facts TEXT) WITHOUT ROWID;",
 };
 
 /* The order in which job_from_row() reads them. */
@@ -98,6 +101,10 @@ const char *const journal_sql[STATEMENT_COUNT] = {
     [BAD_LIST] = "SELECT offset, length FROM bad_range WHERE job = ? AND disk = ? ORDER BY offset",
     [BAD_FORGET] = "DELETE FROM bad_range WHERE job = ? AND disk = ?",
     [BAD_CLEAR] = "DELETE FROM bad_range WHERE job = ?",
+    [JOB_REST] = "UPDATE job SET updated = ?2, owner_pid = 0, owner_process = NULL WHERE id = ?1",
+    [WINDOW_SAVE] = "INSERT OR REPLACE INTO failback_window (job, deadline, facts) VALUES (?,?,?)",
+    [WINDOW_LOAD] = "SELECT deadline, keeper_pid, keeper_process, facts FROM failback_window WHERE job = ?",
+    [WINDOW_KEEPER] = "UPDATE failback_window SET keeper_pid = ?2, keeper_process = ?3 WHERE job = ?1",
     [EVENT_INSERT] = "INSERT INTO event (job, time, kind, text) VALUES (?,?,?,?)",
     [EVENT_LIST] = "SELECT time, kind, text FROM event WHERE job = ? ORDER BY number",
 };

@@ -187,6 +187,20 @@ bool qemu_set_backing(struct vm *vm, const struct vm_node *node, const char *bac
     return false;
 }
 
+/* QEMU writes headers again from what it remembers of them, so only it can change one. */
+bool qemu_name_backing(struct vm *vm, const char *node, const char *name, GError **error)
+{
+    json_t *arguments =
+        json_pack("{s:s, s:s, s:s}", "device", node, "image-node-name", node, "backing-file", name);
+
+    if (arguments && qmp_do(qemu_of(vm)->qmp, "change-backing-file", arguments, QMP_TIMEOUT, error))
+        return true;
+    if (!arguments)
+        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "file name is not UTF-8: QMP cannot say it");
+    g_prefix_error(error, "header of \"%s\": ", node);
+    return false;
+}
+
 /* *there is false if no node has this name. */
 static bool node_exists(struct qmp *qmp, const char *node, bool *there, GError **error)
 {

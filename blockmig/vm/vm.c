@@ -64,6 +64,14 @@ struct vm *vm_adopt(const char *name, int fd, GError **error)
     return named(ops->adopt(fd, error), ops, name, error);
 }
 
+bool vm_is_off(const char *name)
+{
+    const char *address;
+    const struct vm_ops *ops = find_ops(name, &address, NULL);
+
+    return ops && ops->is_off(address);
+}
+
 void vm_close(struct vm *vm)
 {
     if (!vm)
@@ -136,12 +144,19 @@ struct vm_disk *vm_disk_new(void)
     return disk;
 }
 
+struct vm_description *vm_description_new(void)
+{
+    struct vm_description *description = g_new0(struct vm_description, 1);
+
+    description->disks = g_ptr_array_new_with_free_func(disk_free);
+    return description;
+}
+
 struct vm_description *vm_describe(struct vm *vm, GError **error)
 {
-    g_autoptr(vm_description_t) description = g_new0(struct vm_description, 1);
+    g_autoptr(vm_description_t) description = vm_description_new();
 
     description->name = g_strdup(vm->name);
-    description->disks = g_ptr_array_new_with_free_func(disk_free);
     if (!said(vm, vm->ops->describe(vm, description, error), error))
         return NULL;
     return g_steal_pointer(&description);
@@ -234,6 +249,11 @@ bool vm_remove_node(struct vm *vm, const char *node, GError **error)
 bool vm_set_backing(struct vm *vm, const struct vm_node *node, const char *backing, GError **error)
 {
     return said(vm, vm->ops->set_backing(vm, node, backing, error), error);
+}
+
+bool vm_name_backing(struct vm *vm, const char *node, const char *name, GError **error)
+{
+    return said(vm, vm->ops->name_backing(vm, node, name, error), error);
 }
 
 bool vm_snapshot(struct vm *vm, const struct vm_snapshot *disks, unsigned count, GError **error)

@@ -174,6 +174,7 @@ struct vm_ops {
     const char *scheme; /* "qmp" */
     struct vm *(*open)(const char *address, GError **error);
     struct vm *(*adopt)(int fd, GError **error);
+    bool (*is_off)(const char *address);
     void (*close)(struct vm *vm);
     int (*fd)(struct vm *vm);
     bool (*describe)(struct vm *vm, struct vm_description *description, GError **error);
@@ -185,6 +186,7 @@ struct vm_ops {
     bool (*add_node)(struct vm *vm, const struct vm_node *node, GError **error);
     bool (*remove_node)(struct vm *vm, const char *node, GError **error);
     bool (*set_backing)(struct vm *vm, const struct vm_node *node, const char *backing, GError **error);
+    bool (*name_backing)(struct vm *vm, const char *node, const char *name, GError **error);
     bool (*snapshot)(struct vm *vm, const struct vm_snapshot *disks, unsigned count, GError **error);
     bool (*pause)(struct vm *vm, unsigned timeout, int64_t *time, GError **error);
     bool (*resume)(struct vm *vm, int64_t *time, GError **error);
@@ -214,12 +216,16 @@ struct vm *vm_open(const char *name, GError **error);
 /* For the pause guard: goes on with a connection of vm_fd() that it inherited, in whatever state its former
  * owner left it.  Takes the descriptor, also on failure. */
 struct vm *vm_adopt(const char *name, int fd, GError **error);
+/* Does nobody answer to this name?  True is certain only for this host and this moment: image locks decide. */
+bool vm_is_off(const char *name);
 /* Thaws the guest if it is frozen.  Changes nothing else. */
 void vm_close(struct vm *vm);
 /* The connection, to be inherited.  It must not be used while this struct vm is. */
 int vm_fd(struct vm *vm);
 
 struct vm_description *vm_describe(struct vm *vm, GError **error);
+/* Of no machine, with no disks: for who remembers one that is off. */
+struct vm_description *vm_description_new(void);
 struct vm_disk *vm_disk_new(void); /* for implementations of describe */
 void vm_description_free(struct vm_description *description);
 /* By its name, device id, drive id, node or QOM path; REFUSED if none or several are called so. */
@@ -241,6 +247,8 @@ bool vm_remove_node(struct vm *vm, const char *node, GError **error);
 /* Puts a node that was added by descriptor onto another backing node (NULL: none), as large and with the same
  * content as its present one, while the guest runs.  All else in `node` must be as it was added. */
 bool vm_set_backing(struct vm *vm, const struct vm_node *node, const char *backing, GError **error);
+/* What the header of a disk's top layer shall record as its backing file, of the same format as itself. */
+bool vm_name_backing(struct vm *vm, const char *node, const char *name, GError **error);
 /* All or none: on failure no overlay is open. */
 bool vm_snapshot(struct vm *vm, const struct vm_snapshot *disks, unsigned count, GError **error);
 

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The window phase: the way back is kept open, and the job waits. */
+#include "blockmig/migrate/request-json.h"
+#include "blockmig/migrate/window.h"
+#include "blockmig/storage/file.h"
+
+#include <errno.h>
+#include <glib/gstdio.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* ---- facts ---------------------------------------------------------------------------------------- */
+
+static json_t *disk_to_json(const struct live_disk *disk)
+{
+    g_autoptr(GPtrArray) lower = g_ptr_array_new();
+    json_t *object =
+        json_pack("{s:I, s:b}", "kept", (json_int_t)disk->top, "by_exchange", disk->other->by_exchange);
+
+    for (guint i = 1; i < disk->vm->layers->len; i++) {
+        const struct vm_layer *layer = g_ptr_array_index(disk->vm->layers, i);
+
+        if (layer->filename)
+            g_ptr_array_add(lower, layer->filename);
+    }
+    request_set_strings(object, "lower", lower);
+    return object;
+}
+
+static bool save(struct live_job *job, int64_t deadline, GError **error)
+{
+    json_t *disks = json_array();
+    g_autofree char *facts = NULL;
+
+    for (guint i = 0; i < job->disks->len; i++)
+        json_array_append_new(disks, disk_to_json(live_disk_at(job, i)));
+    facts = request_to_text(
+        json_pack("{s:I, s:o}", "overhead", (json_int_t)(job->pace.overhead * G_USEC_PER_SEC), "disks", disks));
+    return journal_window_save(job->base.journal, job->base.record,
+                               &(struct journal_window){.deadline = deadline, .facts = facts}, error);
+}
+
+static void disk_free(void *opaque)
+{
+    struct window_disk *disk = opaque;
+
+    g_clear_pointer(&disk->lower, g_ptr_array_unref);
+    g_free(disk);
+}
+
+void window_facts_free(struct window_facts *facts)
+{
+    if (!facts)
+        return;
+    g_ptr_array_unref(facts->disks);
+    g_free(facts);
+}
+
+struct window_facts *window_facts_load(const struct live_job *job, GError **error)
+{
+    g_autoptr(journal_window_t) window = journal_window_load(job->base.journal, job->base.record, error);
+    json_t *object = window ? request_from_text(window->facts ? window->facts : "", error) : NULL;
+    struct window_facts *facts;
+    size_t i;
+    json_t *entry;
+
+    if (!object)
+        return NULL;
+    facts = g_new0(struct window_facts, 1);
+    facts->disks = g_ptr_array_new_with_free_func(disk_free);
+    facts->overhead = (double)json_integer_value(json_object_get(object, "overhead")) / G_USEC_PER_SEC;
+    json_array_foreach(json_object_get(object, "disks"), i, entry)
+    {
+        struct window_disk *disk = g_new0(struct window_disk, 1);
+
+        disk->kept = (unsigned)json_integer_value(json_object_get(entry, "kept"));
+        disk->by_exchange = json_is_true(json_object_get(entry, "by_exchange"));
+        disk->lower = request_get_strings(entry, "lower");
+        g_ptr_array_add(facts->disks, disk);
+    }
+    json_decref(object);
+    return facts;
+}
+
+/* ---- names ---------------------------------------------------------------------------------------- */
+
+static bool same_file(const char *a, const char *b)
+{
+    struct stat one, two;
+
+    return stat(a, &one) == 0 && stat(b, &two) == 0 && one.st_dev == two.st_dev && one.st_ino == two.st_ino;
+}
+
+/* The image below gets its second name first and loses the first one last, so that the header, which is
+ * changed in between, always names a file that is there. */
+static bool exchange(struct live_job *job, struct live_disk *disk, const char *overlay, GError **error)
+{
+    g_autofree char *base = live_layer_numbered(disk, 0), *name = g_path_get_basename(base);
+    g_autofree char *node = live_layer_node(job, disk, 1);
+
+    if (!same_file(disk->name, base) && link(disk->name, base) < 0)
+        return blockmig_set_errno(error, errno, "%s: a second name for %s", base, disk->name);
+    if (!vm_name_backing(job->vm, node, name, error)) {
+        g_unlink(base);
+        return false;
+    }
+    if (!storage_file_sync_directory(base, error))
+        return false;
+    return rename(overlay, disk->name) == 0 ||
+           blockmig_set_errno(error, errno, "renaming %s to %s", overlay, disk->name);
+}
+
+bool window_name_layers(struct live_job *job, struct live_disk *disk, const char *overlay, GError **error)
+{
+    g_autofree char *numbered = live_layer_numbered(disk, 1);
+    g_autoptr(GError) local = NULL;
+
+    if (!g_file_test(overlay, G_FILE_TEST_EXISTS))
+        return true;
+    if (disk->by_exchange && !exchange(job, disk, overlay, &local)) {
+        job_notice(&job->base, "%s keeps its name until the way back is closed: %s", disk->name, local->message);
+        disk->by_exchange = false;
+    }
+    disk->exchanged = disk->by_exchange;
+    if (!disk->by_exchange && rename(overlay, numbered) < 0)
+        return blockmig_set_errno(error, errno, "renaming %s to %s", overlay, numbered);
+    if (!live_layer_set_immutable(disk, true))
+        job_notice(&job->base, "%s: cannot be made immutable: only locks keep others from writing to it",
+                   disk->name);
+    return storage_file_sync_directory(disk->name, error);
+}
+
+/* ---- the phase ------------------------------------------------------------------------------------ */
+
+static void tell(struct live_job *job, const struct live_disk *disk)
+{
+    if (disk->by_exchange)
+        job_notice(&job->base, "%s leads to its overlay, and %s.blockmig-0 is what was copied, until then",
+                   disk->name, disk->name);
+    else
+        job_notice(&job->base,
+                   "%s cannot be opened for writing until then: what the machine writes is in %s.blockmig-1",
+                   disk->name, disk->name);
+}
+
+/* The record comes first: whoever finds this half done knows what it is about. */
+bool live_window(struct job *base, GError **error)
+{
+    struct live_job *job = live_of(base);
+    int64_t deadline = g_get_real_time() + (int64_t)job->request->keep_failback * 1000;
+
+    for (guint i = 0; i < job->disks->len; i++) {
+        struct live_disk *disk = live_disk_at(job, i);
+
+        disk->kept = disk->top;
+        live_other(disk)->by_exchange = disk->format == &format_qcow2;
+    }
+    if (!save(job, deadline, error))
+        return false;
+    for (guint i = 0; i < job->disks->len; i++) {
+        struct live_disk *disk = live_disk_at(job, i);
+
+        if (!window_name_layers(job, disk->other, disk->target_overlay, error))
+            return false;
+        tell(job, disk->other);
+    }
+    base->report->failback_until = deadline;
+    return save(job, deadline, error) &&
+           job_event(base, "result", error, "the way back is open");
+}

@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What a window looks like now: both sides of every disk are put together again from what the machine says, and
+ * what an earlier command left half done is brought to the state before or after it.
+ */
+#include "blockmig/migrate/window.h"
+#include "blockmig/storage/file.h"
+
+#include <glib/gstdio.h>
+#include <stdio.h>
+#include <string.h>
+
+#define CANCEL 10000 /* ms */
+
+int window_highest_file(const struct live_disk *disk)
+{
+    int highest = -1;
+
+    for (unsigned n = 0; n <= CHAIN_MAX_DEPTH; n++) {
+        g_autofree char *path = live_layer_numbered(disk, n);
+
+        if (g_file_test(path, G_FILE_TEST_EXISTS))
+            highest = (int)n;
+    }
+    return highest;
+}
+
+/* From the top down, as one holds the next open. */
+static void remove_layers(struct live_job *job, const struct live_disk *disk, unsigned above)
+{
+    unsigned highest = MAX(MAX(disk->files, disk->top), above + 1);
+
+    for (unsigned layer = highest; layer > above; layer--) {
+        g_autofree char *node = live_layer_node(job, disk, layer);
+        g_autofree char *path = live_layer_numbered(disk, layer);
+
+        vm_remove_node(job->vm, node, NULL);
+        g_unlink(path);
+    }
+}
+
+void window_trim(struct live_job *job, struct live_disk *disk)
+{
+    g_autofree char *node = live_layer_node(job, disk, disk->kept);
+
+    disk->files = (unsigned)MAX((int)disk->kept + 2, window_highest_file(disk));
+    remove_layers(job, disk, disk->kept);
+    vm_remove_node(job->vm, node, NULL); /* its file may be written to elsewhere some day */
+    disk->top = disk->files = disk->kept;
+    disk->set_aside = disk->by_exchange;
+    storage_file_sync_directory(disk->name, NULL);
+}
+
+/* ---- names ---------------------------------------------------------------------------------------- */
+
+/* The layer that the machine is on gets the disk's name if nothing has it, or if a fresh one has that never
+ * came into use. */
+static bool settle_name(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    g_autofree char *numbered = live_layer_numbered(disk, disk->top);
+    bool exists = g_file_test(disk->name, G_FILE_TEST_EXISTS);
+
+    if (disk->by_exchange && exists && g_file_test(numbered, G_FILE_TEST_EXISTS) &&
+        !live_layer_exchange(disk, disk->top + 1, error))
+        return false;
+    disk->set_aside = disk->by_exchange && !exists;
+    if (!live_layer_set_aside(disk, false, error))
+        return false;
+    remove_layers(job, disk, disk->top);
+    if (disk->by_exchange)
+        g_unlink(numbered);
+    return true;
+}
+
+/* The side that the machine has left: its top layer was open for writing. */
+static void leave_side(struct live_job *job, struct live_disk *disk)
+{
+    int highest = window_highest_file(disk);
+    g_autofree char *node = NULL;
+
+    disk->top = disk->files = (unsigned)MAX(highest, 0);
+    disk->set_aside = disk->by_exchange;
+    node = live_top_node(job, disk);
+    vm_remove_node(job->vm, node, NULL);
+}
+
+/* The machine is on layer 0; perhaps the name is not there yet. */
+static void look_at_settled(struct live_disk *disk)
+{
+    g_autofree char *numbered = live_layer_numbered(disk, 0);
+
+    disk->files = (unsigned)MAX(window_highest_file(disk), 0);
+    disk->top = 0;
+    disk->snapshotted = disk->set_aside = false;
+    disk->exchanged = disk->by_exchange && g_file_test(numbered, G_FILE_TEST_EXISTS);
+}
+
+/* ---- where the machine is -------------------------------------------------------------------------- */
+
+static bool parse_node(const struct live_job *job, const struct live_disk *disk, char *side, unsigned *layer)
+{
+    g_autofree char *prefix = g_strdup_printf("bm-%08x-%u-", job->tag, disk->index);
+    const char *node = disk->vm->node;
+
+    if (!node || !g_str_has_prefix(node, prefix) || !node[strlen(prefix)])
+        return false;
+    *side = node[strlen(prefix)];
+    *layer = (unsigned)g_ascii_strtoull(node + strlen(prefix) + 1, NULL, 10);
+    return true;
+}
+
+/* Started anew, from a name that is whole again, or from one that is not. */
+static bool look_at_stranger(const struct live_disk *disk, enum window_place *place, GError **error)
+{
+    const struct vm_layer *active = g_ptr_array_index(disk->vm->layers, 0);
+    bool target = g_strcmp0(active->filename, disk->target_path) == 0;
+
+    if (target && window_highest_file(disk->other) < 0 &&
+        !g_file_test(disk->target_overlay, G_FILE_TEST_EXISTS)) {
+        *place = TARGET_SETTLED;
+        return true;
+    }
+    if (g_strcmp0(active->filename, disk->name) == 0 && window_highest_file(disk) < 0) {
+        *place = SOURCE_SETTLED;
+        return true;
+    }
+    return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "the machine was started anew on %s while the way back was open: power it off, and "
+                         "give the command again",
+                         active->filename ? active->filename : active->node);
+}
+
+static bool find_place(const struct live_job *job, struct live_disk *disk, enum window_place *place,
+                       GError **error)
+{
+    char side;
+    unsigned layer;
+
+    if (!parse_node(job, disk, &side, &layer))
+        return look_at_stranger(disk, place, error);
+    if (side == 's' && layer > 0 && layer < disk->kept + 2)
+        return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN, "%s: the machine is on its layer %u", disk->name,
+                             layer);
+    if (side == 's') {
+        *place = layer > 0 ? RETURNED : SOURCE_SETTLED;
+        disk->top = disk->files = layer;
+    } else {
+        *place = layer > 0 ? ON_TARGET : TARGET_SETTLED;
+        disk->other->top = disk->other->files = layer;
+    }
+    return true;
+}
+
+/* A commit that was on its way is begun again: until it is complete nothing depends on it. */
+static bool end_jobs(struct live_job *job, const struct live_disk *disk, GError **error)
+{
+    static const char *const words[] = {"rollback", "collapse"};
+
+    for (guint i = 0; i < G_N_ELEMENTS(words); i++) {
+        g_autofree char *name = g_strdup_printf("blockmig-%s-%u", words[i], disk->index);
+
+        if (!vm_job_cancel(job->vm, name, CANCEL, error))
+            return false;
+    }
+    return true;
+}
+
+static bool tidy(struct live_job *job, struct live_disk *disk, enum window_place place, GError **error)
+{
+    struct live_disk *target = disk->other;
+
+    switch (place) {
+    case ON_TARGET:
+        window_trim(job, disk);
+        return window_name_layers(job, target, disk->target_overlay, error) && settle_name(job, target, error);
+    case TARGET_SETTLED:
+        look_at_settled(target);
+        return true;
+    case RETURNED:
+        leave_side(job, target);
+        return settle_name(job, disk, error);
+    case SOURCE_SETTLED:
+        leave_side(job, target);
+        look_at_settled(disk);
+        return true;
+    }
+    return true;
+}
+
+/* ---- the disks ------------------------------------------------------------------------------------ */
+
+/* As the source was before the move: what the machine says of the target's layers is known by then. */
+static void restore_lower(const struct live_disk *disk, const struct window_disk *fact)
+{
+    GPtrArray *layers = disk->vm->layers;
+
+    g_ptr_array_set_size(layers, (gint)MIN(layers->len, 1));
+    for (guint i = 0; fact->lower && i < fact->lower->len; i++) {
+        struct vm_layer *layer = g_new0(struct vm_layer, 1);
+
+        layer->node = g_strdup("#lower");
+        layer->filename = g_strdup(g_ptr_array_index(fact->lower, i));
+        g_ptr_array_add(layers, layer);
+    }
+}
+
+static struct live_disk *build(struct live_job *job, const struct journal_disk *saved,
+                               const struct window_disk *fact, GError **error)
+{
+    struct live_disk *disk = live_rebuild_disk(job, saved, error), *target;
+
+    if (!disk)
+        return NULL;
+    disk->top = disk->files = disk->kept = fact->kept;
+    disk->snapshotted = disk->based = disk->created = true;
+    disk->exchanged = disk->set_aside = disk->by_exchange;
+    disk->immutable = !disk->by_exchange;
+    disk->base_node = live_layer_node(job, disk, 0);
+    live_describe_disk(job, disk);
+    disk->report->receipt = g_strdup(saved->receipt);
+    target = live_other(disk);
+    target->by_exchange = target->exchanged = fact->by_exchange;
+    target->immutable = !fact->by_exchange;
+    target->base_node = live_layer_node(job, target, 0);
+    return disk;
+}
+
+static bool look_at_disk(struct live_job *job, struct live_disk *disk, const struct window_disk *fact,
+                         enum window_place *place, GError **error)
+{
+    enum window_place first = *place;
+
+    if (!find_place(job, disk, place, error))
+        return false;
+    restore_lower(disk, fact);
+    if (disk->index > 0 && *place != first)
+        return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN, "%s is not on the side of the other disks",
+                             disk->name);
+    return true;
+}
+
+bool window_look(struct live_job *job, const struct window_facts *facts, enum window_place *place,
+                 GError **error)
+{
+    g_autoptr(GPtrArray) saved = journal_disk_list(job->base.journal, job->base.record, error);
+
+    if (!saved)
+        return false;
+    if (saved->len == 0 || saved->len != facts->disks->len)
+        return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "the journal knows %u disks and facts of %u",
+                             saved->len, facts->disks->len);
+    for (guint i = 0; i < saved->len; i++)
+        if (!build(job, g_ptr_array_index(saved, i), g_ptr_array_index(facts->disks, i), error))
+            return false;
+    if (!job->vm) {
+        for (guint i = 0; i < saved->len; i++)
+            restore_lower(live_disk_at(job, i), g_ptr_array_index(facts->disks, i));
+        return window_look_offline(job, place, error);
+    }
+    for (guint i = 0; i < saved->len; i++)
+        if (!look_at_disk(job, live_disk_at(job, i), g_ptr_array_index(facts->disks, i), place, error))
+            return false;
+    for (guint i = 0; i < saved->len; i++)
+        if (!end_jobs(job, live_disk_at(job, i), error) || !tidy(job, live_disk_at(job, i), *place, error))
+            return false;
+    return true;
+}

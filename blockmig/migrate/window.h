@@ -1,0 +1,46 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * The failback window: what its files share.  The journal knows the job, its deadline and the facts that cannot
+ * be seen any more (window_facts); where everything stands is seen from the machine and the datastores.
+ */
+#ifndef BLOCKMIG_MIGRATE_WINDOW_H
+#define BLOCKMIG_MIGRATE_WINDOW_H
+
+#include "blockmig/migrate/live.h"
+
+/* On which side the machine is, and whether that side is one image again. */
+enum window_place { ON_TARGET, TARGET_SETTLED, RETURNED, SOURCE_SETTLED };
+
+struct window_disk {
+    unsigned kept;    /* layers of the source at the switch */
+    bool by_exchange; /* the target's name leads to its overlay */
+    GPtrArray *lower; /* of char *: what the source stands on */
+};
+
+struct window_facts {
+    double overhead;  /* of a pause without shipping, in seconds */
+    GPtrArray *disks; /* of struct window_disk, by their index */
+};
+
+struct window_facts *window_facts_load(const struct live_job *job, GError **error);
+void window_facts_free(struct window_facts *facts);
+
+typedef struct window_facts window_facts_t; /* for g_autoptr only */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(window_facts_t, window_facts_free)
+
+/* live-window.c: the target's layers take their names; doing it twice is as good.  by_exchange becomes false
+ * where it is not possible. */
+bool window_name_layers(struct live_job *job, struct live_disk *disk, const char *overlay, GError **error);
+
+/* window-look.c: both sides of every disk, from the machine, or from the datastores if it is off. */
+bool window_look(struct live_job *job, const struct window_facts *facts, enum window_place *place,
+                 GError **error);
+/* Removes what stands above the layers that a side had when the window was opened. */
+void window_trim(struct live_job *job, struct live_disk *disk);
+/* The highest n of NAME.blockmig-n; -1: none. */
+int window_highest_file(const struct live_disk *disk);
+
+/* window-off.c */
+bool window_look_offline(struct live_job *job, enum window_place *place, GError **error);
+
+#endif
