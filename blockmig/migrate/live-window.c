@@ -7,8 +7,7 @@
 #include <errno.h>
 #include <glib/gstdio.h>
 #include <stdio.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <string.h>
 
 /* ---- facts ---------------------------------------------------------------------------------------- */
 
@@ -85,46 +84,41 @@ struct window_facts *window_facts_load(const struct live_job *job, GError **erro
 
 /* ---- names ---------------------------------------------------------------------------------------- */
 
-static bool same_file(const char *a, const char *b)
-{
-    struct stat one, two;
-
-    return stat(a, &one) == 0 && stat(b, &two) == 0 && one.st_dev == two.st_dev && one.st_ino == two.st_ino;
-}
-
-/* The image below gets its second name first and loses the first one last, so that the header, which is
- * changed in between, always names a file that is there. */
+/* Until the exchange the target's name is that of what was copied, afterwards that of the overlay above it,
+ * whose header names the other by then. */
 static bool exchange(struct live_job *job, struct live_disk *disk, const char *overlay, GError **error)
 {
     g_autofree char *base = live_layer_numbered(disk, 0), *name = g_path_get_basename(base);
     g_autofree char *node = live_layer_node(job, disk, 1);
 
-    if (!same_file(disk->name, base) && link(disk->name, base) < 0)
-        return blockmig_set_errno(error, errno, "%s: a second name for %s", base, disk->name);
-    if (!vm_name_backing(job->vm, node, name, error)) {
-        g_unlink(base);
-        return false;
-    }
-    if (!storage_file_sync_directory(base, error))
-        return false;
-    return rename(overlay, disk->name) == 0 ||
-           blockmig_set_errno(error, errno, "renaming %s to %s", overlay, disk->name);
+    if (strcmp(overlay, base) != 0 && rename(overlay, base) < 0)
+        return blockmig_set_errno(error, errno, "renaming %s to %s", overlay, base);
+    return vm_name_backing(job->vm, node, name, error) && live_layer_exchange(disk, 1, error);
+}
+
+/* Where it cannot be, what was copied keeps the name, as that of a raw image does, and cannot be written to. */
+static bool number(struct live_disk *disk, const char *overlay, GError **error)
+{
+    g_autofree char *base = live_layer_numbered(disk, 0), *numbered = live_layer_numbered(disk, 1);
+    const char *from = g_file_test(base, G_FILE_TEST_EXISTS) ? base : overlay;
+
+    disk->by_exchange = false;
+    return rename(from, numbered) == 0 || blockmig_set_errno(error, errno, "renaming %s to %s", from, numbered);
 }
 
 bool window_name_layers(struct live_job *job, struct live_disk *disk, const char *overlay, GError **error)
 {
-    g_autofree char *numbered = live_layer_numbered(disk, 1);
     g_autoptr(GError) local = NULL;
 
-    if (!g_file_test(overlay, G_FILE_TEST_EXISTS))
-        return true;
     if (disk->by_exchange && !exchange(job, disk, overlay, &local)) {
         job_notice(&job->base, "%s keeps its name until the way back is closed: %s", disk->name, local->message);
         disk->by_exchange = false;
     }
     disk->exchanged = disk->by_exchange;
-    if (!disk->by_exchange && rename(overlay, numbered) < 0)
-        return blockmig_set_errno(error, errno, "renaming %s to %s", overlay, numbered);
+    if (disk->by_exchange)
+        return true;
+    if (!number(disk, overlay, error))
+        return false;
     if (!live_layer_set_immutable(disk, true))
         job_notice(&job->base, "%s: cannot be made immutable: only locks keep others from writing to it",
                    disk->name);

@@ -54,13 +54,15 @@ void window_trim(struct live_job *job, struct live_disk *disk)
 /* ---- names ---------------------------------------------------------------------------------------- */
 
 /* The layer that the machine is on gets the disk's name if nothing has it, or if a fresh one has that never
- * came into use. */
+ * came into use.  What stands under that layer's number otherwise is a fresh one, too: only the machine tells
+ * them apart. */
 static bool settle_name(struct live_job *job, struct live_disk *disk, GError **error)
 {
+    const struct vm_layer *active = g_ptr_array_index(disk->vm->layers, 0);
     g_autofree char *numbered = live_layer_numbered(disk, disk->top);
     bool exists = g_file_test(disk->name, G_FILE_TEST_EXISTS);
 
-    if (disk->by_exchange && exists && g_file_test(numbered, G_FILE_TEST_EXISTS) &&
+    if (disk->by_exchange && exists && g_strcmp0(active->filename, numbered) == 0 &&
         !live_layer_exchange(disk, disk->top + 1, error))
         return false;
     disk->set_aside = disk->by_exchange && !exists;
@@ -165,6 +167,16 @@ static bool end_jobs(struct live_job *job, const struct live_disk *disk, GError 
     return true;
 }
 
+/* If the window was not opened to its end. */
+static bool name_layers(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    const struct vm_layer *active = g_ptr_array_index(disk->vm->layers, 0);
+    g_autofree char *base = live_layer_numbered(disk->other, 0);
+
+    return (g_strcmp0(active->filename, disk->target_overlay) != 0 && g_strcmp0(active->filename, base) != 0) ||
+           window_name_layers(job, disk->other, active->filename, error);
+}
+
 static bool tidy(struct live_job *job, struct live_disk *disk, enum window_place place, GError **error)
 {
     struct live_disk *target = disk->other;
@@ -172,7 +184,7 @@ static bool tidy(struct live_job *job, struct live_disk *disk, enum window_place
     switch (place) {
     case ON_TARGET:
         window_trim(job, disk);
-        return window_name_layers(job, target, disk->target_overlay, error) && settle_name(job, target, error);
+        return name_layers(job, disk, error) && settle_name(job, target, error);
     case TARGET_SETTLED:
         look_at_settled(target);
         return true;
@@ -225,18 +237,45 @@ static struct live_disk *build(struct live_job *job, const struct journal_disk *
     return disk;
 }
 
-static bool look_at_disk(struct live_job *job, struct live_disk *disk, const struct window_disk *fact,
-                         enum window_place *place, GError **error)
+static bool look_at_disk(struct live_job *job, struct live_disk *disk, enum window_place *place,
+                         GError **error)
 {
     enum window_place first = *place;
 
     if (!find_place(job, disk, place, error))
         return false;
-    restore_lower(disk, fact);
     if (disk->index > 0 && *place != first)
         return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN, "%s is not on the side of the other disks",
                              disk->name);
     return true;
+}
+
+/* Layers are read by their names from here on: the machine must have the same ones open. */
+static bool check_disk(const struct live_disk *disk, const struct vm_disk *vm, GError **error)
+{
+    for (unsigned i = 0; i <= disk->top && i < vm->layers->len; i++) {
+        const struct vm_layer *layer = g_ptr_array_index(vm->layers, i);
+        g_autofree char *path = live_layer_path(disk, disk->top - i);
+
+        if (g_strcmp0(layer->filename, path) != 0)
+            return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN, "the machine has %s open, and not %s",
+                                 layer->filename ? layer->filename : layer->node, path);
+    }
+    return true;
+}
+
+static bool check_names(struct live_job *job, enum window_place place, GError **error)
+{
+    g_autoptr(vm_description_t) now = vm_describe(job->vm, error);
+
+    for (guint i = 0; now && i < job->disks->len; i++) {
+        struct live_disk *disk = live_disk_at(job, i);
+        const struct vm_disk *vm = vm_find_disk(now, disk->vm->qdev, error);
+
+        if (!vm || !check_disk(place == ON_TARGET || place == TARGET_SETTLED ? disk->other : disk, vm, error))
+            return false;
+    }
+    return now != NULL;
 }
 
 bool window_look(struct live_job *job, const struct window_facts *facts, enum window_place *place,
@@ -258,10 +297,14 @@ bool window_look(struct live_job *job, const struct window_facts *facts, enum wi
         return window_look_offline(job, place, error);
     }
     for (guint i = 0; i < saved->len; i++)
-        if (!look_at_disk(job, live_disk_at(job, i), g_ptr_array_index(facts->disks, i), place, error))
+        if (!look_at_disk(job, live_disk_at(job, i), place, error))
             return false;
     for (guint i = 0; i < saved->len; i++)
         if (!end_jobs(job, live_disk_at(job, i), error) || !tidy(job, live_disk_at(job, i), *place, error))
             return false;
+    if (!check_names(job, *place, error))
+        return false;
+    for (guint i = 0; i < saved->len; i++)
+        restore_lower(live_disk_at(job, i), g_ptr_array_index(facts->disks, i));
     return true;
 }

@@ -34,13 +34,20 @@ static bool holds_data(const char *path, bool *data, GError **error)
     return overlay != NULL;
 }
 
+static bool stands_on(const char *path, const char *below)
+{
+    g_autoptr(chain_t) chain = live_open_overlay(path, FILE_NO_LOCK, NULL);
+    g_autofree char *name = g_path_get_basename(below);
+
+    return chain && g_strcmp0(chain_layer(chain, 0)->backing_name, name) == 0;
+}
+
 /* Has the layer that the pivot back went to got the disk's name?  Somebody else may have taken it. */
 static bool is_ours(const struct live_disk *disk)
 {
-    g_autoptr(chain_t) chain = disk->by_exchange ? live_open_overlay(disk->name, FILE_NO_LOCK, NULL) : NULL;
-    g_autofree char *below = live_layer_numbered(disk, disk->kept + 1), *name = g_path_get_basename(below);
+    g_autofree char *below = live_layer_numbered(disk, disk->kept + 1);
 
-    return chain && g_strcmp0(chain_layer(chain, 0)->backing_name, name) == 0;
+    return disk->by_exchange && stands_on(disk->name, below);
 }
 
 /* Layers that stand in a row: the top one has the disk's name, or its own number. */
@@ -83,18 +90,21 @@ static void trim(struct live_disk *disk)
         g_unlink(disk->name); /* empty, as was seen */
 }
 
-/* Without the machine no header is changed: the overlay that has no name yet gets a number. */
+/* Without the machine no header is changed: an overlay that has not got its name yet gets a number. */
 static bool number_overlay(struct live_disk *target, const char *overlay, GError **error)
 {
     g_autofree char *base = live_layer_numbered(target, 0), *first = live_layer_numbered(target, 1);
+    const char *from = overlay;
 
-    if (!g_file_test(overlay, G_FILE_TEST_EXISTS))
-        return true;
-    if (target->by_exchange)
-        g_unlink(base); /* the second name of what still has its first */
+    if (!g_file_test(overlay, G_FILE_TEST_EXISTS)) {
+        bool named = stands_on(target->name, base) || !g_file_test(target->name, G_FILE_TEST_EXISTS);
+
+        if (!target->by_exchange || named || !(stands_on(base, target->name) || stands_on(base, base)))
+            return true;
+        from = base;
+    }
     target->by_exchange = target->exchanged = false;
-    return rename(overlay, first) == 0 ||
-           blockmig_set_errno(error, errno, "renaming %s to %s", overlay, first);
+    return rename(from, first) == 0 || blockmig_set_errno(error, errno, "renaming %s to %s", from, first);
 }
 
 bool window_look_offline(struct live_job *job, enum window_place *place, GError **error)

@@ -28,8 +28,8 @@ void window_facts_free(struct window_facts *facts);
 typedef struct window_facts window_facts_t; /* for g_autoptr only */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(window_facts_t, window_facts_free)
 
-/* live-window.c: the target's layers take their names; doing it twice is as good.  by_exchange becomes false
- * where it is not possible. */
+/* live-window.c: the target's layers take their names; `overlay` is where layer 1 stands now.  by_exchange
+ * becomes false where it is not possible. */
 bool window_name_layers(struct live_job *job, struct live_disk *disk, const char *overlay, GError **error);
 
 /* window-look.c: both sides of every disk, from the machine, or from the datastores if it is off. */
