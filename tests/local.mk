@@ -49,6 +49,7 @@ dist_check_SCRIPTS += \
 	tests/a-killed-move-is-rolled-back-or-finished.sh \
 	tests/failback-brings-the-machine-back.sh \
 	tests/failback-survives-a-kill-at-every-step.sh \
+	tests/failback-windows-end-by-themselves.sh \
 	tests/move-a-running-disk.sh \
 	tests/move-brings-the-machine-back-from-a-bad-target.sh \
 	tests/move-flattens-a-chain.sh \
