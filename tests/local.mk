@@ -48,6 +48,7 @@ dist_check_SCRIPTS += \
 dist_check_SCRIPTS += \
 	tests/a-killed-move-is-rolled-back-or-finished.sh \
 	tests/failback-brings-the-machine-back.sh \
+	tests/failback-of-a-machine-that-is-off.sh \
 	tests/failback-survives-a-kill-at-every-step.sh \
 	tests/failback-windows-end-by-themselves.sh \
 	tests/move-a-running-disk.sh \

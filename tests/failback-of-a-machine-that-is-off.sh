@@ -1,0 +1,115 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# The machine dies or is started anew while its way back is open: no name leads to stale data, and the way back can be
+# used or closed as soon as the machine is off.
+. "${srcdir:-.}/tests/lib.sh"
+. "$srcdir/tests/guest/lib-guest.sh"
+need_guest
+need_root
+need_free 1G
+
+# windowed NAME: a machine with a qcow2 and a raw disk, moved, with its way back open; sets id.
+windowed()
+{
+    local name=$1
+    mkdir -p "$tmp/$name.a" "$tmp/$name.b"
+    must qemu-img create -q -f raw "$tmp/$name.a/low.raw" 64M
+    must qemu-io -f raw -c 'write -P 1 40M 8M' "$tmp/$name.a/low.raw"
+    must qemu-img create -q -f qcow2 -F raw -b low.raw "$tmp/$name.a/one.qcow2"
+    must qemu-img create -q -f raw "$tmp/$name.a/two.raw" 64M
+    start_guest "$name" --libvirt-style --disk "$tmp/$name.a/one.qcow2:qcow2" --disk "$tmp/$name.a/two.raw:raw" \
+        --append 'span=16M flush=16 log=1'
+    guest_wait_ready "$name"
+    run blockmig move "qmp:$tmp/$name/qmp" "$tmp/$name.b" "${patient[@]}" --keep-failback=1h --json
+    is "$status" 0 "$name: moved"
+    [ "$status" -eq 0 ] || diag "$err"
+    id=$(jq -r .job <<<"$out")
+    at_exit end_keeper "$id"
+    sleep 1
+}
+
+# judged NAME DIRECTORY OTHER-FILES: both disks have everything there, and nothing else is left.
+judged()
+{
+    local name=$1 where=$2
+    like "$(host_verdict "$name" 0 "$tmp/$where/one.qcow2" qcow2)" '^OK [1-9]' "$name: the host agrees for the first"
+    like "$(host_verdict "$name" 1 "$tmp/$where/two.raw" raw)" '^OK [1-9]' "$name: and for the second"
+    image_clean "$tmp/$where/one.qcow2" "$name: qemu-img check finds nothing"
+    is "$(files "$tmp/$name.a")/$(files "$tmp/$name.b")" "$3" "$name: nothing is left"
+}
+
+# started NAME DIRECTORY [BOOTS]: from these names.
+started()
+{
+    start_guest "$1" --libvirt-style --disk "$tmp/$2/one.qcow2:qcow2" --disk "$tmp/$2/two.raw:raw" \
+        --append 'span=16M flush=16 log=1'
+    guest_wait_ready "$1" "$3"
+    sleep 0.5
+}
+
+# ---- closed ----
+windowed closed
+kill_guest closed
+is "$(qemu-img info -U --output=json "$tmp/closed.b/one.qcow2" | jq -r '."backing-filename"')" one.qcow2.blockmig-0 \
+    "closed: the target's name leads to its overlay"
+like "$(host_verdict closed 0 "$tmp/closed.b/one.qcow2" qcow2)" '^OK [1-9]' "closed: which has everything"
+fails_with 1 "closed: a raw target cannot be opened for writing" \
+    qemu-io -f raw -c 'write 0 4096' "$tmp/closed.b/two.raw"
+fails_with 1 "closed: nor can the raw source" qemu-io -f raw -c 'write 0 4096' "$tmp/closed.a/two.raw"
+[ ! -e "$tmp/closed.a/one.qcow2" ] && ok "closed: nothing has the old name" || not_ok "closed: nothing has the old name"
+run blockmig job finish "$id" --json
+is "$status" 0 "closed: the way back is closed"
+[ "$status" -eq 0 ] || diag "$err"
+judged closed closed.b 'low.raw one.qcow2.blockmig-source two.raw.blockmig-source /one.qcow2 two.raw '
+started closed closed.b 2
+is "$(guest_verdict closed)" OK "closed: the machine starts from the target"
+stop_guest closed
+
+# ---- back ----
+windowed back
+kill_guest back
+run blockmig job failback "$id" --json
+is "$status" 0 "back: the machine's disks are brought back"
+[ "$status" -eq 0 ] || diag "$err"
+run_ok "back: and the receipt says the same" blockmig verify "$tmp/back.a/two.raw" \
+    --receipt "$(jq -r '.disks[1].receipt' <<<"$out")"
+judged back back.a 'low.raw one.qcow2 two.raw /'
+is "$(qemu-img info --output=json "$tmp/back.a/one.qcow2" | jq -r '."backing-filename"')" low.raw \
+    "back: the chain is what it was"
+started back back.a 2
+is "$(guest_verdict back)" OK "back: the machine starts from its old names"
+stop_guest back
+
+# ---- anew, from the qcow2 target alone: the raw one refuses ----
+windowed anew
+kill_guest anew
+start_guest anew --libvirt-style --disk "$tmp/anew.b/one.qcow2:qcow2" --append 'span=16M flush=16 log=1'
+guest_wait_ready anew 2
+sleep 1
+fails_with 3 "anew: a machine with other disks is refused" blockmig job failback "$id"
+like "$err" 'two.raw is not a disk of the machine' "anew: for that reason"
+stop_guest anew
+run blockmig job failback "$id" --json
+is "$status" 0 "anew: brought back when it is off"
+[ "$status" -eq 0 ] || diag "$err"
+judged anew anew.a 'low.raw one.qcow2 two.raw /'
+
+# ---- the machine dies just after it was brought back, and so does who did it ----
+windowed late
+"$blockmig" job failback "$id" "${patient[@]}" >/dev/null 2>&1 3>&- &
+pid=$!
+for try in $(seq 4000); do
+    [ ! -e "$tmp/late.a/one.qcow2" ] || break
+    sleep 0.002
+done
+sleep 0.05
+kill -KILL "$pid"
+wait "$pid" 2>/dev/null
+sleep 0.5
+kill_guest late
+diag "left: $(files "$tmp/late.a")/$(files "$tmp/late.b")"
+run blockmig job failback "$id" --json
+is "$status" 0 "late: that is completed"
+[ "$status" -eq 0 ] || diag "$err"
+judged late late.a 'low.raw one.qcow2 two.raw /'
+done_testing
