@@ -171,7 +171,7 @@ static bool number_overlay(struct live_disk *disk, GError **error)
 {
     g_autofree char *path = live_layer_numbered(live_other(disk), 1);
 
-    if (disk->merged || disk->other->by_exchange)
+    if (disk->merged || g_file_test(path, G_FILE_TEST_EXISTS))
         return true;
     if (rename(disk->target_overlay, path) < 0)
         return blockmig_set_errno(error, errno, "renaming %s to %s", disk->target_overlay, path);
@@ -179,19 +179,53 @@ static bool number_overlay(struct live_disk *disk, GError **error)
     return true;
 }
 
+/* For whoever has to go on with it. */
+static bool note_sides(struct live_job *job, GError **error)
+{
+    for (guint i = 0; i < job->disks->len; i++) {
+        struct live_disk *disk = live_disk_at(job, i);
+
+        live_other(disk);
+        if (!disk->kept)
+            disk->kept = disk->top;
+    }
+    return window_save(job, 0, error);
+}
+
+bool live_recover_return(struct live_job *job, bool *returning, GError **error)
+{
+    GError *local = NULL;
+    g_autoptr(window_facts_t) facts = window_facts_load(job, &local);
+    enum window_place place = ON_TARGET;
+
+    *returning = facts != NULL;
+    if (!facts && local)
+        g_propagate_error(error, local);
+    if (!facts)
+        return !local;
+    if (!window_look(job, facts, &place, error))
+        return false;
+    job->pace.overhead = facts->overhead;
+    job->pivoted = place == ON_TARGET || place == TARGET_SETTLED;
+    job->base.go_on_at = job->pivoted ? "prove" : "rollback";
+    return true;
+}
+
 bool live_fail_back(struct live_job *job, GError **error)
 {
-    bool ok = true;
+    bool ok;
 
-    for (guint i = 0; ok && i < job->disks->len; i++)
-        ok = number_overlay(live_disk_at(job, i), error);
-    if (!ok)
+    if (!job->window && !note_sides(job, error))
         return false;
+    for (guint i = 0; i < job->disks->len; i++)
+        if (!number_overlay(live_disk_at(job, i), error))
+            return false;
     live_turn(job);
     job->at_any_price = true;
     ok = set_out(job, error) && live_converge(&job->base, error) && live_switchover(&job->base, error);
     live_turn(job);
     job->at_any_price = false;
+    job->interrupted &= !ok; /* what is rolled back next is this run's */
     return ok && job_event(&job->base, "result", error, "the machine is back");
 }
 

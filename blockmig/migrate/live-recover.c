@@ -27,14 +27,16 @@ static bool refuse_window(const struct live_job *job, const struct journal_job *
     GError *local = NULL;
     g_autoptr(journal_window_t) window = journal_window_load(job->base.journal, record, &local);
 
-    if (window)
+    bool open = window && window->deadline > 0;
+
+    if (open)
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
                     "the way back of job %s is still open: 'blockmig job finish %s' closes it, 'blockmig job "
                     "failback %s' goes back",
                     record->id, record->id, record->id);
     else if (local)
         g_propagate_error(error, local);
-    return !window && !local;
+    return !open && !local;
 }
 
 /* The newest move of this machine, if it did not come to its end; the caller's.  NULL without an error: none.
@@ -213,8 +215,8 @@ static bool has_leftovers(const struct live_job *job, GPtrArray *disks)
     return false;
 }
 
-static bool look_at_disks(struct live_job *job, const struct journal_job *record, GPtrArray *disks,
-                          GError **error)
+static bool look_at_move(struct live_job *job, const struct journal_job *record, GPtrArray *disks,
+                         GError **error)
 {
     bool proved = strcmp(record->phase, "settle") == 0 || strcmp(record->phase, "cleanup") == 0;
     bool pivoted = false, first = false;
@@ -233,6 +235,15 @@ static bool look_at_disks(struct live_job *job, const struct journal_job *record
     job->pivoted = pivoted;
     job->base.go_on_at = !pivoted ? "rollback" : proved ? "settle" : "prove";
     return true;
+}
+
+static bool look_at_disks(struct live_job *job, const struct journal_job *record, GPtrArray *disks,
+                          GError **error)
+{
+    bool returning;
+
+    return live_recover_return(job, &returning, error) &&
+           (returning || look_at_move(job, record, disks, error));
 }
 
 bool live_recover(struct live_job *job, GError **error)

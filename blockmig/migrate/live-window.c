@@ -15,7 +15,7 @@ static json_t *disk_to_json(const struct live_disk *disk)
 {
     g_autoptr(GPtrArray) lower = g_ptr_array_new();
     json_t *object =
-        json_pack("{s:I, s:b}", "kept", (json_int_t)disk->top, "by_exchange", disk->other->by_exchange);
+        json_pack("{s:I, s:b}", "kept", (json_int_t)disk->kept, "by_exchange", disk->other->by_exchange);
 
     for (guint i = 1; i < disk->vm->layers->len; i++) {
         const struct vm_layer *layer = g_ptr_array_index(disk->vm->layers, i);
@@ -27,7 +27,7 @@ static json_t *disk_to_json(const struct live_disk *disk)
     return object;
 }
 
-static bool save(struct live_job *job, int64_t deadline, GError **error)
+bool window_save(struct live_job *job, int64_t deadline, GError **error)
 {
     json_t *disks = json_array();
     g_autofree char *facts = NULL;
@@ -150,7 +150,7 @@ bool live_window(struct job *base, GError **error)
         disk->kept = disk->top;
         live_other(disk)->by_exchange = disk->format == &format_qcow2;
     }
-    if (!save(job, deadline, error))
+    if (!window_save(job, deadline, error))
         return false;
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
@@ -160,6 +160,6 @@ bool live_window(struct job *base, GError **error)
         tell(job, disk->other);
     }
     base->report->failback_until = deadline;
-    return save(job, deadline, error) &&
+    return window_save(job, deadline, error) &&
            job_event(base, "result", error, "the way back is open");
 }

@@ -216,6 +216,8 @@ struct live_disk *live_other(struct live_disk *disk);
 void live_turn(struct live_job *job);
 /* From the target back to where it came from, with what was written since: then live_turn() was called. */
 bool live_fail_back(struct live_job *job, GError **error);
+/* An earlier run was doing that: *returning, and both sides of all disks are in the job. */
+bool live_recover_return(struct live_job *job, bool *returning, GError **error);
 /* Ends all layers of a side that nobody uses. */
 bool live_remove_side(struct live_job *job, struct live_disk *disk, GError **error);
 /* live-settle.c: the source's nodes, which nothing uses any more. */

@@ -89,12 +89,12 @@ static void leave_side(struct live_job *job, struct live_disk *disk)
 /* The machine is on layer 0; perhaps the name is not there yet. */
 static void look_at_settled(struct live_disk *disk)
 {
-    g_autofree char *numbered = live_layer_numbered(disk, 0);
+    const struct vm_layer *active = g_ptr_array_index(disk->vm->layers, 0);
 
     disk->files = (unsigned)MAX(window_highest_file(disk), 0);
     disk->top = 0;
     disk->snapshotted = disk->set_aside = false;
-    disk->exchanged = disk->by_exchange && g_file_test(numbered, G_FILE_TEST_EXISTS);
+    disk->exchanged = disk->by_exchange && g_strcmp0(active->filename, disk->name) != 0;
 }
 
 /* ---- where the machine is -------------------------------------------------------------------------- */
@@ -253,9 +253,12 @@ static bool look_at_disk(struct live_job *job, struct live_disk *disk, enum wind
 /* Layers are read by their names from here on: the machine must have the same ones open. */
 static bool check_disk(const struct live_disk *disk, const struct vm_disk *vm, GError **error)
 {
+    bool unnamed = disk->top == 0 && disk->exchanged; /* the name is the next thing to be restored */
+
     for (unsigned i = 0; i <= disk->top && i < vm->layers->len; i++) {
         const struct vm_layer *layer = g_ptr_array_index(vm->layers, i);
-        g_autofree char *path = live_layer_path(disk, disk->top - i);
+        g_autofree char *path =
+            unnamed ? live_layer_numbered(disk, 0) : live_layer_path(disk, disk->top - i);
 
         if (g_strcmp0(layer->filename, path) != 0)
             return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN, "the machine has %s open, and not %s",

@@ -29,7 +29,7 @@ static bool take(struct window_job *job, GError **error)
     }
     if (!record)
         return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "there is no job \"%s\"", id);
-    if (!window)
+    if (!window || window->deadline == 0)
         return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "job %s has kept no way back: it is a %s by method %s",
                              record->id, record->command, record->method);
     if (record->result)
@@ -206,8 +206,8 @@ void window_close_overdue(const struct move_request *request, const struct job_l
         struct window_request finish = {.state_dir = request->state_dir, .job = job->id, .max_pause = -1};
         g_autoptr(GError) error = NULL;
 
-        if (!window || job->result || journal_job_alive(job) || window->deadline > g_get_real_time() ||
-            strcmp(job->source, request->machine) != 0)
+        if (!window || window->deadline == 0 || window->deadline > g_get_real_time() || job->result ||
+            journal_job_alive(job) || strcmp(job->source, request->machine) != 0)
             continue;
         job_report_free(window_job_run(&finish, listener, &error));
         if (error && listener->notice)

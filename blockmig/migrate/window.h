@@ -28,7 +28,9 @@ void window_facts_free(struct window_facts *facts);
 typedef struct window_facts window_facts_t; /* for g_autoptr only */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(window_facts_t, window_facts_free)
 
-/* live-window.c: the target's layers take their names; `overlay` is where layer 1 stands now.  by_exchange
+/* live-window.c: 0 is no deadline but a note of how things stood, for who has to go back at once. */
+bool window_save(struct live_job *job, int64_t deadline, GError **error);
+/* The target's layers take their names; `overlay` is where layer 1 stands now.  by_exchange
  * becomes false where it is not possible. */
 bool window_name_layers(struct live_job *job, struct live_disk *disk, const char *overlay, GError **error);
 

@@ -114,7 +114,7 @@ bool journal_checkpoint_clear(struct journal *journal, const struct journal_job 
 
 /* The failback window of a move: its job waits, unfinished and with no owner, until it is closed. */
 struct journal_window {
-    int64_t deadline;
+    int64_t deadline;   /* 0: it is not open, only what migrate/ notes of it */
     int64_t keeper_pid; /* the process that will close it; 0: none */
     char *keeper_process;
     char *facts; /* JSON of migrate/: what cannot be seen from outside any more */
