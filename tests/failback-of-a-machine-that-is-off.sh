@@ -94,6 +94,32 @@ is "$status" 0 "anew: brought back when it is off"
 [ "$status" -eq 0 ] || diag "$err"
 judged anew anew.a 'low.raw one.qcow2 two.raw /'
 
+# ---- anew, with all its disks: they can be brought back, or kept, while it runs ----
+for way in failback finish; do
+    mkdir "$tmp/$way.a" "$tmp/$way.b"
+    must qemu-img create -q -f qcow2 "$tmp/$way.a/disk.qcow2" 64M
+    start_guest "$way" --libvirt-style --disk "$tmp/$way.a/disk.qcow2:qcow2" --append 'span=16M flush=16 log=1'
+    guest_wait_ready "$way"
+    must blockmig move "qmp:$tmp/$way/qmp" "$tmp/$way.b" "${patient[@]}" --keep-failback=1h --delete-source --json
+    id=$(jq -r .job <<<"$out")
+    at_exit end_keeper "$id"
+    sleep 0.5
+    stop_guest "$way"
+    start_guest "$way" --libvirt-style --disk "$tmp/$way.b/disk.qcow2:qcow2" --append 'span=16M flush=16 log=1'
+    guest_wait_ready "$way" 2
+    sleep 0.5
+    run blockmig job "$way" "$id" "${patient[@]}" --json
+    is "$status" 0 "$way of a machine that was started anew"
+    [ "$status" -eq 0 ] || diag "$err"
+    sleep 0.5
+    is "$(guest_verdict "$way")" OK "$way: the guest misses nothing"
+    stop_guest "$way"
+    [ "$way" = finish ] && where=b left=/disk.qcow2 || where=a left='disk.qcow2 /'
+    is "$(files "$tmp/$way.a")/$(files "$tmp/$way.b" | tr -d ' ')" "$left" "$way: nothing is left"
+    like "$(host_verdict "$way" 0 "$tmp/$way.$where/disk.qcow2" qcow2)" '^OK [1-9]' "$way: and the host agrees"
+    image_clean "$tmp/$way.$where/disk.qcow2" "$way: qemu-img check finds nothing"
+done
+
 # ---- the machine dies just after it was brought back, and so does who did it ----
 windowed late
 "$blockmig" job failback "$id" "${patient[@]}" >/dev/null 2>&1 3>&- &

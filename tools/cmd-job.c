@@ -48,7 +48,8 @@ static json_t *window_to_json(const struct journal_window *window)
     if (!window)
         return json_null();
     return json_pack("{s:o, s:o}", "until", output_json_time(window->deadline), "keeper",
-                     journal_window_kept(window) ? json_integer((json_int_t)window->keeper_pid) : json_null());
+                     journal_window_kept(window) ? json_integer((json_int_t)window->keeper_pid)
+                                                 : json_null());
 }
 
 static json_t *job_to_json(struct journal *journal, const struct journal_job *job)
@@ -91,7 +92,8 @@ static void print_job_row(struct journal *journal, const struct journal_job *job
     if (window) {
         g_autofree char *until = time_text(window->deadline);
         printf("%-14s  %s %s: blockmig job failback %s, blockmig job finish %s\n", "",
-               strcmp(job_state(job, window), "overdue") == 0 ? "should have been closed at" : "way back until",
+               strcmp(job_state(job, window), "overdue") == 0 ? "should have been closed at"
+                                                              : "way back until",
                until, job->id, job->id);
     }
 }
@@ -195,7 +197,8 @@ static void show_text(const struct options *options, struct journal *journal, co
                     window->deadline > g_get_real_time() ? "until" : "still possible; was to end at", until,
                     job->id);
         output_pair("finish", "%s; at once: blockmig job finish %s",
-                    journal_window_kept(window) ? "by itself then" : "not by itself: its keeper is gone", job->id);
+                    journal_window_kept(window) ? "by itself then" : "not by itself: its keeper is gone",
+                    job->id);
     }
     output_pair("started", "%s", started);
     output_pair("finished", "%s", finished);
@@ -234,10 +237,11 @@ static bool is_copy(struct journal *journal, const struct journal_job *job, GErr
     if (strcmp(job->command, "copy") == 0)
         return true;
     if (window)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                             "the way back of job %s is open: 'blockmig job finish %s' closes it, 'blockmig job "
-                             "failback %s' goes back",
-                             job->id, job->id, job->id);
+        return blockmig_fail(
+            error, BLOCKMIG_ERROR_REFUSED,
+            "the way back of job %s is open: 'blockmig job finish %s' closes it, 'blockmig job "
+            "failback %s' goes back",
+            job->id, job->id, job->id);
     g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
                 "job %s is a %s: it ends by itself, on the target or where it began", job->id, job->command);
     return false;
@@ -337,8 +341,8 @@ static const struct action {
     int (*run)(const struct options *options, struct journal *journal, const struct journal_job *job,
                GError **error);
 } actions[] = {
-    {"show", false, job_show_action},   {"resume", false, job_resume},        {"cancel", true, job_cancel},
-    {"finish", true, job_finish}, {"failback", true, job_failback},
+    {"show", false, job_show_action}, {"resume", false, job_resume},    {"cancel", true, job_cancel},
+    {"finish", true, job_finish},     {"failback", true, job_failback},
 };
 
 static const struct action *find_action(const char *name, GError **error)

@@ -194,8 +194,8 @@ static void print_pause(const struct job_report *report)
         output_pair("pause", "%.1f ms (forecast %.1f), and %.1f ms for the snapshot; %u passes",
                     report->pause_ms, report->pause_forecast_ms, report->snapshot_pause_ms, report->passes);
     else
-        output_pair("pause", "%.1f ms (forecast %.1f); %u passes", report->pause_ms, report->pause_forecast_ms,
-                    report->passes);
+        output_pair("pause", "%.1f ms (forecast %.1f); %u passes", report->pause_ms,
+                    report->pause_forecast_ms, report->passes);
 }
 
 static void print_failback(const struct job_report *report)

@@ -18,9 +18,10 @@
  *                                      v
  *                  rolled-back | parked | failed (the machine runs on the source)
  *
- * With --keep-failback prove leads to "window" instead of settle: both sides are kept, nobody owns the job, and
- * it waits.  From there it goes on by a command, or by the keeper when the window ends (method_window):
- *   preflight --> settle --> cleanup --> done                                         (job finish; the keeper)
+ * With --keep-failback prove leads to "window" instead of settle: both sides are kept, nobody owns the job,
+ * and it waits.  From there it goes on by a command, or by the keeper when the window ends (method_window):
+ *   preflight --> settle --> cleanup --> done                                         (job finish; the
+ * keeper)
  *       |
  *       +-------> converge --> switchover --|--> prove --> return --> remove --> done    (job failback)
  *                     +------------+--> window <-- differs -+

@@ -47,7 +47,8 @@ void keeper_start(const struct job *job)
     g_autofree char *directory = g_canonicalize_filename(journal_directory(job->journal), NULL);
     g_autoptr(GError) error = NULL;
 
-    if (job->record->result || !window || window->deadline <= g_get_real_time() || journal_window_kept(window))
+    if (job->record->result || !window || window->deadline <= g_get_real_time() ||
+        journal_window_kept(window))
         return;
     if (!launch(directory, job->record->id, &error))
         job_notice(job, "nobody will close the way back by itself ('blockmig job finish %s' does): %s",

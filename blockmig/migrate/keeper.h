@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The keeper of a failback window: our own program again, in a session of its own, that sleeps until the window
- * ends and then closes it.  Meanwhile it holds the image locks of what is frozen on both sides.  The journal
- * knows it; if it dies, the window is overdue some time, and closed by the next command.
+ * The keeper of a failback window: our own program again, in a session of its own, that sleeps until the
+ * window ends and then closes it.  Meanwhile it holds the image locks of what is frozen on both sides.  The
+ * journal knows it; if it dies, the window is overdue some time, and closed by the next command.
  */
 #ifndef BLOCKMIG_MIGRATE_KEEPER_H
 #define BLOCKMIG_MIGRATE_KEEPER_H

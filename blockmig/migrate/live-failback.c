@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Going back: a move of the target's layers onto the source, whose base pass is already known to be identical.
- * Passes, forecast, pause, pivot and proof are those of any move; what differs is where it ships to, which is a
- * fresh layer over the source's.
+ * Going back: a move of the target's layers onto the source, whose base pass is already known to be
+ * identical. Passes, forecast, pause, pivot and proof are those of any move; what differs is where it ships
+ * to, which is a fresh layer over the source's.
  */
 #include "blockmig/migrate/window.h"
 #include "blockmig/storage/file.h"
@@ -108,8 +108,7 @@ static bool set_out(struct live_job *job, GError **error)
 {
     if (!job_event(&job->base, "intent", error, "bring the machine back"))
         return false;
-    job->pace =
-        (struct live_pace){.overhead = job->pace.overhead, .layered = g_get_monotonic_time()};
+    job->pace = (struct live_pace){.overhead = job->pace.overhead, .layered = g_get_monotonic_time()};
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
 
@@ -231,9 +230,31 @@ bool live_fail_back(struct live_job *job, GError **error)
 
 /* ---- the phases ------------------------------------------------------------------------------------ */
 
+/* A machine that was started anew does not have the source's layers open. */
+static bool open_source(struct live_job *job, GError **error)
+{
+    for (guint i = 0; i < job->disks->len; i++) {
+        const struct live_disk *source = live_disk_at(job, i)->other;
+
+        if (source->vm->layers->len > 1)
+            return blockmig_fail(
+                error, BLOCKMIG_ERROR_REFUSED,
+                "the machine was started anew, and %s stands on other images: power it off, and "
+                "give the command again",
+                source->name);
+        if (!window_open_layers(job, source, source->top, error))
+            return false;
+    }
+    return true;
+}
+
 bool failback_converge(struct job *base, GError **error)
 {
-    return set_out(live_of(base), error) && live_converge(base, error);
+    struct live_job *job = live_of(base);
+    bool anew = !live_disk_at(job, 0)->based;
+
+    return (!anew || (open_source(job, error) && window_adopt(job, error))) && set_out(job, error) &&
+           live_converge(base, error);
 }
 
 bool failback_undo(struct job *base, GError **error)
@@ -241,11 +262,10 @@ bool failback_undo(struct job *base, GError **error)
     struct live_job *job = live_of(base);
 
     if (job->uncertain || job->pivoted) {
-        base->report->advice =
-            g_strdup_printf(job->uncertain
-                                ? "it is not known on which side the machine runs: everything is kept"
-                                : "the machine runs on the source; 'blockmig job failback %s' goes on",
-                            job->window);
+        base->report->advice = g_strdup_printf(
+            job->uncertain ? "it is not known on which side the machine runs: everything is kept"
+                           : "the machine runs on the source; 'blockmig job failback %s' goes on",
+            job->window);
         return true;
     }
     if (job->paused && !live_resume(job, NULL, error))

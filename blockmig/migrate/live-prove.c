@@ -186,7 +186,8 @@ bool live_prove(struct job *base, GError **error)
 
     if (!job->window && live_disk_at(job, 0)->other)
         g_set_error(&local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT,
-                    "%s differs from the source, as an earlier run has found", live_disk_at(job, 0)->target_path);
+                    "%s differs from the source, as an earlier run has found",
+                    live_disk_at(job, 0)->target_path);
     for (guint i = 0; !local && i < job->disks->len; i++)
         prove_disk(job, live_disk_at(job, i), &local);
     if (!local && !job->window && job->request->keep_failback)

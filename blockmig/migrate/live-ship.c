@@ -54,8 +54,7 @@ bool live_ship(struct live_job *job, struct live_disk *disk, struct chain *overl
     if (shipping.deadline && g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED)) {
         g_error_free(local);
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED,
-                    "the pause took more than twice the %u ms of --max-pause: given up",
-                    live_max_pause(job));
+                    "the pause took more than twice the %u ms of --max-pause: given up", live_max_pause(job));
         return false;
     }
     g_propagate_error(error, local);

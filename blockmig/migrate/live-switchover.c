@@ -132,8 +132,8 @@ static void undo(struct live_job *job)
         remove_target(job, live_disk_at(job, i));
 }
 
-/* Where the target is more layers over those of its side: they are its top now, and what the guest is about to
- * write to gets the disk's name.  If somebody has taken that meanwhile it stays theirs. */
+/* Where the target is more layers over those of its side: they are its top now, and what the guest is about
+ * to write to gets the disk's name.  If somebody has taken that meanwhile it stays theirs. */
 static void take_place(struct live_job *job, struct live_disk *disk)
 {
     if (!disk->merged)

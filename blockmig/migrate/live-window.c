@@ -34,8 +34,8 @@ bool window_save(struct live_job *job, int64_t deadline, GError **error)
 
     for (guint i = 0; i < job->disks->len; i++)
         json_array_append_new(disks, disk_to_json(live_disk_at(job, i)));
-    facts = request_to_text(
-        json_pack("{s:I, s:o}", "overhead", (json_int_t)(job->pace.overhead * G_USEC_PER_SEC), "disks", disks));
+    facts = request_to_text(json_pack("{s:I, s:o}", "overhead",
+                                      (json_int_t)(job->pace.overhead * G_USEC_PER_SEC), "disks", disks));
     return journal_window_save(job->base.journal, job->base.record,
                                &(struct journal_window){.deadline = deadline, .facts = facts}, error);
 }
@@ -96,14 +96,16 @@ static bool exchange(struct live_job *job, struct live_disk *disk, const char *o
     return vm_name_backing(job->vm, node, name, error) && live_layer_exchange(disk, 1, error);
 }
 
-/* Where it cannot be, what was copied keeps the name, as that of a raw image does, and cannot be written to. */
+/* Where it cannot be, what was copied keeps the name, as that of a raw image does, and cannot be written to.
+ */
 static bool number(struct live_disk *disk, const char *overlay, GError **error)
 {
     g_autofree char *base = live_layer_numbered(disk, 0), *numbered = live_layer_numbered(disk, 1);
     const char *from = g_file_test(base, G_FILE_TEST_EXISTS) ? base : overlay;
 
     disk->by_exchange = false;
-    return rename(from, numbered) == 0 || blockmig_set_errno(error, errno, "renaming %s to %s", from, numbered);
+    return rename(from, numbered) == 0 ||
+           blockmig_set_errno(error, errno, "renaming %s to %s", from, numbered);
 }
 
 bool window_name_layers(struct live_job *job, struct live_disk *disk, const char *overlay, GError **error)
@@ -111,7 +113,8 @@ bool window_name_layers(struct live_job *job, struct live_disk *disk, const char
     g_autoptr(GError) local = NULL;
 
     if (disk->by_exchange && !exchange(job, disk, overlay, &local)) {
-        job_notice(&job->base, "%s keeps its name until the way back is closed: %s", disk->name, local->message);
+        job_notice(&job->base, "%s keeps its name until the way back is closed: %s", disk->name,
+                   local->message);
         disk->by_exchange = false;
     }
     disk->exchanged = disk->by_exchange;
@@ -160,6 +163,5 @@ bool live_window(struct job *base, GError **error)
         tell(job, disk->other);
     }
     base->report->failback_until = deadline;
-    return window_save(job, deadline, error) &&
-           job_event(base, "result", error, "the way back is open");
+    return window_save(job, deadline, error) && job_event(base, "result", error, "the way back is open");
 }

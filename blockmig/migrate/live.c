@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Moves of running machines from the outside, and what every phase of them needs. */
-#include "blockmig/migrate/keeper.h"
 #include "blockmig/migrate/live.h"
 
-#define PAUSE_TIMEOUT 10000 /* ms; a stop waits for the guest's requests in flight */
-#define GUARD_GRACE   20000 /* ms */
+#include "blockmig/migrate/keeper.h"
+
+#define PAUSE_TIMEOUT 10000   /* ms; a stop waits for the guest's requests in flight */
+#define GUARD_GRACE   20000   /* ms */
 #define ANY_PAUSE     600000u /* ms */
 
 void live_describe(const struct job *base, struct journal_job *record)
@@ -80,7 +81,8 @@ static bool cancelled(void *opaque)
     const struct live_job *job = opaque;
     const struct job_listener *listener = job->base.listener;
 
-    return !job->pivoted && !job->at_any_price && listener->cancelled && listener->cancelled(listener->opaque);
+    return !job->pivoted && !job->at_any_price && listener->cancelled &&
+           listener->cancelled(listener->opaque);
 }
 
 bool live_is_cancelled(const struct live_job *job, GError **error)

@@ -14,10 +14,11 @@
  * TARGET.blockmig-new.
  *
  * While a way back is open both sides have layers, and each is a struct live_disk.  The target's layer 0 is
- * what was proved, layer 1 the overlay above it, and their names follow the rules above: a qcow2 target's name
- * leads to its overlay, a raw target is immutable.  To go back is a move of the target's layers onto a fresh
- * layer over the source's, which are all still there; its pivot goes to a second fresh layer above that, and so
- * the sides can take turns.  Whichever side the machine is not on has no layer with the disk's name.
+ * what was proved, layer 1 the overlay above it, and their names follow the rules above: a qcow2 target's
+ * name leads to its overlay, a raw target is immutable.  To go back is a move of the target's layers onto a
+ * fresh layer over the source's, which are all still there; its pivot goes to a second fresh layer above
+ * that, and so the sides can take turns.  Whichever side the machine is not on has no layer with the disk's
+ * name.
  */
 #ifndef BLOCKMIG_MIGRATE_LIVE_H
 #define BLOCKMIG_MIGRATE_LIVE_H
@@ -28,7 +29,7 @@
 
 struct live_disk {
     unsigned index;
-    char side; /* in the names of its nodes: 's'ource, 't'arget */
+    char side;                /* in the names of its nodes: 's'ource, 't'arget */
     const struct vm_disk *vm; /* as it was described in preflight */
     char *name;               /* absolute path of the disk's image */
     const struct format *source_format;
@@ -82,7 +83,7 @@ struct live_job {
     struct vm_description *description;
     GPtrArray *disks;  /* of struct live_disk: the side that is moved from */
     GPtrArray *others; /* likewise, the other one, if it has layers */
-    unsigned tag;     /* makes our node names differ from those of earlier moves */
+    unsigned tag;      /* makes our node names differ from those of earlier moves */
     struct live_pace pace;
     bool paused;         /* by us */
     int64_t pause_begin; /* monotonic, of the last pause */

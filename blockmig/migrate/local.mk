@@ -32,6 +32,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/space.c blockmig/migrate/space.h \
 	blockmig/migrate/target.c blockmig/migrate/target.h \
 	blockmig/migrate/units.c blockmig/migrate/units.h \
+	blockmig/migrate/window-adopt.c \
 	blockmig/migrate/window-look.c \
 	blockmig/migrate/window-off.c \
 	blockmig/migrate/window-run.c \

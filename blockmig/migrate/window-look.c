@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * What a window looks like now: both sides of every disk are put together again from what the machine says, and
- * what an earlier command left half done is brought to the state before or after it.
+ * What a window looks like now: both sides of every disk are put together again from what the machine says,
+ * and what an earlier command left half done is brought to the state before or after it.
  */
 #include "blockmig/migrate/window.h"
 #include "blockmig/storage/file.h"
@@ -111,6 +111,20 @@ static bool parse_node(const struct live_job *job, const struct live_disk *disk,
     return true;
 }
 
+/* From the target's name, which leads to its overlay and through that to what was copied. */
+static bool is_anew(struct live_disk *target)
+{
+    const GPtrArray *layers = target->vm->layers;
+    const struct vm_layer *first = g_ptr_array_index(layers, 0);
+    const struct vm_layer *last = g_ptr_array_index(layers, layers->len - 1);
+    g_autofree char *base = live_layer_numbered(target, 0);
+
+    target->based = false;
+    target->top = target->files = layers->len - 1;
+    return target->by_exchange && g_strcmp0(first->filename, target->name) == 0 &&
+           g_strcmp0(last->filename, base) == 0;
+}
+
 /* Started anew, from a name that is whole again, or from one that is not. */
 static bool look_at_stranger(const struct live_disk *disk, enum window_place *place, GError **error)
 {
@@ -124,6 +138,10 @@ static bool look_at_stranger(const struct live_disk *disk, enum window_place *pl
     }
     if (g_strcmp0(active->filename, disk->name) == 0 && window_highest_file(disk) < 0) {
         *place = SOURCE_SETTLED;
+        return true;
+    }
+    if (is_anew(disk->other)) {
+        *place = ON_TARGET;
         return true;
     }
     return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
@@ -141,8 +159,8 @@ static bool find_place(const struct live_job *job, struct live_disk *disk, enum 
     if (!parse_node(job, disk, &side, &layer))
         return look_at_stranger(disk, place, error);
     if (side == 's' && layer > 0 && layer < disk->kept + 2)
-        return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN, "%s: the machine is on its layer %u", disk->name,
-                             layer);
+        return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN, "%s: the machine is on its layer %u",
+                             disk->name, layer);
     if (side == 's') {
         *place = layer > 0 ? RETURNED : SOURCE_SETTLED;
         disk->top = disk->files = layer;
@@ -173,7 +191,8 @@ static bool name_layers(struct live_job *job, struct live_disk *disk, GError **e
     const struct vm_layer *active = g_ptr_array_index(disk->vm->layers, 0);
     g_autofree char *base = live_layer_numbered(disk->other, 0);
 
-    return (g_strcmp0(active->filename, disk->target_overlay) != 0 && g_strcmp0(active->filename, base) != 0) ||
+    return (g_strcmp0(active->filename, disk->target_overlay) != 0 &&
+            g_strcmp0(active->filename, base) != 0) ||
            window_name_layers(job, disk->other, active->filename, error);
 }
 
@@ -237,16 +256,16 @@ static struct live_disk *build(struct live_job *job, const struct journal_disk *
     return disk;
 }
 
-static bool look_at_disk(struct live_job *job, struct live_disk *disk, enum window_place *place,
-                         GError **error)
+/* Where they are together; UNCERTAIN if some are on one side and some on the other.  Of one side some may be
+ * settled already. */
+bool window_join(enum window_place one, enum window_place other, enum window_place *both, GError **error)
 {
-    enum window_place first = *place;
+    bool on_target = one == ON_TARGET || one == TARGET_SETTLED;
 
-    if (!find_place(job, disk, place, error))
-        return false;
-    if (disk->index > 0 && *place != first)
-        return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN, "%s is not on the side of the other disks",
-                             disk->name);
+    if (on_target != (other == ON_TARGET || other == TARGET_SETTLED))
+        return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN,
+                             "some disks of the machine are on the target and some are not");
+    *both = one == other ? one : on_target ? TARGET_SETTLED : SOURCE_SETTLED;
     return true;
 }
 
@@ -257,8 +276,7 @@ static bool check_disk(const struct live_disk *disk, const struct vm_disk *vm, G
 
     for (unsigned i = 0; i <= disk->top && i < vm->layers->len; i++) {
         const struct vm_layer *layer = g_ptr_array_index(vm->layers, i);
-        g_autofree char *path =
-            unnamed ? live_layer_numbered(disk, 0) : live_layer_path(disk, disk->top - i);
+        g_autofree char *path = unnamed ? live_layer_numbered(disk, 0) : live_layer_path(disk, disk->top - i);
 
         if (g_strcmp0(layer->filename, path) != 0)
             return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN, "the machine has %s open, and not %s",
@@ -285,6 +303,7 @@ bool window_look(struct live_job *job, const struct window_facts *facts, enum wi
                  GError **error)
 {
     g_autoptr(GPtrArray) saved = journal_disk_list(job->base.journal, job->base.record, error);
+    g_autofree enum window_place *places = NULL;
 
     if (!saved)
         return false;
@@ -299,11 +318,13 @@ bool window_look(struct live_job *job, const struct window_facts *facts, enum wi
             restore_lower(live_disk_at(job, i), g_ptr_array_index(facts->disks, i));
         return window_look_offline(job, place, error);
     }
+    places = g_new0(enum window_place, saved->len);
     for (guint i = 0; i < saved->len; i++)
-        if (!look_at_disk(job, live_disk_at(job, i), place, error))
+        if (!find_place(job, live_disk_at(job, i), &places[i], error) ||
+            !window_join(places[i], i ? *place : places[i], place, error))
             return false;
     for (guint i = 0; i < saved->len; i++)
-        if (!end_jobs(job, live_disk_at(job, i), error) || !tidy(job, live_disk_at(job, i), *place, error))
+        if (!end_jobs(job, live_disk_at(job, i), error) || !tidy(job, live_disk_at(job, i), places[i], error))
             return false;
     if (!check_names(job, *place, error))
         return false;

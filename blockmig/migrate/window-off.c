@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A window whose machine is off.  What the guest wrote is in layers that nobody has open, so they are merged by
- * us, under the image locks that a machine which runs after all would hold.
+ * A window whose machine is off.  What the guest wrote is in layers that nobody has open, so they are merged
+ * by us, under the image locks that a machine which runs after all would hold.
  *
  * On which side the machine was last is told by the layer that the pivot back went to: the guest alone writes
  * to it, so if it holds nothing, the target has everything.
@@ -25,7 +25,8 @@ static bool holds_data(const char *path, bool *data, GError **error)
 
     *data = false;
     while (overlay && !*data && offset < overlay->size) {
-        if (!chain_map(overlay, offset, overlay->size - offset, extents, G_N_ELEMENTS(extents), &count, error))
+        if (!chain_map(overlay, offset, overlay->size - offset, extents, G_N_ELEMENTS(extents), &count,
+                       error))
             return false;
         for (size_t i = 0; i < count; i++)
             *data |= extents[i].status != EXTENT_HOLE;
@@ -109,29 +110,26 @@ static bool number_overlay(struct live_disk *target, const char *overlay, GError
 
 bool window_look_offline(struct live_job *job, enum window_place *place, GError **error)
 {
-    for (guint i = 0; i < job->disks->len; i++) {
-        struct live_disk *disk = live_disk_at(job, i);
-        enum window_place first = *place;
+    g_autofree enum window_place *places = g_new0(enum window_place, job->disks->len);
 
-        if (!find_place(disk, place, error))
+    for (guint i = 0; i < job->disks->len; i++)
+        if (!find_place(live_disk_at(job, i), &places[i], error) ||
+            !window_join(places[i], i ? *place : places[i], place, error))
             return false;
-        if (i > 0 && *place != first)
-            return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN, "%s is not on the side of the other disks",
-                                 disk->name);
-    }
     for (guint i = 0; i < job->disks->len; i++) {
-        struct live_disk *disk = live_disk_at(job, i);
+        struct live_disk *disk = live_disk_at(job, i), *target = disk->other;
 
-        if (!number_overlay(disk->other, disk->target_overlay, error))
+        if (!number_overlay(target, disk->target_overlay, error))
             return false;
-        if (*place == ON_TARGET)
+        if (places[i] == ON_TARGET)
             trim(disk);
-        count_layers(disk->other,
-                     disk->other->by_exchange && g_file_test(disk->other->name, G_FILE_TEST_EXISTS));
-        if (*place == RETURNED)
+        count_layers(target, target->by_exchange && g_file_test(target->name, G_FILE_TEST_EXISTS));
+        if (places[i] == RETURNED)
             count_layers(disk, is_ours(disk));
-        if (*place == SOURCE_SETTLED)
+        if (places[i] == SOURCE_SETTLED)
             disk->top = disk->files = 0;
+        if (places[i] == TARGET_SETTLED)
+            target->top = target->files = 0;
     }
     return true;
 }
@@ -217,17 +215,16 @@ static bool return_written(struct live_job *job, struct live_disk *disk, GError 
 bool offline_return(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
-    bool own = job->pivoted, settled = own;
+    bool own = job->pivoted;
 
     base->end = "failed-back";
-    for (guint i = 0; i < job->disks->len; i++)
-        settled &= live_disk_at(job, i)->other->top == 0;
     if (!job_event(base, "intent", error, "merge the layers of the machine, which is off, into the source"))
         return false;
-    for (guint i = 0; !settled && i < job->disks->len; i++) {
+    for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
+        bool settled = own && disk->other->top == 0;
 
-        if (!(own ? return_own(job, disk->other, error) : return_written(job, disk, error)))
+        if (!settled && !(own ? return_own(job, disk->other, error) : return_written(job, disk, error)))
             return false;
     }
     if (!own && !live_prove(base, error))

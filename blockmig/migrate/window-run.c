@@ -30,8 +30,9 @@ static bool take(struct window_job *job, GError **error)
     if (!record)
         return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "there is no job \"%s\"", id);
     if (!window || window->deadline == 0)
-        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "job %s has kept no way back: it is a %s by method %s",
-                             record->id, record->command, record->method);
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                             "job %s has kept no way back: it is a %s by method %s", record->id,
+                             record->command, record->method);
     if (record->result)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the way back of job %s is closed: it is %s",
                              record->id, record->result);
@@ -89,8 +90,8 @@ static bool reach(struct live_job *job, GError **error)
         !(job->description = vm_describe(job->vm, error)))
         return false;
     return job->description->running ||
-           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the machine stands still (%s): let it go on, or end it",
-                         job->description->status);
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "the machine stands still (%s): let it go on, or end it", job->description->status);
 }
 
 /* ---- which way ------------------------------------------------------------------------------------- */
@@ -136,12 +137,13 @@ static bool choose(struct window_job *job, enum window_place place, const char *
                              live->window);
     }
     if (!job->request->failback)
-        job_notice(&live->base, "job %s: the machine was brought back already; this completes it", live->window);
+        job_notice(&live->base, "job %s: the machine was brought back already; this completes it",
+                   live->window);
     turn_back(live);
-    live->base.go_on_at = !live->vm                                     ? "return-off"
-                          : place == ON_TARGET                          ? "converge"
-                          : place == SOURCE_SETTLED || returning        ? "return"
-                                                                        : "prove";
+    live->base.go_on_at = !live->vm                              ? "return-off"
+                          : place == ON_TARGET                   ? "converge"
+                          : place == SOURCE_SETTLED || returning ? "return"
+                                                                 : "prove";
     return true;
 }
 
@@ -171,7 +173,7 @@ bool window_settle(struct job *base, GError **error)
     if (!job_event(base, "intent", error, "commit the target's overlays"))
         return false;
     live_turn(job);
-    ok = live_leave(job, error);
+    ok = window_adopt(job, error) && live_leave(job, error);
     live_turn(job);
     for (guint i = 0; ok && i < job->disks->len; i++)
         live_remove_source_nodes(job, live_disk_at(job, i));
@@ -197,7 +199,8 @@ struct job_report *window_job_run(const struct window_request *request, const st
 /* Whoever should have closed it is not there any more. */
 void window_close_overdue(const struct move_request *request, const struct job_listener *listener)
 {
-    g_autoptr(journal_t) journal = journal_exists(request->state_dir) ? journal_open(request->state_dir, NULL) : NULL;
+    g_autoptr(journal_t) journal =
+        journal_exists(request->state_dir) ? journal_open(request->state_dir, NULL) : NULL;
     g_autoptr(GPtrArray) list = journal ? journal_job_list(journal, NULL) : NULL;
 
     for (guint i = 0; list && i < list->len; i++) {

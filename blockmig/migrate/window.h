@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The failback window: what its files share.  The journal knows the job, its deadline and the facts that cannot
- * be seen any more (window_facts); where everything stands is seen from the machine and the datastores.
+ * The failback window: what its files share.  The journal knows the job, its deadline and the facts that
+ * cannot be seen any more (window_facts); where everything stands is seen from the machine and the
+ * datastores.
  */
 #ifndef BLOCKMIG_MIGRATE_WINDOW_H
 #define BLOCKMIG_MIGRATE_WINDOW_H
@@ -37,10 +38,16 @@ bool window_name_layers(struct live_job *job, struct live_disk *disk, const char
 /* window-look.c: both sides of every disk, from the machine, or from the datastores if it is off. */
 bool window_look(struct live_job *job, const struct window_facts *facts, enum window_place *place,
                  GError **error);
+bool window_join(enum window_place one, enum window_place other, enum window_place *both, GError **error);
 /* Removes what stands above the layers that a side had when the window was opened. */
 void window_trim(struct live_job *job, struct live_disk *disk);
 /* The highest n of NAME.blockmig-n; -1: none. */
 int window_highest_file(const struct live_disk *disk);
+
+/* window-adopt.c: nothing, unless the machine was started anew. */
+bool window_adopt(struct live_job *job, GError **error);
+/* Opens layers 0 to `count` - 1 of a side in the hypervisor. */
+bool window_open_layers(struct live_job *job, const struct live_disk *disk, unsigned count, GError **error);
 
 /* window-off.c */
 bool window_look_offline(struct live_job *job, enum window_place *place, GError **error);

@@ -16,7 +16,7 @@
 #include "blockmig/vm/spawn.h"
 
 #define GUARD_ARGUMENT    "--pause-guard" /* then the machine's name and the log */
-#define GUARD_CHANNEL     SPAWN_FIRST               /* descriptors of the guard */
+#define GUARD_CHANNEL     SPAWN_FIRST     /* descriptors of the guard */
 #define GUARD_MONITOR     (SPAWN_FIRST + 1)
 #define GUARD_PACKET_MAX  65536u
 #define GUARD_DEVICES_MAX 256u

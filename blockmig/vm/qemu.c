@@ -41,7 +41,8 @@ static bool qemu_is_off(const char *address)
     if (fd < 0)
         return false;
     g_strlcpy(name.sun_path, address, sizeof(name.sun_path));
-    off = connect(fd, (struct sockaddr *)&name, sizeof(name)) < 0 && (errno == ENOENT || errno == ECONNREFUSED);
+    off =
+        connect(fd, (struct sockaddr *)&name, sizeof(name)) < 0 && (errno == ENOENT || errno == ECONNREFUSED);
     close(fd);
     return off;
 }

@@ -44,6 +44,6 @@ bool spawn_self(char *const argv[], const int *fds, unsigned count, pid_t *pid, 
     fault = open < count ? errno : spawn(argv, lifted, count, pid);
     while (open-- > 0)
         close(lifted[open]);
-    return fault == 0 || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "starting %s: %s", argv[0],
-                                       g_strerror(fault));
+    return fault == 0 ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "starting %s: %s", argv[0], g_strerror(fault));
 }

@@ -10,9 +10,10 @@
 #define SPAWN_FIRST 3 /* descriptor */
 
 /*
- * By exec of our own program and not by a fork alone: threads, rings and locked images are not for it.  It gets
- * a session of its own, no blocked signals, /dev/null for the first three descriptors, and the `count` of `fds` as
- * SPAWN_FIRST and those that follow; nothing else is open, for an image that it held open would stay locked.
+ * By exec of our own program and not by a fork alone: threads, rings and locked images are not for it.  It
+ * gets a session of its own, no blocked signals, /dev/null for the first three descriptors, and the `count`
+ * of `fds` as SPAWN_FIRST and those that follow; nothing else is open, for an image that it held open would
+ * stay locked.
  */
 bool spawn_self(char *const argv[], const int *fds, unsigned count, pid_t *pid, GError **error);
 

@@ -216,7 +216,8 @@ struct vm *vm_open(const char *name, GError **error);
 /* For the pause guard: goes on with a connection of vm_fd() that it inherited, in whatever state its former
  * owner left it.  Takes the descriptor, also on failure. */
 struct vm *vm_adopt(const char *name, int fd, GError **error);
-/* Does nobody answer to this name?  True is certain only for this host and this moment: image locks decide. */
+/* Does nobody answer to this name?  True is certain only for this host and this moment: image locks decide.
+ */
 bool vm_is_off(const char *name);
 /* Thaws the guest if it is frozen.  Changes nothing else. */
 void vm_close(struct vm *vm);
