@@ -53,10 +53,8 @@ kill_guest closed
 is "$(qemu-img info -U --output=json "$tmp/closed.b/one.qcow2" | jq -r '."backing-filename"')" one.qcow2.blockmig-0 \
     "closed: the target's name leads to its overlay"
 like "$(host_verdict closed 0 "$tmp/closed.b/one.qcow2" qcow2)" '^OK [1-9]' "closed: which has everything"
-fails_with 1 "closed: a raw target cannot be opened for writing" \
-    qemu-io -f raw -c 'write 0 4096' "$tmp/closed.b/two.raw"
-fails_with 1 "closed: nor can the raw source" qemu-io -f raw -c 'write 0 4096' "$tmp/closed.a/two.raw"
-[ ! -e "$tmp/closed.a/one.qcow2" ] && ok "closed: nothing has the old name" || not_ok "closed: nothing has the old name"
+is "$(ls "$tmp/closed.b/two.raw" "$tmp/closed.a/two.raw" "$tmp/closed.a/one.qcow2" 2>/dev/null)" "" \
+    "closed: the other names lead nowhere"
 run blockmig job finish "$id" --json
 is "$status" 0 "closed: the way back is closed"
 [ "$status" -eq 0 ] || diag "$err"

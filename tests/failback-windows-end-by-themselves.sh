@@ -55,7 +55,7 @@ fails_with 5 "a pause of 1 ms is not possible on the way back either" blockmig j
 like "$err" 'a pause would take [0-9]+ ms, and --max-pause allows 1 ms' "and that is said with both figures"
 is "$(state)" failback "the way back is still open"
 [ -n "$(keeper "$id")" ] && ok "and kept" || not_ok "and kept"
-is "$(files "$tmp/b")" "one.qcow2 one.qcow2.blockmig-0 two.raw two.raw.blockmig-1 " "the target's layers are two again"
+is "$(files "$tmp/b")" "one.qcow2 one.qcow2.blockmig-0 two.raw.blockmig-0 two.raw.blockmig-1 " "the target's layers are two again"
 fails_with 3 "resuming is not the word for it" blockmig job resume "$id"
 like "$err" "job finish $id.*job failback $id" "the words are told"
 is "$(guest_verdict g)" OK "the guest misses nothing"

@@ -51,9 +51,11 @@ dist_check_SCRIPTS += \
 	tests/failback-of-a-machine-that-is-off.sh \
 	tests/failback-survives-a-kill-at-every-step.sh \
 	tests/failback-windows-end-by-themselves.sh \
+	tests/a-pause-that-takes-too-long-is-given-up.sh \
 	tests/move-a-running-disk.sh \
 	tests/move-brings-the-machine-back-from-a-bad-target.sh \
 	tests/move-flattens-a-chain.sh \
+	tests/move-is-rolled-back-when-the-target-lies.sh \
 	tests/move-parks-when-the-pause-would-be-too-long.sh \
 	tests/move-refuses-what-it-cannot-move.sh \
 	tests/move-rolls-back-on-ctrl-c.sh \

@@ -70,7 +70,8 @@ static void aim(struct live_disk *disk)
 static bool reopen_top(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *path = live_layer_path(disk, disk->top), *node = live_top_node(job, disk);
-    g_autofree char *below = live_layer_node(job, disk, disk->top - 1);
+    g_autofree char *below =
+        disk->top > 1 ? live_layer_node(job, disk, disk->top - 1) : live_base_node(job, disk);
 
     return live_add_node(job, disk, node, path, format_qcow2.name, below, true, error);
 }
@@ -108,7 +109,7 @@ static bool set_out(struct live_job *job, GError **error)
 {
     if (!job_event(&job->base, "intent", error, "bring the machine back"))
         return false;
-    job->pace = (struct live_pace){.overhead = job->pace.overhead, .layered = g_get_monotonic_time()};
+    job->pace = (struct live_pace){.layered = g_get_monotonic_time()};
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
 
@@ -137,7 +138,6 @@ bool live_remove_side(struct live_job *job, struct live_disk *disk, GError **err
 
         vm_remove_node(job->vm, node, NULL);
     }
-    live_layer_set_immutable(disk, false);
     for (unsigned layer = disk->files + 1; layer-- > 0;) {
         g_autofree char *path = live_layer_numbered(disk, layer);
 
@@ -165,19 +165,6 @@ static bool forget_attempt(struct live_job *job, GError **error)
 
 /* ---- back after a proof that failed ---------------------------------------------------------------- */
 
-/* The way there did not give the target layers by name; what it did becomes a bad copy now. */
-static bool number_overlay(struct live_disk *disk, GError **error)
-{
-    g_autofree char *path = live_layer_numbered(live_other(disk), 1);
-
-    if (disk->merged || g_file_test(path, G_FILE_TEST_EXISTS))
-        return true;
-    if (rename(disk->target_overlay, path) < 0)
-        return blockmig_set_errno(error, errno, "renaming %s to %s", disk->target_overlay, path);
-    disk->overlay_created = false;
-    return true;
-}
-
 /* For whoever has to go on with it. */
 static bool note_sides(struct live_job *job, GError **error)
 {
@@ -204,7 +191,6 @@ bool live_recover_return(struct live_job *job, bool *returning, GError **error)
         return !local;
     if (!window_look(job, facts, &place, error))
         return false;
-    job->pace.overhead = facts->overhead;
     job->pivoted = place == ON_TARGET || place == TARGET_SETTLED;
     job->base.go_on_at = job->pivoted ? "prove" : "rollback";
     return true;
@@ -217,7 +203,8 @@ bool live_fail_back(struct live_job *job, GError **error)
     if (!job->window && !note_sides(job, error))
         return false;
     for (guint i = 0; i < job->disks->len; i++)
-        if (!number_overlay(live_disk_at(job, i), error))
+        if (!live_disk_at(job, i)->merged && !window_name_layers(job, live_disk_at(job, i)->other,
+                                                                 live_disk_at(job, i)->target_overlay, error))
             return false;
     live_turn(job);
     job->at_any_price = true;
@@ -234,7 +221,7 @@ bool live_fail_back(struct live_job *job, GError **error)
 static bool open_source(struct live_job *job, GError **error)
 {
     for (guint i = 0; i < job->disks->len; i++) {
-        const struct live_disk *source = live_disk_at(job, i)->other;
+        struct live_disk *source = live_disk_at(job, i)->other;
 
         if (source->vm->layers->len > 1)
             return blockmig_fail(
@@ -244,6 +231,7 @@ static bool open_source(struct live_job *job, GError **error)
                 source->name);
         if (!window_open_layers(job, source, source->top, error))
             return false;
+        source->based = true;
     }
     return true;
 }

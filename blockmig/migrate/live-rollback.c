@@ -31,8 +31,6 @@ static bool start_commit(struct live_job *job, struct live_disk *disk, GError **
     g_clear_pointer(&disk->base, chain_close);
     if (!disk->snapshotted)
         return true;
-    if (disk->floor == 0)
-        live_layer_set_immutable(disk, false);
     job_name(disk, name);
     if (!live_has_job(job, name, &there, error))
         return false;
@@ -68,15 +66,9 @@ static bool complete(struct live_job *job, struct live_disk *disk, GError **erro
     return vm_job_complete(job->vm, name, error) && wait_for(job, disk, VM_JOB_DONE, error);
 }
 
-/* The top overlay has the disk's name and the floor its number. */
 static bool restore_name(struct live_disk *disk, GError **error)
 {
-    if (!disk->exchanged)
-        return true;
-    if (!live_layer_exchange(disk, disk->floor + 1, error))
-        return false;
-    disk->exchanged = disk->floor > 0;
-    return true;
+    return !disk->exchanged || live_layer_return_name(disk, disk->floor + 1, error);
 }
 
 static bool leave_overlays(struct live_job *job, GError **error)
@@ -88,6 +80,7 @@ static bool leave_overlays(struct live_job *job, GError **error)
     return live_resume(job, NULL, ok ? error : NULL) && ok;
 }
 
+/* By exchange what had the disk's name stands where the floor was; the base must not be there any more. */
 static void forget_overlays(struct live_job *job, struct live_disk *disk)
 {
     for (unsigned layer = disk->files; layer > disk->floor; layer--) {
@@ -95,7 +88,11 @@ static void forget_overlays(struct live_job *job, struct live_disk *disk)
 
         vm_remove_node(job->vm, node, NULL);
     }
-    /* By exchange: what had the disk's name stands where the floor was. */
+    if (disk->floor == 0 &&
+        (!g_file_test(disk->name, G_FILE_TEST_EXISTS) || live_is_overlay(disk, disk->name))) {
+        job_notice(&job->base, "%s is not what it was before: all beside it is kept", disk->name);
+        return;
+    }
     for (unsigned n = disk->by_exchange ? disk->floor : disk->floor + 1; n <= disk->files; n++) {
         g_autofree char *path = live_layer_numbered(disk, n);
 

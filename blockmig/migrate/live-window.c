@@ -11,9 +11,10 @@
 
 /* ---- facts ---------------------------------------------------------------------------------------- */
 
-static json_t *disk_to_json(const struct live_disk *disk)
+static json_t *disk_to_json(const struct live_job *job, const struct live_disk *disk)
 {
     g_autoptr(GPtrArray) lower = g_ptr_array_new();
+    g_autofree char *base = live_base_node(job, disk);
     json_t *object =
         json_pack("{s:I, s:b}", "kept", (json_int_t)disk->kept, "by_exchange", disk->other->by_exchange);
 
@@ -24,6 +25,7 @@ static json_t *disk_to_json(const struct live_disk *disk)
             g_ptr_array_add(lower, layer->filename);
     }
     request_set_strings(object, "lower", lower);
+    request_set_string(object, "base", base);
     return object;
 }
 
@@ -33,9 +35,8 @@ bool window_save(struct live_job *job, int64_t deadline, GError **error)
     g_autofree char *facts = NULL;
 
     for (guint i = 0; i < job->disks->len; i++)
-        json_array_append_new(disks, disk_to_json(live_disk_at(job, i)));
-    facts = request_to_text(json_pack("{s:I, s:o}", "overhead",
-                                      (json_int_t)(job->pace.overhead * G_USEC_PER_SEC), "disks", disks));
+        json_array_append_new(disks, disk_to_json(job, live_disk_at(job, i)));
+    facts = request_to_text(json_pack("{s:o}", "disks", disks));
     return journal_window_save(job->base.journal, job->base.record,
                                &(struct journal_window){.deadline = deadline, .facts = facts}, error);
 }
@@ -45,6 +46,7 @@ static void disk_free(void *opaque)
     struct window_disk *disk = opaque;
 
     g_clear_pointer(&disk->lower, g_ptr_array_unref);
+    g_free(disk->base);
     g_free(disk);
 }
 
@@ -68,7 +70,6 @@ struct window_facts *window_facts_load(const struct live_job *job, GError **erro
         return NULL;
     facts = g_new0(struct window_facts, 1);
     facts->disks = g_ptr_array_new_with_free_func(disk_free);
-    facts->overhead = (double)json_integer_value(json_object_get(object, "overhead")) / G_USEC_PER_SEC;
     json_array_foreach(json_object_get(object, "disks"), i, entry)
     {
         struct window_disk *disk = g_new0(struct window_disk, 1);
@@ -76,6 +77,7 @@ struct window_facts *window_facts_load(const struct live_job *job, GError **erro
         disk->kept = (unsigned)json_integer_value(json_object_get(entry, "kept"));
         disk->by_exchange = json_is_true(json_object_get(entry, "by_exchange"));
         disk->lower = request_get_strings(entry, "lower");
+        disk->base = request_get_string(entry, "base");
         g_ptr_array_add(facts->disks, disk);
     }
     json_decref(object);
@@ -84,48 +86,34 @@ struct window_facts *window_facts_load(const struct live_job *job, GError **erro
 
 /* ---- names ---------------------------------------------------------------------------------------- */
 
-/* Until the exchange the target's name is that of what was copied, afterwards that of the overlay above it,
- * whose header names the other by then. */
-static bool exchange(struct live_job *job, struct live_disk *disk, const char *overlay, GError **error)
+/* As a raw image's: where names cannot be exchanged, nothing has the disk's name. */
+static bool number(struct live_disk *disk, GError **error)
 {
-    g_autofree char *base = live_layer_numbered(disk, 0), *name = g_path_get_basename(base);
-    g_autofree char *node = live_layer_node(job, disk, 1);
-
-    if (strcmp(overlay, base) != 0 && rename(overlay, base) < 0)
-        return blockmig_set_errno(error, errno, "renaming %s to %s", overlay, base);
-    return vm_name_backing(job->vm, node, name, error) && live_layer_exchange(disk, 1, error);
-}
-
-/* Where it cannot be, what was copied keeps the name, as that of a raw image does, and cannot be written to.
- */
-static bool number(struct live_disk *disk, const char *overlay, GError **error)
-{
-    g_autofree char *base = live_layer_numbered(disk, 0), *numbered = live_layer_numbered(disk, 1);
-    const char *from = g_file_test(base, G_FILE_TEST_EXISTS) ? base : overlay;
+    g_autofree char *from = live_layer_numbered(disk, 0), *to = live_layer_numbered(disk, 1);
 
     disk->by_exchange = false;
-    return rename(from, numbered) == 0 ||
-           blockmig_set_errno(error, errno, "renaming %s to %s", from, numbered);
+    if (rename(from, to) < 0)
+        return blockmig_set_errno(error, errno, "renaming %s to %s", from, to);
+    return live_layer_take_name(disk, 1, error);
 }
 
 bool window_name_layers(struct live_job *job, struct live_disk *disk, const char *overlay, GError **error)
 {
+    g_autofree char *place = live_layer_numbered(disk, disk->by_exchange ? 0 : 1);
     g_autoptr(GError) local = NULL;
 
-    if (disk->by_exchange && !exchange(job, disk, overlay, &local)) {
-        job_notice(&job->base, "%s keeps its name until the way back is closed: %s", disk->name,
-                   local->message);
-        disk->by_exchange = false;
-    }
-    disk->exchanged = disk->by_exchange;
-    if (disk->by_exchange)
+    if (g_file_test(overlay, G_FILE_TEST_EXISTS) && rename(overlay, place) < 0)
+        return blockmig_set_errno(error, errno, "renaming %s to %s", overlay, place);
+    disk->exchanged = !g_file_test(disk->name, G_FILE_TEST_EXISTS) || live_is_overlay(disk, disk->name);
+    if (disk->exchanged || live_layer_take_name(disk, 1, &local))
         return true;
-    if (!number(disk, overlay, error))
-        return false;
-    if (!live_layer_set_immutable(disk, true))
-        job_notice(&job->base, "%s: cannot be made immutable: only locks keep others from writing to it",
-                   disk->name);
-    return storage_file_sync_directory(disk->name, error);
+    if (disk->by_exchange && number(disk, error)) {
+        job_notice(&job->base, "nothing is called %s until the way back is closed: %s", disk->name,
+                   local->message);
+        return true;
+    }
+    g_propagate_error(error, g_steal_pointer(&local));
+    return false;
 }
 
 /* ---- the phase ------------------------------------------------------------------------------------ */
@@ -133,12 +121,13 @@ bool window_name_layers(struct live_job *job, struct live_disk *disk, const char
 static void tell(struct live_job *job, const struct live_disk *disk)
 {
     if (disk->by_exchange)
-        job_notice(&job->base, "%s leads to its overlay, and %s.blockmig-0 is what was copied, until then",
+        job_notice(&job->base, "until then %s is an overlay, and %s.blockmig-0 is what was copied",
                    disk->name, disk->name);
     else
-        job_notice(&job->base,
-                   "%s cannot be opened for writing until then: what the machine writes is in %s.blockmig-1",
-                   disk->name, disk->name);
+        job_notice(
+            &job->base,
+            "until then nothing is called %s: %s.blockmig-0 is what was copied, and .blockmig-1 an overlay",
+            disk->name, disk->name);
 }
 
 /* The record comes first: whoever finds this half done knows what it is about. */

@@ -7,15 +7,15 @@
  * stand, so that the disk's name never leads to stale data:
  *
  *   by_exchange (qcow2)   layer `top` has the disk's name, layer n < top is NAME.blockmig-n
- *   else (raw)            layer 0 keeps the disk's name, immutable; layer n > 0 is NAME.blockmig-n
+ *   else (raw)            layer n is NAME.blockmig-n; the name leads nowhere, for no overlay is raw
  *
  * The hypervisor opens these files by descriptors, because it opens files again by name whenever a disk
  * becomes read-only or writable.  The target has its final name from the beginning; the overlay above it is
  * TARGET.blockmig-new.
  *
  * While a way back is open both sides have layers, and each is a struct live_disk.  The target's layer 0 is
- * what was proved, layer 1 the overlay above it, and their names follow the rules above: a qcow2 target's
- * name leads to its overlay, a raw target is immutable.  To go back is a move of the target's layers onto a
+ * what was proved, layer 1 the overlay above it, and their names follow the rules above.
+ * To go back is a move of the target's layers onto a
  * fresh layer over the source's, which are all still there; its pivot goes to a second fresh layer above
  * that, and so the sides can take turns.  Whichever side the machine is not on has no layer with the disk's
  * name.
@@ -42,8 +42,7 @@ struct live_disk {
     bool snapshotted; /* the machine writes to an overlay */
     char *base_node;  /* layer 0 as the machine opened it */
     bool based;       /* layer 0 is a node of ours, by descriptors */
-    bool exchanged;   /* the disk's name is that of layer `top` */
-    bool immutable;   /* layer 0 is */
+    bool exchanged;   /* layer 0 gave up the disk's name */
     bool set_aside;   /* the top layer gave up the disk's name (live_layer_set_aside) */
     bool settled;     /* the machine writes to the merged target */
     unsigned kept;    /* layers that the other side may count on, while a way back is open */
@@ -52,8 +51,9 @@ struct live_disk {
     struct live_disk *other; /* the layers of the other side; NULL: only a target */
 
     char *target_path, *target_overlay;
-    unsigned merged;  /* the number of the target among the layers of the other side */
-    char *takes_name; /* what the target's overlay is called from the switch on; NULL: it keeps its name */
+    char *handed_over; /* the merged target, of vm_hand_over() */
+    unsigned merged;   /* the number of the target among the layers of the other side */
+    char *takes_name;  /* what the target's overlay is called from the switch on; NULL: it keeps its name */
     const struct format *format;
     GHashTable *options;
     uint64_t needed; /* bytes on the target at most */
@@ -67,7 +67,7 @@ struct live_disk {
 /* What was measured, and what follows from it.  Seconds and bytes. */
 struct live_pace {
     int64_t layered;      /* monotonic time at which the present top layers were put on */
-    double overhead;      /* of a pause, without shipping */
+    double layer_time;    /* that the hypervisor takes to put layers on, mostly the last ones */
     uint64_t ship_bytes;  /* of the last pass */
     double quick_time;    /* of the least disturbed pass, for its size */
     uint64_t quick_bytes; /* its size */
@@ -86,6 +86,7 @@ struct live_job {
     unsigned tag;      /* makes our node names differ from those of earlier moves */
     struct live_pace pace;
     bool paused;         /* by us */
+    int given_up;        /* atomic: the last pause came to its limit (live-limit.c) */
     int64_t pause_begin; /* monotonic, of the last pause */
     GString *steps;      /* of the last pause: what took how long */
     int64_t step_begin;  /* monotonic */
@@ -149,6 +150,12 @@ bool live_pause(struct live_job *job, live_node_fn from, live_node_fn to, int64_
 bool live_pause_merged(struct live_job *job, GError **error);
 bool live_resume(struct live_job *job, int64_t *time, GError **error);
 
+/* live-limit.c: from here on the shipping of a pause may hang, not the machine.  Until the end the caller
+ * must not use job->vm.  PARKED if the limit was exceeded, in place of whatever error there was: the machine
+ * runs on where it was then. */
+struct live_limit *live_limit_begin(struct live_job *job);
+bool live_limit_end(struct live_limit *limit, GError **error);
+
 /* live-layer.c.  Paths and node names are the caller's to free. */
 char *live_layer_path(const struct live_disk *disk, unsigned layer);
 char *live_layer_node(const struct live_job *job, const struct live_disk *disk, unsigned layer);
@@ -164,17 +171,22 @@ bool live_layer_create(struct live_job *job, struct live_disk *disk, unsigned la
 char *live_layer_numbered(const struct live_disk *disk, unsigned layer);
 /* The node that the target stands on, as one layer of several; NULL: it stands alone. */
 char *live_below_merged(const struct live_job *job, const struct live_disk *disk);
-/* Gives the disk's name to the fresh overlay `layer`, or back to the layer below it. */
-bool live_layer_exchange(struct live_disk *disk, unsigned layer, GError **error);
+/* The layer below the fresh overlay `layer` gives up the disk's name, to it if that is possible; and takes it
+ * back. */
+bool live_layer_take_name(struct live_disk *disk, unsigned layer, GError **error);
+bool live_layer_return_name(struct live_disk *disk, unsigned layer, GError **error);
 /* Puts overlay `top + 1` over every disk, in one transaction. */
 bool live_layers_add(struct live_job *job, GError **error);
 /* After the switch the disk's name leads nowhere: the top layer becomes NAME.blockmig-top; and back. */
 bool live_layer_set_aside(struct live_disk *disk, bool aside, GError **error);
-bool live_layer_set_immutable(struct live_disk *disk, bool immutable);
 bool live_layer_remove(struct live_disk *disk, unsigned layer, GError **error);
 /* Opens layer 0 and what is below it; or one overlay with its holes. `flags` of storage_file_open(). */
 struct chain *live_open_base(const struct live_disk *disk, unsigned flags, GError **error);
 struct chain *live_open_overlay(const char *path, unsigned flags, GError **error);
+/* Is this an overlay that a move put over the disk? Its header names what it stands on. */
+bool live_is_overlay(const struct live_disk *disk, const char *path);
+/* What the target's overlay names as its backing file: where that will be. */
+char *live_target_name(const struct live_job *job, const struct live_disk *disk);
 /* Overlays [from, top] as one with holes; and the whole source, from the top down. */
 struct chain *live_open_overlays(const struct live_disk *disk, unsigned from, GError **error);
 struct chain *live_open_source(const struct live_disk *disk, GError **error);
@@ -231,7 +243,6 @@ bool live_merge_into_base(struct live_job *job, struct live_disk *disk, struct c
 struct live_shipment {
     uint64_t bytes; /* of data */
     double time;
-    int64_t deadline; /* monotonic; 0: none.  After it: PARKED */
 };
 bool live_ship(struct live_job *job, struct live_disk *disk, struct chain *overlay, struct image *target,
                struct live_shipment *shipment, GError **error);

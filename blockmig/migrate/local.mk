@@ -10,6 +10,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/live-converge.c \
 	blockmig/migrate/live-failback.c \
 	blockmig/migrate/live-layer.c \
+	blockmig/migrate/live-limit.c \
 	blockmig/migrate/live-preflight.c \
 	blockmig/migrate/live-prove.c \
 	blockmig/migrate/live-recover.c \

@@ -63,7 +63,7 @@ static bool take_over(struct live_job *job, GError **error)
 
         if (!window_open_layers(job, disk, disk->top + 1, error) ||
             !live_set_backing(job, disk, fresh, top, error) ||
-            !live_layer_exchange(disk, disk->top + 1, error))
+            !live_layer_take_name(disk, disk->top + 1, error))
             return false;
         disk->top++;
         disk->based = true;

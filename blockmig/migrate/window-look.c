@@ -63,7 +63,7 @@ static bool settle_name(struct live_job *job, struct live_disk *disk, GError **e
     bool exists = g_file_test(disk->name, G_FILE_TEST_EXISTS);
 
     if (disk->by_exchange && exists && g_strcmp0(active->filename, numbered) == 0 &&
-        !live_layer_exchange(disk, disk->top + 1, error))
+        !live_layer_return_name(disk, disk->top + 1, error))
         return false;
     disk->set_aside = disk->by_exchange && !exists;
     if (!live_layer_set_aside(disk, false, error))
@@ -86,24 +86,41 @@ static void leave_side(struct live_job *job, struct live_disk *disk)
     vm_remove_node(job->vm, node, NULL);
 }
 
-/* The machine is on layer 0; perhaps the name is not there yet. */
+/* The machine is on layer 0; perhaps the name is not there yet, and another layer is. */
 static void look_at_settled(struct live_disk *disk)
 {
-    const struct vm_layer *active = g_ptr_array_index(disk->vm->layers, 0);
-
-    disk->files = (unsigned)MAX(window_highest_file(disk), 0);
+    disk->files = (unsigned)(window_highest_file(disk) + 1);
     disk->top = 0;
     disk->snapshotted = disk->set_aside = false;
-    disk->exchanged = disk->by_exchange && g_strcmp0(active->filename, disk->name) != 0;
+    disk->exchanged = !g_file_test(disk->name, G_FILE_TEST_EXISTS) || live_is_overlay(disk, disk->name);
 }
 
 /* ---- where the machine is -------------------------------------------------------------------------- */
+
+/* Layer 0 of the source may be a node of the machine's own, which knows its file by the disk's name whatever
+ * that is called now.  A machine that was started anew may have one of the same name over other layers. */
+static bool is_own_base(const struct live_disk *disk)
+{
+    const GPtrArray *layers = disk->vm->layers;
+    const struct vm_layer *active = g_ptr_array_index(layers, 0);
+    const struct vm_layer *below = layers->len > 1 ? g_ptr_array_index(layers, 1) : NULL;
+    g_autofree char *prefix = g_strconcat(disk->name, ".blockmig-", NULL);
+
+    return g_strcmp0(active->node, disk->base_node) == 0 &&
+           g_strcmp0(active->filename, disk->target_path) != 0 &&
+           !(below && below->filename && g_str_has_prefix(below->filename, prefix));
+}
 
 static bool parse_node(const struct live_job *job, const struct live_disk *disk, char *side, unsigned *layer)
 {
     g_autofree char *prefix = g_strdup_printf("bm-%08x-%u-", job->tag, disk->index);
     const char *node = disk->vm->node;
 
+    if (is_own_base(disk)) {
+        *side = 's';
+        *layer = 0;
+        return true;
+    }
     if (!node || !g_str_has_prefix(node, prefix) || !node[strlen(prefix)])
         return false;
     *side = node[strlen(prefix)];
@@ -185,17 +202,6 @@ static bool end_jobs(struct live_job *job, const struct live_disk *disk, GError 
     return true;
 }
 
-/* If the window was not opened to its end. */
-static bool name_layers(struct live_job *job, struct live_disk *disk, GError **error)
-{
-    const struct vm_layer *active = g_ptr_array_index(disk->vm->layers, 0);
-    g_autofree char *base = live_layer_numbered(disk->other, 0);
-
-    return (g_strcmp0(active->filename, disk->target_overlay) != 0 &&
-            g_strcmp0(active->filename, base) != 0) ||
-           window_name_layers(job, disk->other, active->filename, error);
-}
-
 static bool tidy(struct live_job *job, struct live_disk *disk, enum window_place place, GError **error)
 {
     struct live_disk *target = disk->other;
@@ -203,7 +209,8 @@ static bool tidy(struct live_job *job, struct live_disk *disk, enum window_place
     switch (place) {
     case ON_TARGET:
         window_trim(job, disk);
-        return name_layers(job, disk, error) && settle_name(job, target, error);
+        return window_name_layers(job, target, disk->target_overlay, error) &&
+               settle_name(job, target, error);
     case TARGET_SETTLED:
         look_at_settled(target);
         return true;
@@ -243,15 +250,14 @@ static struct live_disk *build(struct live_job *job, const struct journal_disk *
     if (!disk)
         return NULL;
     disk->top = disk->files = disk->kept = fact->kept;
-    disk->snapshotted = disk->based = disk->created = true;
-    disk->exchanged = disk->set_aside = disk->by_exchange;
-    disk->immutable = !disk->by_exchange;
-    disk->base_node = live_layer_node(job, disk, 0);
+    disk->snapshotted = disk->created = disk->exchanged = true;
+    disk->set_aside = disk->by_exchange;
+    disk->base_node = g_strdup(fact->base);
     live_describe_disk(job, disk);
     disk->report->receipt = g_strdup(saved->receipt);
     target = live_other(disk);
-    target->by_exchange = target->exchanged = fact->by_exchange;
-    target->immutable = !fact->by_exchange;
+    target->by_exchange = fact->by_exchange;
+    target->exchanged = true;
     target->base_node = live_layer_node(job, target, 0);
     return disk;
 }
@@ -278,7 +284,7 @@ static bool check_disk(const struct live_disk *disk, const struct vm_disk *vm, G
         const struct vm_layer *layer = g_ptr_array_index(vm->layers, i);
         g_autofree char *path = unnamed ? live_layer_numbered(disk, 0) : live_layer_path(disk, disk->top - i);
 
-        if (g_strcmp0(layer->filename, path) != 0)
+        if (g_str_has_prefix(layer->node, "bm-") && g_strcmp0(layer->filename, path) != 0)
             return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN, "the machine has %s open, and not %s",
                                  layer->filename ? layer->filename : layer->node, path);
     }

@@ -12,7 +12,7 @@
 #include <errno.h>
 #include <glib/gstdio.h>
 #include <stdio.h>
-#include <sys/stat.h>
+#include <string.h>
 
 /* ---- looking --------------------------------------------------------------------------------------- */
 
@@ -35,20 +35,20 @@ static bool holds_data(const char *path, bool *data, GError **error)
     return overlay != NULL;
 }
 
-static bool stands_on(const char *path, const char *below)
-{
-    g_autoptr(chain_t) chain = live_open_overlay(path, FILE_NO_LOCK, NULL);
-    g_autofree char *name = g_path_get_basename(below);
-
-    return chain && g_strcmp0(chain_layer(chain, 0)->backing_name, name) == 0;
-}
-
 /* Has the layer that the pivot back went to got the disk's name?  Somebody else may have taken it. */
 static bool is_ours(const struct live_disk *disk)
 {
-    g_autofree char *below = live_layer_numbered(disk, disk->kept + 1);
+    return disk->by_exchange && live_is_overlay(disk, disk->name);
+}
 
-    return disk->by_exchange && stands_on(disk->name, below);
+/* Has layer 0 got the disk's name back, where that was under way?  What is called as layer 0 then is what had
+ * the name before. */
+static bool is_settled(const struct live_disk *disk)
+{
+    g_autofree char *base = live_layer_numbered(disk, 0);
+
+    return g_file_test(disk->name, G_FILE_TEST_EXISTS) && !live_is_overlay(disk, disk->name) &&
+           (!g_file_test(base, G_FILE_TEST_EXISTS) || live_is_overlay(disk, base));
 }
 
 /* Layers that stand in a row: the top one has the disk's name, or its own number. */
@@ -60,17 +60,18 @@ static void count_layers(struct live_disk *disk, bool named)
     disk->set_aside = disk->by_exchange && !named;
 }
 
-static bool find_place(const struct live_disk *disk, enum window_place *place, GError **error)
+static bool find_place(const struct live_disk *disk, const char *phase, enum window_place *place,
+                       GError **error)
 {
-    struct live_disk *target = disk->other;
     g_autofree char *numbered = live_layer_numbered(disk, disk->kept + 2);
+    bool closing = g_str_has_prefix(phase, "settle") || strcmp(phase, "cleanup") == 0;
+    bool returning = g_str_has_prefix(phase, "return") || strcmp(phase, "remove") == 0, returned = false;
     const char *fresh = is_ours(disk) ? disk->name : numbered;
-    bool returned = false;
 
     *place = ON_TARGET;
-    if (window_highest_file(disk) < 0)
+    if (returning && is_settled(disk))
         *place = SOURCE_SETTLED;
-    else if (window_highest_file(target) < 0 && !g_file_test(disk->target_overlay, G_FILE_TEST_EXISTS))
+    else if (closing && is_settled(disk->other))
         *place = TARGET_SETTLED;
     else if (g_file_test(fresh, G_FILE_TEST_EXISTS) && !holds_data(fresh, &returned, error))
         return false;
@@ -91,35 +92,18 @@ static void trim(struct live_disk *disk)
         g_unlink(disk->name); /* empty, as was seen */
 }
 
-/* Without the machine no header is changed: an overlay that has not got its name yet gets a number. */
-static bool number_overlay(struct live_disk *target, const char *overlay, GError **error)
-{
-    g_autofree char *base = live_layer_numbered(target, 0), *first = live_layer_numbered(target, 1);
-    const char *from = overlay;
-
-    if (!g_file_test(overlay, G_FILE_TEST_EXISTS)) {
-        bool named = stands_on(target->name, base) || !g_file_test(target->name, G_FILE_TEST_EXISTS);
-
-        if (!target->by_exchange || named || !(stands_on(base, target->name) || stands_on(base, base)))
-            return true;
-        from = base;
-    }
-    target->by_exchange = target->exchanged = false;
-    return rename(from, first) == 0 || blockmig_set_errno(error, errno, "renaming %s to %s", from, first);
-}
-
 bool window_look_offline(struct live_job *job, enum window_place *place, GError **error)
 {
     g_autofree enum window_place *places = g_new0(enum window_place, job->disks->len);
 
     for (guint i = 0; i < job->disks->len; i++)
-        if (!find_place(live_disk_at(job, i), &places[i], error) ||
+        if (!find_place(live_disk_at(job, i), job->base.record->phase, &places[i], error) ||
             !window_join(places[i], i ? *place : places[i], place, error))
             return false;
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i), *target = disk->other;
 
-        if (!number_overlay(target, disk->target_overlay, error))
+        if (places[i] == ON_TARGET && !window_name_layers(job, target, disk->target_overlay, error))
             return false;
         if (places[i] == ON_TARGET)
             trim(disk);
@@ -142,11 +126,11 @@ static bool become_one(struct live_job *job, struct live_disk *disk, GError **er
     g_autofree char *base = live_layer_numbered(disk, 0);
     unsigned files = (unsigned)MAX(window_highest_file(disk), 0);
 
-    if (disk->by_exchange && g_file_test(base, G_FILE_TEST_EXISTS) && rename(base, disk->name) < 0)
+    if (!is_settled(disk) && g_file_test(base, G_FILE_TEST_EXISTS) && rename(base, disk->name) < 0)
         return blockmig_set_errno(error, errno, "renaming %s to %s", base, disk->name);
     disk->exchanged = disk->set_aside = false;
     disk->top = 0;
-    for (unsigned layer = files; layer > 0; layer--) {
+    for (unsigned layer = files + 1; layer-- > 0;) {
         g_autofree char *path = live_layer_numbered(disk, layer);
 
         if (g_unlink(path) < 0 && errno != ENOENT)
@@ -170,7 +154,6 @@ bool offline_settle(struct job *base, GError **error)
             if (!overlays || !live_merge_into_base(job, target, overlays, error))
                 return false;
         }
-        live_layer_set_immutable(target, false);
         if (!become_one(job, target, error))
             return false;
     }

@@ -157,7 +157,6 @@ bool window_preflight(struct job *base, GError **error)
     if (!take(job, error) || !load_request(job, error) || !reach(live, error) ||
         !(facts = window_facts_load(live, error)) || !window_look(live, facts, &place, error))
         return false;
-    live->pace.overhead = facts->overhead;
     live->interrupted = true; /* whatever this does may have been begun by an earlier run */
     live->pivoted = place == ON_TARGET || place == TARGET_SETTLED;
     return choose(job, place, base->record->phase, error);

@@ -16,10 +16,10 @@ struct window_disk {
     unsigned kept;    /* layers of the source at the switch */
     bool by_exchange; /* the target's name leads to its overlay */
     GPtrArray *lower; /* of char *: what the source stands on */
+    char *base;       /* the node of its layer 0 */
 };
 
 struct window_facts {
-    double overhead;  /* of a pause without shipping, in seconds */
     GPtrArray *disks; /* of struct window_disk, by their index */
 };
 
@@ -31,8 +31,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(window_facts_t, window_facts_free)
 
 /* live-window.c: 0 is no deadline but a note of how things stood, for who has to go back at once. */
 bool window_save(struct live_job *job, int64_t deadline, GError **error);
-/* The target's layers take their names; `overlay` is where layer 1 stands now.  by_exchange
- * becomes false where it is not possible. */
+/* The target's layers take their names, if they have not got them; `overlay` is where layer 1 was made.
+ * by_exchange becomes false where it is not possible. */
 bool window_name_layers(struct live_job *job, struct live_disk *disk, const char *overlay, GError **error);
 
 /* window-look.c: both sides of every disk, from the machine, or from the datastores if it is off. */

@@ -241,6 +241,11 @@ bool vm_add_node(struct vm *vm, const struct vm_node *node, GError **error)
     return said(vm, vm->ops->add_node(vm, node, error), error);
 }
 
+bool vm_hand_over(struct vm *vm, const struct vm_node *node, char **name, GError **error)
+{
+    return said(vm, vm->ops->hand_over(vm, node, name, error), error);
+}
+
 bool vm_remove_node(struct vm *vm, const char *node, GError **error)
 {
     return said(vm, vm->ops->remove_node(vm, node, error), error);
@@ -251,9 +256,14 @@ bool vm_set_backing(struct vm *vm, const struct vm_node *node, const char *backi
     return said(vm, vm->ops->set_backing(vm, node, backing, error), error);
 }
 
-bool vm_name_backing(struct vm *vm, const char *node, const char *name, GError **error)
+bool vm_keep_open(struct vm *vm, const struct vm_disk *disk, GError **error)
 {
-    return said(vm, vm->ops->name_backing(vm, node, name, error), error);
+    return said(vm, vm->ops->keep_open(vm, disk, error), error);
+}
+
+bool vm_forget_file(struct vm *vm, const char *path, GError **error)
+{
+    return said(vm, vm->ops->forget_file(vm, path, error), error);
 }
 
 bool vm_snapshot(struct vm *vm, const struct vm_snapshot *disks, unsigned count, GError **error)
