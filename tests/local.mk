@@ -51,7 +51,9 @@ dist_check_SCRIPTS += \
 	tests/failback-of-a-machine-that-is-off.sh \
 	tests/failback-survives-a-kill-at-every-step.sh \
 	tests/failback-windows-end-by-themselves.sh \
+	tests/a-killed-move-without-a-pause.sh \
 	tests/a-pause-that-takes-too-long-is-given-up.sh \
+	tests/move-a-machine-that-is-too-busy.sh \
 	tests/move-a-running-disk.sh \
 	tests/move-brings-the-machine-back-from-a-bad-target.sh \
 	tests/move-flattens-a-chain.sh \
@@ -60,6 +62,7 @@ dist_check_SCRIPTS += \
 	tests/move-refuses-what-it-cannot-move.sh \
 	tests/move-rolls-back-on-ctrl-c.sh \
 	tests/move-two-disks-at-once.sh \
+	tests/move-without-a-pause.sh \
 	tests/the-old-name-never-lies.sh
 
 include tests/guest/local.mk

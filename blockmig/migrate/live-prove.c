@@ -3,7 +3,7 @@
  * The prove phase: the machine writes to the overlay on the target, so the whole source chain and the merged
  * target are frozen.  Chunks that an overlay touched are digested again from the source; then the whole
  * target is read past the page cache and must have the same digests.  If it has not, the machine goes back at
- * once.
+ * once; by the method mirror it has not been there yet.
  */
 #include "blockmig/migrate/live.h"
 #include "blockmig/storage/file.h"
@@ -190,15 +190,19 @@ bool live_prove(struct job *base, GError **error)
                     live_disk_at(job, 0)->target_path);
     for (guint i = 0; !local && i < job->disks->len; i++)
         prove_disk(job, live_disk_at(job, i), &local);
-    if (!local && !job->window && job->request->keep_failback)
+    if (!local && job->pivoted && !job->window && job->request->keep_failback)
         base->go_on_at = "window";
     if (!local)
         return true;
+    if (!job->pivoted) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return false;
+    }
     if (!g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT)) {
         base->report->advice =
             g_strdup("the machine runs on the target; it could not be proved: the source is "
                      "kept as it was at the switch");
-    } else if (job->pivoted && !live_fail_back(job, &worse)) {
+    } else if (!live_fail_back(job, &worse)) {
         base->report->advice = g_strdup_printf(
             "the machine still runs on the target, which differs, and could not be brought back "
             "(%s); everything is kept",

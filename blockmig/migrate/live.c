@@ -64,7 +64,7 @@ void live_run(struct live_job *job, const char *state_dir, GError **error)
 struct job_report *move_job_run(const struct move_request *request, const struct job_listener *listener,
                                 bool dry_run, GError **error)
 {
-    struct live_job job = {.base = {.method = &method_storage,
+    struct live_job job = {.base = {.method = live_choose_method(request),
                                     .listener = listener,
                                     .dry_run = dry_run,
                                     .report = job_report_new()},

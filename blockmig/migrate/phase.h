@@ -45,10 +45,12 @@ struct method {
     char *(*advise)(const struct job *job, const GError *error);
 };
 
-extern const struct method method_cold, method_storage, method_window;
+extern const struct method method_cold, method_storage, method_mirror, method_window;
 
 /* Opens the journal and runs the phases; the report says how it ended, and so does `error`. */
 bool job_run(struct job *job, const char *state_dir, GError **error);
+/* For a phase that the new method has too: the next one is the new method's. */
+void job_set_method(struct job *job, const struct method *method);
 /* Closes what job_run() opened. */
 void job_clear(struct job *job);
 void job_notice(const struct job *job, const char *format, ...) G_GNUC_PRINTF(2, 3);

@@ -89,10 +89,13 @@ static void leave_side(struct live_job *job, struct live_disk *disk)
 /* The machine is on layer 0; perhaps the name is not there yet, and another layer is. */
 static void look_at_settled(struct live_disk *disk)
 {
+    bool nobody = !g_file_test(disk->name, G_FILE_TEST_EXISTS);
+
     disk->files = (unsigned)(window_highest_file(disk) + 1);
     disk->top = 0;
-    disk->snapshotted = disk->set_aside = false;
-    disk->exchanged = !g_file_test(disk->name, G_FILE_TEST_EXISTS) || live_is_overlay(disk, disk->name);
+    disk->snapshotted = false;
+    disk->exchanged = nobody || live_is_overlay(disk, disk->name);
+    disk->set_aside = nobody && disk->by_exchange;
 }
 
 /* ---- where the machine is -------------------------------------------------------------------------- */

@@ -54,6 +54,7 @@ static bool load_request(struct window_job *job, GError **error)
     job->move = move;
     job->live.request = move;
     move->keep_failback = 0;
+    move->on_busy = BUSY_PARK; /* the machine stays where it is, and the window open */
     if (job->request->failback)
         move->verify = VERIFY_FULL;
     if (job->request->max_pause >= 0)
