@@ -68,7 +68,7 @@ killed_on_the_way()
     kill -KILL "$pid"
     wait "$pid" 2>/dev/null
     diag "left: $(files "$tmp/$name.a") and $(files "$tmp/$name.b")"
-    run blockmig move "qmp:$tmp/$name/qmp" "$tmp/$name.b" "${patient[@]}" --json
+    run blockmig move "qmp:$tmp/$name/qmp" "$tmp/$name.b" "${patient[@]}" -O raw --json
     like "$status" '^[46]$' "$name: it goes on going back"
     diag "$err"
     is "$(files "$tmp/$name.a")" "$disk " "$name: the source is as it was"

@@ -189,8 +189,10 @@ bool live_recover_return(struct live_job *job, bool *returning, GError **error)
         g_propagate_error(error, local);
     if (!facts)
         return !local;
-    if (!window_look(job, facts, &place, error))
+    if (!window_look(job, facts, &place, error)) {
+        *returning = false;
         return false;
+    }
     job->pivoted = place == ON_TARGET || place == TARGET_SETTLED;
     job->base.go_on_at = job->pivoted ? "prove" : "rollback";
     return true;

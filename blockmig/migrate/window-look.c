@@ -248,7 +248,7 @@ static void restore_lower(const struct live_disk *disk, const struct window_disk
 static struct live_disk *build(struct live_job *job, const struct journal_disk *saved,
                                const struct window_disk *fact, GError **error)
 {
-    struct live_disk *disk = live_rebuild_disk(job, saved, error), *target;
+    struct live_disk *disk = live_rebuild(job, saved, error), *target;
 
     if (!disk)
         return NULL;

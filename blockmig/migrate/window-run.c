@@ -116,7 +116,7 @@ static void turn_back(struct live_job *job)
         /* What it had at the switch: only what was written since has to be digested again. */
         if (receipt && receipt->size == disk->size &&
             digest_table_algorithm(receipt->digests) == job->request->digest)
-            disk->digests = g_steal_pointer(&receipt->digests);
+            disk->done.digests = g_steal_pointer(&receipt->digests);
         disk->merged = job->vm ? disk->other->kept + 1 : 0;
     }
 }

@@ -244,6 +244,7 @@ struct vm_description *vm_describe(struct vm *vm, GError **error);
 /* Of no machine, with no disks: for who remembers one that is off. */
 struct vm_description *vm_description_new(void);
 struct vm_disk *vm_disk_new(void); /* for implementations of describe */
+struct vm_description *vm_description_new(void);
 void vm_description_free(struct vm_description *description);
 /* By its name, device id, drive id, node or QOM path; REFUSED if none or several are called so. */
 struct vm_disk *vm_find_disk(const struct vm_description *description, const char *name, GError **error);
