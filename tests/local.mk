@@ -46,6 +46,12 @@ dist_check_SCRIPTS += \
 
 # Disks of running machines.
 dist_check_SCRIPTS += \
+	tests/a-killed-move-is-rolled-back-or-finished.sh \
+	tests/failback-brings-the-machine-back.sh \
+	tests/failback-of-a-machine-that-is-off.sh \
+	tests/failback-survives-a-kill-at-every-step.sh \
+	tests/failback-windows-end-by-themselves.sh \
+	tests/a-killed-move-without-a-pause.sh \
 	tests/a-killed-move-goes-on.sh \
 	tests/a-pause-that-takes-too-long-is-given-up.sh \
 	tests/moves-survive-a-crash-at-every-step.sh \

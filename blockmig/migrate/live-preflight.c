@@ -21,6 +21,7 @@ static struct live_disk *add_disk(struct live_job *job, const struct vm_disk *vm
     struct live_disk *disk = g_new0(struct live_disk, 1);
 
     disk->index = job->disks->len;
+    disk->side = 's';
     disk->vm = vm;
     disk->size = vm->virtual_size;
     disk->base_node = g_strdup(vm->node);
@@ -300,13 +301,19 @@ static void write_plan(struct live_job *job)
                        : "the source is kept as NAME.blockmig-source, as it was at the switch");
 }
 
+/* Would it switch without a pause, at least if the machine is too busy for one? */
+static bool is_mirror(const struct move_request *request)
+{
+    return request->method == MOVE_MIRROR || request->max_pause == 0 || request->on_busy == BUSY_MIRROR;
+}
+
 /* What the command line knows and no phase does yet. */
 static const char *unsupported(const struct move_request *request)
 {
-    return request->chain != CHAIN_FLATTEN ? "--chain"
-           : request->keep_failback        ? "--keep-failback"
-           : request->scratch              ? "--scratch"
-                                           : NULL;
+    return request->chain != CHAIN_FLATTEN                ? "--chain"
+           : request->keep_failback && is_mirror(request) ? "--keep-failback with the method mirror"
+           : request->scratch                             ? "--scratch"
+                                                          : NULL;
 }
 
 static bool check_request(const struct move_request *request, GError **error)

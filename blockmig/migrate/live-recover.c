@@ -69,6 +69,24 @@ static bool check_owner(const struct journal_job *record, GError **error)
                          record->owner_pid);
 }
 
+/* A machine whose way back is open is not moved on. */
+static bool refuse_window(const struct live_job *job, const struct journal_job *record, GError **error)
+{
+    GError *local = NULL;
+    g_autoptr(journal_window_t) window = journal_window_load(job->base.journal, record, &local);
+
+    bool open = window && window->deadline > 0;
+
+    if (open)
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
+                    "the way back of job %s is still open: 'blockmig job finish %s' closes it, 'blockmig job "
+                    "failback %s' goes back",
+                    record->id, record->id, record->id);
+    else if (local)
+        g_propagate_error(error, local);
+    return !open && !local;
+}
+
 /* The newest move of this machine, if it did not come to its end, or the one that is wanted; the caller's.
  * NULL without an error: none. */
 static struct journal_job *find_record(struct live_job *job, GError **error)
@@ -82,7 +100,7 @@ static struct journal_job *find_record(struct live_job *job, GError **error)
                 ? strcmp(record->id, job->wanted) != 0
                 : strcmp(record->command, "move") != 0 || strcmp(record->source, job->request->machine) != 0)
             continue;
-        if (!check_owner(record, error) || !is_unfinished(job, record))
+        if (!check_owner(record, error) || !is_unfinished(job, record) || !refuse_window(job, record, error))
             return NULL;
         return journal_job_load(job->base.journal, record->id, error);
     }
@@ -168,6 +186,7 @@ struct live_disk *live_rebuild(struct live_job *job, const struct journal_disk *
     struct live_disk *disk = g_new0(struct live_disk, 1);
 
     disk->index = saved->index;
+    disk->side = 's';
     disk->vm = vm;
     disk->name = g_strdup(saved->source);
     disk->size = saved->size;
@@ -466,6 +485,7 @@ bool live_recover(struct live_job *job, GError **error)
     GError *local = NULL;
     g_autoptr(journal_job_t) record = find_record(job, &local);
     g_autoptr(GPtrArray) disks = NULL;
+    bool returning = false;
 
     if (local) {
         g_propagate_error(error, local);
@@ -493,6 +513,8 @@ bool live_recover(struct live_job *job, GError **error)
         return false;
     job->base.record = g_steal_pointer(&record);
     job->base.report->resumed = job->interrupted = true;
+    if (job->vm && (!live_recover_return(job, &returning, error) || returning))
+        return returning;
     if (job->vm && are_unplugged(job, disks))
         g_clear_pointer(&job->vm, vm_close);
     if (!(job->vm ? look_at_machine(job, disks, error) : live_look_offline(job, disks, error)) ||

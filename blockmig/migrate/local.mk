@@ -5,10 +5,12 @@ libengine_a_SOURCES += \
 	blockmig/migrate/cleanup.c \
 	blockmig/migrate/cold.c blockmig/migrate/cold.h \
 	blockmig/migrate/job.c blockmig/migrate/job.h \
+	blockmig/migrate/keeper.c blockmig/migrate/keeper.h \
 	blockmig/migrate/live-adopt.c \
 	blockmig/migrate/live-base.c \
 	blockmig/migrate/live-cleanup.c \
 	blockmig/migrate/live-converge.c \
+	blockmig/migrate/live-failback.c \
 	blockmig/migrate/live-layer.c \
 	blockmig/migrate/live-limit.c \
 	blockmig/migrate/live-offline.c \
@@ -25,6 +27,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/live-space.c \
 	blockmig/migrate/live-straddle.c \
 	blockmig/migrate/live-switchover.c \
+	blockmig/migrate/live-window.c \
 	blockmig/migrate/live-throttle.c \
 	blockmig/migrate/live-watch.c blockmig/migrate/live-watch.h \
 	blockmig/migrate/live.c blockmig/migrate/live.h \
@@ -39,4 +42,9 @@ libengine_a_SOURCES += \
 	blockmig/migrate/resume.c \
 	blockmig/migrate/space.c blockmig/migrate/space.h \
 	blockmig/migrate/target.c blockmig/migrate/target.h \
-	blockmig/migrate/units.c blockmig/migrate/units.h
+	blockmig/migrate/units.c blockmig/migrate/units.h \
+	blockmig/migrate/window-adopt.c \
+	blockmig/migrate/window-look.c \
+	blockmig/migrate/window-off.c \
+	blockmig/migrate/window-run.c \
+	blockmig/migrate/window.h

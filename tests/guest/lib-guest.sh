@@ -181,6 +181,25 @@ files()
     (cd "$1" && LC_ALL=C ls | tr '\n' ' ')
 }
 
+# keeper JOB: the process that will close its failback window; nothing if there is none.
+keeper()
+{
+    blockmig job show --json "$1" | jq -r '.failback.keeper // empty'
+}
+
+keeper_is_gone()
+{
+    [ -z "$(keeper "$1")" ]
+}
+
+# end_keeper JOB: a test leaves no process behind.
+end_keeper()
+{
+    local pid
+    pid=$(keeper "$1")
+    [ -z "$pid" ] || kill -KILL "$pid"
+}
+
 # is_running NAME: for wait_for.
 is_running()
 {
