@@ -124,7 +124,7 @@ static bool choose_format(struct live_job *job, struct live_disk *disk, struct i
 
 static bool choose_target(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    struct stat st;
+    struct stat st, own;
     bool device;
 
     if (job->disks->len > 1 && !g_file_test(job->request->target, G_FILE_TEST_IS_DIR))
@@ -138,7 +138,10 @@ static bool choose_target(struct live_job *job, struct live_disk *disk, GError *
                              "%s is a block device: there is no place for an overlay beside it",
                              disk->target_path);
     if (stat(disk->target_path, &st) == 0)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already", disk->target_path);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already%s", disk->target_path,
+                             stat(disk->name, &own) == 0 && own.st_dev == st.st_dev && own.st_ino == st.st_ino
+                                 ? ": the disk is there"
+                                 : "");
     disk->target_overlay = g_strconcat(disk->target_path, ".blockmig-new", NULL);
     if (stat(disk->target_overlay, &st) == 0)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already", disk->target_overlay);

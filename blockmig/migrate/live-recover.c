@@ -284,6 +284,7 @@ static bool look_at_own_node(const struct live_job *job, struct live_disk *disk,
     const struct vm_layer *active = g_ptr_array_index(disk->vm->layers, 0);
     g_autofree char *prefix = g_strconcat(disk->name, ".blockmig-", NULL);
     bool any = false;
+    unsigned below;
 
     if (disk->target_overlay && g_strcmp0(active->filename, disk->target_overlay) == 0)
         return blockmig_fail(
@@ -298,7 +299,8 @@ static bool look_at_own_node(const struct live_job *job, struct live_disk *disk,
     }
     if (any)
         return look_at_names(disk, error);
-    if (live_has_unmerged(disk))
+    /* If an overlay has the name already, the machine, which is not on it, was not started from there. */
+    if (!live_stands_on(disk, disk->name, &below) && live_has_unmerged(disk))
         return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN,
                              "the machine was started anew on %s without the overlays NAME.blockmig-N, which "
                              "hold what it had written before: none may be removed",
