@@ -149,7 +149,9 @@ static const char *out_of_reach(const struct live_job *job)
 {
     if (live_watch_lost(job))
         return "nothing more was touched: the overlays and the target are kept, and the disk's name leads to "
-               "what the machine wrote or to nothing";
+               "what the machine wrote or to nothing. Once the machine answers, or is off, 'blockmig job "
+               "resume' "
+               "goes on and 'blockmig job cancel' rolls back";
     if (job->uncertain || g_error_matches(live_watch_trouble(job), BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNCERTAIN))
         return "it is not known on which disk the machine runs: everything is kept";
     return NULL;
