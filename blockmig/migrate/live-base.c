@@ -13,7 +13,8 @@ static bool create_target(struct live_job *job, struct live_disk *disk, GError *
 
     if (!job_event(&job->base, "intent", error, "create %s", disk->target_path))
         return false;
-    storage = storage_file_open(disk->target_path, FILE_WRITE | FILE_CREATE, NULL, NULL, error);
+    storage = storage_file_open(disk->target_path, disk->target_device ? FILE_WRITE : FILE_WRITE | FILE_CREATE,
+                                NULL, NULL, error);
     if (!storage)
         return false;
     disk->created = true;

@@ -27,11 +27,23 @@ static bool write_overlays(struct live_job *job, struct chain *overlays, struct 
     return ok;
 }
 
+/* The lowest overlay that is still there: an interrupted run may have removed some, from below. */
+static unsigned lowest(const struct live_disk *disk)
+{
+    for (unsigned layer = 1; layer <= disk->top; layer++) {
+        g_autofree char *path = live_layer_path(disk, layer);
+
+        if (g_file_test(path, G_FILE_TEST_EXISTS))
+            return layer;
+    }
+    return disk->top + 1;
+}
+
 /* All overlays as one, into layer 0; doing it twice gives the same. */
-static bool merge_source(struct live_job *job, struct live_disk *disk, GError **error)
+static bool merge_source(struct live_job *job, struct live_disk *disk, unsigned from, GError **error)
 {
     g_autofree char *path = live_layer_path(disk, 0);
-    g_autoptr(chain_t) overlays = live_open_overlays(disk, 1, error);
+    g_autoptr(chain_t) overlays = live_open_overlays(disk, from, error);
     /* Only what is below layer 0 is read through this; layer 0 itself is about to be locked for writing. */
     g_autoptr(chain_t) chain = overlays ? live_open_base(disk, FILE_NO_LOCK, error) : NULL;
     unsigned depth = chain ? chain_depth(chain) : 0;
@@ -50,25 +62,47 @@ static bool merge_source(struct live_job *job, struct live_disk *disk, GError **
     return base && write_overlays(job, overlays, base, below, error);
 }
 
+/* From below: as long as any are there, merging them once more gives the content of the switch. */
 static bool remove_overlays(struct live_disk *disk, GError **error)
 {
-    while (disk->top > 0) {
-        if (!live_layer_remove(disk, disk->top, error))
+    for (unsigned layer = 1; layer <= disk->top; layer++)
+        if (!live_layer_remove(disk, layer, error))
             return false;
-        disk->top--;
-    }
+    disk->top = 0;
+    return true;
+}
+
+/* A device keeps its name, so it stays read-only: a start from the old command line fails. */
+static bool keep_device(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    unsigned from = lowest(disk);
+
+    if (from <= disk->top && !merge_source(job, disk, from, error))
+        return false;
+    if (!remove_overlays(disk, error))
+        return false;
+    if (live_layer_set_immutable(disk, true))
+        job_notice(&job->base,
+                   "the source of %s is kept on %s, read-only until this host is booted: "
+                   "\"blockdev --setrw\" frees it",
+                   disk->vm->name, disk->name);
+    else
+        job_notice(&job->base,
+                   "the source of %s is kept on %s, which cannot be made read-only: the machine must not be "
+                   "started from it",
+                   disk->vm->name, disk->name);
     return true;
 }
 
 /* Whoever starts the machine from its old command line finds nothing under the old name, and no stale data.
  */
-static bool keep_source(struct live_job *job, struct live_disk *disk, const char *base, GError **error)
+static bool keep_file(struct live_job *job, struct live_disk *disk, const char *base, GError **error)
 {
     g_autofree char *kept = g_strconcat(disk->name, ".blockmig-source", NULL);
 
     /* An interrupted run may have come as far as this. */
     if (!job->interrupted || g_file_test(base, G_FILE_TEST_EXISTS)) {
-        if (!merge_source(job, disk, error))
+        if (!merge_source(job, disk, 1, error))
             return false;
         if (renameat2(AT_FDCWD, base, AT_FDCWD, kept, RENAME_NOREPLACE) < 0)
             return blockmig_set_errno(error, errno, "renaming %s to %s", base, kept);
@@ -97,10 +131,11 @@ static bool clean_disk(struct live_job *job, struct live_disk *disk, GError **er
 {
     g_autofree char *base = live_layer_path(disk, 0);
     bool ok = job->request->delete_source ? delete_source(job, disk, base, error)
-                                          : keep_source(job, disk, base, error);
+              : disk->device              ? keep_device(job, disk, error)
+                                          : keep_file(job, disk, base, error);
     g_autoptr(storage_t) target = NULL;
 
-    if (!ok || !storage_file_sync_directory(disk->name, error))
+    if (!ok || !storage_file_sync_directory(disk->stem, error))
         return false;
     target = storage_file_open(disk->target_path, FILE_NO_LOCK, NULL, NULL, error);
     if (!target)

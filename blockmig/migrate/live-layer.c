@@ -2,6 +2,8 @@
 /* The source's layers: their names on disk and in the hypervisor.  The rules are in live.h. */
 #include "blockmig/migrate/live.h"
 #include "blockmig/migrate/metadata.h"
+#include "blockmig/migrate/target.h"
+#include "blockmig/storage/device.h"
 #include "blockmig/storage/file.h"
 
 #include <errno.h>
@@ -11,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* 4 KiB of granularity, and few tables. */
@@ -18,9 +21,20 @@
 
 /* ---- names ---- */
 
-static char *numbered(const struct live_disk *disk, unsigned layer)
+/* "/dev/vg/disk" becomes "SCRATCH/vg-disk". */
+char *live_stem(const struct live_job *job, const char *image, bool device)
 {
-    return g_strdup_printf("%s.blockmig-%u", disk->name, layer);
+    g_autofree char *name = NULL;
+
+    if (!device)
+        return g_strdup(image);
+    name = g_strdup(image + (g_str_has_prefix(image, "/dev/") ? strlen("/dev/") : 1));
+    return g_build_filename(job->scratch, g_strdelimit(name, "/", '-'), NULL);
+}
+
+char *live_numbered(const struct live_disk *disk, unsigned n)
+{
+    return g_strdup_printf("%s.blockmig-%u", disk->stem, n);
 }
 
 char *live_layer_path(const struct live_disk *disk, unsigned layer)
@@ -32,9 +46,9 @@ char *live_layer_path(const struct live_disk *disk, unsigned layer)
     if (disk->by_exchange && !disk->exchanged) {
         /* Before the first exchange the base still has the name, and the overlay stands where the base will.
          */
-        return layer == 0 ? g_strdup(disk->name) : numbered(disk, 0);
+        return layer == 0 ? g_strdup(disk->name) : live_numbered(disk, 0);
     }
-    return has_name ? g_strdup(disk->name) : numbered(disk, layer);
+    return has_name ? g_strdup(disk->name) : live_numbered(disk, layer);
 }
 
 char *live_layer_node(const struct live_job *job, const struct live_disk *disk, unsigned layer)
@@ -69,7 +83,7 @@ char *live_new_node(const struct live_job *job, const struct live_disk *disk)
 
 bool live_layer_exchange(struct live_disk *disk, unsigned layer, GError **error)
 {
-    g_autofree char *other = numbered(disk, layer - 1);
+    g_autofree char *other = live_numbered(disk, layer - 1);
 
     if (renameat2(AT_FDCWD, disk->name, AT_FDCWD, other, RENAME_EXCHANGE) < 0)
         return blockmig_set_errno(error, errno, "exchanging the names %s and %s", disk->name, other);
@@ -78,7 +92,7 @@ bool live_layer_exchange(struct live_disk *disk, unsigned layer, GError **error)
 
 bool live_layer_set_aside(struct live_disk *disk, bool aside, GError **error)
 {
-    g_autofree char *other = numbered(disk, disk->top);
+    g_autofree char *other = live_numbered(disk, disk->top);
     const char *from = aside ? disk->name : other, *to = aside ? other : disk->name;
 
     if (!disk->by_exchange || disk->set_aside == aside)
@@ -89,21 +103,28 @@ bool live_layer_set_aside(struct live_disk *disk, bool aside, GError **error)
     return true;
 }
 
+static bool file_set_immutable(int fd, bool immutable)
+{
+    int flags = 0;
+
+    if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0)
+        return false;
+    flags = immutable ? flags | FS_IMMUTABLE_FL : flags & ~FS_IMMUTABLE_FL;
+    return ioctl(fd, FS_IOC_SETFLAGS, &flags) == 0;
+}
+
 /* Best effort: not every file system has it, nor may everybody. */
 bool live_layer_set_immutable(struct live_disk *disk, bool immutable)
 {
-    int fd, flags = 0;
-    bool done = false;
+    bool done;
+    int fd;
 
     if (disk->by_exchange || disk->immutable == immutable)
         return true;
     fd = open(disk->name, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return false;
-    if (ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0) {
-        flags = immutable ? flags | FS_IMMUTABLE_FL : flags & ~FS_IMMUTABLE_FL;
-        done = ioctl(fd, FS_IOC_SETFLAGS, &flags) == 0;
-    }
+    done = disk->device ? device_set_readonly(fd, immutable) == 0 : file_set_immutable(fd, immutable);
     close(fd);
     if (done)
         disk->immutable = immutable;
@@ -162,9 +183,9 @@ bool live_overlay_create(const struct live_job *job, const char *path, uint64_t 
 bool live_layer_create(struct live_job *job, struct live_disk *disk, unsigned layer, GError **error)
 {
     const char *format = layer > 1 ? format_qcow2.name : disk->source_format->name;
-    g_autofree char *path = numbered(disk, disk->by_exchange ? layer - 1 : layer);
+    g_autofree char *path = live_numbered(disk, disk->by_exchange ? layer - 1 : layer);
     g_autofree char *below = disk->by_exchange ? g_strdup(path) : live_layer_path(disk, layer - 1);
-    g_autofree char *name = g_path_get_basename(below);
+    g_autofree char *name = target_backing_name(path, below);
 
     if (!live_overlay_create(job, path, disk->size, name, format, disk->name, error))
         return false;
@@ -174,11 +195,43 @@ bool live_layer_create(struct live_job *job, struct live_disk *disk, unsigned la
 
 /* ---- opening them ---- */
 
-struct chain *live_open_base(const struct live_disk *disk, unsigned flags, GError **error)
+struct opening {
+    const struct live_disk *disk;
+    unsigned flags;
+};
+
+/* A device below the machine's disk lies under no directory of images. */
+static bool is_device_of(const struct live_disk *disk, const char *path)
 {
-    g_autofree char *path = live_layer_path(disk, 0);
+    struct stat wanted, st;
+
+    if (stat(path, &wanted) < 0 || !S_ISBLK(wanted.st_mode))
+        return false;
+    for (guint i = 1; i < disk->vm->layers->len; i++) {
+        const struct vm_layer *layer = g_ptr_array_index(disk->vm->layers, i);
+
+        if (stat(layer->filename, &st) == 0 && S_ISBLK(st.st_mode) && st.st_rdev == wanted.st_rdev)
+            return true;
+    }
+    return false;
+}
+
+static struct storage *open_for_chain(void *opaque, const char *path, const char *const *roots, bool writable,
+                                      char **real_path, GError **error)
+{
+    struct opening *opening = opaque;
+
+    if (roots && is_device_of(opening->disk, path))
+        roots = NULL;
+    return storage_file_open_for_chain(&opening->flags, path, roots, writable, real_path, error);
+}
+
+static struct chain *open_chain(const struct live_disk *disk, const char *path, const struct format *format,
+                                unsigned flags, GError **error)
+{
     g_autoptr(GPtrArray) roots = g_ptr_array_new_with_free_func(g_free);
-    struct chain_policy policy = {.open = storage_file_open_for_chain, .opaque = &flags};
+    struct opening opening = {.disk = disk, .flags = flags};
+    struct chain_policy policy = {.open = open_for_chain, .opaque = &opening};
 
     /* What the machine has open may be followed. */
     for (guint i = 1; i < disk->vm->layers->len; i++) {
@@ -188,7 +241,19 @@ struct chain *live_open_base(const struct live_disk *disk, unsigned flags, GErro
     }
     g_ptr_array_add(roots, NULL);
     policy.allowed_roots = (const char *const *)roots->pdata;
-    return chain_open(path, disk->source_format, &policy, error);
+    return chain_open(path, format, &policy, error);
+}
+
+struct chain *live_open_base(const struct live_disk *disk, unsigned flags, GError **error)
+{
+    g_autofree char *path = live_layer_path(disk, 0);
+
+    return open_chain(disk, path, disk->source_format, flags, error);
+}
+
+struct chain *live_open_target(const struct live_disk *disk, GError **error)
+{
+    return open_chain(disk, disk->target_path, disk->format, 0, error);
 }
 
 static struct image *open_image(const char *path, unsigned flags, GError **error)
@@ -250,12 +315,16 @@ int live_descriptor(const char *path, GError **error)
 struct vm_node live_node(const struct live_disk *disk, const char *name, const char *filename,
                          const char *format, const char *backing, const int *descriptor, bool read_only)
 {
+    struct stat st;
+
     return (struct vm_node){.name = name,
                             .filename = filename,
                             .format = format,
                             .backing = backing,
                             .descriptor = descriptor,
                             .detect_zeroes = disk->vm->detect_zeroes,
+                            .block_device =
+                                descriptor && fstat(*descriptor, &st) == 0 && S_ISBLK(st.st_mode),
                             .direct = disk->vm->cache.direct,
                             .no_flush = disk->vm->cache.no_flush,
                             .discard = true,

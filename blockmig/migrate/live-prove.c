@@ -88,14 +88,6 @@ static bool digest_touched(struct live_job *job, struct live_disk *disk, GError 
     return true;
 }
 
-static struct chain *open_target(const struct live_disk *disk, GError **error)
-{
-    struct storage *storage = storage_file_open(disk->target_path, 0, NULL, NULL, error);
-    struct image *image = storage ? image_open(storage, disk->format, false, error) : NULL;
-
-    return image ? chain_new_single(image, false) : NULL;
-}
-
 static bool compare_digests(const struct live_disk *disk, const struct digest_table *target, GError **error)
 {
     size_t length = digest_length(digest_table_algorithm(target));
@@ -111,10 +103,30 @@ static bool compare_digests(const struct live_disk *disk, const struct digest_ta
     return true;
 }
 
+/* What a larger device shows behind the disk. */
+static bool compare_rest(const struct live_disk *disk, struct chain *target, GError **error)
+{
+    g_autofree uint8_t *buffer = g_malloc(DIGEST_CHUNK_SIZE);
+    size_t length;
+
+    for (uint64_t offset = disk->size; offset < target->size; offset += length) {
+        length = MIN(target->size - offset, DIGEST_CHUNK_SIZE);
+        if (!chain_read(target, buffer, length, offset, error))
+            return false;
+        if (buffer[0] || memcmp(buffer, buffer + 1, length - 1) != 0) {
+            g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT,
+                        "%s is not zero in the %zu bytes at %" PRIu64 ", behind the end of the disk",
+                        disk->target_path, length, offset);
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool compare_target(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autoptr(digest_table_t) table = digest_table_new(job->request->digest, disk->size);
-    g_autoptr(chain_t) target = open_target(disk, error);
+    g_autoptr(chain_t) target = live_open_target(disk, error);
     struct copy_options options = {0};
     struct copy_result result = {0};
     bool ok;
@@ -123,9 +135,10 @@ static bool compare_target(struct live_job *job, struct live_disk *disk, GError 
         return false;
     live_copy_options(job, &options);
     options.digests = table;
+    options.end = disk->size;
     ok = copy_digest(target, &options, &result, error);
     copy_result_clear(&result);
-    return ok && compare_digests(disk, table, error);
+    return ok && compare_digests(disk, table, error) && compare_rest(disk, target, error);
 }
 
 /* The receipt borrows everything: it is cleared, not freed. */

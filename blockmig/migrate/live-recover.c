@@ -10,6 +10,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 bool live_has_job(struct live_job *job, const char *name, bool *there, GError **error)
 {
@@ -62,7 +63,7 @@ static bool highest_file(const struct live_disk *disk, unsigned *highest)
     bool any = false;
 
     for (unsigned n = 0; n <= CHAIN_MAX_DEPTH; n++) {
-        g_autofree char *path = g_strdup_printf("%s.blockmig-%u", disk->name, n);
+        g_autofree char *path = live_numbered(disk, n);
 
         if (!g_file_test(path, G_FILE_TEST_EXISTS))
             continue;
@@ -106,23 +107,43 @@ static void look_at_target(struct live_job *job, struct live_disk *disk)
     vm_remove_node(job->vm, node, NULL); /* its file is still open for writing there */
 }
 
+static bool is_device(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && S_ISBLK(st.st_mode);
+}
+
+/* Where its files are. */
+static struct live_disk *rebuild_paths(const struct live_job *job, const struct journal_disk *saved)
+{
+    struct live_disk *disk = g_new0(struct live_disk, 1);
+    g_autofree char *stem = NULL;
+
+    disk->index = saved->index;
+    disk->name = g_strdup(saved->source);
+    disk->device = is_device(saved->source);
+    disk->stem = live_stem(job, disk->name, disk->device);
+    disk->size = saved->size;
+    disk->target_path = g_strdup(saved->target);
+    disk->target_device = is_device(saved->target);
+    stem = live_stem(job, disk->target_path, disk->target_device);
+    disk->target_overlay = g_strconcat(stem, ".blockmig-new", NULL);
+    return disk;
+}
+
 static struct live_disk *rebuild(struct live_job *job, const struct journal_disk *saved, GError **error)
 {
     const struct vm_disk *vm = find_device(job, saved->source_identity);
-    struct live_disk *disk = g_new0(struct live_disk, 1);
+    struct live_disk *disk = rebuild_paths(job, saved);
 
-    disk->index = saved->index;
     disk->vm = vm;
-    disk->name = g_strdup(saved->source);
-    disk->size = saved->size;
-    disk->target_path = g_strdup(saved->target);
-    disk->target_overlay = g_strconcat(saved->target, ".blockmig-new", NULL);
     g_ptr_array_add(job->disks, disk);
     job->tag = (unsigned)g_ascii_strtoull(saved->target_identity, NULL, 16);
     if (!(disk->source_format = format_by_name(saved->source_format, error)) ||
         !(disk->format = format_by_name(saved->target_format, error)))
         return NULL;
-    disk->by_exchange = disk->source_format->flags & FORMAT_BACKING;
+    disk->by_exchange = (disk->source_format->flags & FORMAT_BACKING) && !disk->device;
     if (vm && vm->layers->len > 0)
         return disk;
     g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "%s is not a disk of the machine any more",
@@ -134,7 +155,7 @@ static struct live_disk *rebuild(struct live_job *job, const struct journal_disk
 static bool is_restarted(const struct live_disk *disk)
 {
     const struct vm_layer *active = g_ptr_array_index(disk->vm->layers, 0);
-    g_autofree char *prefix = g_strconcat(disk->name, ".blockmig-", NULL);
+    g_autofree char *prefix = g_strconcat(disk->stem, ".blockmig-", NULL);
 
     if (g_str_has_prefix(active->node, "bm-"))
         return false;
@@ -182,17 +203,19 @@ static bool has_leftovers(const struct live_job *job, GPtrArray *disks)
     for (guint i = 0; i < disks->len; i++) {
         const struct journal_disk *saved = g_ptr_array_index(disks, i);
         const struct vm_disk *vm = find_device(job, saved->source_identity);
-        struct live_disk disk = {.name = saved->source};
-        g_autofree char *overlay = g_strconcat(saved->target, ".blockmig-new", NULL);
+        struct live_disk *disk = rebuild_paths(job, saved);
         g_autofree char *prefix = g_strdup_printf("bm-%s-%u-s", saved->target_identity, saved->index);
         unsigned highest;
+        bool any = highest_file(disk, &highest) || g_file_test(disk->target_overlay, G_FILE_TEST_EXISTS) ||
+                   (vm && vm->node && g_str_has_prefix(vm->node, prefix));
 
-        if (highest_file(&disk, &highest) || g_file_test(overlay, G_FILE_TEST_EXISTS) ||
-            (vm && vm->node && g_str_has_prefix(vm->node, prefix)))
+        live_disk_free(disk);
+        if (any)
             return true;
     }
     return false;
 }
+
 
 static bool look_at_disks(struct live_job *job, const struct journal_job *record, GPtrArray *disks,
                           GError **error)
@@ -220,7 +243,9 @@ bool live_recover(struct live_job *job, GError **error)
 {
     GError *local = NULL;
     g_autoptr(journal_job_t) record = find_record(job, &local);
+    g_autoptr(move_request_t) request = NULL;
     g_autoptr(GPtrArray) disks = NULL;
+    char *asked;
 
     if (local) {
         g_propagate_error(error, local);
@@ -228,10 +253,18 @@ bool live_recover(struct live_job *job, GError **error)
     }
     if (!record)
         return true;
-    if (!(disks = journal_disk_list(job->base.journal, record, error)))
+    if (!(disks = journal_disk_list(job->base.journal, record, error)) ||
+        !(request = move_request_from_json(record->request, error)))
         return false;
-    if (disks->len == 0 || !has_leftovers(job, disks))
+    /* What the interrupted job was asked for counts from here on, unless nothing is left of it. */
+    asked = job->scratch;
+    job->scratch = request->scratch;
+    request->scratch = asked;
+    if (disks->len == 0 || !has_leftovers(job, disks)) {
+        request->scratch = job->scratch;
+        job->scratch = asked;
         return true;
+    }
     job_notice(&job->base, "job %s of this machine was interrupted in its phase \"%s\"", record->id,
                record->phase);
     if (job->base.dry_run || !journal_job_claim(job->base.journal, record, error))

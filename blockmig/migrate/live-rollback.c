@@ -93,22 +93,26 @@ static void forget_overlays(struct live_job *job, struct live_disk *disk)
     }
     /* By exchange: what had the disk's name stands as NAME.blockmig-0 now. */
     for (unsigned n = disk->by_exchange ? 0 : 1; n <= disk->files; n++) {
-        g_autofree char *path = g_strdup_printf("%s.blockmig-%u", disk->name, n);
+        g_autofree char *path = live_numbered(disk, n);
 
         g_unlink(path);
     }
-    storage_file_sync_directory(disk->name, NULL);
+    storage_file_sync_directory(disk->stem, NULL);
 }
 
-static void remove_target(struct live_disk *disk)
+/* Of a device nothing is wiped: by now it may belong to somebody else. */
+static void remove_target(struct live_job *job, struct live_disk *disk)
 {
     g_clear_pointer(&disk->target, image_close);
     if (disk->overlay_created)
         g_unlink(disk->target_overlay);
-    if (disk->created)
+    if (disk->created && disk->target_device)
+        job_notice(&job->base, "%s holds an unfinished copy: nothing may be started from it",
+                   disk->target_path);
+    else if (disk->created)
         g_unlink(disk->target_path);
     if (disk->created)
-        storage_file_sync_directory(disk->target_path, NULL);
+        storage_file_sync_directory(disk->target_overlay, NULL);
     disk->created = disk->overlay_created = false;
 }
 
@@ -154,7 +158,7 @@ bool live_rollback(struct job *base, GError **error)
         return false;
     for (guint i = 0; i < job->disks->len; i++) {
         forget_overlays(job, live_disk_at(job, i));
-        remove_target(live_disk_at(job, i));
+        remove_target(job, live_disk_at(job, i));
     }
     if (job->interrupted) {
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED,
@@ -200,8 +204,7 @@ static bool add_layer(struct live_job *job, struct live_disk *disk, const char *
 /* The layer that will be on top; by exchange it has the disk's name from the beginning, which is free. */
 static char *next_path(const struct live_disk *disk)
 {
-    return disk->by_exchange ? g_strdup(disk->name)
-                             : g_strdup_printf("%s.blockmig-%u", disk->name, disk->top + 1);
+    return disk->by_exchange ? g_strdup(disk->name) : live_numbered(disk, disk->top + 1);
 }
 
 static bool create_next(struct live_job *job, struct live_disk *disk, GError **error)

@@ -96,7 +96,7 @@ bool live_settle(struct job *base, GError **error)
         if (g_unlink(disk->target_overlay) < 0 && errno != ENOENT)
             return blockmig_set_errno(error, errno, "removing %s", disk->target_overlay);
         disk->overlay_created = false;
-        if (!storage_file_sync_directory(disk->target_path, error))
+        if (!storage_file_sync_directory(disk->target_overlay, error))
             return false;
     }
     return job_event(base, "result", error, "the machine writes to the merged target");

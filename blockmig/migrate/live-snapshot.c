@@ -50,7 +50,7 @@ static bool add_overlays(struct live_job *job, GError **error)
         struct live_disk *disk = live_disk_at(job, i);
         unsigned layer = disk->top + 1;
         char *path = layer == 1 || !disk->by_exchange
-                         ? g_strdup_printf("%s.blockmig-%u", disk->name, disk->by_exchange ? 0 : layer)
+                         ? live_numbered(disk, disk->by_exchange ? 0 : layer)
                          : g_strdup(disk->name);
         char *below = layer == 1 ? g_strdup(disk->base_node) : live_layer_node(job, disk, layer - 1);
         char *node = live_layer_node(job, disk, layer);
@@ -129,9 +129,9 @@ static void protect_base(struct live_job *job, struct live_disk *disk)
     if (!live_layer_set_immutable(disk, true))
         job_notice(
             &job->base,
-            "%s: cannot be made immutable: until the move is over, only this process's lock keeps others "
-            "from writing to it",
-            disk->name);
+            "%s: cannot be made %s: until the move is over, only this process's lock keeps others from "
+            "writing to it",
+            disk->name, disk->device ? "read-only" : "immutable");
 }
 
 bool live_snapshot(struct job *base, GError **error)

@@ -8,6 +8,7 @@
  * Whatever fails before the pivot is undone and the machine goes on where it was.
  */
 #include "blockmig/migrate/live.h"
+#include "blockmig/migrate/target.h"
 #include "blockmig/storage/file.h"
 
 #include <glib/gstdio.h>
@@ -26,7 +27,7 @@ static bool prepare(struct live_job *job, GError **error)
 {
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
-        g_autofree char *name = g_path_get_basename(disk->target_path);
+        g_autofree char *name = target_backing_name(disk->target_overlay, disk->target_path);
 
         disk->overlay_created = true;
         if (!live_overlay_create(job, disk->target_overlay, disk->size, name, disk->format->name,

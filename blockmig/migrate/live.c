@@ -31,6 +31,7 @@ void live_disk_free(struct live_disk *disk)
     digest_table_free(disk->digests);
     g_clear_pointer(&disk->options, g_hash_table_unref);
     g_free(disk->name);
+    g_free(disk->stem);
     g_free(disk->base_node);
     g_free(disk->target_path);
     g_free(disk->target_overlay);
@@ -45,6 +46,7 @@ struct job_report *move_job_run(const struct move_request *request, const struct
                                     .dry_run = dry_run,
                                     .report = job_report_new()},
                            .request = request,
+                           .scratch = request->scratch ? g_canonicalize_filename(request->scratch, NULL) : NULL,
                            .tag = g_random_int(),
                            .steps = g_string_new(NULL)};
 
@@ -54,6 +56,7 @@ struct job_report *move_job_run(const struct move_request *request, const struct
     job_run(&job.base, request->state_dir, error);
     g_ptr_array_unref(job.disks);
     g_string_free(job.steps, true);
+    g_free(job.scratch);
     vm_description_free(job.description);
     guard_stop(job.guard);
     vm_close(job.vm);

@@ -8,10 +8,13 @@
  *
  *   by_exchange (qcow2)   layer `top` has the disk's name, layer n < top is NAME.blockmig-n
  *   else (raw)            layer 0 keeps the disk's name, immutable; layer n > 0 is NAME.blockmig-n
+ *   a block device        has its name for ever: layer 0 is there, the device read-only (as far as this host
+ *                         goes, until it is booted); layer n > 0 is SCRATCH/DEVICE.blockmig-n.  It stays
+ *                         read-only when the move is over and it holds the content of the switch.
  *
  * The hypervisor opens these files by descriptors, because it opens files again by name whenever a disk
  * becomes read-only or writable.  The target has its final name from the beginning; the overlay above it is
- * TARGET.blockmig-new.
+ * TARGET.blockmig-new, or SCRATCH/DEVICE.blockmig-new if the target is a block device.
  */
 #ifndef BLOCKMIG_MIGRATE_LIVE_H
 #define BLOCKMIG_MIGRATE_LIVE_H
@@ -24,6 +27,8 @@ struct live_disk {
     unsigned index;
     const struct vm_disk *vm; /* as it was described in preflight */
     char *name;               /* absolute path of the disk's image */
+    char *stem;               /* its overlays are STEM.blockmig-n: the name, but for a device */
+    bool device;              /* the image lies on a block device */
     const struct format *source_format;
     uint64_t size; /* virtual */
     bool by_exchange;
@@ -41,6 +46,7 @@ struct live_disk {
     struct chain *base;
 
     char *target_path, *target_overlay;
+    bool target_device;
     const struct format *format;
     GHashTable *options;
     uint64_t needed; /* bytes on the target at most */
@@ -69,6 +75,7 @@ struct live_job {
     struct guard *guard; /* NULL until the first pause */
     struct vm_description *description;
     GPtrArray *disks; /* of struct live_disk */
+    char *scratch;    /* directory for overlays of block devices; NULL: none was given */
     unsigned tag;     /* makes our node names differ from those of earlier moves */
     struct live_pace pace;
     bool paused;         /* by us */
@@ -119,6 +126,11 @@ bool live_pause_merged(struct live_job *job, GError **error);
 bool live_resume(struct live_job *job, int64_t *time, GError **error);
 
 /* live-layer.c.  Paths and node names are the caller's to free. */
+/* Where files that belong to an image have their names from: beside it, or in the scratch directory (which
+ * must be there then) if it is a block device. */
+char *live_stem(const struct live_job *job, const char *image, bool device);
+/* STEM.blockmig-n, whatever stands there. */
+char *live_numbered(const struct live_disk *disk, unsigned n);
 char *live_layer_path(const struct live_disk *disk, unsigned layer);
 char *live_layer_node(const struct live_job *job, const struct live_disk *disk, unsigned layer);
 char *live_top_node(const struct live_job *job, const struct live_disk *disk);
@@ -139,6 +151,8 @@ bool live_layer_set_immutable(struct live_disk *disk, bool immutable);
 bool live_layer_remove(struct live_disk *disk, unsigned layer, GError **error);
 /* Opens layer 0 and what is below it; or one overlay with its holes. `flags` of storage_file_open(). */
 struct chain *live_open_base(const struct live_disk *disk, unsigned flags, GError **error);
+/* The merged target and what is below it, when nobody writes to it any more. */
+struct chain *live_open_target(const struct live_disk *disk, GError **error);
 struct chain *live_open_overlay(const char *path, unsigned flags, GError **error);
 /* Overlays [from, top] as one with holes; and the whole source, from the top down. */
 struct chain *live_open_overlays(const struct live_disk *disk, unsigned from, GError **error);

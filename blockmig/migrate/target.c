@@ -84,6 +84,14 @@ char *target_path(const char *target, const char *source, bool *device, GError *
     return *device ? g_build_filename(real, base, NULL) : resolve_file(joined, error);
 }
 
+char *target_backing_name(const char *image, const char *backing)
+{
+    g_autofree char *here = g_path_get_dirname(image);
+    g_autofree char *there = g_path_get_dirname(backing);
+
+    return strcmp(here, there) == 0 ? g_path_get_basename(backing) : g_strdup(backing);
+}
+
 struct described {
     const struct format *format;
     GHashTable *values;
@@ -160,17 +168,15 @@ static bool add_flat(const struct copy_request *request, struct chain *source, c
     return set_format(unit, request, chain_layer(source, 0), true, error);
 }
 
-/* The backing file stays where it is: named relatively only from its own directory. */
+/* The backing file stays where it is. */
 static bool add_shallow(const struct copy_request *request, struct chain *source, char *path, bool device,
                         GPtrArray *units, GError **error)
 {
     struct copy_unit *unit = unit_new(request, source, 0, 1, path, device);
     const char *backing = g_ptr_array_index(source->paths, 1);
-    g_autofree char *here = g_path_get_dirname(path);
-    g_autofree char *there = g_path_get_dirname(backing);
 
     g_ptr_array_add(units, unit);
-    unit->backing_name = strcmp(here, there) == 0 ? g_path_get_basename(backing) : g_strdup(backing);
+    unit->backing_name = target_backing_name(path, backing);
     unit->backing_format = g_strdup(chain_layer(source, 1)->format->name);
     return set_format(unit, request, chain_layer(source, 0), true, error);
 }
@@ -222,7 +228,7 @@ static bool same_object(const struct stat *a, const struct stat *b)
 }
 
 /* Writing an image of the chain would destroy what is being read. */
-static bool is_not_a_source(const char *path, const struct chain *source, GError **error)
+bool target_is_not_a_source(const char *path, const struct chain *source, GError **error)
 {
     struct stat target, layer;
 
@@ -282,8 +288,8 @@ bool cold_choose_targets(struct cold_job *job, GError **error)
         unit->index = i;
         unit->what = keep ? g_strdup_printf("layer %u of %u: %s", i + 1, job->units->len, name)
                           : g_steal_pointer(&name);
-        if (!is_not_a_source(unit->target_path, job->source, error) ||
-            !is_not_a_source(unit->part_path, job->source, error))
+        if (!target_is_not_a_source(unit->target_path, job->source, error) ||
+            !target_is_not_a_source(unit->part_path, job->source, error))
             return false;
         mind_the_name(job, unit);
     }

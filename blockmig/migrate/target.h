@@ -3,7 +3,7 @@
 #ifndef BLOCKMIG_MIGRATE_TARGET_H
 #define BLOCKMIG_MIGRATE_TARGET_H
 
-#include "formats/image.h"
+#include "formats/chain.h"
 
 /* The absolute name that `target` stands for; a directory is a datastore: the source's name in it.  REFUSED
  * if nothing can be written there.  The caller's. */
@@ -12,5 +12,9 @@ char *target_path(const char *target, const char *source, bool *device, GError *
  * same. */
 GHashTable *target_options(const char *text, const struct format *format, struct image *source,
                            GError **error);
+/* How `image` is to name its backing file: relatively only if both lie in one directory.  The caller's. */
+char *target_backing_name(const char *image, const char *backing);
+/* REFUSED if writing to `path` would destroy what is read. */
+bool target_is_not_a_source(const char *path, const struct chain *source, GError **error);
 
 #endif

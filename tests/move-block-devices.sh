@@ -1,0 +1,82 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Disks of a running machine move from block devices, to block devices, and from one to the other; what is left on the
+# old device is the content of the switch, and nobody starts a machine from it by mistake.
+. "${srcdir:-.}/tests/lib.sh"
+. "$srcdir/tests/guest/lib-guest.sh"
+need_guest
+need_loop
+need_free 1G
+
+# files DIRECTORY: what is in it, in one line.
+files()
+{
+    (cd "$1" && LC_ALL=C ls | tr '\n' ' ')
+}
+
+# device NAME SIZE: a loop device full of noise, as a used LUN is; sets REPLY.
+device()
+{
+    random_file "$tmp/$1.lun" "$2" 7
+    loop_device "$tmp/$1.lun"
+    at_exit blockdev --setrw "$REPLY"
+}
+
+# disk_on DEVICE FORMAT SIZE: a disk with something on it.
+disk_on()
+{
+    if [ "$2" = raw ]; then
+        must dd if=/dev/zero of="$1" bs=1M count=64 conv=notrunc
+    else
+        must qemu-img create -q -f "$2" "$1" "$3"
+    fi
+    must qemu-io -f "$2" -c 'write -P 7 32M 8M' "$1"
+}
+
+# protocol NAME: the driver of the file under the first disk's image, and how many images there are.
+protocol()
+{
+    qmp "$1" '{"execute": "query-blockstats"}' | jq -r '.[] | select(.qdev | test("vd0")) | [.. | objects | select(has("node-name")) | ."node-name"] | join(" ")' >"$tmp/nodes"
+    qmp "$1" '{"execute": "query-named-block-nodes", "arguments": {"flat": true}}' |
+        jq -r --arg nodes "$(cat "$tmp/nodes")" '[.[] | select(.["node-name"] as $n | $nodes | split(" ") | index($n)) | .drv] | sort | join(" ")'
+}
+
+# ---- from a device ----
+
+# from_device NAME STYLE FORMAT [OPTION...]
+from_device()
+{
+    local name=$1 style=$2 format=$3 target=$3 dev
+    shift 3
+    [ $# -lt 2 ] || target=$2
+    mkdir -p "$tmp/$name.b" "$tmp/$name.s"
+    device "$name" 72M
+    dev=$REPLY
+    [ "$format" != raw ] || must losetup --set-capacity "$dev"
+    disk_on "$dev" "$format" 64M
+    start_guest "$name" "$style" --disk "$dev:$format" --append 'span=16M flush=64 log=1'
+    guest_wait_ready "$name"
+    fails_with 3 "$name: refused without a place for overlays" blockmig move "qmp:$tmp/$name/qmp" "$tmp/$name.b/disk" \
+        "${patient[@]}"
+    like "$err" "$dev is a block device.*--scratch" "$name: and the reason is given"
+    fails_with 3 "$name: a device cannot be deleted" blockmig move "qmp:$tmp/$name/qmp" "$tmp/$name.b/disk" \
+        "${patient[@]}" --scratch "$tmp/$name.s" --delete-source
+    run blockmig move "qmp:$tmp/$name/qmp" "$tmp/$name.b/disk" "${patient[@]}" --scratch "$tmp/$name.s" --json "$@"
+    is "$status" 0 "$name: moved"
+    diag "$err"
+    cp /dev/stdin "$tmp/$name.json" <<<"$out"
+    sleep 0.5
+    is "$(guest_verdict "$name")" OK "$name: the guest misses nothing"
+    stop_guest "$name"
+    like "$(host_verdict "$name" 0 "$tmp/$name.b/disk" "$target")" '^OK [1-9]' "$name: and the host agrees"
+    is "$(files "$tmp/$name.b") $(files "$tmp/$name.s")" "disk  " "$name: nothing else is left"
+    run_ok "$name: the device holds the content of the switch" blockmig verify -f "$format" "$dev" \
+        --receipt "$(jq -r .receipt <<<"$out")"
+    is "$(blockdev --getro "$dev")" 1 "$name: it is read-only"
+    fails_with 1 "$name: nobody writes to it by mistake" qemu-io -f "$format" -c 'write 0 4k' "$dev"
+}
+
+from_device raw --libvirt-style raw
+from_device qcow2 --drive-style qcow2 -O raw
+from_device rawdrive --drive-style raw -O qcow2
+done_testing
