@@ -46,11 +46,14 @@ dist_check_SCRIPTS += \
 
 # Disks of running machines.
 dist_check_SCRIPTS += \
+	tests/a-killed-move-leaves-devices-right.sh \
 	tests/a-killed-move-is-rolled-back-or-finished.sh \
 	tests/move-a-running-disk.sh \
+	tests/move-block-devices.sh \
 	tests/move-brings-the-machine-back-from-a-bad-target.sh \
 	tests/move-flattens-a-chain.sh \
 	tests/move-parks-when-the-pause-would-be-too-long.sh \
+	tests/move-refuses-devices-in-use.sh \
 	tests/move-refuses-what-it-cannot-move.sh \
 	tests/move-rolls-back-on-ctrl-c.sh \
 	tests/move-two-disks-at-once.sh \

@@ -33,12 +33,13 @@ disk_on()
     must qemu-io -f "$2" -c 'write -P 7 32M 8M' "$1"
 }
 
-# protocol NAME: the driver of the file under the first disk's image, and how many images there are.
-protocol()
+# drivers NAME: of the file under the only disk's image, and of the image.
+drivers()
 {
-    qmp "$1" '{"execute": "query-blockstats"}' | jq -r '.[] | select(.qdev | test("vd0")) | [.. | objects | select(has("node-name")) | ."node-name"] | join(" ")' >"$tmp/nodes"
-    qmp "$1" '{"execute": "query-named-block-nodes", "arguments": {"flat": true}}' |
-        jq -r --arg nodes "$(cat "$tmp/nodes")" '[.[] | select(.["node-name"] as $n | $nodes | split(" ") | index($n)) | .drv] | sort | join(" ")'
+    local nodes
+    nodes=$(qmp "$1" '{"execute": "query-blockstats"}' | jq -c '.[0] | [.parent["node-name"], .["node-name"]]')
+    qmp "$1" '{"execute": "query-named-block-nodes", "arguments": {"flat": true}}' | jq -r --argjson nodes "$nodes" \
+        '. as $all | $nodes | map(. as $n | $all[] | select(.["node-name"] == $n) | .drv) | join(" ")'
 }
 
 # ---- from a device ----
@@ -64,7 +65,6 @@ from_device()
     run blockmig move "qmp:$tmp/$name/qmp" "$tmp/$name.b/disk" "${patient[@]}" --scratch "$tmp/$name.s" --json "$@"
     is "$status" 0 "$name: moved"
     diag "$err"
-    cp /dev/stdin "$tmp/$name.json" <<<"$out"
     sleep 0.5
     is "$(guest_verdict "$name")" OK "$name: the guest misses nothing"
     stop_guest "$name"
@@ -79,4 +79,42 @@ from_device()
 from_device raw --libvirt-style raw
 from_device qcow2 --drive-style qcow2 -O raw
 from_device rawdrive --drive-style raw -O qcow2
+
+# ---- to a device ----
+
+# to_device NAME STYLE FORMAT SIZE DEVICE-SIZE [OPTION...]
+to_device()
+{
+    local name=$1 style=$2 format=$3 size=$4 target=$3
+    device "$name" "$5"
+    dev=$REPLY
+    shift 5
+    [ $# -lt 2 ] || target=$2
+    mkdir -p "$tmp/$name.a" "$tmp/$name.s"
+    must qemu-img create -q -f "$format" "$tmp/$name.a/disk" "$size"
+    must qemu-io -f "$format" -c 'write -P 7 8M 5M' -c 'write -z 9M 1M' "$tmp/$name.a/disk"
+    start_guest "$name" "$style" --disk "$tmp/$name.a/disk:$format" --append 'span=8M flush=64 log=1'
+    guest_wait_ready "$name"
+    run blockmig move "qmp:$tmp/$name/qmp" "$dev" "${patient[@]}" --scratch "$tmp/$name.s" --json "$@"
+    is "$status" 0 "$name: moved"
+    told=$err
+    diag "$told"
+    is "$(drivers "$name")" "host_device $target" "$name: the machine runs on the device itself"
+    sleep 0.5
+    is "$(guest_verdict "$name")" OK "$name: the guest misses nothing"
+    stop_guest "$name"
+    like "$(host_verdict "$name" 0 "$dev" "$target")" '^OK [1-9]' "$name: and the host agrees"
+    is "$(files "$tmp/$name.a") $(files "$tmp/$name.s")" "disk.blockmig-source  " "$name: nothing else is left"
+    run_ok "$name: nothing of what the device held is to be seen" \
+        qemu-io -r -f "$target" -c "read -P 0 13M $(($(numfmt --from=iec "$size") - (13 << 20)))" -c 'read -P 7 8M 1M' \
+        -c 'read -P 0 9M 1M' -c 'read -P 7 10M 3M' "$dev"
+    unlike "$out" 'failed' "$name: and all of the disk is"
+    [ "$target" = raw ] || image_clean "$dev" "$name: qemu-img check finds nothing"
+}
+
+to_device traw --libvirt-style qcow2 32M 32M -O raw
+to_device larger --drive-style raw 33299968 41M
+like "$told" 'has 41 MiB, the disk 31.8 MiB' "larger: the difference is told"
+run_ok "larger: what is behind the disk's end is zero" qemu-io -r -f raw -c 'read -P 0 33299968 9691648' "$dev"
+to_device tqcow2 --libvirt-style raw 33299968 40M -O qcow2
 done_testing

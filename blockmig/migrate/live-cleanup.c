@@ -72,16 +72,19 @@ static bool remove_overlays(struct live_disk *disk, GError **error)
     return true;
 }
 
-/* A device keeps its name, so it stays read-only: a start from the old command line fails. */
+/* A device keeps its name, so it is read-only again before it is the only copy: a start from the old command
+ * line fails. */
 static bool keep_device(struct live_job *job, struct live_disk *disk, GError **error)
 {
     unsigned from = lowest(disk);
+    bool frozen;
 
     if (from <= disk->top && !merge_source(job, disk, from, error))
         return false;
+    frozen = live_layer_set_immutable(disk, true);
     if (!remove_overlays(disk, error))
         return false;
-    if (live_layer_set_immutable(disk, true))
+    if (frozen)
         job_notice(&job->base,
                    "the source of %s is kept on %s, read-only until this host is booted: "
                    "\"blockdev --setrw\" frees it",

@@ -119,7 +119,7 @@ bool live_layer_set_immutable(struct live_disk *disk, bool immutable)
     bool done;
     int fd;
 
-    if (disk->by_exchange || disk->immutable == immutable)
+    if (disk->by_exchange || (!immutable && !disk->immutable))
         return true;
     fd = open(disk->name, O_RDONLY | O_CLOEXEC);
     if (fd < 0)

@@ -165,6 +165,7 @@ static bool write_receipt(struct live_job *job, struct live_disk *disk, GError *
 
     if (g_mkdir_with_parents(directory, 0700) < 0 || !receipt_write(&receipt, path, error))
         return false;
+    g_free(report->receipt);
     report->receipt = g_strdup(path);
     return live_save_disk(job, disk, error);
 }

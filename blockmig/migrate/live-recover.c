@@ -194,20 +194,25 @@ static bool look_at_disk(struct live_job *job, const struct journal_disk *saved,
     else
         look_at_source(job, disk);
     live_describe_disk(job, disk);
+    disk->report->receipt = g_strdup(saved->receipt);
     return true;
 }
 
-/* Is anything left of it? */
-static bool has_leftovers(const struct live_job *job, GPtrArray *disks)
+/* Is anything left of it, or to be done?  Behind the last file of ours that was removed there is still the
+ * source's name, and whether it can be written to. */
+static bool has_leftovers(const struct live_job *job, const struct journal_job *record, GPtrArray *disks)
 {
+    bool cleanup = strcmp(record->phase, "cleanup") == 0;
+
     for (guint i = 0; i < disks->len; i++) {
         const struct journal_disk *saved = g_ptr_array_index(disks, i);
         const struct vm_disk *vm = find_device(job, saved->source_identity);
         struct live_disk *disk = rebuild_paths(job, saved);
-        g_autofree char *prefix = g_strdup_printf("bm-%s-%u-s", saved->target_identity, saved->index);
+        g_autofree char *ours = g_strdup_printf("bm-%s-%u-%s", saved->target_identity, saved->index,
+                                                cleanup ? "target" : "s");
         unsigned highest;
         bool any = highest_file(disk, &highest) || g_file_test(disk->target_overlay, G_FILE_TEST_EXISTS) ||
-                   (vm && vm->node && g_str_has_prefix(vm->node, prefix));
+                   (vm && vm->node && g_str_has_prefix(vm->node, ours));
 
         live_disk_free(disk);
         if (any)
@@ -260,7 +265,7 @@ bool live_recover(struct live_job *job, GError **error)
     asked = job->scratch;
     job->scratch = request->scratch;
     request->scratch = asked;
-    if (disks->len == 0 || !has_leftovers(job, disks)) {
+    if (disks->len == 0 || !has_leftovers(job, record, disks)) {
         request->scratch = job->scratch;
         job->scratch = asked;
         return true;
