@@ -54,7 +54,7 @@ static bool merge_source(struct live_job *job, struct live_disk *disk, unsigned 
     if (!chain)
         return false;
     g_clear_pointer(&disk->base, chain_close);
-    live_layer_set_immutable(disk, false);
+    live_device_freeze(disk, false);
     storage = storage_file_open(path, FILE_WRITE, NULL, NULL, error);
     base = storage ? image_open(storage, disk->source_format, true, error) : NULL;
     if (base && base->cluster_size < 4096)
@@ -81,7 +81,7 @@ static bool keep_device(struct live_job *job, struct live_disk *disk, GError **e
 
     if (from <= disk->top && !merge_source(job, disk, from, error))
         return false;
-    frozen = live_layer_set_immutable(disk, true);
+    frozen = live_device_freeze(disk, true);
     if (!remove_overlays(disk, error))
         return false;
     if (frozen)
@@ -119,7 +119,6 @@ static bool keep_file(struct live_job *job, struct live_disk *disk, const char *
 static bool delete_source(struct live_job *job, struct live_disk *disk, const char *base, GError **error)
 {
     g_clear_pointer(&disk->base, chain_close);
-    live_layer_set_immutable(disk, false);
     if (!job_event(&job->base, "intent", error, "delete %s", base))
         return false;
     if (g_unlink(base) < 0 && errno != ENOENT)

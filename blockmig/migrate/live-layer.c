@@ -12,7 +12,6 @@
 #include <linux/fs.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -37,18 +36,16 @@ char *live_numbered(const struct live_disk *disk, unsigned n)
     return g_strdup_printf("%s.blockmig-%u", disk->stem, n);
 }
 
+/* Before the first exchange the base still has the name, and overlay 1 stands where the base will. */
 char *live_layer_path(const struct live_disk *disk, unsigned layer)
 {
-    bool has_name = disk->by_exchange
-                        ? layer == disk->top && !disk->set_aside && (disk->top == 0 || disk->exchanged)
-                        : layer == 0;
-
-    if (disk->by_exchange && !disk->exchanged) {
-        /* Before the first exchange the base still has the name, and the overlay stands where the base will.
-         */
-        return layer == 0 ? g_strdup(disk->name) : live_numbered(disk, 0);
-    }
-    return has_name ? g_strdup(disk->name) : live_numbered(disk, layer);
+    if (!disk->exchanged && layer == 0)
+        return g_strdup(disk->name);
+    if (!disk->by_exchange)
+        return live_numbered(disk, layer);
+    if (!disk->exchanged)
+        return live_numbered(disk, 0);
+    return layer >= disk->top && !disk->set_aside ? g_strdup(disk->name) : live_numbered(disk, layer);
 }
 
 char *live_layer_node(const struct live_job *job, const struct live_disk *disk, unsigned layer)
@@ -81,13 +78,40 @@ char *live_new_node(const struct live_job *job, const struct live_disk *disk)
     return g_strdup_printf("bm-%08x-%u-new", job->tag, disk->index);
 }
 
-bool live_layer_exchange(struct live_disk *disk, unsigned layer, GError **error)
+static bool rename_synced(const struct live_disk *disk, const char *from, const char *to, unsigned flags,
+                          GError **error)
 {
-    g_autofree char *other = live_numbered(disk, layer - 1);
-
-    if (renameat2(AT_FDCWD, disk->name, AT_FDCWD, other, RENAME_EXCHANGE) < 0)
-        return blockmig_set_errno(error, errno, "exchanging the names %s and %s", disk->name, other);
+    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, flags) < 0)
+        return blockmig_set_errno(error, errno, "renaming %s to %s", from, to);
     return storage_file_sync_directory(disk->name, error);
+}
+
+bool live_layer_take_name(struct live_disk *disk, unsigned layer, GError **error)
+{
+    g_autofree char *below = live_numbered(disk, layer - 1);
+
+    if (disk->device)
+        return true;
+    if ((disk->by_exchange || layer == 1) &&
+        !rename_synced(disk, disk->name, below, disk->by_exchange ? RENAME_EXCHANGE : RENAME_NOREPLACE,
+                       error))
+        return false;
+    disk->exchanged = true;
+    return true;
+}
+
+bool live_layer_return_name(struct live_disk *disk, unsigned layer, GError **error)
+{
+    g_autofree char *below = live_numbered(disk, layer - 1);
+
+    if (disk->device)
+        return true;
+    if ((disk->by_exchange || layer == 1) &&
+        !rename_synced(disk, below, disk->name, disk->by_exchange ? RENAME_EXCHANGE : RENAME_NOREPLACE,
+                       error))
+        return false;
+    disk->exchanged = layer > 1;
+    return true;
 }
 
 bool live_layer_set_aside(struct live_disk *disk, bool aside, GError **error)
@@ -103,32 +127,20 @@ bool live_layer_set_aside(struct live_disk *disk, bool aside, GError **error)
     return true;
 }
 
-static bool file_set_immutable(int fd, bool immutable)
+bool live_device_freeze(struct live_disk *disk, bool frozen)
 {
-    int flags = 0;
+    int fd, errnum;
 
-    if (ioctl(fd, FS_IOC_GETFLAGS, &flags) < 0)
-        return false;
-    flags = immutable ? flags | FS_IMMUTABLE_FL : flags & ~FS_IMMUTABLE_FL;
-    return ioctl(fd, FS_IOC_SETFLAGS, &flags) == 0;
-}
-
-/* Best effort: not every file system has it, nor may everybody. */
-bool live_layer_set_immutable(struct live_disk *disk, bool immutable)
-{
-    bool done;
-    int fd;
-
-    if (disk->by_exchange || (!immutable && !disk->immutable))
+    if (!disk->device || (!frozen && !disk->frozen))
         return true;
     fd = open(disk->name, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return false;
-    done = disk->device ? device_set_readonly(fd, immutable) == 0 : file_set_immutable(fd, immutable);
+    errnum = device_set_readonly(fd, frozen);
     close(fd);
-    if (done)
-        disk->immutable = immutable;
-    return done;
+    if (errnum == 0)
+        disk->frozen = frozen;
+    return errnum == 0;
 }
 
 bool live_layer_remove(struct live_disk *disk, unsigned layer, GError **error)
@@ -180,14 +192,17 @@ bool live_overlay_create(const struct live_job *job, const char *path, uint64_t 
     return ok && storage_file_sync_directory(path, error);
 }
 
+/* It stands where it can take the disk's name from, and names what will be below it by then. */
 bool live_layer_create(struct live_job *job, struct live_disk *disk, unsigned layer, GError **error)
 {
     const char *format = layer > 1 ? format_qcow2.name : disk->source_format->name;
     g_autofree char *path = live_numbered(disk, disk->by_exchange ? layer - 1 : layer);
-    g_autofree char *below = disk->by_exchange ? g_strdup(path) : live_layer_path(disk, layer - 1);
+    g_autofree char *below =
+        disk->device && layer == 1 ? g_strdup(disk->name) : live_numbered(disk, layer - 1);
     g_autofree char *name = target_backing_name(path, below);
+    g_autofree char *like = live_layer_path(disk, disk->top);
 
-    if (!live_overlay_create(job, path, disk->size, name, format, disk->name, error))
+    if (!live_overlay_create(job, path, disk->size, name, format, like, error))
         return false;
     disk->files = layer;
     return true;
@@ -261,6 +276,15 @@ static struct image *open_image(const char *path, unsigned flags, GError **error
     struct storage *storage = storage_file_open(path, flags, NULL, NULL, error);
 
     return storage ? image_open(storage, &format_qcow2, false, error) : NULL;
+}
+
+bool live_is_overlay(const struct live_disk *disk, const char *path)
+{
+    g_autofree char *base = g_path_get_basename(disk->name);
+    g_autofree char *prefix = g_strconcat(base, ".blockmig-", NULL);
+    g_autoptr(image_t) image = open_image(path, FILE_NO_LOCK, NULL);
+
+    return image && image->backing_name && g_str_has_prefix(image->backing_name, prefix);
 }
 
 struct chain *live_open_overlay(const char *path, unsigned flags, GError **error)
