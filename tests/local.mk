@@ -52,6 +52,7 @@ dist_check_SCRIPTS += \
 	tests/move-block-devices.sh \
 	tests/move-brings-the-machine-back-from-a-bad-target.sh \
 	tests/move-flattens-a-chain.sh \
+	tests/move-keeps-a-chain.sh \
 	tests/move-parks-when-the-pause-would-be-too-long.sh \
 	tests/move-refuses-devices-in-use.sh \
 	tests/move-refuses-what-it-cannot-move.sh \

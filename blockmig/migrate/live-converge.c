@@ -20,7 +20,9 @@ static bool ship_frozen(struct live_job *job, struct live_shipment *shipment, GE
         struct live_disk *disk = live_disk_at(job, i);
         g_autofree char *path = live_layer_path(disk, disk->top - 1);
         g_autoptr(chain_t) overlay = live_open_overlay(path, 0, error);
+        g_autoptr(chain_t) below = live_source_below(disk);
 
+        shipment->below = below;
         if (!overlay || !live_ship(job, disk, overlay, disk->target, shipment, error))
             return false;
     }

@@ -136,18 +136,6 @@ static bool check_names(const struct live_disk *disk, GError **error)
     return ok;
 }
 
-static bool choose_format(struct live_job *job, struct live_disk *disk, struct image *source, GError **error)
-{
-    disk->format = disk->source_format;
-    if (job->request->target_format && !(disk->format = format_by_name(job->request->target_format, error)))
-        return false;
-    if (!(disk->format->flags & FORMAT_CREATE))
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                             "format %s cannot be written: choose another with -O", disk->format->name);
-    disk->options = target_options(job->request->target_options, disk->format, source, error);
-    return disk->options != NULL;
-}
-
 /* What is on the device goes, as everybody knows who names one; but not what is in use, nor what is read. */
 static bool check_target_device(const struct live_job *job, const struct live_disk *disk,
                                 const struct chain *source, GError **error)
@@ -169,6 +157,19 @@ static bool is_new(const char *path, GError **error)
            blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already", path);
 }
 
+bool live_is_free(const struct live_job *job, const char *path, unsigned disks, GError **error)
+{
+    bool taken = false;
+
+    for (unsigned i = 0; i < disks; i++)
+        taken |= g_strcmp0(live_disk_at(job, i)->target_path, path) == 0;
+    for (guint i = 0; i < job->lowers->len; i++)
+        taken |= strcmp(((struct live_lower *)g_ptr_array_index(job->lowers, i))->target_path, path) == 0;
+    if (taken)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "two images would both become %s", path);
+    return is_new(path, error);
+}
+
 static bool choose_target(struct live_job *job, struct live_disk *disk, struct chain *source, GError **error)
 {
     g_autofree char *stem = NULL;
@@ -178,24 +179,19 @@ static bool choose_target(struct live_job *job, struct live_disk *disk, struct c
                              job->request->target);
     disk->target_path = target_path(job->request->target, disk->name, &disk->target_device, error);
     if (!disk->target_path || !(disk->target_device ? check_target_device(job, disk, source, error)
-                                                    : is_new(disk->target_path, error)))
+                                                    : live_is_free(job, disk->target_path, disk->index, error)))
         return false;
     stem = live_stem(job, disk->target_path, disk->target_device);
     disk->target_overlay = g_strconcat(stem, ".blockmig-new", NULL);
-    if (!is_new(disk->target_overlay, error))
-        return false;
-    for (guint i = 0; i < disk->index; i++)
-        if (strcmp(live_disk_at(job, i)->target_path, disk->target_path) == 0)
-            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "two disks would both become %s",
-                                 disk->target_path);
-    return true;
+    return is_new(disk->target_overlay, error);
 }
 
+/* Of all that becomes the target's image. */
 static uint64_t allocated(const struct live_disk *disk)
 {
     uint64_t bytes = 0;
 
-    for (guint i = 0; i < disk->vm->layers->len; i++) {
+    for (guint i = 0; i < (disk->backing_name ? 1 : disk->vm->layers->len); i++) {
         const struct vm_layer *layer = g_ptr_array_index(disk->vm->layers, i);
 
         /* Of a device nobody knows what it holds. */
@@ -207,7 +203,10 @@ static uint64_t allocated(const struct live_disk *disk)
 /* A device must hold all that the machine may ever write: it does not grow. */
 static bool measure(struct live_disk *disk, GError **error)
 {
-    struct image_create_options options = {.size = disk->size, .values = disk->options};
+    struct image_create_options options = {.size = disk->size,
+                                           .backing_name = disk->backing_name,
+                                           .backing_format = disk->backing_format,
+                                           .values = disk->options};
 
     return image_measure(disk->format, &options, disk->target_device ? disk->size : allocated(disk),
                          &disk->needed, error);
@@ -248,8 +247,9 @@ static bool look_at_disk(struct live_job *job, struct live_disk *disk, GError **
             error, BLOCKMIG_ERROR_REFUSED,
             "%s keeps its data in %s: it has two files that would have to change names at once", disk->name,
             chain_layer(source, 0)->data_storage->name);
-    if (!choose_format(job, disk, chain_layer(source, 0), error) ||
-        !choose_target(job, disk, source, error))
+    if (!choose_target(job, disk, source, error) || !live_choose_below(job, disk, source, error) ||
+        !target_format(job->request->target_format, job->request->target_options, chain_layer(source, 0),
+                       disk->backing_name != NULL, true, &disk->format, &disk->options, error))
         return false;
     for (guint i = 0; i < chain_layer(source, 0)->notices->len; i++)
         job_notice(&job->base, "%s: %s", disk->name,
@@ -290,7 +290,15 @@ static bool check_space(struct live_job *job, GError **error)
 {
     struct space_report space = {0};
     uint64_t target = 0;
+    unsigned files = 2 * job->disks->len + job->lowers->len;
 
+    for (guint i = 0; i < job->lowers->len; i++) {
+        const struct live_lower *lower = g_ptr_array_index(job->lowers, i);
+
+        target += lower->needed;
+        if (!space_check_file_size(lower->target_path, lower->size, error))
+            return false;
+    }
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
         uint64_t largest = disk->format->flags & FORMAT_IDENTITY ? disk->size : disk->needed;
@@ -303,7 +311,7 @@ static bool check_space(struct live_job *job, GError **error)
             return check_device_size(job, disk, error); /* it is the only one */
     }
     job->base.report->space_needed = target;
-    if (!space_check(live_disk_at(job, 0)->target_path, target, 2 * job->disks->len, &space, error))
+    if (!space_check(live_disk_at(job, 0)->target_path, target, files, &space, error))
         return false;
     job->base.report->space_available = space.available;
     return true;
@@ -323,7 +331,11 @@ static void write_plan(struct live_job *job)
 
         job_plan(base, "move %s: %s (%s, %s, at most %s of data) to %s as %s", disk->vm->name, disk->name,
                  disk->source_format->name, size, data, disk->target_path, disk->format->name);
-        if (disk->vm->layers->len > 1)
+        if (disk->lower)
+            job_plan(base, "  its %u lower layers are copied to the same directory", disk->vm->layers->len - 1);
+        else if (disk->backing_name)
+            job_plan(base, "  it will stand on %s, which stays where it is", disk->backing_name);
+        else if (disk->vm->layers->len > 1)
             job_plan(base, "  its chain of %u images becomes one; the lower ones stay where they are",
                      disk->vm->layers->len);
         job_plan(base, "  overlays %s%s while it is copied: at least %s",
@@ -343,7 +355,6 @@ static const char *unsupported(const struct move_request *request)
     return request->method == MOVE_MIRROR || request->max_pause == 0 ? "the method mirror"
            : request->on_busy != BUSY_PARK                           ? "--on-busy"
            : request->quiesce != QUIESCE_NO                          ? "--quiesce"
-           : request->chain != CHAIN_FLATTEN                         ? "--chain"
            : request->keep_failback                                  ? "--keep-failback"
            : request->sample                                         ? "--sample"
                                                                      : NULL;

@@ -142,11 +142,11 @@ static bool compare_target(struct live_job *job, struct live_disk *disk, GError 
 }
 
 /* The receipt borrows everything: it is cleared, not freed. */
-static bool write_receipt(struct live_job *job, struct live_disk *disk, GError **error)
+bool live_write_receipt(struct live_job *job, struct disk_report *report, unsigned index,
+                        struct digest_table *digests, GError **error)
 {
-    struct disk_report *report = disk->report;
     const struct journal_job *record = job->base.record;
-    g_autofree char *name = g_strdup_printf("%s-%u.json", record->id, disk->index);
+    g_autofree char *name = g_strdup_printf("%s-%u.json", record->id, index);
     g_autofree char *path = g_build_filename(journal_directory(job->base.journal), "receipts", name, NULL);
     g_autofree char *directory = g_path_get_dirname(path);
     struct receipt receipt = {.job = record->id,
@@ -159,29 +159,31 @@ static bool write_receipt(struct live_job *job, struct live_disk *disk, GError *
                               .verified = (char *)verify_mode_name(job->request->verify),
                               .started = record->started,
                               .finished = g_get_real_time(),
-                              .size = disk->size,
+                              .size = report->virtual_size,
+                              .layer = report->layer,
                               .counters = report->counters,
-                              .digests = disk->digests};
+                              .digests = digests};
+    uint8_t root[DIGEST_MAX_LENGTH];
 
+    digest_table_root(digests, root);
+    g_free(report->root);
+    report->root = digest_to_hex(digest_table_algorithm(digests), root);
     if (g_mkdir_with_parents(directory, 0700) < 0 || !receipt_write(&receipt, path, error))
         return false;
     g_free(report->receipt);
     report->receipt = g_strdup(path);
-    return live_save_disk(job, disk, error);
+    return true;
 }
 
 static bool prove_disk(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    uint8_t root[DIGEST_MAX_LENGTH];
-
     live_tell(job, "%s", disk->vm->name);
     if (!digest_touched(job, disk, error))
         return false;
-    digest_table_root(disk->digests, root);
-    disk->report->root = digest_to_hex(digest_table_algorithm(disk->digests), root);
     if (job->request->verify == VERIFY_FULL && !compare_target(job, disk, error))
         return false;
-    return write_receipt(job, disk, error);
+    return live_write_receipt(job, disk->report, disk->index, disk->digests, error) &&
+           live_save_disk(job, disk, error);
 }
 
 bool live_prove(struct job *base, GError **error)

@@ -116,6 +116,12 @@ static void look_at_target(struct live_job *job, struct live_disk *disk)
     vm_remove_node(job->vm, node, NULL); /* its file is still open for writing there */
 }
 
+/* The disks come first, then what they stand on. */
+static bool is_disk(const struct journal_disk *saved)
+{
+    return saved->source_identity != NULL;
+}
+
 static bool is_device(const char *path)
 {
     struct stat st;
@@ -177,6 +183,25 @@ static bool is_restarted(const struct live_disk *disk)
     return false;
 }
 
+/* A layer that was copied for a disk to stand on. */
+static bool rebuild_lower(struct live_job *job, const struct journal_disk *saved, GError **error)
+{
+    struct live_lower *lower = g_new0(struct live_lower, 1);
+
+    lower->index = job->lowers->len;
+    lower->source_path = g_strdup(saved->source);
+    lower->target_path = g_strdup(saved->target);
+    lower->size = saved->size;
+    lower->created = g_file_test(saved->target, G_FILE_TEST_EXISTS);
+    g_ptr_array_add(job->lowers, lower);
+    if (!(lower->source_format = format_by_name(saved->source_format, error)) ||
+        !(lower->format = format_by_name(saved->target_format, error)))
+        return false;
+    live_describe_lower(job, lower);
+    lower->report->receipt = g_strdup(saved->receipt);
+    return true;
+}
+
 /* *pivoted: on which side the machine is; all disks are on one, the guard sees to that. */
 static bool look_at_disk(struct live_job *job, const struct journal_disk *saved, bool *pivoted,
                          GError **error)
@@ -213,7 +238,7 @@ static bool has_leftovers(const struct live_job *job, const struct journal_job *
 {
     bool cleanup = strcmp(record->phase, "cleanup") == 0;
 
-    for (guint i = 0; i < disks->len; i++) {
+    for (guint i = 0; i < disks->len && is_disk(g_ptr_array_index(disks, i)); i++) {
         const struct journal_disk *saved = g_ptr_array_index(disks, i);
         const struct vm_disk *vm = find_device(job, saved->source_identity);
         struct live_disk *disk = rebuild_paths(job, saved);
@@ -236,8 +261,14 @@ static bool look_at_disks(struct live_job *job, const struct journal_job *record
 {
     bool proved = strcmp(record->phase, "settle") == 0 || strcmp(record->phase, "cleanup") == 0;
     bool pivoted = false, first = false;
+    guint lowers = 0;
 
-    for (guint i = 0; i < disks->len; i++) {
+    for (guint i = disks->len; i-- > 0 && !is_disk(g_ptr_array_index(disks, i)); lowers++)
+        ;
+    for (guint i = disks->len - lowers; i < disks->len; i++)
+        if (!rebuild_lower(job, g_ptr_array_index(disks, i), error))
+            return false;
+    for (guint i = 0; i < disks->len - lowers; i++) {
         if (!look_at_disk(job, g_ptr_array_index(disks, i), &pivoted, error))
             return false;
         if (i == 0)

@@ -154,10 +154,12 @@ bool live_rollback(struct job *base, GError **error)
         return false;
     if (!leave_all(job, error))
         return false;
+    live_remove_target_nodes(job);
     for (guint i = 0; i < job->disks->len; i++) {
         forget_overlays(job, live_disk_at(job, i));
         remove_target(job, live_disk_at(job, i));
     }
+    live_remove_below(job);
     if (job->interrupted) {
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED,
                     "job %s was interrupted before the switch; it is rolled back", base->record->id);
@@ -234,16 +236,6 @@ static bool bring_back(struct live_job *job, GError **error)
     return live_pause_merged(job, error) && vm_pivot(job->vm, pivots, count, PIVOT_TIMEOUT, error);
 }
 
-static void after_return(struct live_job *job, struct live_disk *disk)
-{
-    g_autofree char *overlay = live_new_node(job, disk), *merged = live_merged_node(job, disk);
-
-    disk->top++;
-    disk->set_aside = false;
-    vm_remove_node(job->vm, overlay, NULL);
-    vm_remove_node(job->vm, merged, NULL);
-}
-
 bool live_fail_back(struct live_job *job, GError **error)
 {
     bool ok = job_event(&job->base, "intent", error, "bring the machine back to the source");
@@ -256,7 +248,10 @@ bool live_fail_back(struct live_job *job, GError **error)
     job->pivoted = !ok;
     if (!live_resume(job, NULL, ok ? error : NULL) || !ok)
         return false;
-    for (guint i = 0; i < job->disks->len; i++)
-        after_return(job, live_disk_at(job, i));
+    for (guint i = 0; i < job->disks->len; i++) {
+        live_disk_at(job, i)->top++;
+        live_disk_at(job, i)->set_aside = false;
+    }
+    live_remove_target_nodes(job);
     return job_event(&job->base, "result", error, "the machine runs on the source again");
 }

@@ -65,9 +65,14 @@ static void remove_nodes(struct live_job *job, struct live_disk *disk)
     }
     if (!local)
         vm_forget_file(job->vm, disk->name, &local);
-    for (guint i = 1; !local && i < disk->vm->layers->len; i++)
-        vm_forget_file(job->vm, ((const struct vm_layer *)g_ptr_array_index(disk->vm->layers, i))->filename,
-                       &local);
+    /* What an earlier move left here is known by descriptors; what others stand on cannot be closed. */
+    for (guint i = 0; !local && i < disk->vm->layers->len; i++) {
+        const struct vm_layer *layer = g_ptr_array_index(disk->vm->layers, i);
+
+        if (g_str_has_prefix(layer->node, "bm-"))
+            vm_remove_node(job->vm, layer->node, NULL);
+        vm_forget_file(job->vm, layer->filename, &local);
+    }
     if (local)
         job_notice(&job->base, "%s", local->message);
 }

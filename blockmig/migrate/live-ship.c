@@ -32,6 +32,7 @@ bool live_ship(struct live_job *job, struct live_disk *disk, struct chain *overl
     struct shipping shipping = {.job = job, .deadline = shipment->deadline};
     struct copy_options options = {.read_back = job->request->verify != VERIFY_NONE,
                                    .no_reflink = true,
+                                   .target_backing = shipment->below,
                                    .buffer_bytes = PAUSE_BUFFERS,
                                    .cancelled = is_over,
                                    .opaque = &shipping};

@@ -32,6 +32,8 @@ bool live_save_disk(struct live_job *job, const struct live_disk *disk, GError *
 
 static bool create_overlays(struct live_job *job, GError **error)
 {
+    if (!live_save_lowers(job, error))
+        return false;
     for (guint i = 0; i < job->disks->len; i++)
         if (!live_save_disk(job, live_disk_at(job, i), error) ||
             !live_layer_create(job, live_disk_at(job, i), 1, error))

@@ -32,7 +32,7 @@ static bool prepare(struct live_job *job, GError **error)
         disk->overlay_created = true;
         if (!live_overlay_create(job, disk->target_overlay, disk->size, name, disk->format->name,
                                  disk->target_path, error) ||
-            !add_overlay(job, disk, error))
+            !live_add_below(job, disk, error) || !add_overlay(job, disk, error))
             return false;
     }
     return job_event(&job->base, "intent", error, "switch %u disks to the target", job->disks->len);
@@ -43,7 +43,8 @@ static bool ship_last(struct live_job *job, struct live_disk *disk, int64_t dead
 {
     g_autofree char *path = live_layer_path(disk, disk->top);
     g_autoptr(chain_t) overlay = live_open_overlay(path, FILE_NO_LOCK, error);
-    struct live_shipment shipment = {.deadline = deadline};
+    g_autoptr(chain_t) below = live_source_below(disk);
+    struct live_shipment shipment = {.below = below, .deadline = deadline};
 
     if (!overlay || !live_ship(job, disk, overlay, disk->target, &shipment, error))
         return false;
@@ -55,17 +56,10 @@ static bool ship_last(struct live_job *job, struct live_disk *disk, int64_t dead
 static bool add_merged(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *merged = live_merged_node(job, disk), *overlay = live_new_node(job, disk);
+    g_autofree char *below = live_below_node(job, disk);
 
-    return live_add_node(job, disk, merged, disk->target_path, disk->format->name, NULL, true, error) &&
+    return live_add_node(job, disk, merged, disk->target_path, disk->format->name, below, true, error) &&
            live_set_backing(job, disk, overlay, merged, error);
-}
-
-static void remove_target(struct live_job *job, struct live_disk *disk)
-{
-    g_autofree char *merged = live_merged_node(job, disk), *overlay = live_new_node(job, disk);
-
-    vm_remove_node(job->vm, overlay, NULL);
-    vm_remove_node(job->vm, merged, NULL);
 }
 
 static bool pivot(struct live_job *job, GError **error)
@@ -126,8 +120,7 @@ static void undo(struct live_job *job)
     for (guint i = 0; i < job->disks->len; i++)
         live_layer_set_aside(live_disk_at(job, i), false, NULL);
     live_resume(job, NULL, NULL);
-    for (guint i = 0; i < job->disks->len; i++)
-        remove_target(job, live_disk_at(job, i));
+    live_remove_target_nodes(job);
 }
 
 /* A top layer that nobody uses is still open for writing in the hypervisor until it is closed. */

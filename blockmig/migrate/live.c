@@ -35,6 +35,7 @@ void live_disk_free(struct live_disk *disk)
     g_free(disk->base_node);
     g_free(disk->target_path);
     g_free(disk->target_overlay);
+    g_free(disk->backing_name);
     g_free(disk);
 }
 
@@ -53,8 +54,10 @@ struct job_report *move_job_run(const struct move_request *request, const struct
     job.base.report->command = "move";
     job.base.report->verified = request->verify;
     job.disks = g_ptr_array_new_with_free_func((GDestroyNotify)live_disk_free);
+    job.lowers = g_ptr_array_new_with_free_func((GDestroyNotify)live_lower_free);
     job_run(&job.base, request->state_dir, error);
     g_ptr_array_unref(job.disks);
+    g_ptr_array_unref(job.lowers);
     g_string_free(job.steps, true);
     g_free(job.scratch);
     vm_description_free(job.description);

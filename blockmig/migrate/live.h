@@ -23,6 +23,20 @@
 #include "blockmig/vm/guard.h"
 #include "blockmig/vm/vm.h"
 
+/* A layer below a disk's image that is copied as it is (--chain=keep); nobody writes to it.  Several disks may
+ * stand on it. */
+struct live_lower {
+    unsigned index;
+    char *identity; /* of the source's storage */
+    char *source_path, *target_path;
+    const struct format *source_format, *format;
+    GHashTable *options;
+    struct live_lower *below; /* borrowed; NULL: it is the lowest */
+    uint64_t size, allocated, needed;
+    bool created, open;         /* as a file; as a node of the hypervisor */
+    struct disk_report *report; /* borrowed from the job's report */
+};
+
 struct live_disk {
     unsigned index;
     const struct vm_disk *vm; /* as it was described in preflight */
@@ -47,6 +61,9 @@ struct live_disk {
 
     char *target_path, *target_overlay;
     bool target_device;
+    struct live_lower *lower;   /* borrowed: what the target stands on if the layers are copied; or NULL */
+    char *backing_name;         /* what the target records, also if the layers stay; NULL: it is one image */
+    const char *backing_format; /* a format's own name */
     const struct format *format;
     GHashTable *options;
     uint64_t needed; /* bytes on the target at most */
@@ -74,7 +91,8 @@ struct live_job {
     struct vm *vm;
     struct guard *guard; /* NULL until the first pause */
     struct vm_description *description;
-    GPtrArray *disks; /* of struct live_disk */
+    GPtrArray *disks;  /* of struct live_disk */
+    GPtrArray *lowers; /* of struct live_lower, what is below before what is above */
     char *scratch;    /* directory for overlays of block devices; NULL: none was given */
     unsigned tag;     /* makes our node names differ from those of earlier moves */
     struct live_pace pace;
@@ -188,12 +206,48 @@ bool live_has_job(struct live_job *job, const char *name, bool *there, GError **
 bool live_save_disk(struct live_job *job, const struct live_disk *disk, GError **error);
 /* live-preflight.c */
 void live_describe_disk(struct live_job *job, struct live_disk *disk);
+/* REFUSED if something is there, or one of the first `disks` disks or a layer below one will be. */
+bool live_is_free(const struct live_job *job, const char *path, unsigned disks, GError **error);
+
+/* live-below.c: what the target stands on. */
+void live_lower_free(struct live_lower *lower);
+void live_describe_lower(struct live_job *job, struct live_lower *lower);
+/* Chooses what the target of `disk`, whose chain `source` is, will stand on. */
+bool live_choose_below(struct live_job *job, struct live_disk *disk, const struct chain *source,
+                       GError **error);
+/* What an interrupted job is recovered from. */
+bool live_save_lowers(struct live_job *job, GError **error);
+/* Copies and proves what was not copied for another disk yet. */
+bool live_copy_below(struct live_job *job, struct live_disk *disk, GError **error);
+bool live_add_below(struct live_job *job, struct live_disk *disk, GError **error);
+/* The node that the merged target stands on; the caller's; NULL: none. */
+char *live_below_node(const struct live_job *job, const struct live_disk *disk);
+/* Closes all of the target that the machine does not use. */
+void live_remove_target_nodes(struct live_job *job);
+/* The copied files, on the way back. */
+void live_remove_below(struct live_job *job);
+
+/* live-base.c: an empty image on the target, owned and labelled as the file `like`.  *created: there is
+ * something to be removed. */
+struct image *live_create_target(struct live_job *job, const char *path, const struct format *format,
+                                 const struct image_create_options *options, const struct storage *like,
+                                 bool *created, GError **error);
+/* Copies layers [first, first + count) of the base chain as one, with holes if there is something below. */
+bool live_copy_layers(struct live_job *job, struct live_disk *disk, struct image *target, unsigned first,
+                      unsigned count, struct digest_table *digests, struct disk_report *report,
+                      struct copy_map_sum *sum, GError **error);
+/* What lies below the disk's own image in the source; NULL: nothing, or it is made one with it. */
+struct chain *live_source_below(const struct live_disk *disk);
+/* live-prove.c: under the number `index` of the job. */
+bool live_write_receipt(struct live_job *job, struct disk_report *report, unsigned index,
+                        struct digest_table *digests, GError **error);
 
 /* live-rollback.c: from the target back to the source, with what was written since. */
 bool live_fail_back(struct live_job *job, GError **error);
 
 /* live-ship.c: writes what an overlay holds into `target`, which is in use by nobody else. */
 struct live_shipment {
+    struct chain *below; /* what the holes of the target show; NULL: nothing */
     uint64_t bytes; /* of data */
     double time;
     int64_t deadline; /* monotonic; 0: none.  After it: PARKED */

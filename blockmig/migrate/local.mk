@@ -5,6 +5,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/cold.c blockmig/migrate/cold.h \
 	blockmig/migrate/job.c blockmig/migrate/job.h \
 	blockmig/migrate/live-base.c \
+	blockmig/migrate/live-below.c \
 	blockmig/migrate/live-cleanup.c \
 	blockmig/migrate/live-converge.c \
 	blockmig/migrate/live-layer.c \

@@ -106,8 +106,8 @@ static void inherit(void *opaque, const char *key, const char *value)
             g_hash_table_insert(described->values, g_strdup(key), g_strdup(value));
 }
 
-GHashTable *target_options(const char *text, const struct format *format, struct image *source,
-                           GError **error)
+static GHashTable *choose_options(const char *text, const struct format *format, struct image *source,
+                                  GError **error)
 {
     struct described described = {.format = format};
 
@@ -117,30 +117,36 @@ GHashTable *target_options(const char *text, const struct format *format, struct
     return described.values;
 }
 
-static bool set_format(struct copy_unit *unit, const struct copy_request *request, struct image *source,
-                       bool is_top, GError **error)
+bool target_format(const char *name, const char *text, struct image *source, bool backed, bool is_top,
+                   const struct format **format, GHashTable **options, GError **error)
 {
     bool options_apply;
 
-    unit->format = source->format;
-    if (request->target_format && !(unit->format = format_by_name(request->target_format, error)))
+    *format = source->format;
+    if (name && !(*format = format_by_name(name, error)))
         return false;
-    if (!(unit->format->flags & FORMAT_CREATE))
+    if (!((*format)->flags & FORMAT_CREATE))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                              "format %s can be read but not written: choose another with -O",
-                             unit->format->name);
-    if (unit->backing_name && !(unit->format->flags & FORMAT_BACKING))
+                             (*format)->name);
+    if (backed && !((*format)->flags & FORMAT_BACKING))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                              "format %s cannot have a backing file: use --chain=flatten or another -O",
-                             unit->format->name);
-    if (request->compressed && !(unit->format->flags & FORMAT_PACKS))
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                             "format %s cannot hold compressed clusters (--compressed)", unit->format->name);
-    /* In a kept chain -o is for the images of the top's format: a raw base has no cluster size. */
-    options_apply = is_top || unit->format->options == NULL || request->target_format != NULL;
-    unit->options =
-        target_options(options_apply ? request->target_options : NULL, unit->format, source, error);
-    return unit->options != NULL;
+                             (*format)->name);
+    options_apply = is_top || (*format)->options == NULL || name != NULL;
+    *options = choose_options(options_apply ? text : NULL, *format, source, error);
+    return *options != NULL;
+}
+
+static bool set_format(struct copy_unit *unit, const struct copy_request *request, struct image *source,
+                       bool is_top, GError **error)
+{
+    if (!target_format(request->target_format, request->target_options, source, unit->backing_name != NULL,
+                       is_top, &unit->format, &unit->options, error))
+        return false;
+    return !request->compressed || (unit->format->flags & FORMAT_PACKS) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "format %s cannot hold compressed clusters (--compressed)", unit->format->name);
 }
 
 static struct copy_unit *unit_new(const struct copy_request *request, struct chain *source, unsigned layer,
