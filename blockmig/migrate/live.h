@@ -191,6 +191,9 @@ struct vm_node live_node(const struct live_disk *disk, const char *name, const c
 /* Adds it by a descriptor of `path`, for names that change. */
 bool live_add_node(struct live_job *job, const struct live_disk *disk, const char *name, const char *path,
                    const char *format, const char *backing, bool read_only, GError **error);
+/* Its file alone, to be looked into later: vm_node.file_added. */
+bool live_add_file(struct live_job *job, const struct live_disk *disk, const char *name, const char *path,
+                   GError **error);
 /* Of an overlay that was added so, and is writable. */
 bool live_set_backing(struct live_job *job, const struct live_disk *disk, const char *name,
                       const char *backing, GError **error);

@@ -137,7 +137,18 @@ static json_t *fdset_arguments(const struct vm_node *node, const char *name, jso
     return arguments;
 }
 
-static bool add_by_descriptor(struct qmp *qmp, const struct vm_node *node, GError **error)
+static bool check_name(const struct vm_node *node, GError **error)
+{
+    size_t most = VM_NODE_NAME_MAX - (node->descriptor ? strlen(FILE_SUFFIX) : 0);
+
+    if (strlen(node->name) <= most)
+        return true;
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "node name \"%s\" has more than %zu bytes",
+                node->name, most);
+    return false;
+}
+
+static bool add_file(struct qmp *qmp, const struct vm_node *node, GError **error)
 {
     char name[VM_NODE_NAME_MAX + 1];
     json_int_t id;
@@ -149,29 +160,49 @@ static bool add_by_descriptor(struct qmp *qmp, const struct vm_node *node, GErro
     file_node_name(node->name, name);
     if (!qemu_fdset_add(qmp, node->name, *node->descriptor, &id, error))
         return false;
-    if (blockdev_add(qmp, fdset_arguments(node, name, id), error)) {
-        if (blockdev_add(qmp, node_arguments(node, node->backing, json_string(name)), error))
-            return true;
-        qmp_do(qmp, "blockdev-del", json_pack("{s:s}", "node-name", name), QMP_TIMEOUT, NULL);
-    }
+    if (blockdev_add(qmp, fdset_arguments(node, name, id), error))
+        return true;
     qemu_fdset_remove(qmp, node->name, NULL);
     return false;
+}
+
+static bool add_by_descriptor(struct qmp *qmp, const struct vm_node *node, GError **error)
+{
+    char name[VM_NODE_NAME_MAX + 1];
+
+    if (!node->file_added && !add_file(qmp, node, error))
+        return false;
+    file_node_name(node->name, name);
+    if (blockdev_add(qmp, node_arguments(node, node->backing, json_string(name)), error))
+        return true;
+    if (!node->file_added) {
+        qmp_do(qmp, "blockdev-del", json_pack("{s:s}", "node-name", name), QMP_TIMEOUT, NULL);
+        qemu_fdset_remove(qmp, node->name, NULL);
+    }
+    return false;
+}
+
+static bool opened(const struct vm_node *node, bool ok, GError **error)
+{
+    if (!ok)
+        g_prefix_error(error, "opening %s as \"%s\": ", node->filename, node->name);
+    return ok;
 }
 
 bool qemu_add_node(struct vm *vm, const struct vm_node *node, GError **error)
 {
     struct qmp *qmp = qemu_of(vm)->qmp;
-    size_t most = VM_NODE_NAME_MAX - (node->descriptor ? strlen(FILE_SUFFIX) : 0);
 
-    if (strlen(node->name) > most) {
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "node name \"%s\" has more than %zu bytes",
-                    node->name, most);
-        return false;
-    }
-    if (node->descriptor ? add_by_descriptor(qmp, node, error) : add_by_name(qmp, node, error))
-        return true;
-    g_prefix_error(error, "opening %s as \"%s\": ", node->filename, node->name);
-    return false;
+    return check_name(node, error) &&
+           opened(node,
+                  node->descriptor || node->file_added ? add_by_descriptor(qmp, node, error)
+                                                       : add_by_name(qmp, node, error),
+                  error);
+}
+
+bool qemu_add_file(struct vm *vm, const struct vm_node *node, GError **error)
+{
+    return check_name(node, error) && opened(node, add_file(qemu_of(vm)->qmp, node, error), error);
 }
 
 /* blockdev-reopen wants every option again, or it falls back to the default. */
