@@ -48,11 +48,13 @@ dist_check_SCRIPTS += \
 dist_check_SCRIPTS += \
 	tests/a-killed-move-leaves-devices-right.sh \
 	tests/a-killed-move-is-rolled-back-or-finished.sh \
+	tests/a-pause-that-takes-too-long-is-given-up.sh \
 	tests/move-a-running-disk.sh \
 	tests/move-block-devices.sh \
 	tests/move-brings-the-machine-back-from-a-bad-target.sh \
 	tests/move-flattens-a-chain.sh \
 	tests/move-keeps-a-chain.sh \
+	tests/move-is-rolled-back-when-the-target-lies.sh \
 	tests/move-parks-when-the-pause-would-be-too-long.sh \
 	tests/move-refuses-devices-in-use.sh \
 	tests/move-refuses-what-it-cannot-move.sh \
