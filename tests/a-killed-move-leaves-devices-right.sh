@@ -14,11 +14,6 @@ files()
     (cd "$1" && LC_ALL=C ls | tr '\n' ' ')
 }
 
-is_running()
-{
-    [ "$(qmp "$1" '{"execute": "query-status"}' | jq -r .status)" = running ]
-}
-
 # device NAME SIZE: a loop device full of noise; sets REPLY.
 device()
 {
@@ -30,21 +25,14 @@ device()
 # begin NAME SOURCE FORMAT TARGET WHEN [OPTION...]: kills the move when WHEN says so.
 begin()
 {
-    local name=$1 source=$2 format=$3 target=$4 when=$5 pid try
+    local name=$1 source=$2 format=$3 target=$4 when=$5
     shift 5
     mkdir -p "$tmp/$name.s"
     must qemu-io -f "$format" -c 'write -P 7 32M 32M' "$source"
     start_guest "$name" --libvirt-style --disk "$source:$format" --append 'span=16M flush=16 log=1'
     guest_wait_ready "$name"
-    "$builddir/tools/blockmig" move "qmp:$tmp/$name/qmp" "$target" "${patient[@]}" --scratch "$tmp/$name.s" "$@" \
-        2>"$tmp/$name.err" 3>&- </dev/null &
-    pid=$!
-    for try in $(seq 3000); do
-        "$when" "$tmp/$name.s" "$target" "$source" && break
-        sleep 0.003
-    done
-    kill -KILL "$pid"
-    wait "$pid" 2>/dev/null
+    kill_when "$when $tmp/$name.s $target $source" move "qmp:$tmp/$name/qmp" "$target" "${patient[@]}" \
+        --scratch "$tmp/$name.s" "$@"
 }
 
 # killed NAME SOURCE FORMAT TARGET TARGET-FORMAT WHEN [OPTION...]
@@ -84,12 +72,6 @@ while_copying()
 at_the_switch()
 {
     [ -n "$(find "$1" -name '*.blockmig-new')" ] || [ -e "$2.blockmig-new" ]
-}
-
-# phase_is PHASE: of the newest job.
-phase_is()
-{
-    "$blockmig" job list --json | jq -e --arg phase "$1" '.jobs[0].phase == $phase' >/dev/null
 }
 
 at_the_proof()
@@ -141,4 +123,14 @@ overlay=$(find "$tmp/dead.s" -name '*.blockmig-1')
 is "$(qemu-img info --output=json "$overlay" | jq -r '."backing-filename"')" "$one" \
     "dead: the chain is written in the overlay"
 like "$(host_verdict dead 0 "$overlay" qcow2)" '^OK [1-9]' "dead: and leads to every flushed write"
+
+# Somebody insists.
+must blockdev --setrw "$one"
+sum=$(sha256sum <"$overlay")
+start_guest dead --libvirt-style --disk "$one:raw" --append 'span=16M flush=16 log=1'
+guest_wait_ready dead 2
+fails_with 3 "dead: a machine that was started from the device all the same is not moved" \
+    blockmig move "qmp:$tmp/dead/qmp" "$tmp/b/dead" --scratch "$tmp/dead.s"
+like "$err" "without what it had written to $overlay, which is kept" "dead: and the reason is given"
+is "$(sha256sum <"$overlay")" "$sum" "dead: what it had written is kept"
 done_testing

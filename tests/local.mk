@@ -47,11 +47,13 @@ dist_check_SCRIPTS += \
 # Disks of running machines.
 dist_check_SCRIPTS += \
 	tests/a-killed-move-leaves-devices-right.sh \
+	tests/a-killed-move-leaves-no-half-chain.sh \
 	tests/a-killed-move-is-rolled-back-or-finished.sh \
 	tests/a-pause-that-takes-too-long-is-given-up.sh \
 	tests/move-a-running-disk.sh \
 	tests/move-block-devices.sh \
 	tests/move-brings-the-machine-back-from-a-bad-target.sh \
+	tests/move-disks-of-any-size.sh \
 	tests/move-flattens-a-chain.sh \
 	tests/move-keeps-a-chain.sh \
 	tests/move-is-rolled-back-when-the-target-lies.sh \

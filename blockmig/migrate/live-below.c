@@ -66,8 +66,8 @@ static bool measure(struct live_lower *lower, GError **error)
     return image_measure(lower->format, &options, MIN(lower->allocated, lower->size), &lower->needed, error);
 }
 
-static bool new_lower(struct live_job *job, struct live_disk *disk, const struct chain *source, unsigned layer,
-                      struct live_lower *below, struct live_lower **out, GError **error)
+static bool new_lower(struct live_job *job, struct live_disk *disk, const struct chain *source,
+                      unsigned layer, struct live_lower *below, struct live_lower **out, GError **error)
 {
     struct image *image = chain_layer(source, layer);
     g_autofree char *directory = g_path_get_dirname(disk->target_path);
@@ -100,8 +100,8 @@ static bool keep_layers(struct live_job *job, struct live_disk *disk, const stru
     struct live_lower *lower = NULL;
 
     if (disk->target_device)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: a device holds one image: use --chain=flatten",
-                             disk->target_path);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "%s: a device holds one image: use --chain=flatten", disk->target_path);
     for (unsigned layer = chain_depth(source); layer-- > 1;) {
         struct live_lower *below = lower;
 
@@ -205,7 +205,8 @@ static bool copy_from(struct live_job *job, struct live_disk *disk, struct live_
                       GError **error)
 {
     return !lower || lower->created ||
-           (copy_from(job, disk, lower->below, layer + 1, error) && copy_lower(job, disk, lower, layer, error));
+           (copy_from(job, disk, lower->below, layer + 1, error) &&
+            copy_lower(job, disk, lower, layer, error));
 }
 
 bool live_copy_below(struct live_job *job, struct live_disk *disk, GError **error)

@@ -347,8 +347,7 @@ struct vm_node live_node(const struct live_disk *disk, const char *name, const c
                             .backing = backing,
                             .descriptor = descriptor,
                             .detect_zeroes = disk->vm->detect_zeroes,
-                            .block_device =
-                                descriptor && fstat(*descriptor, &st) == 0 && S_ISBLK(st.st_mode),
+                            .block_device = descriptor && fstat(*descriptor, &st) == 0 && S_ISBLK(st.st_mode),
                             .direct = disk->vm->cache.direct,
                             .no_flush = disk->vm->cache.no_flush,
                             .discard = true,

@@ -72,10 +72,11 @@ static bool add_all(struct live_job *job, GError **error)
 static bool check_scratch(const struct live_job *job, const char *device, GError **error)
 {
     if (!job->scratch)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                             "%s is a block device: there is no place for an overlay beside it; --scratch names "
-                             "a directory for it",
-                             device);
+        return blockmig_fail(
+            error, BLOCKMIG_ERROR_REFUSED,
+            "%s is a block device: there is no place for an overlay beside it; --scratch names "
+            "a directory for it",
+            device);
     return g_file_test(job->scratch, G_FILE_TEST_IS_DIR) ||
            blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "--scratch: %s: there is no such directory",
                          job->scratch);
@@ -87,8 +88,8 @@ static bool check_device(const struct live_job *job, const struct live_disk *dis
     return !disk->device ||
            (check_scratch(job, disk->name, error) &&
             (!job->request->delete_source ||
-             blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is a block device: --delete-source cannot delete it",
-                           disk->name)));
+             blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                           "%s is a block device: --delete-source cannot delete it", disk->name)));
 }
 
 static bool check_source(struct live_job *job, struct live_disk *disk, GError **error)
@@ -101,8 +102,8 @@ static bool check_source(struct live_job *job, struct live_disk *disk, GError **
     if (stat(top->filename, &st) < 0)
         return blockmig_set_errno(error, errno, "%s", top->filename);
     disk->device = S_ISBLK(st.st_mode);
-    /* A symbolic link to a file stays what it is: names are exchanged where the image is.  One to a device has
-     * the name that lasts. */
+    /* A symbolic link to a file stays what it is: names are exchanged where the image is.  One to a device
+     * has the name that lasts. */
     disk->name = disk->device ? g_strdup(top->filename) : realpath(top->filename, NULL);
     if (!disk->name)
         return blockmig_set_errno(error, errno, "%s", top->filename);
@@ -153,8 +154,7 @@ static bool is_new(const char *path, GError **error)
 {
     struct stat st;
 
-    return lstat(path, &st) < 0 ||
-           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already", path);
+    return lstat(path, &st) < 0 || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already", path);
 }
 
 bool live_is_free(const struct live_job *job, const char *path, unsigned disks, GError **error)
@@ -178,8 +178,9 @@ static bool choose_target(struct live_job *job, struct live_disk *disk, struct c
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is not a directory: several disks need one",
                              job->request->target);
     disk->target_path = target_path(job->request->target, disk->name, &disk->target_device, error);
-    if (!disk->target_path || !(disk->target_device ? check_target_device(job, disk, source, error)
-                                                    : live_is_free(job, disk->target_path, disk->index, error)))
+    if (!disk->target_path ||
+        !(disk->target_device ? check_target_device(job, disk, source, error)
+                              : live_is_free(job, disk->target_path, disk->index, error)))
         return false;
     stem = live_stem(job, disk->target_path, disk->target_device);
     disk->target_overlay = g_strconcat(stem, ".blockmig-new", NULL);
@@ -281,7 +282,8 @@ static bool check_device_size(struct live_job *job, const struct live_disk *disk
         return true;
     size = units_format_size(disk->size);
     larger = units_format_size(space.total);
-    job_notice(&job->base, "%s has %s, the disk %s: the machine will see the larger size, with zeros at the end",
+    job_notice(&job->base,
+               "%s has %s, the disk %s: the machine will see the larger size, with zeros at the end",
                disk->target_path, larger, size);
     return true;
 }
@@ -332,7 +334,8 @@ static void write_plan(struct live_job *job)
         job_plan(base, "move %s: %s (%s, %s, at most %s of data) to %s as %s", disk->vm->name, disk->name,
                  disk->source_format->name, size, data, disk->target_path, disk->format->name);
         if (disk->lower)
-            job_plan(base, "  its %u lower layers are copied to the same directory", disk->vm->layers->len - 1);
+            job_plan(base, "  its %u lower layers are copied to the same directory",
+                     disk->vm->layers->len - 1);
         else if (disk->backing_name)
             job_plan(base, "  it will stand on %s, which stays where it is", disk->backing_name);
         else if (disk->vm->layers->len > 1)

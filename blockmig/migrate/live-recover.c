@@ -7,6 +7,7 @@
  * the switch: rolled back), the overlay on the target (after it: proved and settled), or the merged target.
  */
 #include "blockmig/migrate/live.h"
+#include "blockmig/storage/file.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -202,6 +203,46 @@ static bool rebuild_lower(struct live_job *job, const struct journal_disk *saved
     return true;
 }
 
+/* *written: has anything been written to this overlay? */
+static bool look_into(const char *path, bool *written, GError **error)
+{
+    g_autoptr(chain_t) overlay = live_open_overlay(path, FILE_NO_LOCK, error);
+    struct extent extent;
+    size_t count;
+
+    *written = false;
+    for (uint64_t at = 0; overlay && !*written && at < overlay->size; at = extent_end(&extent)) {
+        if (!chain_map(overlay, at, overlay->size - at, &extent, 1, &count, error))
+            return false;
+        *written = extent.status != EXTENT_HOLE;
+    }
+    return overlay != NULL;
+}
+
+/* A device keeps its name: started from it again, the machine has not seen what it wrote to the overlays, and
+ * they are all that is left of that. */
+static bool has_seen_overlays(const struct live_job *job, const struct live_disk *disk, GError **error)
+{
+    bool is_back = strcmp(job->base.record->phase, "rollback") == 0; /* they were merged, or nearly so */
+    bool written = false;
+
+    for (unsigned n = 1; disk->device && !disk->snapshotted && !is_back && n <= disk->files; n++) {
+        g_autofree char *path = live_numbered(disk, n);
+
+        if (!g_file_test(path, G_FILE_TEST_EXISTS))
+            continue;
+        if (!look_into(path, &written, error))
+            return false;
+        if (written)
+            return blockmig_fail(
+                error, BLOCKMIG_ERROR_REFUSED,
+                "the machine was started from %s while it was moved, without what it had written "
+                "to %s, which is kept",
+                disk->name, path);
+    }
+    return true;
+}
+
 /* *pivoted: on which side the machine is; all disks are on one, the guard sees to that. */
 static bool look_at_disk(struct live_job *job, const struct journal_disk *saved, bool *pivoted,
                          GError **error)
@@ -229,7 +270,7 @@ static bool look_at_disk(struct live_job *job, const struct journal_disk *saved,
         look_at_source(job, disk);
     live_describe_disk(job, disk);
     disk->report->receipt = g_strdup(saved->receipt);
-    return true;
+    return *pivoted || has_seen_overlays(job, disk, error);
 }
 
 /* Is anything left of it, or to be done?  Behind the last file of ours that was removed there is still the
@@ -242,8 +283,8 @@ static bool has_leftovers(const struct live_job *job, const struct journal_job *
         const struct journal_disk *saved = g_ptr_array_index(disks, i);
         const struct vm_disk *vm = find_device(job, saved->source_identity);
         struct live_disk *disk = rebuild_paths(job, saved);
-        g_autofree char *ours = g_strdup_printf("bm-%s-%u-%s", saved->target_identity, saved->index,
-                                                cleanup ? "target" : "s");
+        g_autofree char *ours =
+            g_strdup_printf("bm-%s-%u-%s", saved->target_identity, saved->index, cleanup ? "target" : "s");
         unsigned highest;
         bool any = highest_file(disk, &highest) || g_file_test(disk->target_overlay, G_FILE_TEST_EXISTS) ||
                    (vm && vm->node && g_str_has_prefix(vm->node, ours));
@@ -254,7 +295,6 @@ static bool has_leftovers(const struct live_job *job, const struct journal_job *
     }
     return false;
 }
-
 
 static bool look_at_disks(struct live_job *job, const struct journal_job *record, GPtrArray *disks,
                           GError **error)

@@ -80,7 +80,6 @@ static bool add_merged(struct live_job *job, struct live_disk *disk, GError **er
         live_node(disk, merged, disk->target_path, disk->format->name, below, &closed, true);
 
     node.block_device = disk->target_device;
-
     node.handed_over = disk->handed_over;
     return vm_add_node(job->vm, &node, error) && live_set_backing(job, disk, overlay, merged, error);
 }

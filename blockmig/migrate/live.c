@@ -50,7 +50,8 @@ struct job_report *move_job_run(const struct move_request *request, const struct
                                     .dry_run = dry_run,
                                     .report = job_report_new()},
                            .request = request,
-                           .scratch = request->scratch ? g_canonicalize_filename(request->scratch, NULL) : NULL,
+                           .scratch =
+                               request->scratch ? g_canonicalize_filename(request->scratch, NULL) : NULL,
                            .tag = g_random_int(),
                            .steps = g_string_new(NULL)};
 

@@ -23,8 +23,8 @@
 #include "blockmig/vm/guard.h"
 #include "blockmig/vm/vm.h"
 
-/* A layer below a disk's image that is copied as it is (--chain=keep); nobody writes to it.  Several disks may
- * stand on it. */
+/* A layer below a disk's image that is copied as it is (--chain=keep); nobody writes to it.  Several disks
+ * may stand on it. */
 struct live_lower {
     unsigned index;
     char *identity; /* of the source's storage */
@@ -64,7 +64,7 @@ struct live_disk {
     struct live_lower *lower;   /* borrowed: what the target stands on if the layers are copied; or NULL */
     char *backing_name;         /* what the target records, also if the layers stay; NULL: it is one image */
     const char *backing_format; /* a format's own name */
-    char *handed_over; /* the merged target, of vm_hand_over() */
+    char *handed_over;          /* the merged target, of vm_hand_over() */
     const struct format *format;
     GHashTable *options;
     uint64_t needed; /* bytes on the target at most */
@@ -94,8 +94,8 @@ struct live_job {
     struct vm_description *description;
     GPtrArray *disks;  /* of struct live_disk */
     GPtrArray *lowers; /* of struct live_lower, what is below before what is above */
-    char *scratch;    /* directory for overlays of block devices; NULL: none was given */
-    unsigned tag;     /* makes our node names differ from those of earlier moves */
+    char *scratch;     /* directory for overlays of block devices; NULL: none was given */
+    unsigned tag;      /* makes our node names differ from those of earlier moves */
     struct live_pace pace;
     bool paused;         /* by us */
     int given_up;        /* atomic: the last pause came to its limit (live-limit.c) */
@@ -256,7 +256,7 @@ bool live_fail_back(struct live_job *job, GError **error);
 /* live-ship.c: writes what an overlay holds into `target`, which is in use by nobody else. */
 struct live_shipment {
     struct chain *below; /* what the holes of the target show; NULL: nothing */
-    uint64_t bytes; /* of data */
+    uint64_t bytes;      /* of data */
     double time;
 };
 bool live_ship(struct live_job *job, struct live_disk *disk, struct chain *overlay, struct image *target,
