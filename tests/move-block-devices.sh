@@ -117,4 +117,47 @@ to_device larger --drive-style raw 33299968 41M
 like "$told" 'has 41 MiB, the disk 31.8 MiB' "larger: the difference is told"
 run_ok "larger: what is behind the disk's end is zero" qemu-io -r -f raw -c 'read -P 0 33299968 9691648' "$dev"
 to_device tqcow2 --libvirt-style raw 33299968 40M -O qcow2
+# ---- a chain of devices ----
+
+device below 32M
+below=$REPLY
+must dd if=/dev/zero of="$below" bs=1M count=32 conv=notrunc
+must qemu-io -f raw -c 'write -P 1 20M 4M' "$below"
+device above 48M
+above=$REPLY
+must qemu-img create -q -f qcow2 -F raw -b "$below" "$above"
+must qemu-io -f qcow2 -c 'write -P 2 22M 4M' "$above"
+sum=$(sha256sum <"$below")
+start_guest chain --libvirt-style --disk "$above:qcow2" --append 'span=8M flush=64 log=1'
+guest_wait_ready chain
+mkdir "$tmp/chain.s" "$tmp/chain.b" "$tmp/chain.c"
+
+# into FILE TARGET OPTION...: moves it on.
+into()
+{
+    local target=$1
+    shift
+    run blockmig move "qmp:$tmp/chain/qmp" "$target" "${patient[@]}" --scratch "$tmp/chain.s" --json "$@"
+    is "$status" 0 "chain: moved, $*"
+    [ "$status" -eq 0 ] || diag "$err"
+    is "$(guest_verdict chain)" OK "chain: the guest misses nothing"
+    must guest_cmd chain start
+    is "$(files "$tmp/chain.s")" "" "chain: no overlay is left"
+    is "$(sha256sum <"$below")" "$sum" "chain: what it stood on is as it was"
+}
+
+into "$tmp/chain.b/top.qcow2" --chain=shallow
+is "$(qemu-img info -U --output=json "$tmp/chain.b/top.qcow2" | jq -r '."backing-filename"')" "$below" \
+    "chain: it names the device"
+into "$tmp/chain.c/top.qcow2" --chain=keep
+is "$(files "$tmp/chain.c")" "${below#/dev/} top.qcow2 " "chain: the device below has become a file"
+fails_with 3 "chain: a device has no place for two layers" blockmig move "qmp:$tmp/chain/qmp" "$above" \
+    --scratch "$tmp/chain.s" --chain=keep
+must blockdev --setrw "$above"
+into "$above" --chain=shallow
+into "$tmp/chain.b/flat.raw" -O raw
+stop_guest chain
+like "$(host_verdict chain 0 "$tmp/chain.b/flat.raw" raw)" '^OK [1-9]' "chain: the host agrees"
+run qemu-io -r -f raw -c 'read -P 1 20M 2M' -c 'read -P 2 22M 4M' -c 'read -P 0 26M 6M' "$tmp/chain.b/flat.raw"
+unlike "$out$err" 'failed|open' "chain: all layers have come along"
 done_testing
