@@ -103,7 +103,7 @@ source_file()
     must qemu-img create -q -f qcow2 "$tmp/a/$1" 64M
 }
 
-for when in base:while_copying switch:at_the_switch prove:at_the_proof end:at_the_end; do
+for when in base:while_copying switch:at_the_switch prove:at_the_proof; do
     name=${when%:*}
     source_file "$name"
     killed "to-$name" "$tmp/a/$name" qcow2 "$one" raw "${when#*:}" --bandwidth 16MiB/s
