@@ -79,6 +79,7 @@ from_device()
 from_device raw --libvirt-style raw
 from_device qcow2 --drive-style qcow2 -O raw
 from_device rawdrive --drive-style raw -O qcow2
+from_device mirror --libvirt-style raw -O raw --method=mirror
 
 # ---- to a device ----
 
@@ -117,6 +118,7 @@ to_device larger --drive-style raw 33299968 41M
 like "$told" 'has 41 MiB, the disk 31.8 MiB' "larger: the difference is told"
 run_ok "larger: what is behind the disk's end is zero" qemu-io -r -f raw -c 'read -P 0 33299968 9691648' "$dev"
 to_device tqcow2 --libvirt-style raw 33299968 40M -O qcow2
+to_device tmirror --libvirt-style qcow2 32M 40M -O qcow2 --method=mirror
 # ---- a chain of devices ----
 
 device below 32M

@@ -99,6 +99,9 @@ kept keep vd0 raw
 chain "$tmp/convert.a" 33300480
 moved convert --drive-style --chain=keep -O qcow2
 kept convert drive0 qcow2
+chain "$tmp/mirror.a" 40M
+moved mirror --libvirt-style --chain=keep --method=mirror
+kept mirror vd0 raw
 
 # ---- shallow ----
 
