@@ -43,7 +43,7 @@ killed()
     begin "$name" "$source" "$format" "$target" "$when" -O "$becomes" "$@"
     wait_for 5 is_running "$name" && ok "$name: the machine runs on" || not_ok "$name: the machine runs on"
     diag "left: $(files "$tmp/$name.s")"
-    run blockmig move "qmp:$tmp/$name/qmp" "$target" "${patient[@]}" --json -O "$becomes"
+    run blockmig move "qmp:$tmp/$name/qmp" "$target" "${patient[@]}" --scratch "$tmp/$name.s" --json -O "$becomes"
     diag "$(jq -c '{result, phase, error}' <<<"$out")"
     if [ "$status" -eq 4 ]; then
         is "$(files "$tmp/$name.s")" "" "$name: rolled back, nothing is left"
@@ -129,8 +129,8 @@ must blockdev --setrw "$one"
 sum=$(sha256sum <"$overlay")
 start_guest dead --libvirt-style --disk "$one:raw" --append 'span=16M flush=16 log=1'
 guest_wait_ready dead 2
-fails_with 3 "dead: a machine that was started from the device all the same is not moved" \
-    blockmig move "qmp:$tmp/dead/qmp" "$tmp/b/dead" --scratch "$tmp/dead.s"
-like "$err" "without what it had written to $overlay, which is kept" "dead: and the reason is given"
+fails_with 9 "dead: a machine that was started from the device all the same is not moved" \
+    blockmig move "qmp:$tmp/dead/qmp" "$tmp/b/dead" "${patient[@]}" --scratch "$tmp/dead.s"
+like "$err" "without the overlays ${overlay%.*}.* none may be removed" "dead: and the reason is given"
 is "$(sha256sum <"$overlay")" "$sum" "dead: what it had written is kept"
 done_testing

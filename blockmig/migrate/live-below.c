@@ -195,7 +195,7 @@ static bool copy_lower(struct live_job *job, struct live_disk *disk, struct live
     }
     target = live_create_target(job, lower->target_path, lower->format, &options,
                                 chain_layer(disk->base, layer)->storage, &lower->created, error);
-    ok = target && live_copy_layers(job, disk, target, layer, 1, digests, lower->report, &sum, error);
+    ok = target && live_copy_layer(job, disk, target, layer, digests, lower->report, &sum, error);
     image_close(target);
     return ok && finish_lower(job, lower, digests, &sum, error);
 }

@@ -39,11 +39,26 @@ static unsigned lowest(const struct live_disk *disk)
     return disk->top + 1;
 }
 
-/* All overlays as one, into layer 0; doing it twice gives the same. */
-static bool merge_source(struct live_job *job, struct live_disk *disk, unsigned from, GError **error)
+/* With what a machine wrote to the target's overlay while that stood on the source. */
+static struct chain *open_overlays(const struct live_disk *disk, unsigned from, GError **error)
 {
+    g_autoptr(chain_t) own = live_open_overlays(disk, from, error);
+    g_autoptr(chain_t) all = NULL;
+
+    if (!own || !disk->straddles)
+        return g_steal_pointer(&own);
+    if (!(all = live_open_overlay(disk->target_overlay, 0, error)))
+        return NULL;
+    while (chain_depth(own) > 0)
+        chain_append(all, (struct image *)g_ptr_array_steal_index(own->layers, 0));
+    return g_steal_pointer(&all);
+}
+
+bool live_merge_source(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    unsigned from = disk->device ? lowest(disk) : 1; /* a file that was merged has another name */
     g_autofree char *path = live_layer_path(disk, 0);
-    g_autoptr(chain_t) overlays = live_open_overlays(disk, from, error);
+    g_autoptr(chain_t) overlays = open_overlays(disk, from, error);
     /* Only what is below layer 0 is read through this; layer 0 itself is about to be locked for writing. */
     g_autoptr(chain_t) chain = overlays ? live_open_base(disk, FILE_NO_LOCK, error) : NULL;
     unsigned depth = chain ? chain_depth(chain) : 0;
@@ -76,10 +91,9 @@ static bool remove_overlays(struct live_disk *disk, GError **error)
  * line fails. */
 static bool keep_device(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    unsigned from = lowest(disk);
     bool frozen;
 
-    if (from <= disk->top && !merge_source(job, disk, from, error))
+    if (lowest(disk) <= disk->top && !live_merge_source(job, disk, error))
         return false;
     frozen = live_device_freeze(disk, true);
     if (!remove_overlays(disk, error))
@@ -105,7 +119,7 @@ static bool keep_file(struct live_job *job, struct live_disk *disk, const char *
 
     /* An interrupted run may have come as far as this. */
     if (!job->interrupted || g_file_test(base, G_FILE_TEST_EXISTS)) {
-        if (!merge_source(job, disk, 1, error))
+        if (!live_merge_source(job, disk, error))
             return false;
         if (renameat2(AT_FDCWD, base, AT_FDCWD, kept, RENAME_NOREPLACE) < 0)
             return blockmig_set_errno(error, errno, "renaming %s to %s", base, kept);
