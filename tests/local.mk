@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
-EXTRA_DIST += tests/lib.sh tests/make-data.py tests/make-hostile-qcow2.py tests/make-qcow2.py
+EXTRA_DIST += tests/lib.sh tests/make-data.py tests/make-hostile-qcow2.py tests/make-qcow2.py tests/terminal.py
 dist_check_SCRIPTS += \
 	tests/a-killed-migration-never-leaves-the-guest-paused.sh \
 	tests/copy-prints-one-json-object.sh \
@@ -61,13 +61,19 @@ dist_check_SCRIPTS += \
 	tests/move-flattens-a-chain.sh \
 	tests/move-keeps-a-chain.sh \
 	tests/move-is-rolled-back-when-the-target-lies.sh \
+	tests/move-leaves-a-paused-machine-paused.sh \
+	tests/move-never-fills-a-datastore.sh \
+	tests/move-notices-what-happens.sh \
 	tests/move-parks-when-the-pause-would-be-too-long.sh \
 	tests/move-refuses-devices-in-use.sh \
+	tests/move-quiesces-the-guest.sh \
 	tests/move-refuses-what-it-cannot-move.sh \
 	tests/move-rolls-back-on-ctrl-c.sh \
+	tests/move-shows-its-pace.sh \
 	tests/move-survives-what-happens-to-the-machine.sh \
 	tests/move-two-disks-at-once.sh \
 	tests/move-without-a-pause.sh \
+	tests/plan-forecasts-a-move.sh \
 	tests/the-old-name-never-lies.sh
 
 include tests/guest/local.mk

@@ -81,6 +81,7 @@ const struct method method_storage = {
         },
     .describe = live_describe,
     .advise = live_advise,
+    .explain = live_explain,
 };
 
 const struct method method_mirror = {
@@ -102,6 +103,7 @@ const struct method method_mirror = {
         },
     .describe = live_describe,
     .advise = live_advise,
+    .explain = live_explain,
 };
 
 static const struct phase *find_phase(const struct method *method, const char *name)
@@ -199,6 +201,8 @@ static bool run_phases(struct job *job, GError **error)
 
         job->go_on_at = NULL;
         if (!entered || !phase->run(job, error)) {
+            if (job->method->explain)
+                job->method->explain(job, error);
             job_undo(job, phase, error);
             return false;
         }

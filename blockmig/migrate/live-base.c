@@ -200,7 +200,6 @@ bool live_copy_layer(struct live_job *job, struct live_disk *disk, struct image 
                      GError **error)
 {
     unsigned above = layer + 1, depth = chain_depth(disk->base);
-    g_autoptr(throttle_t) throttle = throttle_new(job->request->bandwidth);
     g_autoptr(chain_t) source = chain_view(disk->base, layer, 1, above < depth);
     g_autoptr(chain_t) below = above < depth ? chain_view(disk->base, above, depth - above, false) : NULL;
     struct copy_options options = {0};
@@ -208,7 +207,7 @@ bool live_copy_layer(struct live_job *job, struct live_disk *disk, struct image 
     bool ok;
 
     live_copy_options(job, &options);
-    options.throttle = throttle;
+    options.throttle = job->throttle;
     options.digests = digests;
     options.target_backing = below;
     ok = copy_run(source, target, &options, &result, error);
@@ -231,7 +230,6 @@ static bool copy_top(struct live_job *job, struct live_disk *disk, GError **erro
 
 static bool copy_disk(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    g_autoptr(throttle_t) throttle = throttle_new(job->request->bandwidth);
     struct base_pass pass = {.job = job, .disk = disk};
     struct copy_options options;
     struct copy_counters total;
@@ -241,7 +239,7 @@ static bool copy_disk(struct live_job *job, struct live_disk *disk, GError **err
     options = pass.options;
     options.start = disk->done.frontier;
     options.map_sum = disk->done.map_sum;
-    options.throttle = throttle;
+    options.throttle = job->throttle;
     options.digests = disk->done.digests;
     options.checkpoint = checkpoint;
     options.cancelled = cancelled;
@@ -268,6 +266,7 @@ static bool choose_options(const struct live_job *job, struct live_disk *disk, G
 bool live_base(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
+    int64_t begin = g_get_monotonic_time();
 
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
@@ -283,5 +282,6 @@ bool live_base(struct job *base, GError **error)
                                : disk->done.frontier < disk->size && !copy_disk(job, disk, error))
             return false;
     }
+    job->pace.base_time = (double)(g_get_monotonic_time() - begin) / G_USEC_PER_SEC;
     return true;
 }

@@ -379,6 +379,10 @@ static void write_plan(struct live_job *job)
         job_plan(base, "  overlays %s%s while it is copied: at least %s",
                  disk->device ? "in " : "beside the source", disk->device ? job->scratch : "", room);
     }
+    if (job->request->quiesce != QUIESCE_NO)
+        job_plan(base,
+                 "the guest's file systems are frozen, by its agent, for the snapshot and for the switch%s",
+                 job->request->quiesce == QUIESCE_TRY ? ", if it can do that" : "");
     job_plan(base, "space: about %s on the target", needed);
     plan_pause(base, job->request);
     job_plan(base, job->request->delete_source
@@ -390,10 +394,7 @@ static void write_plan(struct live_job *job)
 /* What the command line knows and no phase does yet. */
 static const char *unsupported(const struct move_request *request)
 {
-    return request->quiesce != QUIESCE_NO ? "--quiesce"
-           : request->keep_failback       ? "--keep-failback"
-           : request->sample              ? "--sample"
-                                          : NULL;
+    return request->keep_failback ? "--keep-failback" : NULL;
 }
 
 static bool check_request(const struct move_request *request, GError **error)
@@ -452,7 +453,7 @@ static bool look(struct live_job *job, GError **error)
     for (guint i = 0; i < job->disks->len; i++)
         if (!look_at_disk(job, live_disk_at(job, i), error))
             return false;
-    return check_space(job, error);
+    return live_check_agent(job, error) && check_space(job, error);
 }
 
 bool live_preflight(struct job *base, GError **error)
@@ -469,8 +470,7 @@ bool live_preflight(struct job *base, GError **error)
         g_propagate_error(error, g_steal_pointer(&local));
         return false;
     }
-    job->only_back = g_strcmp0(base->go_on_at, "rollback") == 0;
     if (!base->go_on_at)
         write_plan(job);
-    return true;
+    return base->go_on_at || !base->dry_run || !job->request->sample || live_sample(job, error);
 }

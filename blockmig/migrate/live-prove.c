@@ -5,7 +5,7 @@
  * target is read past the page cache and must have the same digests.  If it has not, the machine goes back at
  * once; by the method mirror it has not been there yet.
  */
-#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/live-watch.h"
 #include "blockmig/storage/file.h"
 #include "blockmig/store/receipt.h"
 
@@ -186,6 +186,13 @@ static bool prove_disk(struct live_job *job, struct live_disk *disk, GError **er
            live_save_disk(job, disk, error);
 }
 
+/* The target is wrong, or has no room for what the machine writes. */
+static bool must_go_back(const GError *error)
+{
+    return g_error_matches(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT) ||
+           g_error_matches(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED);
+}
+
 bool live_prove(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
@@ -202,7 +209,11 @@ bool live_prove(struct job *base, GError **error)
         g_propagate_error(error, g_steal_pointer(&local));
         return false;
     }
-    if (!g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT)) {
+    if (live_watch_trouble(job) && !live_watch_lost(job)) {
+        g_error_free(local);
+        local = live_watch_take_trouble(job);
+    }
+    if (!must_go_back(local)) {
         base->report->advice =
             g_strdup("the machine runs on the target; it could not be proved: the source is "
                      "kept as it was at the switch");
@@ -210,10 +221,10 @@ bool live_prove(struct job *base, GError **error)
         base->report->advice =
             g_strdup("the machine ran on the target, which differs; both are kept as they are");
     } else if (!live_fail_back(job, &worse)) {
-        base->report->advice = g_strdup_printf(
-            "the machine still runs on the target, which differs, and could not be brought back "
-            "(%s); everything is kept",
-            worse->message);
+        base->report->advice =
+            g_strdup_printf("the machine still runs on the target and could not be brought back "
+                            "(%s); everything is kept",
+                            worse->message);
     }
     g_propagate_error(error, g_steal_pointer(&local));
     return false;

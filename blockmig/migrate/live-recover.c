@@ -8,7 +8,7 @@
  * the source (rolled back), above the merged target (after it: proved and settled), or the merged target.  A
  * machine that does not run any more: live-offline.c.
  */
-#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/live-watch.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -453,17 +453,31 @@ static const char *where_to_go_on(const struct live_job *job, GPtrArray *disks)
     return back ? "rollback" : "resume";
 }
 
+/* By what the watch wrote down. */
+static bool was_paused_by_others(const GPtrArray *events)
+{
+    bool paused = false;
+
+    for (guint i = 0; i < events->len; i++) {
+        const struct journal_event *event = g_ptr_array_index(events, i);
+
+        if (strcmp(event->text, LIVE_RUNS_AGAIN) == 0)
+            paused = false;
+        else if (strcmp(event->text, LIVE_PAUSED_BY_OTHERS) == 0)
+            paused = true;
+    }
+    return paused;
+}
+
 /* A pause that nobody ended: we were killed, and the guard too. */
 static bool end_pause(struct live_job *job, GError **error)
 {
     g_autoptr(GPtrArray) events = journal_events(job->base.journal, job->base.record, error);
     const struct journal_event *last = events && events->len ? events->pdata[events->len - 1] : NULL;
 
-    job->standing = !job->description->running;
-    if (!events || !job->standing || strcmp(job->description->status, "paused") != 0 || !last ||
-        strcmp(last->kind, "intent") != 0)
+    if (!last || job->description->running || strcmp(job->description->status, "paused") != 0 ||
+        strcmp(last->kind, "intent") != 0 || was_paused_by_others(events))
         return events != NULL;
-    job->standing = false;
     job_notice(&job->base, "the machine was left standing still: it goes on");
     return vm_resume(job->vm, NULL, error);
 }
@@ -507,7 +521,8 @@ static bool take_up_nothing(struct live_job *job, struct journal_job **record, G
     if (!journal_job_claim(job->base.journal, *record, error))
         return false;
     job->base.record = g_steal_pointer(record);
-    job->base.go_on_at = job->give_up ? "rollback" : NULL;
+    job->going_back = job->give_up;
+    job->base.go_on_at = job->going_back ? "rollback" : NULL;
     return true;
 }
 
@@ -551,5 +566,6 @@ bool live_recover(struct live_job *job, GError **error)
         !check_way_back(job, error))
         return false;
     job->base.go_on_at = where_to_go_on(job, disks);
+    job->going_back = strcmp(job->base.go_on_at, "rollback") == 0;
     return true;
 }

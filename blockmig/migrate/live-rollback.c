@@ -3,7 +3,7 @@
  * Rollback: the overlays are committed live into the source, names and files are as they were before; and
  * failing back, which brings a machine that was switched already to where rollback can begin.
  */
-#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/live-watch.h"
 #include "blockmig/storage/file.h"
 
 #include <errno.h>
@@ -13,6 +13,7 @@
 #define WAIT          1000
 #define COMPLETE      60000
 #define PIVOT_TIMEOUT 5000
+#define PATIENCE      60 /* s, with a job of somebody else that is in the way */
 
 static void job_name(const struct live_disk *disk, char name[32])
 {
@@ -143,6 +144,42 @@ static bool leave_all(struct live_job *job, GError **error)
     return !first;
 }
 
+/* Nothing may be touched by who cannot see what the machine does with it.  What is told then; NULL: it can be
+ * seen. */
+static const char *out_of_reach(const struct live_job *job)
+{
+    if (live_watch_lost(job))
+        return "nothing more was touched: the overlays and the target are kept, and the disk's name leads to "
+               "what the machine wrote or to nothing";
+    if (job->uncertain || g_error_matches(live_watch_trouble(job), BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNCERTAIN))
+        return "it is not known on which disk the machine runs: everything is kept";
+    return NULL;
+}
+
+/* The reason of the failure is known already, but for a run that only came to roll back. */
+static bool leave_untouched(struct live_job *job, const char *advice, GError **error)
+{
+    const GError *trouble = live_watch_trouble(job);
+
+    g_free(job->base.report->advice);
+    job->base.report->advice = g_strdup(advice);
+    if (job->interrupted && trouble)
+        g_propagate_error(error, g_error_copy(trouble));
+    return !job->interrupted || !trouble;
+}
+
+/* The machine stopped itself when its overlay met the end of the datastore; now there is room, and the write
+ * that waits is done again. */
+static void feed(struct live_job *job)
+{
+    g_autofree char *status = NULL;
+    bool running = true;
+
+    if (vm_status(job->vm, &running, &status, NULL) && !running && g_strcmp0(status, "io-error") == 0 &&
+        vm_resume(job->vm, NULL, NULL))
+        live_watch_say(job, "there is room again: the machine goes on");
+}
+
 /* Of a job that was interrupted and only had to be rolled back. */
 static bool tell_end(const struct live_job *job, GError **error)
 {
@@ -160,8 +197,11 @@ static bool leave(struct live_job *job, GError **error)
         return false;
     if (job->paused && !live_resume(job, NULL, error))
         return false;
-    if (!live_put_in_order(job, error) || !leave_all(job, error) || !live_unthrottle(job, error))
+    if (!live_wait_for_others(job, PATIENCE, error) || !live_put_in_order(job, error) ||
+        !leave_all(job, error) || !live_unthrottle(job, error))
         return false;
+    if (live_watch_starved(job))
+        feed(job);
     for (guint i = 0; i < job->disks->len; i++) {
         forget_job(job, live_disk_at(job, i));
         forget_nodes(job, live_disk_at(job, i));
@@ -173,11 +213,12 @@ static bool leave(struct live_job *job, GError **error)
 bool live_rollback(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
+    const char *advice;
 
-    if (job->uncertain) {
-        base->report->advice = g_strdup("it is not known on which disk the machine runs: everything is kept");
-        return true;
-    }
+    live_watch_now(job, NULL);
+    advice = out_of_reach(job);
+    if (advice)
+        return leave_untouched(job, advice, error);
     if (job->pivoted)
         return true; /* the reason was told */
     if (!(job->vm ? leave(job, error) : live_leave_offline(job, error)))
@@ -192,7 +233,7 @@ bool live_rollback(struct job *base, GError **error)
             g_strdup(job->vm ? "the machine runs on the source as before; nothing is left of the move"
                              : "the disk has its name again and all that the machine wrote; nothing is left "
                                "of the move");
-    return !job->only_back || tell_end(job, error);
+    return !job->going_back || tell_end(job, error);
 }
 
 /* ---- back from the target ------------------------------------------------------------------------- */

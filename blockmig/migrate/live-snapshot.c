@@ -207,19 +207,22 @@ static bool layer_first(struct live_job *job, GError **error)
 bool live_snapshot(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
+    bool ok;
 
     if (!create_overlays(job, error) ||
         !job_event(base, "intent", error, "overlays over %u disks", job->disks->len))
         return false;
-    if (!layer_first(job, error))
+    if (!live_freeze(job, error))
         return false;
-    for (guint i = 0; i < job->disks->len; i++)
+    ok = layer_first(job, error) && live_held(job, error);
+    live_thaw(job, &base->report->snapshot_frozen_ms);
+    for (guint i = 0; ok && i < job->disks->len; i++)
         if (!live_device_freeze(live_disk_at(job, i), true))
             job_notice(base,
                        "%s: cannot be made read-only: until the move is over, only this process's lock keeps "
                        "others from writing to it",
                        live_disk_at(job, i)->name);
-    return true;
+    return ok;
 }
 
 bool live_layers_add(struct live_job *job, GError **error)

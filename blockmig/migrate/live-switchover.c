@@ -7,7 +7,7 @@
  * the disk's name away from the source, so that nobody can boot what is about to become stale; pivot; resume.
  * Whatever fails before the pivot is undone and the machine goes on where it was.
  */
-#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/live-watch.h"
 #include "blockmig/migrate/target.h"
 #include "blockmig/storage/file.h"
 
@@ -154,6 +154,7 @@ static void undo(struct live_job *job)
     for (guint i = 0; i < job->disks->len; i++)
         live_layer_set_aside(live_disk_at(job, i), false, NULL);
     live_resume(job, NULL, NULL);
+    live_thaw(job, NULL);
     live_remove_target_nodes(job);
 }
 
@@ -164,6 +165,12 @@ void live_close_top(struct live_job *job, struct live_disk *disk)
 
     if (!vm_remove_node(job->vm, node, &local))
         job_notice(&job->base, "%s", local->message);
+}
+
+/* What the guest writes when it is frozen is shipped while it still runs. */
+static bool quiesce(struct live_job *job, GError **error)
+{
+    return live_freeze(job, error) && (!job->frozen || live_pass(job, error));
 }
 
 /* What was shipped in the pause is shipped once more. */
@@ -207,13 +214,15 @@ bool live_switchover(struct job *base, GError **error)
     int64_t stopped = 0, resumed = 0;
     GError *failure = NULL;
 
-    if (live_is_cancelled(job, error))
+    if (!live_watch_now(job, error) || live_is_cancelled(job, error) ||
+        !live_wait_for_others(job, 0, error) || !live_space_allows_switch(job, error))
         return false;
-    if (!prepare(job, error)) {
+    if (!quiesce(job, error) || !prepare(job, error)) {
         undo(job);
         return false;
     }
-    if (!live_pause(job, live_top_node, live_new_node, &stopped, &failure) || !switch_disks(job, &failure)) {
+    if (!live_pause(job, live_top_node, live_new_node, &stopped, &failure) || !live_held(job, &failure) ||
+        !switch_disks(job, &failure)) {
         undo(job);
         return go_without_pause(job, failure, error);
     }
@@ -222,8 +231,10 @@ bool live_switchover(struct job *base, GError **error)
         job->uncertain = true;
         return false;
     }
+    live_thaw(job, &base->report->frozen_ms);
     if (stopped && resumed)
         base->report->pause_ms = (double)(resumed - stopped) / 1000;
+    live_tell(job, "the machine runs on the target");
     for (guint i = 0; i < job->disks->len; i++)
         live_close_top(job, live_disk_at(job, i));
     return live_unthrottle(job, error) &&

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Moves of running machines from the outside, and what every phase of them needs. */
-#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/live-watch.h"
 
 #include <sched.h>
 
@@ -62,6 +62,9 @@ static struct job_report *run(struct live_job *job, const struct job_listener *l
     base->report = job_report_new();
     base->report->command = "move";
     base->report->verified = job->request->verify;
+    base->report->max_pause_ms = job->request->max_pause;
+    job->watch = live_watch_new();
+    job->throttle = throttle_new(job->request->bandwidth);
     job->tag = g_random_int();
     job->steps = g_string_new(NULL);
     job->scratch = job->request->scratch ? g_canonicalize_filename(job->request->scratch, NULL) : NULL;
@@ -76,6 +79,8 @@ static struct job_report *run(struct live_job *job, const struct job_listener *l
     vm_description_free(job->description);
     guard_stop(job->guard);
     vm_close(job->vm);
+    live_watch_free(job->watch);
+    throttle_free(job->throttle);
     job_clear(base);
     return base->report;
 }
@@ -111,15 +116,51 @@ static bool cancelled(void *opaque)
     const struct live_job *job = opaque;
     const struct job_listener *listener = job->base.listener;
 
-    return !job->pivoted && listener->cancelled && listener->cancelled(listener->opaque);
+    return !live_watch(job) ||
+           (!job->pivoted && listener->cancelled && listener->cancelled(listener->opaque));
 }
 
 bool live_is_cancelled(const struct live_job *job, GError **error)
 {
+    const GError *trouble;
+
     if (!cancelled((void *)job))
         return false;
-    g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED, "cancelled");
+    trouble = live_watch_trouble(job);
+    if (trouble)
+        g_propagate_error(error, g_error_copy(trouble));
+    else
+        g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED, "cancelled");
     return true;
+}
+
+/* A copy that the watch ended knows only that it was cancelled. */
+void live_explain(const struct job *base, GError **error)
+{
+    const GError *trouble = live_watch_trouble((const struct live_job *)base);
+
+    if (!trouble || !g_error_matches(*error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED))
+        return;
+    g_clear_error(error);
+    g_propagate_error(error, g_error_copy(trouble));
+}
+
+/* While the base is copied nothing was shipped yet: then the growth of the overlays tells what is written. */
+static void tell_pace(const struct live_job *job)
+{
+    const struct job_listener *listener = job->base.listener;
+    struct job_report *report = job->base.report;
+    struct job_pace pace = {.pass = report->passes,
+                            .dirty_rate = report->dirty_rate,
+                            .ship_rate = report->ship_rate,
+                            .forecast_ms = report->pause_forecast_ms,
+                            .limit_ms = report->max_pause_ms,
+                            .pause_ms = report->pause_ms};
+
+    if (report->passes == 1)
+        pace.dirty_rate = live_watch_dirty_rate(job);
+    if (listener->pace)
+        listener->pace(listener->opaque, &pace);
 }
 
 static void progress(void *opaque, const struct copy_counters *counters)
@@ -127,8 +168,16 @@ static void progress(void *opaque, const struct copy_counters *counters)
     const struct live_job *job = opaque;
     const struct job_listener *listener = job->base.listener;
 
-    if (listener->progress && !job->paused)
+    if (job->paused)
+        return;
+    tell_pace(job);
+    if (listener->progress)
         listener->progress(listener->opaque, job->base.report->phase, counters);
+}
+
+void live_progress(const struct live_job *job, const struct copy_counters *counters)
+{
+    progress((void *)job, counters);
 }
 
 void live_copy_options(const struct live_job *job, struct copy_options *options)
@@ -148,6 +197,7 @@ void live_tell(const struct live_job *job, const char *format, ...)
     va_start(args, format);
     text = g_strdup_vprintf(format, args);
     va_end(args);
+    tell_pace(job);
     if (listener->phase)
         listener->phase(listener->opaque, job->base.report->phase, text);
 }
@@ -158,16 +208,22 @@ static unsigned guard_limit(const struct live_job *job)
     return 2 * job->request->max_pause + GUARD_GRACE;
 }
 
-/* A guard that has died protects nobody: there must be another before the machine is stopped. */
-static bool arm_guard(struct live_job *job, const struct guard_device *devices, GError **error)
+/* A guard that has died protects nobody: there must be another before the machine is stopped or frozen. */
+bool live_guard(struct live_job *job, GError **error)
 {
     g_autofree char *log = g_build_filename(journal_directory(job->base.journal), "guard.log", NULL);
 
+    if (!job->guard)
+        job->guard = guard_start(job->vm, log, error);
+    return job->guard != NULL;
+}
+
+static bool arm_guard(struct live_job *job, const struct guard_device *devices, GError **error)
+{
     if (job->guard && guard_arm(job->guard, devices, job->disks->len, guard_limit(job), NULL))
         return true;
     g_clear_pointer(&job->guard, guard_stop);
-    job->guard = guard_start(job->vm, log, error);
-    return job->guard && guard_arm(job->guard, devices, job->disks->len, guard_limit(job), error);
+    return live_guard(job, error) && guard_arm(job->guard, devices, job->disks->len, guard_limit(job), error);
 }
 
 static bool arm(struct live_job *job, live_node_fn from, live_node_fn to, GError **error)
@@ -197,18 +253,24 @@ static void be_urgent(bool urgent)
 
 bool live_pause(struct live_job *job, live_node_fn from, live_node_fn to, int64_t *time, GError **error)
 {
-    if (!job->standing && !arm(job, from, to, error))
+    int64_t stopped = 0;
+
+    if (!arm(job, from, to, error))
         return false;
     job->paused = true;
+    job->stays = false;
     be_urgent(true);
     g_string_truncate(job->steps, 0);
     job->pause_begin = job->step_begin = g_get_monotonic_time();
     if (time)
         *time = 0;
-    if (!job->standing && !vm_pause(job->vm, PAUSE_TIMEOUT, time, error))
+    if (!vm_pause(job->vm, PAUSE_TIMEOUT, &stopped, error))
         return false;
     live_step(job, "stop");
-    return true;
+    if (time)
+        *time = stopped;
+    job->stays = !stopped;
+    return !job->stays || guard_stay(job->guard, error);
 }
 
 void live_step(struct live_job *job, const char *name)
@@ -220,9 +282,16 @@ void live_step(struct live_job *job, const char *name)
     job->step_begin = now;
 }
 
+/* One question more in the pause: what a machine that somebody resumed wrote since would be lost. */
 bool live_pause_merged(struct live_job *job, GError **error)
 {
-    return job->standing || guard_merged(job->guard, error);
+    bool running;
+
+    if (!vm_status(job->vm, &running, NULL, error))
+        return false;
+    if (running)
+        return blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED, "somebody resumed the machine in the pause");
+    return guard_merged(job->guard, error);
 }
 
 bool live_resume(struct live_job *job, int64_t *time, GError **error)
@@ -234,11 +303,13 @@ bool live_resume(struct live_job *job, int64_t *time, GError **error)
     be_urgent(false);
     if (!job->paused)
         return true;
-    if (!job->standing && !vm_resume(job->vm, time, error))
+    if (time)
+        *time = 0;
+    if (!job->stays && !vm_resume(job->vm, time, error))
         return false;
     live_step(job, "resume");
     job->paused = false;
-    if (!job->standing && !guard_disarm(job->guard, &local))
+    if (!guard_disarm(job->guard, &local))
         job_notice(&job->base, "%s", local->message);
     return true;
 }

@@ -94,6 +94,7 @@ struct live_pace {
     uint64_t quick_bytes; /* its size */
     double dirty_rate;    /* of all disks together, per second */
     double forecast;
+    double base_time; /* that the copy of the base took */
 };
 
 struct live_job {
@@ -101,6 +102,7 @@ struct live_job {
     const struct move_request *request;
     const char *wanted;  /* id of the unfinished job that is meant; NULL: whatever there is of this machine */
     bool give_up;        /* it is to be rolled back */
+    bool going_back;     /* recovery leads to the rollback, and no further */
     struct vm *vm;       /* NULL: the machine does not run any more; only files are left (live-offline.c) */
     struct guard *guard; /* NULL until the first pause */
     struct vm_description *description;
@@ -109,17 +111,19 @@ struct live_job {
     char *scratch;     /* directory for overlays of block devices; NULL: none was given */
     unsigned tag;      /* makes our node names differ from those of earlier moves */
     struct live_pace pace;
-    bool standing;       /* the machine stood still before we came, and is to go on doing so */
-    bool paused;         /* by us */
-    int given_up;        /* atomic: the last pause came to its limit (live-limit.c) */
-    int64_t pause_begin; /* monotonic, of the last pause */
-    GString *steps;      /* of the last pause: what took how long */
-    int64_t step_begin;  /* monotonic */
-    bool pivoted;        /* the machine runs on the target */
-    bool interrupted;    /* what is here was left by an earlier run */
-    bool only_back;      /* and is only rolled back */
-    char *resized;       /* a disk's size changed under an interrupted move: the whole story, or NULL */
-    bool uncertain;      /* nobody knows on which: nothing may be touched */
+    struct live_watch *watch;
+    struct throttle *throttle; /* of everything but pauses */
+    bool paused;               /* by us */
+    bool stays;                /* it stood still before: it is not resumed */
+    int given_up;              /* atomic: the last pause came to its limit (live-limit.c) */
+    int64_t pause_begin;       /* monotonic, of the last pause */
+    int64_t frozen;            /* monotonic: since when the guest's file systems are; 0: they are not */
+    GString *steps;            /* of the last pause: what took how long */
+    int64_t step_begin;        /* monotonic */
+    bool pivoted;              /* the machine runs on the target */
+    bool interrupted;          /* what is here was left by an earlier run */
+    char *resized;             /* a disk's size changed under an interrupted move: the whole story, or NULL */
+    bool uncertain;            /* nobody knows on which: nothing may be touched */
 };
 
 static inline struct live_job *live_of(struct job *base)
@@ -149,15 +153,17 @@ bool live_rollback(struct job *base, GError **error);
 void live_disk_free(struct live_disk *disk);
 bool live_is_cancelled(const struct live_job *job, GError **error);
 void live_copy_options(const struct live_job *job, struct copy_options *options);
+/* For copies with callbacks of their own. */
+void live_progress(const struct live_job *job, const struct copy_counters *counters);
 void live_tell(const struct live_job *job, const char *format, ...) G_GNUC_PRINTF(2, 3);
 /* Notes that the step of a pause that began when the last ended is over. */
 void live_step(struct live_job *job, const char *name);
 /* The node that a disk's device is on, or will be; the caller's. */
 typedef char *(*live_node_fn)(const struct live_job *job, const struct live_disk *disk);
 /*
- * Stops and continues the machine; *time is the hypervisor's, in microseconds.  In between the guard watches:
- * if we die, it resumes the machine, on `from` as long as live_pause_merged() was not called, else on `to` if
- * all devices are there.
+ * Stops and continues the machine; *time is the hypervisor's, in microseconds.  A machine that stood still
+ * before stays so, and *time is 0.  In between the guard watches: if we die, it resumes the machine, on
+ * `from` as long as live_pause_merged() was not called, else on `to` if all devices are there.
  */
 bool live_pause(struct live_job *job, live_node_fn from, live_node_fn to, int64_t *time, GError **error);
 bool live_pause_merged(struct live_job *job, GError **error);
@@ -168,6 +174,36 @@ bool live_resume(struct live_job *job, int64_t *time, GError **error);
  * runs on where it was then. */
 struct live_limit *live_limit_begin(struct live_job *job);
 bool live_limit_end(struct live_limit *limit, GError **error);
+
+/* The guard, started if there is none yet. */
+bool live_guard(struct live_job *job, GError **error);
+
+/*
+ * live-quiesce.c: the guest's file systems are frozen around the snapshot and the switch, if that was asked
+ * for. live_thaw() follows in any case.  `require` makes errors (CANCELLED) of what `try` only tells.
+ */
+bool live_check_agent(struct live_job *job, GError **error); /* in preflight: REFUSED */
+bool live_freeze(struct live_job *job, GError **error);
+/* Has nothing been written since?  True also if nothing was to be frozen. */
+bool live_held(struct live_job *job, GError **error);
+void live_thaw(struct live_job *job, double *milliseconds);
+
+#define LIVE_MAX_PASSES 12u /* of overlays: the depth of the chain is bounded by it */
+
+/* live-converge.c: one pass. */
+bool live_pass(struct live_job *job, GError **error);
+struct live_shipment;
+/* What follows from a pass that shipped what was written in so many seconds, and from the seconds since its
+ * layers were put on.  It is settled, and another pass not worth its while, unless there is less to ship each
+ * time (`before`: bytes of the pass before) or the last one was disturbed (`best`: seconds forecast so far).
+ */
+void live_pace_measure(struct live_pace *pace, const struct live_shipment *shipment, double written_in,
+                       double since_layered);
+bool live_pace_is_settled(const struct live_pace *pace, uint64_t before, double best);
+
+/* live-sample.c: watches the machine for as long as was asked, and adds a forecast to the plan and the
+ * report. Leaves nothing behind. */
+bool live_sample(const struct live_job *job, GError **error);
 
 /* live-layer.c.  Paths and node names are the caller's to free. */
 /* Where files that belong to an image have their names from: beside it, or in the scratch directory (which

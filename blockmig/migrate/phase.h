@@ -42,6 +42,8 @@ struct method {
     bool (*begin)(struct job *job, GError **error);
     bool (*finish)(struct job *job, GError **error);
     char *(*advise)(const struct job *job, const GError *error);
+    /* Puts the real reason in the place of an error that says only that a phase was told to end. */
+    void (*explain)(const struct job *job, GError **error);
 };
 
 extern const struct method method_cold, method_storage, method_mirror;
@@ -64,6 +66,7 @@ bool cold_finish(struct job *job, GError **error);
 char *cold_advise(const struct job *job, const GError *error);
 void cold_describe(const struct job *job, struct journal_job *record);
 char *live_advise(const struct job *job, const GError *error);
+void live_explain(const struct job *job, GError **error);
 void live_describe(const struct job *job, struct journal_job *record);
 
 #endif

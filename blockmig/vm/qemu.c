@@ -137,20 +137,33 @@ static bool qemu_set_limits(struct vm *vm, const char *qdev, const struct vm_lim
 
 /* ---- the guest's file systems ---- */
 
-static bool qemu_freeze(struct vm *vm, unsigned limit, unsigned *filesystems, GError **error)
+/* The agent, the caller's, if there is one that answers. */
+static struct agent *find_agent(struct qemu *qemu, GError **error)
 {
-    struct qemu *qemu = qemu_of(vm);
     g_autofree char *path = NULL;
 
     if (!qemu_agent_path(qemu, &path, error))
-        return false;
-    if (!path) {
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
-                    "the machine has no guest agent behind a unix socket");
-        return false;
-    }
+        return NULL;
+    if (path)
+        return agent_open(path, error);
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
+                "the machine has no guest agent behind a unix socket");
+    return NULL;
+}
+
+static bool qemu_agent_answers(struct vm *vm, GError **error)
+{
+    g_autoptr(agent_t) agent = find_agent(qemu_of(vm), error);
+
+    return agent != NULL;
+}
+
+static bool qemu_freeze(struct vm *vm, unsigned limit, unsigned *filesystems, GError **error)
+{
+    struct qemu *qemu = qemu_of(vm);
+
     g_clear_pointer(&qemu->agent, agent_close);
-    qemu->agent = agent_open(path, error);
+    qemu->agent = find_agent(qemu, error);
     if (qemu->agent && agent_freeze(qemu->agent, limit, filesystems, error))
         return true;
     g_clear_pointer(&qemu->agent, agent_close);
@@ -217,6 +230,7 @@ const struct vm_ops vm_qemu_ops = {
     .set_limits = qemu_set_limits,
     .set_write_threshold = qemu_set_write_threshold,
     .next_event = qemu_next_event,
+    .find_agent = qemu_agent_answers,
     .freeze = qemu_freeze,
     .thaw = qemu_thaw,
     .thaw_left = qemu_thaw_left,

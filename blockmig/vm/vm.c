@@ -337,6 +337,11 @@ bool vm_next_event(struct vm *vm, unsigned timeout, struct vm_event **event, GEr
     return said(vm, vm->ops->next_event(vm, timeout, event, error), error);
 }
 
+bool vm_find_agent(struct vm *vm, GError **error)
+{
+    return said(vm, vm->ops->find_agent(vm, error), error);
+}
+
 bool vm_freeze(struct vm *vm, unsigned limit, unsigned *filesystems, GError **error)
 {
     return said(vm, vm->ops->freeze(vm, limit, filesystems, error), error);

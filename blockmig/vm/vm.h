@@ -176,6 +176,7 @@ enum vm_event_type {
 struct vm_event {
     enum vm_event_type type;
     char *subject, *detail; /* NULL: none */
+    bool no_space;          /* of an I/O error: for want of it */
     int64_t time;
 };
 
@@ -220,6 +221,7 @@ struct vm_ops {
     bool (*set_limits)(struct vm *vm, const char *qdev, const struct vm_limits *limits, GError **error);
     bool (*set_write_threshold)(struct vm *vm, const char *node, uint64_t offset, GError **error);
     bool (*next_event)(struct vm *vm, unsigned timeout, struct vm_event **event, GError **error);
+    bool (*find_agent)(struct vm *vm, GError **error);
     bool (*freeze)(struct vm *vm, unsigned limit, unsigned *filesystems, GError **error);
     bool (*thaw)(struct vm *vm, GError **error);
     bool (*thaw_left)(struct vm *vm, GError **error);
@@ -312,6 +314,8 @@ bool vm_set_write_threshold(struct vm *vm, const char *node, uint64_t offset, GE
 /* *event is NULL if none came in time; free with vm_event_free(). */
 bool vm_next_event(struct vm *vm, unsigned timeout, struct vm_event **event, GError **error);
 
+/* Does an agent in the guest answer?  REFUSED if there is none, UNREACHABLE if it is silent. */
+bool vm_find_agent(struct vm *vm, GError **error);
 /*
  * Freezes the guest's file systems through its agent, for `limit` at most (10,000 is the most that is
  * granted): after that a watchdog thaws them, and vm_thaw() says so with REFUSED, for what was done in

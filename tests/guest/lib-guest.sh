@@ -33,7 +33,7 @@ need_guest()
 }
 
 # start_guest NAME [--disk FILE:FORMAT[:OPTIONS]]... [--drive-style | --libvirt-style]
-#     [--append KERNEL-ARGUMENTS] [--memory MIB] [-- QEMU-ARGUMENTS...]
+#     [--append KERNEL-ARGUMENTS] [--memory MIB] [--agent] [-- QEMU-ARGUMENTS...]
 start_guest()
 {
     local name=$1 style=blockdev append='' memory=128 disks=() arguments=() i file format options
@@ -45,7 +45,10 @@ start_guest()
             --libvirt-style) style=libvirt ;;
             --append) append=$2; shift ;;
             --memory) memory=$2; shift ;;
-            --) shift; arguments=("$@"); break ;;
+            --agent) arguments+=(-device virtio-serial-pci
+                -chardev "socket,id=agent,path=$tmp/$name/agent,server=on,wait=off"
+                -device virtserialport,chardev=agent,name=org.qemu.guest_agent.0) ;;
+            --) shift; arguments+=("$@"); break ;;
         esac
         shift
     done
