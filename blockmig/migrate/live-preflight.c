@@ -173,13 +173,19 @@ bool live_is_free(const struct live_job *job, const char *path, unsigned disks, 
 static bool choose_target(struct live_job *job, struct live_disk *disk, struct chain *source, GError **error)
 {
     g_autofree char *stem = NULL;
+    struct stat st, own;
 
     if (job->disks->len > 1 && !g_file_test(job->request->target, G_FILE_TEST_IS_DIR))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is not a directory: several disks need one",
                              job->request->target);
     disk->target_path = target_path(job->request->target, disk->name, &disk->target_device, error);
-    if (!disk->target_path ||
-        !(disk->target_device ? check_target_device(job, disk, source, error)
+    if (!disk->target_path)
+        return false;
+    if (!disk->target_device && stat(disk->name, &own) == 0 && stat(disk->target_path, &st) == 0 &&
+        own.st_dev == st.st_dev && own.st_ino == st.st_ino)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already: the disk is there",
+                             disk->target_path);
+    if (!(disk->target_device ? check_target_device(job, disk, source, error)
                               : live_is_free(job, disk->target_path, disk->index, error)))
         return false;
     stem = live_stem(job, disk->target_path, disk->target_device);

@@ -47,11 +47,18 @@ bool live_has_event(const struct live_job *job, const char *kind, const char *te
 
 /* ---- which job ---- */
 
-/* In "done" there is nothing more to do, whatever became of the last word. */
-static bool is_unfinished(const struct journal_job *record)
+/* All is done, but it could not say so any more. */
+static bool is_done(const struct journal_job *record)
 {
-    if (strcmp(record->phase, "done") == 0)
-        return false;
+    return !record->result && strcmp(record->phase, "done") == 0;
+}
+
+static bool is_unfinished(const struct live_job *job, const struct journal_job *record)
+{
+    g_autofree char *text = move_request_to_json(job->request);
+
+    if (is_done(record))
+        return job->wanted || move_request_same(record->request, text);
     return !record->result || strcmp(record->result, "failed") == 0 || strcmp(record->result, "parked") == 0;
 }
 
@@ -76,7 +83,7 @@ static struct journal_job *find_record(struct live_job *job, GError **error)
                 ? strcmp(record->id, job->wanted) != 0
                 : strcmp(record->command, "move") != 0 || strcmp(record->source, job->request->machine) != 0)
             continue;
-        if (!check_owner(record, error) || !is_unfinished(record))
+        if (!check_owner(record, error) || !is_unfinished(job, record))
             return NULL;
         return journal_job_load(job->base.journal, record->id, error);
     }
@@ -310,6 +317,7 @@ static bool look_at_own_node(const struct live_job *job, struct live_disk *disk,
     const struct vm_layer *active = g_ptr_array_index(disk->vm->layers, 0);
     g_autofree char *prefix = g_strconcat(disk->stem, ".blockmig-", NULL);
     bool any = false;
+    unsigned below;
 
     if (disk->target_overlay && g_strcmp0(active->filename, disk->target_overlay) == 0)
         return blockmig_fail(
@@ -329,7 +337,8 @@ static bool look_at_own_node(const struct live_job *job, struct live_disk *disk,
                              disk->name);
     if (any)
         return look_at_names(disk, error);
-    if (live_has_unmerged(disk))
+    /* If an overlay has the name already, the machine, which is not on it, was not started from there. */
+    if (!live_stands_on(disk, disk->name, &below) && live_has_unmerged(disk))
         return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN,
                              "the machine was started anew on %s without the overlays %s.blockmig-N, which "
                              "hold what it had written before: none may be removed",
@@ -516,13 +525,15 @@ static bool look_at_machine(struct live_job *job, GPtrArray *disks, GError **err
 /* Killed before it did anything, or after it had tidied up. */
 static bool take_up_nothing(struct live_job *job, struct journal_job **record, GError **error)
 {
-    if (!job->wanted)
+    bool done = is_done(*record);
+
+    if (job->base.dry_run || (!job->wanted && !done))
         return true;
     if (!journal_job_claim(job->base.journal, *record, error))
         return false;
     job->base.record = g_steal_pointer(record);
-    job->going_back = job->give_up;
-    job->base.go_on_at = job->going_back ? "rollback" : NULL;
+    job->going_back = job->give_up && !done;
+    job->base.go_on_at = job->going_back ? "rollback" : done ? "done" : NULL;
     return true;
 }
 
@@ -541,7 +552,7 @@ bool live_recover(struct live_job *job, GError **error)
                                              "job %s came to its end: there is nothing to do", job->wanted);
     if (!(disks = journal_disk_list(job->base.journal, record, error)))
         return false;
-    if (disks->len == 0 ||
+    if (disks->len == 0 || is_done(record) ||
         !(has_leftovers(job, record, disks) || (job->vm && live_is_throttled(job, record))))
         return take_up_nothing(job, &record, error);
     if (!check_request(job, record, error))
