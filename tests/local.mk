@@ -50,7 +50,6 @@ dist_check_SCRIPTS += \
 	tests/failback-of-a-machine-that-is-off.sh \
 	tests/failback-survives-a-kill-at-every-step.sh \
 	tests/failback-windows-end-by-themselves.sh \
-	tests/a-killed-move-without-a-pause.sh \
 	tests/a-killed-move-leaves-devices-right.sh \
 	tests/a-killed-move-leaves-no-half-chain.sh \
 	tests/a-killed-move-goes-on.sh \
