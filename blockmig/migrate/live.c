@@ -154,6 +154,15 @@ bool live_is_cancelled(const struct live_job *job, GError **error)
 }
 
 /* A copy that the watch ended knows only that it was cancelled. */
+/* The machine is not limited while nobody knows for how long. */
+void live_park(struct job *base)
+{
+    g_autoptr(GError) local = NULL;
+
+    if (!live_unthrottle(live_of(base), &local))
+        job_notice(base, "%s", local->message);
+}
+
 void live_explain(const struct job *base, GError **error)
 {
     const GError *trouble = live_watch_trouble((const struct live_job *)base);
