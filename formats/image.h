@@ -32,6 +32,8 @@ struct image_create_options {
     uint64_t size;              /* virtual size in bytes */
     const char *backing_name;   /* as it is to stand in the image, or NULL */
     const char *backing_format; /* required if backing_name is set */
+    struct image *parent;       /* with backing_name: that image, open; its identity is recorded. NULL: not
+                                 * there yet (measure), or none is wanted */
     GHashTable *values;         /* -o: string -> string, or NULL; keys were checked against options */
 };
 
@@ -77,6 +79,9 @@ struct format {
     /* Sets size, granularity, ..., opaque; reads and validates everything that later calls rely on.
      * image->writable says what is wanted.  On error leaves nothing behind. */
     bool (*open)(struct image *image, GError **error);
+    /* Is `parent` what `image` was made over, unchanged?  The REFUSED error names both identities.  Optional:
+     * for formats that record it.  Their names of the parent are hints only. */
+    bool (*check_parent)(struct image *image, struct image *parent, GError **error);
     /* Fills out[0..max) with extents that follow each other without gaps from `offset`; neighbours
      * that can be merged are.  0 < *count <= max; may stop before offset + length, never after. */
     bool (*map)(struct image *image, uint64_t offset, uint64_t length, struct extent *out, size_t max,
@@ -119,20 +124,22 @@ struct image {
     bool writable;
 
     /* set by open */
-    uint64_t size;         /* virtual size */
-    uint32_t granularity;  /* place() on multiples of it needs no fill; power of two; 1 for raw */
-    uint32_t cluster_size; /* allocation unit on the storage, for zero detection; power of two */
-    uint32_t packed_unit;  /* bytes of one packed unit; 0 if the format does not pack */
-    bool reads_zero;       /* what was never placed reads as zeros (fresh image without backing) */
-    char *backing_name;    /* as it stands in the image; NULL: no backing layer */
-    char *backing_format;  /* as it stands in the image; NULL: not said */
-    bool wants_parent;     /* a differencing image that names no parent */
-    bool wants_data;       /* guest data lies in a file of its own: no map before image_attach_data() */
-    char *data_name;       /* with wants_data: that file, as it stands in the image */
-    uint64_t data_size;    /* with wants_data: that file must have at least so many bytes */
-    GPtrArray *notices;    /* of char *: what a copy does not carry, or what an administrator must
-                            * know: internal snapshots, bitmaps, dirty bit. Created by image_open. */
-    void *opaque;          /* the driver's */
+    uint64_t size;           /* virtual size */
+    uint32_t granularity;    /* place() on multiples of it needs no fill; power of two; 1 for raw */
+    uint32_t cluster_size;   /* allocation unit on the storage, for zero detection; power of two */
+    uint32_t packed_unit;    /* bytes of one packed unit; 0 if the format does not pack */
+    bool reads_zero;         /* what was never placed reads as zeros (fresh image without backing) */
+    char *backing_name;      /* as it stands in the image; NULL: no backing layer */
+    char *backing_format;    /* as it stands in the image, or follows from the format; NULL: not said */
+    GPtrArray *parent_names; /* of char *: file names where the parent may be, in the order to try, the first
+                              * is backing_name too; see image_add_parent_name(). NULL: no others */
+    bool wants_parent;       /* a differencing image that names no parent */
+    bool wants_data;         /* guest data lies in a file of its own: no map before image_attach_data() */
+    char *data_name;         /* with wants_data: that file, as it stands in the image */
+    uint64_t data_size;      /* with wants_data: that file must have at least so many bytes */
+    GPtrArray *notices;      /* of char *: what a copy does not carry, or what an administrator must
+                              * know: internal snapshots, bitmaps, dirty bit. Created by image_open. */
+    void *opaque;            /* the driver's */
 
     struct storage *data_storage; /* owned; of image_attach_data(), or NULL */
 };
@@ -165,6 +172,17 @@ bool image_flush(struct image *image, GError **error);
 bool image_check(struct image *image, bool repair, struct image_check *result, GError **error);
 void image_describe(struct image *image, image_describe_fn describe, void *opaque);
 void image_notice(struct image *image, const char *format, ...) G_GNUC_PRINTF(2, 3);
+
+/* For open: one more name that the image gives its parent (UTF-8), perhaps as Windows writes names.  The
+ * first becomes backing_name; what is empty or known already adds nothing. */
+void image_add_parent_name(struct image *image, const char *name);
+/* true if the format records no identity. */
+bool image_check_parent(struct image *image, struct image *parent, GError **error);
+/* What it does not hold is in a layer below it. */
+static inline bool image_is_differencing(const struct image *image)
+{
+    return image->backing_name || image->wants_parent;
+}
 
 typedef struct image image_t; /* for g_autoptr(image_t) only */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(image_t, image_close)

@@ -22,4 +22,5 @@ libformats_a_SOURCES = \
 	formats/qcow2-refcount.c \
 	formats/qcow2.c formats/qcow2.h \
 	formats/raw.c \
-	formats/storage.c formats/storage.h
+	formats/storage.c formats/storage.h \
+	formats/utf16.c formats/utf16.h

@@ -405,7 +405,7 @@ static void describe_target(struct copy *copy, struct image *target)
 
     copy->target = target;
     copy->identity = target->format->flags & FORMAT_IDENTITY;
-    copy->overlay = target->backing_name != NULL;
+    copy->overlay = image_is_differencing(target);
     copy->zero_is_free = target->reads_zero && !copy->overlay;
     copy->granule = copy->identity ? 4096 : CLAMP(target->cluster_size, 4096, SLOT_SIZE);
     copy->packed_unit = options->compress ? target->packed_unit : 0;

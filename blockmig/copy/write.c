@@ -308,7 +308,7 @@ static bool fetch_below(struct task *task, GError **error)
         uint64_t size = MAX(below->size, from->offset);
         task->below = g_malloc0(from->length);
         return chain_read(below, task->below, MIN(from->length, size - from->offset), from->offset, error);
-    } else if (from->status == EXTENT_HOLE && copy->target->backing_name) {
+    } else if (from->status == EXTENT_HOLE && copy->overlay) {
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED,
                     "guest bytes %" G_GUINT64_FORMAT "+%" G_GUINT64_FORMAT
                     " of the backing layer are needed to fill a cluster, but it is not open",

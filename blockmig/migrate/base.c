@@ -55,11 +55,23 @@ static struct storage *open_storage(const struct copy_unit *unit, bool fresh, GE
                         : open_part(unit, fresh, error);
 }
 
+/* What the unit will be a child of: the layer that was copied before it, or the one that stays where it is.
+ */
+static struct image *parent_of(const struct cold_job *job, const struct copy_unit *unit)
+{
+    const struct copy_unit *before = unit->index > 0 ? g_ptr_array_index(job->units, unit->index - 1) : NULL;
+
+    if (!unit->backing_name)
+        return NULL;
+    return before ? before->target : chain_layer(unit->below, 0);
+}
+
 static bool create_target(struct cold_job *job, struct copy_unit *unit, GError **error)
 {
     struct image_create_options options = {.size = unit->chain->size,
                                            .backing_name = unit->backing_name,
                                            .backing_format = unit->backing_format,
+                                           .parent = parent_of(job, unit),
                                            .values = unit->options};
     struct storage *storage = open_storage(unit, true, error);
 
@@ -127,8 +139,10 @@ static bool empty_rest(struct copy_unit *unit, bool *reads_zero, GError **error)
 
 /* What is no image of this size any more, or has damaged tables, is of no use; *why says so then.  A medium
  * that does not answer is an error. */
-static bool open_again(struct copy_unit *unit, struct storage *storage, char **why, GError **error)
+static bool open_again(const struct cold_job *job, struct copy_unit *unit, struct storage *storage,
+                       char **why, GError **error)
 {
+    struct image *parent = parent_of(job, unit);
     struct image_check check = {0};
     g_autoptr(GError) local = NULL;
 
@@ -137,6 +151,8 @@ static bool open_again(struct copy_unit *unit, struct storage *storage, char **w
         *why = g_strdup_printf("%s has only %" PRIu64 " bytes", unit->part_path, unit->target->size);
     else if (unit->target && image_check(unit->target, true, &check, &local) && check.corruptions > 0)
         *why = g_strdup_printf("%s has %" PRIu64 " damaged entries", unit->part_path, check.corruptions);
+    else if (unit->target && !local && parent)
+        image_check_parent(unit->target, parent, &local);
     if (!local)
         return true;
     if (g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED) ||
@@ -155,7 +171,7 @@ static bool reopen_target(struct cold_job *job, struct copy_unit *unit, GError *
     struct storage *storage = open_storage(unit, false, error);
     g_autofree char *why = NULL;
 
-    if (!storage || !open_again(unit, storage, &why, error))
+    if (!storage || !open_again(job, unit, storage, &why, error))
         return false;
     if (why) {
         job_notice(&job->base, "%s: copying it from the beginning", why);

@@ -86,3 +86,7 @@ tests_unit_qmp_t_LDADD = $(UNIT_LIBS)
 check_PROGRAMS += tests/unit/guard.t
 tests_unit_guard_t_SOURCES = tests/unit/guard.c tests/unit/harness.h
 tests_unit_guard_t_LDADD = $(UNIT_LIBS)
+
+check_PROGRAMS += tests/unit/utf16.t
+tests_unit_utf16_t_SOURCES = tests/unit/utf16.c tests/unit/harness.h
+tests_unit_utf16_t_LDADD = $(UNIT_LIBS)
