@@ -44,7 +44,7 @@ struct format_option {
 
 enum format_flags {
     FORMAT_BACKING = 1 << 0,        /* can have a backing layer */
-    FORMAT_IDENTITY = 1 << 1,       /* guest offset == host offset; "unallocated" is the storage's word */
+    FORMAT_IDENTITY = 1 << 1,       /* every image is as long as its disk, see image->identity */
     FORMAT_PACKED = 1 << 2,         /* may return EXTENT_PACKED */
     FORMAT_PACKS = 1 << 3,          /* pack() and place_packed() exist */
     FORMAT_CREATE = 1 << 4,         /* create() and place() exist */
@@ -128,6 +128,7 @@ struct image {
     uint32_t granularity;    /* place() on multiples of it needs no fill; power of two; 1 for raw */
     uint32_t cluster_size;   /* allocation unit on the storage, for zero detection; power of two */
     uint32_t packed_unit;    /* bytes of one packed unit; 0 if the format does not pack */
+    bool identity;           /* guest offset == host offset on `storage`, whose word "unallocated" is */
     bool reads_zero;         /* what was never placed reads as zeros (fresh image without backing) */
     char *backing_name;      /* as it stands in the image; NULL: no backing layer */
     char *backing_format;    /* as it stands in the image, or follows from the format; NULL: not said */
@@ -191,6 +192,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(image_t, image_close)
 extern const struct format *const formats[]; /* ends with NULL */
 extern const struct format format_raw;
 extern const struct format format_qcow2;
+extern const struct format format_vhd;
 
 /* By the name that users and backing-format fields give; an error (USAGE) names the known ones. */
 const struct format *format_by_name(const char *name, GError **error);
