@@ -49,6 +49,7 @@ enum format_flags {
     FORMAT_PACKS = 1 << 3,          /* pack() and place_packed() exist */
     FORMAT_CREATE = 1 << 4,         /* create() and place() exist */
     FORMAT_NO_PARENT_NAME = 1 << 5, /* children do not name their parent: --parent is needed */
+    FORMAT_SAME_SIZE = 1 << 6,      /* a child is as large as its parent */
 };
 
 struct image_check {

@@ -14,11 +14,12 @@
 #define EPOCH         946684800u  /* 2000-01-01, from which VHD counts seconds */
 #define LARGEST       0xffff10ffu /* geometry 65535/16/255: the size does not follow from it */
 #define BAT_PIECE     (1u << 20)
+#define MIN_BLOCK     4096u /* QEMU 7.2 takes the bitmap of a smaller one for empty */
 #define DEFAULT_BLOCK "2M"
 
 const struct format_option vhd_options[] = {
     {"subformat", "dynamic (default) or fixed"},
-    {"block_size", "512 to 256M, a power of two (default 2M), of dynamic and differencing disks"},
+    {"block_size", "4k to 256M, a power of two (default 2M), of dynamic and differencing disks"},
     {NULL, NULL},
 };
 
@@ -102,7 +103,7 @@ static bool make_plan(const struct image_create_options *options, struct plan *p
     static const char *const subformats[] = {"dynamic", "fixed", NULL};
     int subformat = create_option_choose("vhd", options, "subformat", "dynamic", subformats, error);
 
-    if (subformat < 0 || !create_option_size("vhd", options, "block_size", DEFAULT_BLOCK, VHD_SECTOR,
+    if (subformat < 0 || !create_option_size("vhd", options, "block_size", DEFAULT_BLOCK, MIN_BLOCK,
                                              VHD_MAX_BLOCK, &plan->block_size, error))
         return false;
     if (options->size == 0 || options->size > G_MAXINT64 - VHD_SECTOR)

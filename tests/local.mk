@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
-EXTRA_DIST += tests/lib.sh tests/make-data.py tests/make-hostile-qcow2.py tests/make-qcow2.py
+EXTRA_DIST += tests/images tests/lib.sh tests/make-data.py tests/make-hostile-qcow2.py tests/make-qcow2.py \
+	tests/read-vhd.py
 dist_check_SCRIPTS += \
 	tests/a-killed-migration-never-leaves-the-guest-paused.sh \
 	tests/copy-prints-one-json-object.sh \
@@ -19,7 +20,9 @@ dist_check_SCRIPTS += \
 	tests/random-qcow2-writes-match-qemu-io.sh \
 	tests/room-is-measured-on-real-file-systems.sh \
 	tests/usage-errors-exit-2.sh \
-	tests/verify-names-the-differing-ranges.sh
+	tests/verify-names-the-differing-ranges.sh \
+	tests/vhd-disks-are-read-by-others.sh \
+	tests/virtualbox-disks-read-the-same.sh
 
 # Whole copies, end to end.
 dist_check_SCRIPTS += \

@@ -88,6 +88,10 @@ static bool create_target(struct cold_job *job, struct copy_unit *unit, GError *
     g_clear_pointer(&unit->digests, digest_table_free);
     unit->digests = digest_table_new(job->request->digest, unit->chain->size);
     unit->target = image_open(storage, unit->format, true, error);
+    if (unit->target && unit->target->size != unit->chain->size)
+        job_notice(&job->base,
+                   "%s: the disk has %" PRIu64 " bytes where the source has %" PRIu64 ": the rest is zeros",
+                   unit->target_path, unit->target->size, unit->chain->size);
     return unit->target != NULL;
 }
 

@@ -244,8 +244,8 @@ static void test_crash(gconstpointer data)
 int main(int argc, char **argv)
 {
     static const char *const crashes[] = {
-        "block_size=512",  "block_size=4k",  "block_size=64k",  "block_size=8M",  "subformat=fixed",
-        "+block_size=512", "+block_size=4k", "+block_size=64k", "+block_size=2M",
+        "block_size=8k",  "block_size=4k",  "block_size=64k",  "block_size=8M",  "subformat=fixed",
+        "+block_size=8k", "+block_size=4k", "+block_size=64k", "+block_size=2M",
     };
 
     g_test_init(&argc, &argv, NULL);
