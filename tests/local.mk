@@ -30,6 +30,7 @@ dist_check_SCRIPTS += \
 	tests/a-device-that-changed-is-copied-again.sh \
 	tests/chain-keep-copies-every-layer.sh \
 	tests/chain-shallow-keeps-the-backing.sh \
+	tests/chains-are-kept-in-other-formats.sh \
 	tests/chains-flatten-like-qemu-img.sh \
 	tests/copy-refuses-a-disk-in-use.sh \
 	tests/copy-refuses-a-target-that-is-too-small.sh \
