@@ -81,7 +81,39 @@ killed()
     same_chain "$format" "$to" "$format: and is the same disk"
 }
 
+# resumed FORMAT: killed behind a checkpoint in a layer that has holes behind it.
+resumed()
+{
+    local format=$1 to=$tmp/resumed job
+    rm -rf "$to" "$tmp/state"
+    mkdir "$to"
+    start "$blockmig" copy -q --chain=keep --bandwidth=4MiB/s -O "$format" "$tmp/holes/top.qcow2" "$to/"
+    local pid=$REPLY
+    wait_for 60 overlay_has_checkpoint
+    kill -KILL "$pid"
+    wait "$pid"
+    run_ok "$format: killed behind a checkpoint the copy goes on" \
+        blockmig copy -q --chain=keep -O "$format" "$tmp/holes/top.qcow2" "$to/"
+    parents "$format" "$to/base.raw"
+    must qemu-img convert -f qcow2 -O raw "$tmp/holes/top.qcow2" "$tmp/flat.raw"
+    run_ok "$format: and shows the parent through its holes" \
+        blockmig verify -q --strict -F raw "${parents[@]}" "$to/top.qcow2" "$tmp/flat.raw"
+}
+
+overlay_has_checkpoint()
+{
+    "$blockmig" job show --json "$("$blockmig" job list --json | jq -r '.jobs[0].job')" |
+        jq -e '.disks[1].checkpoint > 0'
+}
+
+mkdir "$tmp/holes"
+must qemu-img create -q -f raw "$tmp/holes/base.raw" 64M
+must qemu-io -f raw -c "write -P 9 60M 1M" "$tmp/holes/base.raw"
+must qemu-img create -q -f qcow2 -b base.raw -F raw "$tmp/holes/top.qcow2" 64M
+must qemu-io -f qcow2 -c "write -P 5 0 48M" -c "write -z 50M 1M" -c "write -P 6 62M 1M" "$tmp/holes/top.qcow2"
+resumed qcow2
 for format in vhd; do
+    resumed "$format"
     kept "$format"
     killed "$format"
     make_pattern_image "$tmp/from/longer.qcow2" qcow2 25M 5 -b base.raw -F raw
