@@ -1,15 +1,16 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""make-hostile-vhd.py DIRECTORY: writes crafted VHDs and prints what must become of each; see lib-hostile.sh.
+"""make-hostile-vhd.py DIRECTORY [BLOCK]: writes crafted VHDs and prints what must become of each; see lib-hostile.sh.
 
 The base of all is a dynamic disk of 64 KiB in blocks of 16 KiB, of which the third is absent and the second is
-half there: copy of the footer, header, locators (2 sectors), BAT, three blocks with their bitmaps, footer."""
+half there (other sizes of BLOCK make the corpus of the fuzz target): copy of the footer, header, locators (2 sectors), BAT, three blocks with their bitmaps, footer."""
 import os
 import struct
 import sys
 
 directory = sys.argv[1]
-SIZE, BLOCK = 65536, 16384
+BLOCK = int(sys.argv[2]) if len(sys.argv) > 2 else 16384
+SIZE = 4 * BLOCK
 HEADER, LOCATORS, BAT, BLOCKS = 512, 1536, 2560, 3072
 STRIDE = 512 + BLOCK
 ABSENT, ALL = 0xffffffff, (1 << 64) - 1
