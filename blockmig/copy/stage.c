@@ -91,7 +91,7 @@ static bool chunk_is_zero(const struct slot *slot, uint64_t guest)
 static void sum_data(const struct slot *slot, struct copy_map_sum *sum, uint64_t guest, uint64_t host,
                      uint64_t length)
 {
-    if (slot->copy->identity)
+    if (slot->copy->identity || slot->copy->copier.options->patch)
         return;
     if (slot->copy->overlay) {
         map_sum_data(sum, guest, host, length);

@@ -2,8 +2,6 @@
 /* Shipping: what an overlay holds is written into the merged target, in place, and read back. */
 #include "blockmig/migrate/live.h"
 
-#define PAUSE_BUFFERS ((size_t)16 << 20) /* fewer pages to touch while the machine stands still */
-
 struct shipping {
     struct live_job *job;
     int64_t deadline;
@@ -31,8 +29,7 @@ bool live_ship(struct live_job *job, struct live_disk *disk, struct chain *overl
 {
     struct shipping shipping = {.job = job, .deadline = shipment->deadline};
     struct copy_options options = {.read_back = job->request->verify != VERIFY_NONE,
-                                   .no_reflink = true,
-                                   .buffer_bytes = PAUSE_BUFFERS,
+                                   .patch = true,
                                    .cancelled = is_over,
                                    .opaque = &shipping};
     g_autoptr(throttle_t) throttle = job->paused ? NULL : throttle_new(job->request->bandwidth);

@@ -14,12 +14,14 @@
 
 #define PIVOT_TIMEOUT 5000 /* ms */
 
-/* The overlay waits with nothing below it: the merged image can be opened only when nobody writes to it. */
-static bool add_overlay(struct live_job *job, struct live_disk *disk, GError **error)
+/* What can be opened already.  The overlay waits with nothing below it, the merged image is no more than a
+ * file: it can be looked into only when nobody writes to it any more. */
+static bool add_target(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    g_autofree char *overlay = live_new_node(job, disk);
+    g_autofree char *overlay = live_new_node(job, disk), *merged = live_merged_node(job, disk);
 
-    return live_add_node(job, disk, overlay, disk->target_overlay, format_qcow2.name, NULL, false, error);
+    return live_add_node(job, disk, overlay, disk->target_overlay, format_qcow2.name, NULL, false, error) &&
+           live_add_file(job, disk, merged, disk->target_path, error);
 }
 
 static bool prepare(struct live_job *job, GError **error)
@@ -31,7 +33,7 @@ static bool prepare(struct live_job *job, GError **error)
         disk->overlay_created = true;
         if (!live_overlay_create(job, disk->target_overlay, disk->size, name, disk->format->name,
                                  disk->target_path, error) ||
-            !add_overlay(job, disk, error))
+            !add_target(job, disk, error))
             return false;
     }
     return job_event(&job->base, "intent", error, "switch %u disks to the target", job->disks->len);
@@ -54,9 +56,10 @@ static bool ship_last(struct live_job *job, struct live_disk *disk, int64_t dead
 static bool add_merged(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *merged = live_merged_node(job, disk), *overlay = live_new_node(job, disk);
+    struct vm_node node = live_node(disk, merged, disk->target_path, disk->format->name, NULL, NULL, true);
 
-    return live_add_node(job, disk, merged, disk->target_path, disk->format->name, NULL, true, error) &&
-           live_set_backing(job, disk, overlay, merged, error);
+    node.file_added = true;
+    return vm_add_node(job->vm, &node, error) && live_set_backing(job, disk, overlay, merged, error);
 }
 
 static void remove_target(struct live_job *job, struct live_disk *disk)

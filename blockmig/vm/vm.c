@@ -226,6 +226,11 @@ bool vm_add_node(struct vm *vm, const struct vm_node *node, GError **error)
     return said(vm, vm->ops->add_node(vm, node, error), error);
 }
 
+bool vm_add_file(struct vm *vm, const struct vm_node *node, GError **error)
+{
+    return said(vm, vm->ops->add_file(vm, node, error), error);
+}
+
 bool vm_remove_node(struct vm *vm, const char *node, GError **error)
 {
     return said(vm, vm->ops->remove_node(vm, node, error), error);
@@ -234,6 +239,16 @@ bool vm_remove_node(struct vm *vm, const char *node, GError **error)
 bool vm_set_backing(struct vm *vm, const struct vm_node *node, const char *backing, GError **error)
 {
     return said(vm, vm->ops->set_backing(vm, node, backing, error), error);
+}
+
+bool vm_keep_open(struct vm *vm, const struct vm_disk *disk, GError **error)
+{
+    return said(vm, vm->ops->keep_open(vm, disk, error), error);
+}
+
+bool vm_forget_file(struct vm *vm, const char *path, GError **error)
+{
+    return said(vm, vm->ops->forget_file(vm, path, error), error);
 }
 
 bool vm_snapshot(struct vm *vm, const struct vm_snapshot *disks, unsigned count, GError **error)

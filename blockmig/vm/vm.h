@@ -93,6 +93,7 @@ struct vm_node {
     const int *descriptor;     /* NULL: opened by its name */
     const char *detect_zeroes; /* NULL: off */
     bool block_device;         /* `filename` is one */
+    bool file_added;           /* by vm_add_file() */
     bool direct, no_flush;
     bool discard; /* let the guest's discards through */
     bool read_only;
@@ -183,8 +184,11 @@ struct vm_ops {
     bool (*can_pivot)(struct vm *vm, GError **error);
     bool (*can_mirror)(struct vm *vm, GError **error);
     bool (*add_node)(struct vm *vm, const struct vm_node *node, GError **error);
+    bool (*add_file)(struct vm *vm, const struct vm_node *node, GError **error);
     bool (*remove_node)(struct vm *vm, const char *node, GError **error);
     bool (*set_backing)(struct vm *vm, const struct vm_node *node, const char *backing, GError **error);
+    bool (*keep_open)(struct vm *vm, const struct vm_disk *disk, GError **error);
+    bool (*forget_file)(struct vm *vm, const char *path, GError **error);
     bool (*snapshot)(struct vm *vm, const struct vm_snapshot *disks, unsigned count, GError **error);
     bool (*pause)(struct vm *vm, unsigned timeout, int64_t *time, GError **error);
     bool (*resume)(struct vm *vm, int64_t *time, GError **error);
@@ -235,12 +239,22 @@ bool vm_can_pivot(struct vm *vm, GError **error);
 bool vm_can_mirror(struct vm *vm, GError **error);
 
 bool vm_add_node(struct vm *vm, const struct vm_node *node, GError **error);
+/* The first half of adding a node by descriptor: the file alone, of which nothing is read yet.  For an image
+ * that is still being written.  vm_remove_node() removes it, with or without the rest. */
+bool vm_add_file(struct vm *vm, const struct vm_node *node, GError **error);
 /* Only nodes that were added, by us or by -blockdev; one that is not there is no error.  With what was added
  * for it: NAME-file and the descriptor. */
 bool vm_remove_node(struct vm *vm, const char *node, GError **error);
 /* Puts a node that was added by descriptor onto another backing node (NULL: none), as large and with the same
  * content as its present one, while the guest runs.  All else in `node` must be as it was added. */
 bool vm_set_backing(struct vm *vm, const struct vm_node *node, const char *backing, GError **error);
+/* Makes the hypervisor keep the file of a disk's top image open, read-write, in every state, while the
+ * machine runs: then the file's name may change although the image becomes read-only.  REFUSED or FAILED
+ * where that cannot be had; nothing has changed for the machine then. */
+bool vm_keep_open(struct vm *vm, const struct vm_disk *disk, GError **error);
+/* Closes whatever nothing uses of the nodes with names of their own that were opened from `path`, also
+ * if the file has another name or none by now. */
+bool vm_forget_file(struct vm *vm, const char *path, GError **error);
 /* All or none: on failure no overlay is open. */
 bool vm_snapshot(struct vm *vm, const struct vm_snapshot *disks, unsigned count, GError **error);
 
