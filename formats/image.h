@@ -194,6 +194,7 @@ extern const struct format *const formats[]; /* ends with NULL */
 extern const struct format format_raw;
 extern const struct format format_qcow2;
 extern const struct format format_vhd;
+extern const struct format format_vhdx;
 
 /* By the name that users and backing-format fields give; an error (USAGE) names the known ones. */
 const struct format *format_by_name(const char *name, GError **error);

@@ -4,6 +4,7 @@ libformats_a_SOURCES = \
 	formats/block-table.c formats/block-table.h \
 	formats/chain.c formats/chain.h \
 	formats/chain-map.c \
+	formats/crc32c.c formats/crc32c.h \
 	formats/create-options.c formats/create-options.h \
 	formats/error.c formats/error.h \
 	formats/extent.c formats/extent.h \
@@ -31,4 +32,18 @@ libformats_a_SOURCES = \
 	formats/vhd-header.c \
 	formats/vhd-map.c \
 	formats/vhd-place.c \
-	formats/vhd.c formats/vhd.h
+	formats/vhd.c formats/vhd.h \
+	formats/vhdx-bat.c \
+	formats/vhdx-bitmap.c \
+	formats/vhdx-create.c \
+	formats/vhdx-flush.c \
+	formats/vhdx-guid.c \
+	formats/vhdx-header.c \
+	formats/vhdx-log.c \
+	formats/vhdx-map.c \
+	formats/vhdx-metadata.c \
+	formats/vhdx-parent.c \
+	formats/vhdx-place.c \
+	formats/vhdx-replay.c \
+	formats/vhdx-space.c \
+	formats/vhdx.c formats/vhdx.h

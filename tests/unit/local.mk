@@ -92,6 +92,11 @@ check_PROGRAMS += tests/unit/utf16.t
 tests_unit_utf16_t_SOURCES = tests/unit/utf16.c tests/unit/harness.h
 tests_unit_utf16_t_LDADD = $(UNIT_LIBS)
 
+check_PROGRAMS += tests/unit/vhdx.t
+tests_unit_vhdx_t_SOURCES = tests/unit/vhdx.c tests/unit/harness.h \
+	tests/helpers/crash.c tests/helpers/crash.h \
+	tests/helpers/image-writer.c tests/helpers/image-writer.h
+tests_unit_vhdx_t_LDADD = $(UNIT_LIBS)
 check_PROGRAMS += tests/unit/vhd.t
 tests_unit_vhd_t_SOURCES = tests/unit/vhd.c tests/unit/harness.h \
 	tests/helpers/crash.c tests/helpers/crash.h \
