@@ -24,6 +24,7 @@ dist_check_SCRIPTS += \
 	tests/usage-errors-exit-2.sh \
 	tests/verify-names-the-differing-ranges.sh \
 	tests/vhd-disks-are-read-by-others.sh \
+	tests/vhdx-disks-of-others-read-the-same.sh \
 	tests/virtualbox-disks-read-the-same.sh
 
 # Whole copies, end to end.
