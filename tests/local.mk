@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
 EXTRA_DIST += tests/images tests/lib-hostile.sh tests/lib.sh tests/make-data.py tests/make-hostile-qcow2.py \
-	tests/make-hostile-vhd.py tests/make-qcow2.py \
+	tests/make-hostile-vhd.py tests/make-qcow2.py tests/make-vhdx-chain.py \
+	tests/read-libvhdi.py tests/vhdx_image.py \
 	tests/read-vhd.py
 dist_check_SCRIPTS += \
 	tests/a-killed-migration-never-leaves-the-guest-paused.sh \
@@ -24,6 +25,7 @@ dist_check_SCRIPTS += \
 	tests/usage-errors-exit-2.sh \
 	tests/verify-names-the-differing-ranges.sh \
 	tests/vhd-disks-are-read-by-others.sh \
+	tests/vhdx-chains-match-a-model.sh \
 	tests/vhdx-disks-of-others-read-the-same.sh \
 	tests/virtualbox-disks-read-the-same.sh
 
