@@ -5,7 +5,7 @@
 #
 # A generator, make-hostile-FORMAT.py DIRECTORY, writes NAME.FORMAT for each case and prints a line "NAME OUTCOME PATTERN",
 # separated by tabs: "open" is not opened, "use" opens but is not read, both with a message that matches PATTERN; "read"
-# reads as NAME.raw.
+# reads as NAME.raw.  Files beside them whose names begin with "parent" may be opened too.
 
 need_tool python3 strace
 images=$tmp/images
@@ -33,7 +33,7 @@ traced()
 {
     run limited strace -f -qq -y -e trace=open,openat,openat2,creat,connect -e signal=none -o "$tmp/trace" "$@"
     REPLY=$(grep -v -e O_PATH "$tmp/trace" | sed -nE 's/.* = [0-9]+<(.*)>$/\1/p; /connect\(/p' | sort -u |
-        grep -Ev -e "^($image|$tmp/state(/.*)?|$tmp/copies(/.*)?|/usr/.*|/lib.*|/etc/ld.so.*|/etc/locale.alias|/dev/urandom|/sys/.*|/proc/filesystems)\$" \
+        grep -Ev -e "^($image|$images/parent[^/]*|$tmp/state(/.*)?|$tmp/copies(/.*)?|/usr/.*|/lib.*|/etc/ld.so.*|/etc/locale.alias|/dev/urandom|/sys/.*|/proc/filesystems)\$" \
             -e '^/proc(/[0-9]+(/fd|/comm|/stat|/mountinfo)?|/cpuinfo|/meminfo|/mounts|/sys/.*)?$')
 }
 
@@ -87,23 +87,23 @@ hostile_images()
     is "$(fingerprint)" "$before" "nothing was written where the images are"
 }
 
-# cut_everywhere NAME FORMAT: an error, or the same content; never zeros for what is missing.
+# cut_everywhere NAME FORMAT [STEP]: an error, or the same content; never zeros for what is missing.
 cut_everywhere()
 {
-    local size step bad='' good=0 refused=0 format=$2 image=$images/$1.$2
+    local size at step=${3:-512} bad='' good=0 refused=0 format=$2 image=$images/$1.$2
     size=$(stat -c %s "$image")
-    for ((step = 0; step < size; step += 512)); do
-        head -c "$step" "$image" >"$tmp/cut.$format"
+    for ((at = 0; at < size; at += step)); do
+        head -c "$at" "$image" >"$tmp/cut.$format"
         run limited "$blockmig" copy -q -f "$format" -O raw "$tmp/cut.$format" "$tmp/copies/cut"
         if [ "$status" -eq 0 ] && cmp -s "$images/$1.raw" "$tmp/copies/cut"; then
             good=$((good + 1))
         elif [[ $status =~ ^[1-5]$ ]] && [ -n "$err" ] && [ ! -e "$tmp/copies/cut" ]; then
             refused=$((refused + 1))
         else
-            bad+="at $step: exit $status: $err; "
+            bad+="at $at: exit $status: $err; "
         fi
         rm -f "$tmp/copies"/*
     done
-    is "$bad" "" "$1: cut at $((size / 512)) places: $refused errors, $good times the same content"
-    check "$1: most of them are errors" test "$refused" -gt $((size / 512 / 2))
+    is "$bad" "" "$1: cut at $((size / step)) places: $refused errors, $good times the same content"
+    check "$1: most of them are errors" test "$refused" -gt $((size / step / 2))
 }

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """VHDX images from the specification, right or wrong in whatever field a test chooses; little endian."""
+import os
 import random
 import struct
 import uuid
@@ -43,6 +44,18 @@ def seal(data):
     struct.pack_into("<I", data, 4, 0)
     struct.pack_into("<I", data, 4, crc32c(data))
     return data
+
+
+def write_sparse(path, pieces, length):
+    """(offset, bytes), of which zeros stay holes."""
+    with open(path, "wb") as out:
+        out.truncate(length)
+        for at, data in pieces:
+            for i in range(0, len(data), 4 * K):
+                part = data[i:i + 4 * K]
+                if any(part):
+                    out.seek(at + i)
+                    out.write(part)
 
 
 def locator(pairs, kind=LOCATOR_TYPE, count=None):
@@ -179,10 +192,17 @@ class Image:
             yield self.bat_at + number * 4096, self.bat_sector(number)
         yield from self.parts.items()
 
-    def save(self, path):
+    def save_compact(self, path):
+        """As tests/fuzz/vhdx.c reads it."""
         with open(path, "wb") as out:
-            out.truncate(self.end)
+            out.write(bytes([min((self.end if self.length is None else self.length) // M, 255) - 1 & 255]))
             for at, data in self.pieces():
-                out.seek(at)
-                out.write(data)
-            out.truncate(self.end if self.length is None else self.length)
+                for i in range(0, len(data), 4 * K):
+                    part = bytes(data[i:i + 4 * K]).rstrip(b"\0")
+                    if part and (at + i) >> 28 == 0:
+                        out.write(struct.pack("<HH", (at + i) >> 12, len(part)) + part)
+
+    def save(self, path):
+        write_sparse(path, self.pieces(), self.end)
+        if self.length is not None:
+            os.truncate(path, self.length)

@@ -5,7 +5,7 @@
 
 #include <string.h>
 
-#define MAX_BYTES   (1u << 20)
+#define MAX_BYTES   (8u << 20)
 #define MAX_IMAGE   (16u << 20) /* of the copy: what hostile tables make grow is an error, not memory */
 #define MAX_EXTENTS 4096
 
