@@ -47,4 +47,47 @@ for options in subformat=dynamic subformat=dynamic,block_size=1M,block_state_zer
     check "to the byte" cmp theirs.raw back.raw
     rm theirs.vhdx
 done
+
+# ---- a log that QEMU left ---------------------------------------------------------------------------
+
+# The first sector of the BAT cannot be written, so the change stays in the log.
+must qemu-img create -q -f vhdx -o block_size=1M theirs.vhdx 20M
+write_patterns theirs.vhdx vhdx $((20 << 20)) 10
+run qemu-io -c "write -P 200 7M 3M" 'json:{"driver": "vhdx", "file": {"driver": "blkdebug", "image": {"driver": "file",
+    "filename": "theirs.vhdx"}, "inject-error": [{"event": "none", "iotype": "write", "errno": 5, "once": false, "sector": 4096}]}}'
+before=$(sha256sum <theirs.vhdx)
+run blockmig info --json theirs.vhdx
+is "$(jq -r '.chain[0].features.dirty' <<<"$out")" yes "QEMU left a log that is in use"
+like "$(jq -r '.chain[0].notices[]' <<<"$out")" "log holds changes" "which is told"
+run_ok "its content is copied" blockmig copy -q --force -O raw theirs.vhdx back.raw
+is "$(sha256sum <theirs.vhdx)" "$before" "it is not written to"
+cp theirs.vhdx replayed.vhdx
+run qemu-img check -q -f vhdx -r all replayed.vhdx
+same_content replayed.vhdx back.raw "QEMU, having replayed it, sees the same" -f vhdx -F raw
+run_ok "it may be written to" "$builddir/tests/helpers/image-driver" random vhdx theirs.vhdx model.raw 1 30
+same_content theirs.vhdx model.raw "QEMU sees what was written" -f vhdx -F raw
+
+# ---- in turns ---------------------------------------------------------------------------------------
+
+pick 3 100
+rounds=$REPLY failures=0
+for ((i = 0; i < rounds; i++)); do
+    size=$((RANDOM % 20 * 1048576 + (RANDOM % 2000 + 1) * 512)) block=$((1 << RANDOM % 4))M
+    rm -f turns.vhdx
+    if [ $((RANDOM % 2)) -eq 0 ]; then
+        must qemu-img create -q -f vhdx -o block_size=$block turns.vhdx "$size"
+    else
+        must "$builddir/tests/helpers/image-driver" create vhdx turns.vhdx "$size" block_size=$block
+    fi
+    for ((turn = 0; turn < 3; turn++)); do
+        write_patterns turns.vhdx vhdx "$size" 8
+        run "$builddir/tests/helpers/image-driver" random vhdx turns.vhdx model.raw "$RANDOM" 15
+        [ "$status" -eq 0 ] || failures=$((failures + 1))
+        run qemu-img compare -f vhdx -F raw turns.vhdx model.raw
+        [ "$status" -eq 0 ] || failures=$((failures + 1))
+        run qemu-img check -q -f vhdx turns.vhdx
+        [ "$status" -eq 0 ] || failures=$((failures + 1))
+    done
+done
+is "$failures" 0 "QEMU and we write in turns, $rounds disks"
 done_testing
