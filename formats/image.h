@@ -24,6 +24,7 @@ struct image;
 struct placement {
     struct extent to;   /* status DATA: write guest bytes [offset, +length) to storage:host_offset */
     bool fill;          /* outside the request: the caller must bring `from` here */
+    bool clean;         /* with fill: `from` is ZERO and it reads so already, nothing has to be written */
     struct extent from; /* if fill: what the guest reads there now, in terms of this image: DATA,
                          * ZERO, PACKED, or HOLE (read the backing layer); same offset and length */
 };

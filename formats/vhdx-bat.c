@@ -91,22 +91,36 @@ static bool take_entry(struct vhdx *vhdx, uint64_t index, uint64_t raw, GError *
     return true;
 }
 
+static bool read_piece(struct vhdx *vhdx, uint64_t first, uint64_t count, uint8_t *bytes, GError **error)
+{
+    if (!storage_pread(vhdx->storage, bytes, count * 8, vhdx->bat_region.offset + first * 8, error))
+        return false;
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t raw = vhdx_load64(bytes + i * 8);
+
+        if (raw && !take_entry(vhdx, first + i, raw, error))
+            return false;
+    }
+    return true;
+}
+
+/* Most of a large table may be a hole in the file. */
 static bool read_entries(struct vhdx *vhdx, GError **error)
 {
     g_autofree uint8_t *bytes = g_malloc(READ_PIECE);
-    uint64_t per_piece = READ_PIECE / 8;
+    uint64_t length = vhdx->entries * 8, run;
+    bool data;
 
-    for (uint64_t first = 0; first < vhdx->entries; first += per_piece) {
-        uint64_t count = MIN(per_piece, vhdx->entries - first);
-
-        if (!storage_pread(vhdx->storage, bytes, count * 8, vhdx->bat_region.offset + first * 8, error))
+    for (uint64_t at = 0; at < length; at += run) {
+        if (!storage_status(vhdx->storage, vhdx->bat_region.offset + at, length - at, &data, &run, error))
             return false;
-        for (uint64_t i = 0; i < count; i++) {
-            uint64_t raw = vhdx_load64(bytes + i * 8);
-
-            if (raw && !take_entry(vhdx, first + i, raw, error))
-                return false;
+        if (!data && run >= 8) {
+            run -= run % 8;
+            continue;
         }
+        run = MIN((run + 7) / 8 * 8, READ_PIECE);
+        if (!read_piece(vhdx, at / 8, run / 8, bytes, error))
+            return false;
     }
     return true;
 }

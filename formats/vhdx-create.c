@@ -9,10 +9,11 @@
 
 #include <string.h>
 
-#define CREATOR     "blockmig"
-#define BAT_TARGET  (UINT64_C(16) << 20) /* larger tables are avoided by larger blocks */
-#define SMALL_BLOCK (UINT64_C(2) << 20)
-#define WRITE_PIECE (UINT64_C(1) << 20)
+#define CREATOR       "blockmig"
+#define BAT_TARGET    (UINT64_C(16) << 20) /* larger tables are avoided by larger blocks */
+#define SMALL_BLOCK   (UINT64_C(2) << 20)
+#define METADATA_USED (2 * VHDX_TABLE) /* a locator of ours has less than 64 KiB */
+#define WRITE_PIECE   (UINT64_C(1) << 20)
 
 const struct format_option vhdx_options[] = {
     {"subformat", "dynamic or fixed (default dynamic)"},
@@ -217,13 +218,13 @@ static bool write_blocks(struct storage *storage, const struct plan *plan, GErro
 
 static bool write_tables(struct storage *storage, const struct plan *plan, GError **error)
 {
-    g_autofree uint8_t *table = g_malloc(VHDX_TABLE), *metadata = g_malloc(VHDX_MIB);
+    g_autofree uint8_t *table = g_malloc(VHDX_TABLE), *metadata = g_malloc(METADATA_USED);
 
     vhdx_encode_regions(&plan->vhdx, table);
-    vhdx_encode_metadata(&plan->vhdx, plan->locator, metadata, VHDX_MIB);
+    vhdx_encode_metadata(&plan->vhdx, plan->locator, metadata, METADATA_USED);
     return storage_pwrite(storage, table, VHDX_TABLE, VHDX_REGION_OFFSET, error) &&
            storage_pwrite(storage, table, VHDX_TABLE, VHDX_REGION_OFFSET + VHDX_TABLE, error) &&
-           storage_pwrite(storage, metadata, VHDX_MIB, plan->vhdx.metadata_region.offset, error) &&
+           storage_pwrite(storage, metadata, METADATA_USED, plan->vhdx.metadata_region.offset, error) &&
            write_blocks(storage, plan, error) && storage_flush(storage, error);
 }
 

@@ -2,9 +2,9 @@
 /*
  * Changes of the mapping.  They happen in memory: the medium learns of them in flush().
  *
- * A new block reads as zeros before anything is written to it, so a base never needs a fill.  A differencing
- * image holds sectors: what a write touches of one that is still the parent's has to be brought along.
- * Space that a change makes superfluous stays taken until that flush.
+ * A new block reads as zeros before anything is written to it, so a base never needs bytes around those that
+ * are written.  A differencing image holds sectors: what a write touches of one that is still the parent's
+ * has to be brought along. Space that a change makes superfluous stays taken until that flush.
  */
 #include "formats/vhdx.h"
 
@@ -84,26 +84,42 @@ static void set_block(struct vhdx *vhdx, uint64_t block, enum vhdx_state state, 
 
 /* ---- place -------------------------------------------------------------------------------------- */
 
-static void append(GArray *placements, struct vhdx *vhdx, const struct part *part, uint64_t from, uint64_t to,
-                   bool fill)
+/* Bytes [from, to) of a block. */
+static struct placement make_placement(const struct vhdx *vhdx, uint64_t block, uint64_t from, uint64_t to)
 {
-    struct placement *last =
-        placements->len ? &g_array_index(placements, struct placement, placements->len - 1) : NULL;
-    uint64_t offset = part->block * vhdx->block_size + from;
-    struct placement placement = {
-        .to = {.offset = offset,
+    return (struct placement){
+        .to = {.offset = block * vhdx->block_size + from,
                .length = to - from,
                .status = EXTENT_DATA,
                .storage = vhdx->image->storage,
-               .host_offset = vhdx_entry_host(entry_of(vhdx, part->block)) + from},
-        .fill = fill,
-        .from = {.offset = offset, .length = to - from, .status = EXTENT_HOLE},
+               .host_offset = vhdx_entry_host(entry_of(vhdx, block)) + from},
     };
+}
 
-    if (!fill && last && last->to.host_offset + last->to.length == placement.to.host_offset)
+static void append(GArray *placements, const struct vhdx *vhdx, const struct part *part)
+{
+    struct placement *last =
+        placements->len ? &g_array_index(placements, struct placement, placements->len - 1) : NULL;
+    struct placement placement = make_placement(vhdx, part->block, part->from, part->to);
+
+    if (last && last->to.host_offset + last->to.length == placement.to.host_offset)
         last->to.length += placement.to.length;
     else
         g_array_append_val(placements, placement);
+}
+
+/* What is read there now: a hole, or zeros that are there already. */
+static void append_fill(GArray *fills, const struct vhdx *vhdx, const struct part *part, uint64_t from,
+                        uint64_t to, bool clean)
+{
+    struct placement fill = make_placement(vhdx, part->block, from, to);
+
+    fill.fill = true;
+    fill.clean = clean;
+    fill.from = (struct extent){
+        .offset = fill.to.offset, .length = fill.to.length, .status = clean ? EXTENT_ZERO : EXTENT_HOLE};
+    if (from < to)
+        g_array_append_val(fills, fill);
 }
 
 /* The chunk of the block gets a sector bitmap of zeros if it has none. */
@@ -133,9 +149,9 @@ static bool take_sectors(struct vhdx *vhdx, const struct part *part, bool fresh,
     if (fresh) /* what the bits said while the block was not there means nothing */
         vhdx_bitmap_set(piece, first, first + vhdx->block_size / sector, false);
     if (part->from % sector && !vhdx_bitmap_get(piece, first + head))
-        append(fills, vhdx, part, head * sector, part->from, true);
+        append_fill(fills, vhdx, part, head * sector, part->from, false);
     if (part->to % sector && !vhdx_bitmap_get(piece, first + tail))
-        append(fills, vhdx, part, part->to, (tail + 1) * sector, true);
+        append_fill(fills, vhdx, part, part->to, (tail + 1) * sector, false);
     vhdx_bitmap_set(piece, first + head, first + tail + 1, true);
     return true;
 }
@@ -154,8 +170,14 @@ static bool place_part(struct vhdx *vhdx, const struct part *part, GArray *place
         (!present && !allocate(vhdx, vhdx->block_size, &host, error)))
         return false;
     set_block(vhdx, part->block, partial ? VHDX_PARTIAL : VHDX_PRESENT, host);
-    append(places, vhdx, part, part->from, part->to, false);
-    return !partial || take_sectors(vhdx, part, !present, fills, error);
+    append(places, vhdx, part);
+    if (partial)
+        return take_sectors(vhdx, part, !present, fills, error);
+    if (!present) {
+        append_fill(fills, vhdx, part, 0, part->from, true);
+        append_fill(fills, vhdx, part, part->to, part->bytes, true);
+    }
+    return true;
 }
 
 static bool place_range(struct vhdx *vhdx, uint64_t offset, uint64_t end, GArray *places, GArray *fills,

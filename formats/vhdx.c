@@ -4,6 +4,9 @@
 
 #include <stdarg.h>
 
+/* Zeros of this size inside a block are not written: the file has holes there. */
+#define ZERO_UNIT 65536u
+
 bool vhdx_refuse(GError **error, const char *format, ...)
 {
     g_autofree char *text = NULL;
@@ -33,7 +36,7 @@ static bool open_image(struct vhdx *vhdx, GError **error)
         return false;
     vhdx_bitmaps_init(vhdx);
     image->granularity = vhdx->differencing ? vhdx->logical_sector : 1;
-    image->cluster_size = vhdx->block_size;
+    image->cluster_size = ZERO_UNIT;
     image->reads_zero = !vhdx->differencing;
     announce(vhdx);
     return true;

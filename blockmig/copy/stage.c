@@ -206,7 +206,7 @@ static bool adopt_allocated(struct slot *slot, uint64_t offset, uint64_t end, GE
             offset = extent_end(extent);
             if (extent->status != EXTENT_DATA)
                 continue;
-            sum_data(slot, &slot->sum, extent->offset, extent->host_offset, extent->length);
+            sum_placed(slot, extent);
             struct write_run run = {extent->storage,     slot_at(slot, extent->offset), extent->offset,
                                     extent->host_offset, (size_t)extent->length,        false};
             add_write(slot->checks, &run);

@@ -338,8 +338,12 @@ static void start_fill(struct slot *slot, const struct placement *placement)
 void slot_write(struct slot *slot)
 {
     slot->pending++;
-    for (guint i = 0; i < slot->fills->len && slot->state != SLOT_FAILED; i++)
-        start_fill(slot, &g_array_index(slot->fills, struct placement, i));
+    for (guint i = 0; i < slot->fills->len && slot->state != SLOT_FAILED; i++) {
+        const struct placement *fill = &g_array_index(slot->fills, struct placement, i);
+
+        if (!fill->clean)
+            start_fill(slot, fill);
+    }
     g_array_set_size(slot->fills, 0);
     if (--slot->pending == 0)
         start_writes(slot);

@@ -150,7 +150,7 @@ static void test_space(void)
 
 /* ---- layout ------------------------------------------------------------------------------------- */
 
-/* Header section, log, metadata and BAT; then blocks in the order of their first use, never with a fill. */
+/* Header section, log, metadata and BAT; then blocks in the order of their first use, all zeros around what is written. */
 static void test_layout(void)
 {
     struct storage *storage = create("disk", 64 * MIB, "block_size=1M", NULL);
@@ -164,11 +164,15 @@ static void test_layout(void)
     g_assert_cmpuint(vhdx->entries, ==, 64);
     assert_ok(image_place(image, 5 * MIB + 12345, 100, placements, &error));
     assert_ok(image_place(image, 1 * MIB, 3 * MIB, placements, &error));
-    g_assert_cmpuint(placements->len, ==, 2);
+    g_assert_cmpuint(placements->len, ==, 4);
     first = &g_array_index(placements, struct placement, 0);
     g_assert_cmpuint(first[0].to.host_offset, ==, 4 * MIB + 12345);
-    g_assert_cmpuint(first[1].to.host_offset, ==, 5 * MIB);
-    g_assert_cmpuint(first[1].to.length, ==, 3 * MIB);
+    g_assert_true(first[1].fill && first[1].clean && first[2].fill && first[2].clean);
+    g_assert_cmpuint(first[1].to.offset, ==, 5 * MIB);
+    g_assert_cmpuint(first[1].to.length, ==, 12345);
+    g_assert_cmpuint(extent_end(&first[2].to), ==, 6 * MIB);
+    g_assert_cmpuint(first[3].to.host_offset, ==, 5 * MIB);
+    g_assert_cmpuint(first[3].to.length, ==, 3 * MIB);
     flush(image);
     g_assert_cmpuint(storage->size, ==, 8 * MIB);
     g_assert_true(vhdx_guid_is_zero(&vhdx->header.log));
