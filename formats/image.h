@@ -193,6 +193,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(image_t, image_close)
 extern const struct format *const formats[]; /* ends with NULL */
 extern const struct format format_raw;
 extern const struct format format_qcow2;
+extern const struct format format_vdi;
 extern const struct format format_vhd;
 
 /* By the name that users and backing-format fields give; an error (USAGE) names the known ones. */

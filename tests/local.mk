@@ -2,7 +2,7 @@
 TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
 EXTRA_DIST += tests/images tests/lib-hostile.sh tests/lib.sh tests/make-data.py tests/make-hostile-qcow2.py \
 	tests/make-hostile-vhd.py tests/make-qcow2.py \
-	tests/read-vhd.py
+	tests/read-vdi.py tests/read-vhd.py
 dist_check_SCRIPTS += \
 	tests/a-killed-migration-never-leaves-the-guest-paused.sh \
 	tests/copy-prints-one-json-object.sh \
@@ -23,6 +23,7 @@ dist_check_SCRIPTS += \
 	tests/room-is-measured-on-real-file-systems.sh \
 	tests/usage-errors-exit-2.sh \
 	tests/verify-names-the-differing-ranges.sh \
+	tests/vdi-disks-are-read-by-others.sh \
 	tests/vhd-disks-are-read-by-others.sh \
 	tests/virtualbox-disks-read-the-same.sh
 
