@@ -55,9 +55,11 @@ dist_check_SCRIPTS += \
 # Disks of running machines.
 dist_check_SCRIPTS += \
 	tests/a-killed-move-is-rolled-back-or-finished.sh \
+	tests/a-pause-that-takes-too-long-is-given-up.sh \
 	tests/move-a-running-disk.sh \
 	tests/move-brings-the-machine-back-from-a-bad-target.sh \
 	tests/move-flattens-a-chain.sh \
+	tests/move-is-rolled-back-when-the-target-lies.sh \
 	tests/move-parks-when-the-pause-would-be-too-long.sh \
 	tests/move-refuses-what-it-cannot-move.sh \
 	tests/move-rolls-back-on-ctrl-c.sh \

@@ -8,6 +8,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/live-cleanup.c \
 	blockmig/migrate/live-converge.c \
 	blockmig/migrate/live-layer.c \
+	blockmig/migrate/live-limit.c \
 	blockmig/migrate/live-preflight.c \
 	blockmig/migrate/live-prove.c \
 	blockmig/migrate/live-recover.c \
