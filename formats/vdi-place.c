@@ -41,7 +41,8 @@ static bool begin_write(struct vdi *vdi, GError **error)
                              "vdi: an earlier change stopped half way; the image must be opened anew");
     if (vdi->writing)
         return true;
-    uuid_random(vdi->header + VDI_AT_MODIFICATION);
+    if (!vdi->merging)
+        uuid_random(vdi->header + VDI_AT_MODIFICATION);
     if (!storage_pwrite(vdi->storage, vdi->header, VDI_HEADER, 0, error) ||
         !storage_flush(vdi->storage, error)) {
         vdi->failed = true;
@@ -51,6 +52,15 @@ static bool begin_write(struct vdi *vdi, GError **error)
     vdi->dropped = g_array_new(FALSE, FALSE, sizeof(uint32_t));
     find_unused(vdi);
     vdi->writing = true;
+    return true;
+}
+
+bool vdi_begin_merge(struct image *image, struct image *child, GError **error)
+{
+    struct vdi *vdi = image->opaque;
+
+    vdi_merge_uuid(child->opaque, vdi->header + VDI_AT_MODIFICATION);
+    vdi->merging = true;
     return true;
 }
 

@@ -175,6 +175,31 @@ static bool vdi_open(struct image *image, GError **error)
 
 /* ---- the parent ---------------------------------------------------------------------------------- */
 
+/* The modification UUID of a parent that `child` is being merged into, or was.  It follows from the one that
+ * the child knows and from the child itself: so after a kill the same merge is recognised, and to every other
+ * child the parent has changed. */
+void vdi_merge_uuid(const struct vdi *child, uint8_t *uuid)
+{
+    g_autoptr(GChecksum) sum = g_checksum_new(G_CHECKSUM_SHA256);
+    uint8_t digest[32];
+    gsize length = sizeof digest;
+
+    g_checksum_update(sum, child->header + VDI_AT_PARENT_MODIFICATION, UUID_LENGTH);
+    g_checksum_update(sum, child->header + VDI_AT_UUID, UUID_LENGTH);
+    g_checksum_get_digest(sum, digest, &length);
+    memcpy(uuid, digest, UUID_LENGTH);
+}
+
+static bool is_known_state(const struct vdi *child, const uint8_t *modification)
+{
+    uint8_t merged[UUID_LENGTH];
+
+    vdi_merge_uuid(child, merged);
+    return uuid_is_zero(child->header + VDI_AT_PARENT_MODIFICATION) ||
+           memcmp(modification, child->header + VDI_AT_PARENT_MODIFICATION, UUID_LENGTH) == 0 ||
+           memcmp(modification, merged, UUID_LENGTH) == 0;
+}
+
 /* VirtualBox gives a disk a new modification UUID whenever it was written to. */
 static bool vdi_check_parent(struct image *image, struct image *parent, GError **error)
 {
@@ -190,7 +215,7 @@ static bool vdi_check_parent(struct image *image, struct image *parent, GError *
     now = uuid_text(other->header + VDI_AT_MODIFICATION);
     if (strcmp(wanted, got) != 0)
         return vdi_refuse(error, "it was made over the disk %s, but %s is %s", wanted, parent->name, got);
-    if (!uuid_is_zero(vdi->header + VDI_AT_PARENT_MODIFICATION) && strcmp(state, now) != 0)
+    if (!is_known_state(vdi, other->header + VDI_AT_MODIFICATION))
         return vdi_refuse(error,
                           "its parent %s was written to since it was made: modification %s instead of %s",
                           parent->name, now, state);
@@ -279,6 +304,7 @@ const struct format format_vdi = {
     .create = vdi_create,
     .open = vdi_open,
     .check_parent = vdi_check_parent,
+    .begin_merge = vdi_begin_merge,
     .map = vdi_map,
     .place = vdi_place,
     .zero = vdi_zero,

@@ -62,6 +62,7 @@ struct vdi {
 
     /* Below: only after the first change. */
     bool writing;
+    bool merging;    /* the modification UUID is already the one that this session gives it */
     bool failed;     /* an operation stopped half way: nothing more may be made durable */
     GArray *unused;  /* of uint32_t: blocks of the file below `next` that may be used again */
     GArray *dropped; /* the same, after the next flush */
@@ -95,7 +96,10 @@ static inline uint64_t vdi_host(const struct vdi *vdi, uint64_t number)
 /* vdi.c */
 bool vdi_refuse(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
+void vdi_merge_uuid(const struct vdi *child, uint8_t *uuid);
+
 /* vdi-place.c */
+bool vdi_begin_merge(struct image *image, struct image *child, GError **error);
 bool vdi_place(struct image *image, uint64_t offset, uint64_t length, GArray *placements, GError **error);
 bool vdi_zero(struct image *image, uint64_t offset, uint64_t length, uint64_t *done_offset,
               uint64_t *done_length, GError **error);

@@ -32,6 +32,8 @@ dist_check_SCRIPTS += \
 dist_check_SCRIPTS += \
 	tests/a-damaged-part-is-copied-again.sh \
 	tests/a-device-that-changed-is-copied-again.sh \
+	tests/commit-merges-into-the-parent.sh \
+	tests/create-makes-images.sh \
 	tests/chain-keep-copies-every-layer.sh \
 	tests/chain-shallow-keeps-the-backing.sh \
 	tests/chains-are-kept-in-other-formats.sh \

@@ -3,6 +3,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/base.c \
 	blockmig/migrate/cleanup.c \
 	blockmig/migrate/cold.c blockmig/migrate/cold.h \
+	blockmig/migrate/commit.c blockmig/migrate/commit.h \
 	blockmig/migrate/job.c blockmig/migrate/job.h \
 	blockmig/migrate/live-base.c \
 	blockmig/migrate/live-cleanup.c \
