@@ -138,6 +138,31 @@ static bool loop_check_name(const struct chain *chain, const char *path, GError 
     return true;
 }
 
+static void parent_clear(void *opaque)
+{
+    struct chain_parent *parent = opaque;
+
+    g_free(parent->path);
+    g_free(parent->format);
+}
+
+GArray *chain_parents(const char *const *texts)
+{
+    GArray *parents = g_array_new(FALSE, TRUE, sizeof(struct chain_parent));
+
+    g_array_set_clear_func(parents, parent_clear);
+    for (; texts && *texts; texts++) {
+        const char *colon = strchr(*texts, ':');
+        g_autofree char *name = colon ? g_strndup(*texts, colon - *texts) : NULL;
+        bool is_format = name && format_by_name(name, NULL);
+        struct chain_parent parent = {.path = g_strdup(is_format ? colon + 1 : *texts),
+                                      .format = is_format ? g_steal_pointer(&name) : NULL};
+
+        g_array_append_val(parents, parent);
+    }
+    return parents;
+}
+
 /* The format of a layer that the user named: stated, or probed. */
 static const struct format *user_format(struct storage *storage, const struct chain_parent *parent,
                                         GError **error)
@@ -347,6 +372,8 @@ static bool open_parent(struct opening *opening, const struct image *image, GErr
     g_autoptr(storage_t) storage = NULL;
     g_autofree char *real = NULL;
 
+    if (policy->parents_used)
+        *policy->parents_used = opening->parents_taken;
     if (!(image->format->flags & FORMAT_BACKING) ||
         (image->format->check_parent && !image_is_differencing(image)))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
@@ -377,11 +404,22 @@ static bool check_below(const struct chain *chain, GError **error)
     return image_check_parent(chain_layer(chain, depth - 2), chain_layer(chain, depth - 1), error);
 }
 
-/* Opens what lies below `image`; *more false: nothing does.  What the user gives stands above a name that is
- * only a hint. */
+/* Is the next parent that the user gave for this image?  It stands above a name that is only a hint. */
+static bool is_given(const struct opening *opening, const struct image *image)
+{
+    const struct chain_policy *policy = opening->policy;
+
+    if (opening->parents_taken == policy->parent_count)
+        return false;
+    if (image->wants_parent || (image->backing_name && image->format->check_parent))
+        return true;
+    return !image->backing_name && !policy->parents_used;
+}
+
+/* Opens what lies below `image`; *more false: nothing does. */
 static bool open_below(struct opening *opening, const struct image *image, bool *more, GError **error)
 {
-    bool given = opening->parents_taken < opening->policy->parent_count;
+    bool given = is_given(opening, image);
     bool ok;
 
     *more = image->backing_name || given;
@@ -391,7 +429,7 @@ static bool open_below(struct opening *opening, const struct image *image, bool 
                    error, BLOCKMIG_ERROR_REFUSED,
                    "%s: is a differencing image that does not name its parent; give it with --parent",
                    image->name);
-    if (image->backing_name && !(given && image->format->check_parent)) {
+    if (!given) {
         g_autofree char *shown = g_strescape(image->backing_name, NULL);
 
         ok = depth_check(opening, error) && open_backing(opening, image, error) &&

@@ -150,6 +150,14 @@ bool image_check_parent(struct image *image, struct image *parent, GError **erro
            finish(image->name, image->format->check_parent(image, parent, error), error);
 }
 
+bool image_begin_merge(struct image *image, struct image *child, GError **error)
+{
+    if (!write_check(image, "merge", image->format->place != NULL, error))
+        return false;
+    return !image->format->begin_merge || image->format != child->format ||
+           finish(image->name, image->format->begin_merge(image, child, error), error);
+}
+
 /* What lies in a file that was not opened is unknown; what needs no such file is no more than metadata. */
 static bool data_check(const struct image *image, GError **error)
 {

@@ -15,7 +15,7 @@ check()
     is "$(cmp "$tmp/disk.$name" "$tmp/bytes.$name" 2>&1)" "" "$name: to the last byte"
 }
 
-for name in vdi vmdk qed parallels; do
+for name in vmdk qed parallels; do
     must qemu-img create -q -f "$name" "$tmp/disk.$name" 16M
     check "$name"
 done

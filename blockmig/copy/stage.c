@@ -104,7 +104,7 @@ static void sum_data(const struct slot *slot, struct copy_map_sum *sum, uint64_t
     }
 }
 
-/* What was a fill a moment ago, and is written now, counts once. */
+/* What was a fill a moment ago, and is written or found now, counts once. */
 static void sum_placed(struct slot *slot, const struct extent *to)
 {
     struct copy_map_sum twice = {0};

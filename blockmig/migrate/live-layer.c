@@ -282,18 +282,6 @@ bool live_add_node(struct live_job *job, const struct live_disk *disk, const cha
     return ok;
 }
 
-bool live_add_file(struct live_job *job, const struct live_disk *disk, const char *name, const char *path,
-                   GError **error)
-{
-    int fd = live_descriptor(path, error);
-    struct vm_node node = live_node(disk, name, path, NULL, NULL, &fd, true);
-    bool ok = fd >= 0 && vm_add_file(job->vm, &node, error);
-
-    if (fd >= 0)
-        close(fd);
-    return ok;
-}
-
 bool live_set_backing(struct live_job *job, const struct live_disk *disk, const char *name,
                       const char *backing, GError **error)
 {

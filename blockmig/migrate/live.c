@@ -36,6 +36,7 @@ void live_disk_free(struct live_disk *disk)
     g_free(disk->base_node);
     g_free(disk->target_path);
     g_free(disk->target_overlay);
+    g_free(disk->handed_over);
     g_free(disk);
 }
 
@@ -176,13 +177,13 @@ bool live_resume(struct live_job *job, int64_t *time, GError **error)
 {
     g_autoptr(GError) local = NULL;
 
+    be_urgent(false);
     if (!job->paused)
         return true;
     if (!vm_resume(job->vm, time, error))
         return false;
     live_step(job, "resume");
     job->paused = false;
-    be_urgent(false);
     if (!guard_disarm(job->guard, &local))
         job_notice(&job->base, "%s", local->message);
     return true;

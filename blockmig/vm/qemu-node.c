@@ -127,13 +127,13 @@ static bool is_writable(int fd)
 }
 
 /* Writable if the descriptor is, so that it is never opened again. */
-static json_t *fdset_arguments(const struct vm_node *node, const char *name, json_int_t id)
+static json_t *fdset_arguments(const struct vm_node *node, const char *name, const char *filename)
 {
-    g_autofree char *filename = g_strdup_printf("/dev/fdset/%" JSON_INTEGER_FORMAT, id);
     json_t *arguments = file_arguments(node, filename);
 
     json_object_set_new(arguments, "node-name", json_string(name));
-    json_object_set_new(arguments, "read-only", json_boolean(!is_writable(*node->descriptor)));
+    json_object_set_new(arguments, "read-only",
+                        json_boolean(!node->handed_over && !is_writable(*node->descriptor)));
     return arguments;
 }
 
@@ -148,37 +148,29 @@ static bool check_name(const struct vm_node *node, GError **error)
     return false;
 }
 
-static bool add_file(struct qmp *qmp, const struct vm_node *node, GError **error)
+static char *hand_over(struct qmp *qmp, const struct vm_node *node, GError **error)
 {
-    char name[VM_NODE_NAME_MAX + 1];
-    json_int_t id;
-
-    if (!node->read_only && !is_writable(*node->descriptor)) {
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "its descriptor is not open for writing");
-        return false;
-    }
-    file_node_name(node->name, name);
-    if (!qemu_fdset_add(qmp, node->name, *node->descriptor, &id, error))
-        return false;
-    if (blockdev_add(qmp, fdset_arguments(node, name, id), error))
-        return true;
-    qemu_fdset_remove(qmp, node->name, NULL);
-    return false;
+    if (node->read_only || is_writable(*node->descriptor))
+        return qemu_fdset_add(qmp, node->name, *node->descriptor, error);
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "its descriptor is not open for writing");
+    return NULL;
 }
 
 static bool add_by_descriptor(struct qmp *qmp, const struct vm_node *node, GError **error)
 {
+    g_autofree char *filename = node->handed_over ? g_strdup(node->handed_over) : hand_over(qmp, node, error);
     char name[VM_NODE_NAME_MAX + 1];
 
-    if (!node->file_added && !add_file(qmp, node, error))
+    if (!filename)
         return false;
     file_node_name(node->name, name);
-    if (blockdev_add(qmp, node_arguments(node, node->backing, json_string(name)), error))
-        return true;
-    if (!node->file_added) {
+    if (blockdev_add(qmp, fdset_arguments(node, name, filename), error)) {
+        if (blockdev_add(qmp, node_arguments(node, node->backing, json_string(name)), error))
+            return true;
         qmp_do(qmp, "blockdev-del", json_pack("{s:s}", "node-name", name), QMP_TIMEOUT, NULL);
-        qemu_fdset_remove(qmp, node->name, NULL);
     }
+    if (!node->handed_over)
+        qemu_fdset_remove(qmp, node->name, NULL);
     return false;
 }
 
@@ -195,14 +187,15 @@ bool qemu_add_node(struct vm *vm, const struct vm_node *node, GError **error)
 
     return check_name(node, error) &&
            opened(node,
-                  node->descriptor || node->file_added ? add_by_descriptor(qmp, node, error)
-                                                       : add_by_name(qmp, node, error),
+                  node->descriptor ? add_by_descriptor(qmp, node, error) : add_by_name(qmp, node, error),
                   error);
 }
 
-bool qemu_add_file(struct vm *vm, const struct vm_node *node, GError **error)
+bool qemu_hand_over(struct vm *vm, const struct vm_node *node, char **name, GError **error)
 {
-    return check_name(node, error) && opened(node, add_file(qemu_of(vm)->qmp, node, error), error);
+    g_return_val_if_fail(is_writable(*node->descriptor), false);
+    *name = check_name(node, error) ? hand_over(qemu_of(vm)->qmp, node, error) : NULL;
+    return opened(node, *name != NULL, error);
 }
 
 /* blockdev-reopen wants every option again, or it falls back to the default. */

@@ -66,3 +66,14 @@ EXTRA_DIST += tests/fuzz/corpus/vhdx
 check_PROGRAMS += tests/fuzz/vhdx.t
 tests_fuzz_vhdx_t_SOURCES = tests/fuzz/vhdx.c tests/fuzz/replay.c $(FUZZ_IMAGE)
 tests_fuzz_vhdx_t_LDADD = $(UNIT_LIBS)
+
+if FUZZING
+noinst_PROGRAMS += tests/fuzz/vdi.fuzz
+endif
+tests_fuzz_vdi_fuzz_SOURCES = tests/fuzz/vdi.c $(FUZZ_IMAGE)
+tests_fuzz_vdi_fuzz_LDADD = $(UNIT_LIBS)
+tests_fuzz_vdi_fuzz_LDFLAGS = $(FUZZ_FLAGS)
+EXTRA_DIST += tests/fuzz/corpus/vdi
+check_PROGRAMS += tests/fuzz/vdi.t
+tests_fuzz_vdi_t_SOURCES = tests/fuzz/vdi.c tests/fuzz/replay.c $(FUZZ_IMAGE)
+tests_fuzz_vdi_t_LDADD = $(UNIT_LIBS)

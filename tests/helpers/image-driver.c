@@ -6,7 +6,7 @@
  *   image-driver map FORMAT IMAGE              number of extents and of bytes by status
  *   image-driver create FORMAT IMAGE SIZE OPTIONS [BACKING BACKING-FORMAT]
  *   image-driver check FORMAT IMAGE repair|look    exit 0 clean, 3 leaks, 4 corruptions
- *   image-driver random FORMAT IMAGE RAW SEED STEPS [PARENT]
+ *   image-driver random FORMAT IMAGE RAW SEED STEPS [PARENT-FORMAT:PARENT]
  *                      random writes, zeros, discards, packed clusters, flushes, reopenings; the
  *                      expected content goes to RAW
  */
@@ -139,13 +139,19 @@ static bool open_backing(const char *path, struct image *image, const char *pare
     static unsigned flags = FILE_NO_LOCK;
     const struct chain_policy policy = {.open = storage_file_open_for_chain, .opaque = &flags};
     g_autofree char *directory = g_path_get_dirname(path), *name = NULL;
-    const struct format *below = format;
+    const struct format *below;
 
     if (!image_is_differencing(image))
         return true;
-    name = g_build_filename(directory, parent ? parent : image->backing_name, NULL);
-    if (image->backing_format)
+    if (parent) {
+        g_auto(GStrv) parts = g_strsplit(parent, ":", 2);
+
+        below = format_by_name(parts[0], error);
+        name = g_build_filename(directory, parts[1], NULL);
+    } else {
         below = format_by_name(image->backing_format, error);
+        name = g_build_filename(directory, image->backing_name, NULL);
+    }
     *backing = below ? chain_open(name, below, &policy, error) : NULL;
     return *backing;
 }
