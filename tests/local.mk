@@ -61,7 +61,9 @@ dist_check_SCRIPTS += \
 # Disks of running machines.
 dist_check_SCRIPTS += \
 	tests/a-killed-move-is-rolled-back-or-finished.sh \
+	tests/a-killed-move-without-a-pause.sh \
 	tests/a-pause-that-takes-too-long-is-given-up.sh \
+	tests/move-a-machine-that-is-too-busy.sh \
 	tests/move-a-running-disk.sh \
 	tests/move-brings-the-machine-back-from-a-bad-target.sh \
 	tests/move-flattens-a-chain.sh \
@@ -70,6 +72,7 @@ dist_check_SCRIPTS += \
 	tests/move-refuses-what-it-cannot-move.sh \
 	tests/move-rolls-back-on-ctrl-c.sh \
 	tests/move-two-disks-at-once.sh \
+	tests/move-without-a-pause.sh \
 	tests/the-old-name-never-lies.sh
 
 include tests/guest/local.mk

@@ -105,6 +105,9 @@ static json_t *report_to_json(const struct job_report *report, const GError *fai
     set_pause(object, "pause_ms", report->pause_ms);
     set_pause(object, "pause_forecast_ms", report->pause_forecast_ms);
     set_pause(object, "snapshot_pause_ms", report->snapshot_pause_ms);
+    json_object_set_new(object, "on_busy", report->on_busy ? json_string(report->on_busy) : json_null());
+    json_object_set_new(object, "write_limit",
+                        report->write_limit ? json_integer((json_int_t)report->write_limit) : json_null());
     json_object_set_new(object, "resumed", json_boolean(report->resumed));
     json_object_set_new(object, "disks", disks);
     set_string(object, "source", report->source);
@@ -178,6 +181,15 @@ static void print_end(const struct job_report *report)
     if (report->pause_ms >= 0)
         output_pair("pause", "%.1f ms (forecast %.1f), and %.1f ms for the snapshot; %u passes",
                     report->pause_ms, report->pause_forecast_ms, report->snapshot_pause_ms, report->passes);
+    else if (strcmp(report->method, "mirror") == 0)
+        output_pair("pause", "none for the switch; %u passes", report->passes);
+    if (report->write_limit) {
+        g_autofree char *limit = units_format_rate((double)report->write_limit);
+
+        output_pair("too busy", "the machine's writes were limited to %s until the switch", limit);
+    } else if (report->on_busy) {
+        output_pair("too busy", "%s", report->on_busy);
+    }
     output_pair("source", "%s", report->source);
 }
 

@@ -18,6 +18,14 @@
  *                                      v
  *                  rolled-back | parked | failed (the machine runs on the source)
  *
+ * mirror (the same without a pause; the proof comes before the switch, and the method may still be chosen in
+ * converge, or when a pause was given up: then straddle follows switchover):
+ *   ... converge --> straddle --> prove --> switchover --|--> settle --> cleanup --> done
+ *           |            |          |           |        |       |          |
+ *           +------------+-----+----+-----------+        |       +----+-----+
+ *                              v                                      v
+ *                          rollback                      failed (the machine runs on the target)
+ *
  *   refused      nothing was changed; there is no job in the journal
  *   failed       an error of the medium or the hypervisor, or a difference (which has its own exit status)
  *   parked       no space, a target's name is taken, or too busy for the pause that was allowed: goes on once
@@ -69,6 +77,26 @@ const struct method method_storage = {
     .advise = live_advise,
 };
 
+const struct method method_mirror = {
+    .name = "mirror",
+    .phases =
+        (const struct phase[]){
+            {"preflight", live_preflight, "snapshot", NULL},
+            {"snapshot", live_snapshot, "base", "rollback"},
+            {"base", live_base, "converge", "rollback"},
+            {"converge", live_converge, "straddle", "rollback"},
+            {"straddle", live_straddle, "prove", "rollback"},
+            {"prove", live_prove, "switchover", "rollback"},
+            {"switchover", live_rebase, "settle", "rollback"},
+            {"settle", live_settle, "cleanup", NULL},
+            {"cleanup", live_cleanup, "done", NULL},
+            {"rollback", live_rollback, "failed", NULL},
+            {NULL},
+        },
+    .describe = live_describe,
+    .advise = live_advise,
+};
+
 static const struct phase *find_phase(const struct method *method, const char *name)
 {
     for (const struct phase *phase = method->phases; phase->name; phase++)
@@ -93,6 +121,16 @@ static bool job_enter(struct job *job, const char *name, GError **error)
     if (job->listener->phase)
         job->listener->phase(job->listener->opaque, name, NULL);
     return true;
+}
+
+void job_set_method(struct job *job, const struct method *method)
+{
+    job->method = method;
+    job->report->method = method->name;
+    if (!job->record)
+        return;
+    g_free(job->record->method);
+    job->record->method = g_strdup(method->name);
 }
 
 /* From here on there is something to come back to. */
@@ -140,9 +178,10 @@ static bool run_phases(struct job *job, GError **error)
     const struct phase *phase = job->method->phases;
 
     while (phase) {
-        const char *next = phase->next;
+        bool entered = job_enter(job, phase->name, error);
 
-        if (!job_enter(job, phase->name, error) || !phase->run(job, error)) {
+        job->go_on_at = NULL;
+        if (!entered || !phase->run(job, error)) {
             job_undo(job, phase, error);
             return false;
         }
@@ -150,9 +189,8 @@ static bool run_phases(struct job *job, GError **error)
             return true;
         if (!job_record(job, error))
             return false;
-        if (phase == job->method->phases && job->go_on_at)
-            next = job->go_on_at;
-        phase = find_phase(job->method, next);
+        phase = find_phase(job->method, phase->name); /* it may have chosen another method */
+        phase = find_phase(job->method, job->go_on_at ? job->go_on_at : phase->next);
     }
     return job_enter(job, "done", error) && (!job->method->finish || job->method->finish(job, error));
 }

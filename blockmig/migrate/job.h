@@ -22,6 +22,7 @@ const char *verify_mode_name(enum verify_mode mode);
 /* USAGE errors that name the text and the known words. */
 bool chain_mode_parse(const char *text, enum chain_mode *mode, GError **error);
 bool verify_mode_parse(const char *text, enum verify_mode *mode, GError **error);
+const char *busy_policy_name(enum busy_policy policy);
 
 /* `copy SRC DST` and its options.  Strings are owned; NULL means the default. */
 struct copy_request {
@@ -123,6 +124,8 @@ struct job_report {
     unsigned passes; /* of copying: the base and every overlay shipped before the switch */
     /* Milliseconds, the hypervisor's own between STOP and RESUME; negative: there was none. */
     double pause_ms, pause_forecast_ms, snapshot_pause_ms;
+    const char *on_busy;  /* what was done about a machine that writes too much; NULL: it does not */
+    uint64_t write_limit; /* that it had until the switch, bytes per second; 0: none */
 };
 struct job_report *job_report_new(void);
 void job_report_free(struct job_report *report);

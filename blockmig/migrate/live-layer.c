@@ -48,6 +48,11 @@ char *live_next_node(const struct live_job *job, const struct live_disk *disk)
     return live_layer_node(job, disk, disk->top + 1);
 }
 
+char *live_active_node(const struct live_job *job, const struct live_disk *disk)
+{
+    return disk->straddles ? live_new_node(job, disk) : live_top_node(job, disk);
+}
+
 char *live_base_node(const struct live_job *job, const struct live_disk *disk)
 {
     return disk->based ? live_layer_node(job, disk, 0) : g_strdup(disk->base_node);
@@ -86,12 +91,13 @@ bool live_layer_take_name(struct live_disk *disk, unsigned layer, GError **error
 bool live_layer_return_name(struct live_disk *disk, unsigned layer, GError **error)
 {
     g_autofree char *below = numbered(disk, layer - 1);
+    bool taken = disk->by_exchange && !disk->set_aside;
 
     if ((disk->by_exchange || layer == 1) &&
-        !rename_synced(disk, below, disk->name, disk->by_exchange ? RENAME_EXCHANGE : RENAME_NOREPLACE,
-                       error))
+        !rename_synced(disk, below, disk->name, taken ? RENAME_EXCHANGE : RENAME_NOREPLACE, error))
         return false;
     disk->exchanged = layer > 1;
+    disk->set_aside = false;
     return true;
 }
 
@@ -197,13 +203,34 @@ static struct image *open_image(const char *path, unsigned flags, GError **error
     return storage ? image_open(storage, &format_qcow2, false, error) : NULL;
 }
 
+/* Does the image's header name a backing file that begins so? */
+static bool stands_on(const char *path, const char *prefix)
+{
+    g_autoptr(image_t) image = open_image(path, FILE_NO_LOCK, NULL);
+
+    return image && image->backing_name && g_str_has_prefix(image->backing_name, prefix);
+}
+
 bool live_is_overlay(const struct live_disk *disk, const char *path)
 {
     g_autofree char *base = g_path_get_basename(disk->name);
     g_autofree char *prefix = g_strconcat(base, ".blockmig-", NULL);
-    g_autoptr(image_t) image = open_image(path, FILE_NO_LOCK, NULL);
 
-    return image && image->backing_name && g_str_has_prefix(image->backing_name, prefix);
+    return stands_on(path, prefix);
+}
+
+bool live_layer_drop_next(struct live_disk *disk, GError **error)
+{
+    g_autofree char *other = numbered(disk, disk->top), *below = g_path_get_basename(other);
+
+    if (!disk->by_exchange || disk->set_aside || !g_file_test(other, G_FILE_TEST_EXISTS))
+        return true;
+    /* One of the two is layer `top`, and the other names it. */
+    if (stands_on(disk->name, below) && !live_layer_return_name(disk, disk->top + 1, error))
+        return false;
+    if (g_unlink(other) < 0)
+        return blockmig_set_errno(error, errno, "removing %s", other);
+    return true;
 }
 
 struct chain *live_open_overlay(const char *path, unsigned flags, GError **error)

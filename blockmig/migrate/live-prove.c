@@ -3,7 +3,7 @@
  * The prove phase: the machine writes to the overlay on the target, so the whole source chain and the merged
  * target are frozen.  Chunks that an overlay touched are digested again from the source; then the whole
  * target is read past the page cache and must have the same digests.  If it has not, the machine goes back at
- * once.
+ * once; by the method mirror it has not been there yet.
  */
 #include "blockmig/migrate/live.h"
 #include "blockmig/storage/file.h"
@@ -179,6 +179,10 @@ bool live_prove(struct job *base, GError **error)
         prove_disk(job, live_disk_at(job, i), &local);
     if (!local)
         return true;
+    if (!job->pivoted) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return false;
+    }
     if (!g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT)) {
         base->report->advice =
             g_strdup("the machine runs on the target; it could not be proved: the source is "

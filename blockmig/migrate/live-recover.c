@@ -4,7 +4,8 @@
  * only says which disks it was about, and whether the target had been proved.
  *
  * The node that a device is on says how far the move was: a layer of ours or the machine's own node (before
- * the switch: rolled back), the overlay on the target (after it: proved and settled), or the merged target.
+ * the switch: rolled back), the overlay on the target above the source (the same), above the merged target
+ * (after it: proved and settled), or the merged target.
  */
 #include "blockmig/migrate/live.h"
 
@@ -87,13 +88,14 @@ static void look_at_source(const struct live_job *job, struct live_disk *disk)
     g_autofree char *prefix = g_strdup_printf("bm-%08x-%u-s", job->tag, disk->index);
     g_autofree char *first = live_layer_node(job, disk, 0);
     const GPtrArray *layers = disk->vm->layers;
-    const struct vm_layer *active = g_ptr_array_index(layers, 0), *base;
+    guint above = disk->straddles ? 1 : 0; /* what is above our layers */
+    const struct vm_layer *active = g_ptr_array_index(layers, above), *base;
 
     if (g_str_has_prefix(active->node, prefix))
         disk->top = (unsigned)g_ascii_strtoull(active->node + strlen(prefix), NULL, 10);
     disk->snapshotted = disk->top > 0;
     disk->files = MAX(disk->files, disk->top); /* the top one may have the disk's name */
-    base = g_ptr_array_index(layers, MIN(disk->top, layers->len - 1));
+    base = g_ptr_array_index(layers, MIN(above + disk->top, layers->len - 1));
     disk->based = strcmp(base->node, first) == 0;
     disk->base_node = g_strdup(base->node);
     look_at_name(disk);
@@ -153,7 +155,16 @@ static bool is_restarted(const struct live_disk *disk)
     return false;
 }
 
-/* *pivoted: on which side the machine is; all disks are on one, the guard sees to that. */
+/* Is the disk on `fresh`, and that on something else than `merged`? */
+static bool is_straddling(const struct live_disk *disk, const char *fresh, const char *merged)
+{
+    const GPtrArray *layers = disk->vm->layers;
+
+    return strcmp(disk->vm->node, fresh) == 0 && layers->len > 1 &&
+           strcmp(((const struct vm_layer *)g_ptr_array_index(layers, 1))->node, merged) != 0;
+}
+
+/* *pivoted: on which side the machine is; all disks are on one: the guard, or a transaction, sees to that. */
 static bool look_at_disk(struct live_job *job, const struct journal_disk *saved, bool *pivoted,
                          GError **error)
 {
@@ -173,7 +184,8 @@ static bool look_at_disk(struct live_job *job, const struct journal_disk *saved,
     }
     highest_file(disk, &disk->files);
     disk->settled = strcmp(disk->vm->node, merged) == 0;
-    *pivoted = disk->settled || strcmp(disk->vm->node, fresh) == 0;
+    disk->straddles = is_straddling(disk, fresh, merged);
+    *pivoted = disk->settled || (!disk->straddles && strcmp(disk->vm->node, fresh) == 0);
     if (*pivoted)
         look_at_target(job, disk);
     else
@@ -200,10 +212,18 @@ static bool has_leftovers(const struct live_job *job, GPtrArray *disks)
     return false;
 }
 
+/* What was proved has a receipt, whenever that was. */
+static bool is_proved(GPtrArray *disks)
+{
+    for (guint i = 0; i < disks->len; i++)
+        if (!((const struct journal_disk *)g_ptr_array_index(disks, i))->receipt)
+            return false;
+    return true;
+}
+
 static bool look_at_disks(struct live_job *job, const struct journal_job *record, GPtrArray *disks,
                           GError **error)
 {
-    bool proved = strcmp(record->phase, "settle") == 0 || strcmp(record->phase, "cleanup") == 0;
     bool pivoted = false, first = false;
 
     for (guint i = 0; i < disks->len; i++) {
@@ -218,8 +238,10 @@ static bool look_at_disks(struct live_job *job, const struct journal_job *record
         }
     }
     job->pivoted = pivoted;
-    job->base.go_on_at = !pivoted ? "rollback" : proved ? "settle" : "prove";
-    return true;
+    job->base.go_on_at = !pivoted ? "rollback" : is_proved(disks) ? "settle" : "prove";
+    if (strcmp(record->method, method_mirror.name) == 0)
+        job_set_method(&job->base, &method_mirror);
+    return live_unthrottle(job, error);
 }
 
 bool live_recover(struct live_job *job, GError **error)
@@ -236,7 +258,7 @@ bool live_recover(struct live_job *job, GError **error)
         return true;
     if (!(disks = journal_disk_list(job->base.journal, record, error)))
         return false;
-    if (disks->len == 0 || !has_leftovers(job, disks))
+    if (disks->len == 0 || !(has_leftovers(job, disks) || live_is_throttled(job, record)))
         return true;
     job_notice(&job->base, "job %s of this machine was interrupted in its phase \"%s\"", record->id,
                record->phase);

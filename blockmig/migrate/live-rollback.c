@@ -18,17 +18,18 @@ static void job_name(const struct live_disk *disk, char name[32])
     g_snprintf(name, 32, "blockmig-rollback-%u", disk->index);
 }
 
-/* Nothing of the source may be locked by us while the hypervisor writes to it again. */
+/* Nothing of the source may be locked by us while the hypervisor writes to it again.  Of a disk that an
+ * earlier run took back the job's end may be left. */
 static bool start_commit(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    g_autofree char *active = live_top_node(job, disk), *base = live_base_node(job, disk);
+    g_autofree char *active = live_active_node(job, disk), *base = live_base_node(job, disk);
     bool there;
     char name[32];
 
     g_clear_pointer(&disk->base, chain_close);
-    if (!disk->snapshotted)
-        return true;
     job_name(disk, name);
+    if (!disk->snapshotted)
+        return vm_job_cancel(job->vm, name, COMPLETE, error);
     if (!live_has_job(job, name, &there, error))
         return false;
     if (there)
@@ -51,35 +52,43 @@ static bool wait_for(struct live_job *job, struct live_disk *disk, enum vm_job_s
     return true;
 }
 
-/* The machine stands still from before the hypervisor leaves the overlay until the name is the base's again,
- * so at every instant the name leads to all that was written. */
 static bool complete(struct live_job *job, struct live_disk *disk, GError **error)
 {
     char name[32];
 
-    if (!disk->snapshotted)
-        return true;
     job_name(disk, name);
     return vm_job_complete(job->vm, name, error) && wait_for(job, disk, VM_JOB_DONE, error);
 }
 
+/* The base takes its name back, which is free or an empty overlay's. */
 static bool restore_name(struct live_disk *disk, GError **error)
 {
     return !disk->exchanged || live_layer_return_name(disk, 1, error);
 }
 
-static bool leave_overlays(struct live_job *job, GError **error)
+/* From before the hypervisor leaves the overlay until the base has the name again, it leads nowhere: the
+ * machine runs on, and only the hypervisor knows which of them is the truth. */
+static bool leave_overlay(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    bool ok = live_pause(job, live_top_node, live_base_node, NULL, error) && live_pause_merged(job, error);
-
-    for (guint i = 0; ok && i < job->disks->len; i++)
-        ok = complete(job, live_disk_at(job, i), error) && restore_name(live_disk_at(job, i), error);
-    return live_resume(job, NULL, ok ? error : NULL) && ok;
+    if (!disk->snapshotted)
+        return restore_name(disk, error);
+    if (disk->exchanged && !live_layer_set_aside(disk, true, error))
+        return false;
+    if (complete(job, disk, error))
+        return restore_name(disk, error);
+    if (!disk->straddles)
+        live_layer_set_aside(disk, false, NULL);
+    return false;
 }
 
 /* By exchange what had the disk's name stands as NAME.blockmig-0 now; the base must not be there any more. */
 static void forget_overlays(struct live_job *job, struct live_disk *disk)
 {
+    g_autofree char *fresh = live_new_node(job, disk), *merged = live_merged_node(job, disk);
+
+    vm_remove_node(job->vm, fresh, NULL);
+    vm_remove_node(job->vm, merged, NULL);
+    disk->straddles = false;
     for (unsigned layer = disk->files; layer > 0; layer--) {
         g_autofree char *node = live_layer_node(job, disk, layer);
 
@@ -109,30 +118,27 @@ static void remove_target(struct live_disk *disk)
     disk->created = disk->overlay_created = false;
 }
 
-static bool any_snapshotted(const struct live_job *job)
-{
-    for (guint i = 0; i < job->disks->len; i++)
-        if (live_disk_at(job, i)->snapshotted)
-            return true;
-    return false;
-}
-
+/* A disk that cannot go back keeps no other from it. */
 static bool leave_all(struct live_job *job, GError **error)
 {
-    for (guint i = 0; i < job->disks->len; i++)
-        if (!live_layer_set_aside(live_disk_at(job, i), false, error) ||
-            !start_commit(job, live_disk_at(job, i), error))
+    GError *first = NULL;
+
+    for (guint i = 0; i < job->disks->len; i++) {
+        struct live_disk *disk = live_disk_at(job, i);
+
+        if ((!disk->straddles && disk->snapshotted &&
+             (!live_layer_set_aside(disk, false, error) || !live_layer_drop_next(disk, error))) ||
+            !start_commit(job, disk, error))
             return false;
-    if (!any_snapshotted(job)) {
-        for (guint i = 0; i < job->disks->len; i++)
-            if (!restore_name(live_disk_at(job, i), error))
-                return false;
-        return true;
     }
     for (guint i = 0; i < job->disks->len; i++)
         if (!wait_for(job, live_disk_at(job, i), VM_JOB_READY, error))
             return false;
-    return leave_overlays(job, error);
+    for (guint i = 0; i < job->disks->len; i++)
+        leave_overlay(job, live_disk_at(job, i), first ? NULL : &first);
+    if (first)
+        g_propagate_error(error, first);
+    return !first;
 }
 
 bool live_rollback(struct job *base, GError **error)
@@ -145,9 +151,8 @@ bool live_rollback(struct job *base, GError **error)
     }
     if (job->pivoted)
         return true; /* the reason was told */
-    if (job->paused && !live_resume(job, NULL, error))
-        return false;
-    if (!leave_all(job, error))
+    if ((job->paused && !live_resume(job, NULL, error)) || !leave_all(job, error) ||
+        !live_unthrottle(job, error))
         return false;
     for (guint i = 0; i < job->disks->len; i++) {
         forget_overlays(job, live_disk_at(job, i));

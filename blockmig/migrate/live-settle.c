@@ -21,8 +21,8 @@ static bool start(struct live_job *job, struct live_disk *disk, GError **error)
     char name[32];
 
     job_name(disk, name);
-    if (disk->settled)
-        return true;
+    if (disk->settled) /* by an earlier run, which may have left the job's end behind */
+        return vm_job_cancel(job->vm, name, COMPLETE, error);
     if (!live_has_job(job, name, &there, error))
         return false;
     if (there)

@@ -43,7 +43,7 @@ void live_disk_free(struct live_disk *disk)
 struct job_report *move_job_run(const struct move_request *request, const struct job_listener *listener,
                                 bool dry_run, GError **error)
 {
-    struct live_job job = {.base = {.method = &method_storage,
+    struct live_job job = {.base = {.method = live_choose_method(request),
                                     .listener = listener,
                                     .dry_run = dry_run,
                                     .report = job_report_new()},

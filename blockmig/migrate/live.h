@@ -11,7 +11,7 @@
  *
  * The hypervisor opens these files by descriptors, because it opens files again by name whenever a disk
  * becomes read-only or writable.  The target has its final name from the beginning; the overlay above it is
- * TARGET.blockmig-new.
+ * TARGET.blockmig-new; by the method mirror that stands on the source's top layer until the target is proved.
  */
 #ifndef BLOCKMIG_MIGRATE_LIVE_H
 #define BLOCKMIG_MIGRATE_LIVE_H
@@ -36,6 +36,7 @@ struct live_disk {
     bool based;       /* layer 0 is a node of ours, by descriptors */
     bool exchanged;   /* layer 0 gave up the disk's name */
     bool set_aside;   /* the top layer gave up the disk's name (live_layer_set_aside) */
+    bool straddles;   /* the machine writes to the target's overlay, which stands on layer `top` */
     bool settled;     /* the machine writes to the merged target */
     struct chain *base;
 
@@ -96,6 +97,8 @@ bool live_snapshot(struct job *base, GError **error);
 bool live_base(struct job *base, GError **error);
 bool live_converge(struct job *base, GError **error);
 bool live_switchover(struct job *base, GError **error);
+bool live_straddle(struct job *base, GError **error);
+bool live_rebase(struct job *base, GError **error);
 bool live_prove(struct job *base, GError **error);
 bool live_settle(struct job *base, GError **error);
 bool live_cleanup(struct job *base, GError **error);
@@ -130,6 +133,8 @@ char *live_layer_path(const struct live_disk *disk, unsigned layer);
 char *live_layer_node(const struct live_job *job, const struct live_disk *disk, unsigned layer);
 char *live_top_node(const struct live_job *job, const struct live_disk *disk);
 char *live_next_node(const struct live_job *job, const struct live_disk *disk); /* of layer top + 1 */
+/* What the machine writes to before the switch. */
+char *live_active_node(const struct live_job *job, const struct live_disk *disk);
 char *live_merged_node(const struct live_job *job, const struct live_disk *disk);
 char *live_new_node(const struct live_job *job, const struct live_disk *disk);
 /* Where layer 0 is: the machine's own node until it is ours. */
@@ -140,6 +145,8 @@ bool live_layer_create(struct live_job *job, struct live_disk *disk, unsigned la
  * back. */
 bool live_layer_take_name(struct live_disk *disk, unsigned layer, GError **error);
 bool live_layer_return_name(struct live_disk *disk, unsigned layer, GError **error);
+/* Removes overlay `top + 1` if it is there, although the machine was not put on it (and top > 0). */
+bool live_layer_drop_next(struct live_disk *disk, GError **error);
 /* Puts overlay `top + 1` over every disk, in one transaction. */
 bool live_layers_add(struct live_job *job, GError **error);
 /* After the switch the disk's name leads nowhere: the top layer becomes NAME.blockmig-top; and back. */
@@ -169,6 +176,19 @@ bool live_set_backing(struct live_job *job, const struct live_disk *disk, const 
 /* O_RDWR; -1 on error. */
 int live_descriptor(const char *path, GError **error);
 
+/* live-snapshot.c: puts an overlay over every disk, in one transaction. */
+typedef char *(*live_path_fn)(const struct live_disk *disk);
+bool live_overlays_add(struct live_job *job, live_node_fn below, live_node_fn node, live_path_fn path,
+                       GError **error);
+/* live-switchover.c: what is not in the target yet; closes the target, for the hypervisor is to open it next.
+ */
+bool live_ship_last(struct live_job *job, struct live_disk *disk, GError **error);
+/* Gives a descriptor of the target to the hypervisor; and makes a node of it, when it is whole. */
+bool live_hand_over(struct live_job *job, struct live_disk *disk, GError **error);
+bool live_open_merged(struct live_job *job, struct live_disk *disk, GError **error);
+/* A top layer that nobody uses is still open for writing in the hypervisor until this. */
+void live_close_top(struct live_job *job, struct live_disk *disk);
+
 /* live-recover.c: is there an interrupted move of this machine?  Then job->disks, and go_on_at, are its.  A
  * plan only tells of it. */
 bool live_recover(struct live_job *job, GError **error);
@@ -178,6 +198,19 @@ bool live_has_job(struct live_job *job, const char *name, bool *there, GError **
 bool live_save_disk(struct live_job *job, const struct live_disk *disk, GError **error);
 /* live-preflight.c */
 void live_describe_disk(struct live_job *job, struct live_disk *disk);
+/* The method by what is asked of the pause. */
+const struct method *live_choose_method(const struct move_request *request);
+
+/* live-converge.c: the switch is made without a pause, for this reason. */
+void live_choose_mirror(struct live_job *job, const char *reason);
+
+/* live-throttle.c: all disks together write no more than `rate` bytes per second from now on, each an equal
+ * part. */
+bool live_throttle(struct live_job *job, uint64_t rate, GError **error);
+/* What the journal says that we limited is as it was before; nothing to do is no error. */
+bool live_unthrottle(struct live_job *job, GError **error);
+/* Did a job end without that? */
+bool live_is_throttled(struct live_job *job, const struct journal_job *record);
 
 /* live-rollback.c: from the target back to the source, with what was written since. */
 bool live_fail_back(struct live_job *job, GError **error);

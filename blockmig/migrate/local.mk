@@ -17,7 +17,9 @@ libengine_a_SOURCES += \
 	blockmig/migrate/live-settle.c \
 	blockmig/migrate/live-ship.c \
 	blockmig/migrate/live-snapshot.c \
+	blockmig/migrate/live-straddle.c \
 	blockmig/migrate/live-switchover.c \
+	blockmig/migrate/live-throttle.c \
 	blockmig/migrate/live.c blockmig/migrate/live.h \
 	blockmig/migrate/metadata.c blockmig/migrate/metadata.h \
 	blockmig/migrate/move-request.c \

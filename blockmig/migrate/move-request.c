@@ -9,6 +9,11 @@ static const char *const methods[] = {"auto", "storage", "mirror", NULL};
 static const char *const busy_policies[] = {"park", "mirror", "throttle", NULL};
 static const char *const quiesce_modes[] = {"no", "try", "require", NULL};
 
+const char *busy_policy_name(enum busy_policy policy)
+{
+    return busy_policies[policy];
+}
+
 struct move_request *move_request_new(void)
 {
     struct move_request *request = g_new0(struct move_request, 1);

@@ -67,7 +67,7 @@ const char *const journal_sql[STATEMENT_COUNT] = {
                    " WHERE source IS ? AND target IS ? AND owner_pid <> 0",
     [JOB_CLAIM] = "UPDATE job SET owner_pid = ?2, owner_process = ?3, updated = ?4,"
                   " result = NULL, error = NULL, finished = 0 WHERE id = ?1",
-    [JOB_PHASE] = "UPDATE job SET phase = ?2, updated = ?3 WHERE id = ?1",
+    [JOB_PHASE] = "UPDATE job SET phase = ?2, updated = ?3, method = ?4 WHERE id = ?1",
     [JOB_FINISH] = "UPDATE job SET result = ?2, error = ?3, finished = ?4, updated = ?4,"
                    " owner_pid = 0, owner_process = NULL WHERE id = ?1",
     [JOB_OWNED] = "SELECT owner_pid, owner_process FROM job WHERE id = ?",

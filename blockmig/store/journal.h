@@ -79,6 +79,7 @@ GPtrArray *journal_job_list(struct journal *journal,
 /* Makes this process the owner and the job unfinished again; *job becomes what is stored.
  * Atomic among processes: REFUSED with the pid if another live process is the owner. */
 bool journal_job_claim(struct journal *journal, struct journal_job *job, GError **error);
+/* With the method, which may change on the way. */
 bool journal_job_set_phase(struct journal *journal, struct journal_job *job, const char *phase,
                            GError **error);
 /* Sets result, error, finished and gives up ownership. */
