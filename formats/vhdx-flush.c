@@ -49,7 +49,8 @@ bool vhdx_begin_write(struct vhdx *vhdx, GError **error)
     vhdx->replayed_data = false;
     vhdx->header.log = vhdx_no_guid;
     vhdx->header.file_write = vhdx_guid_random();
-    vhdx->header.data_write = vhdx_guid_random();
+    vhdx->header.data_write =
+        vhdx_guid_is_zero(&vhdx->next_data_write) ? vhdx_guid_random() : vhdx->next_data_write;
     if (!vhdx_update_headers(vhdx, error))
         return false;
     vhdx->bat_dirty = g_new0(uint64_t, vhdx->bat_region.length / VHDX_SECTOR / 64 + 1);

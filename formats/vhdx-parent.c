@@ -104,14 +104,41 @@ static bool links_to(const struct vhdx_guid *linkage, const struct vhdx *parent)
     return !vhdx_guid_is_zero(linkage) && vhdx_guid_equal(linkage, &parent->header.data_write);
 }
 
+/* The DataWriteGuid of a parent that `child` is being merged into, or was.  It follows from the one that the
+ * child knows and from the child's own: so after a kill the same merge is recognised, and to every other
+ * child the parent has changed.  (The child is only read; 2.6.2.6.3 would have it know the new one
+ * beforehand.) */
+static struct vhdx_guid merge_guid(const struct vhdx *child)
+{
+    g_autoptr(GChecksum) sum = g_checksum_new(G_CHECKSUM_SHA256);
+    struct vhdx_guid guid;
+    uint8_t digest[32];
+    gsize length = sizeof digest;
+
+    g_checksum_update(sum, child->linkage.bytes, sizeof child->linkage);
+    g_checksum_update(sum, child->header.data_write.bytes, sizeof child->header.data_write);
+    g_checksum_get_digest(sum, digest, &length);
+    memcpy(&guid, digest, sizeof guid);
+    return guid;
+}
+
+bool vhdx_begin_merge(struct image *image, struct image *child, GError **error)
+{
+    struct vhdx *vhdx = image->opaque;
+
+    vhdx->next_data_write = merge_guid(child->opaque);
+    return true;
+}
+
 bool vhdx_check_parent(struct image *image, struct image *parent, GError **error)
 {
     const struct vhdx *child = image->opaque, *below = parent->opaque;
+    const struct vhdx_guid merged = merge_guid(child);
     g_autofree char *wanted = vhdx_guid_format(&child->linkage), *found = NULL;
 
     if (parent->format != &format_vhdx)
         return vhdx_refuse(error, "its parent %s is of format %s", parent->name, parent->format->name);
-    if (links_to(&child->linkage, below) || links_to(&child->linkage2, below))
+    if (links_to(&child->linkage, below) || links_to(&child->linkage2, below) || links_to(&merged, below))
         return true;
     found = vhdx_guid_format(&below->header.data_write);
     return vhdx_refuse(

@@ -116,6 +116,7 @@ const struct format format_vhdx = {
     .create = vhdx_create,
     .open = vhdx_open,
     .check_parent = vhdx_check_parent,
+    .begin_merge = vhdx_begin_merge,
     .map = vhdx_map,
     .place = vhdx_place,
     .zero = vhdx_zero,

@@ -111,6 +111,7 @@ struct vhdx {
     GQueue used;        /* most recently used first */
 
     /* Below: only after vhdx_begin_write(), but for `failed`. */
+    struct vhdx_guid next_data_write; /* the identity that the first change gives it; zero: a new one */
     bool writing;
     bool failed;         /* an operation stopped half way: nothing more may be made durable */
     uint64_t *bat_dirty; /* one bit per 4 KiB of the BAT */
@@ -209,6 +210,7 @@ void vhdx_set_geometry(struct vhdx *vhdx);
 bool vhdx_parse_locator(struct vhdx *vhdx, const uint8_t *item, uint32_t length, GError **error);
 GByteArray *vhdx_make_locator(const struct vhdx_guid *linkage, const char *name, GError **error);
 bool vhdx_check_parent(struct image *image, struct image *parent, GError **error);
+bool vhdx_begin_merge(struct image *image, struct image *child, GError **error);
 
 /* vhdx-log.c */
 /* Sets vhdx->replay and vhdx->storage if the log holds something. */

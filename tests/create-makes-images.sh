@@ -5,7 +5,7 @@
 need_tool qemu-img jq
 cd "$tmp" || exit
 
-for format in raw qcow2 vhd vdi; do
+for format in raw qcow2 vhd vhdx vdi; do
     run_ok "$format" blockmig create --json -O "$format" "new.$format" 20M
     is "$(jq -r '.format, .virtual_size' <<<"$out" | xargs)" "$format 20971520" "the report says so"
     run blockmig info --json "new.$format"
@@ -13,12 +13,12 @@ for format in raw qcow2 vhd vdi; do
     fails_with 3 "$format: a file that is there is not overwritten" blockmig create -O "$format" "new.$format" 20M
 done
 truncate -s 20M zeros.raw
-for format in qcow2 vdi; do
+for format in qcow2 vhdx vdi; do
     same_content "new.$format" zeros.raw "QEMU finds $format empty" -f "$format" -F raw
 done
 same_content new.vhd zeros.raw "QEMU finds vhd empty" -f vpc -F raw
 
-for format in qcow2 vhd vdi; do
+for format in qcow2 vhd vhdx vdi; do
     parents=(--parent "new.$format")
     run_ok "a child of $format, as large as its parent" blockmig create -O "$format" "${parents[@]}" "child.$format"
     [ "$format" = vdi ] || parents=()
