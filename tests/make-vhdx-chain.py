@@ -5,7 +5,7 @@ DIRECTORY/N.raw what a guest reads through N.vhdx.  Prints the number of images 
 
 Every state of a block occurs, every kind of parent_linkage that Windows writes, both sector sizes, and logs with
 changes that are not applied: several entries, some of them old, round the end of the log, or torn.  "plain": only what libvhdi 20210425 reads right:
-no logs, no second linkages, no zeros that hide a parent, no block that is nowhere (it shows the file's first bytes)."""
+no logs, no second linkages, no zeros that hide a parent, no child without a sector bitmap."""
 import os
 import random
 import sys
@@ -15,7 +15,7 @@ from vhdx_image import M, NO_GUID, Image, braces, entry
 directory, seed, plain = sys.argv[1], int(sys.argv[2]), len(sys.argv) > 3
 rand = random.Random(seed)
 sector = rand.choice((512, 512, 4096))
-size = rand.randint(1, 9 * M // sector) * sector
+size = rand.randint(M // sector if plain else 1, 9 * M // sector) * sector
 HIDES = (1, 2, 3, 5)
 
 
@@ -37,7 +37,7 @@ def fill(image, number, block, below):
     data = content(number, image.block)
     state = rand.choice((0, 0, 6, 6) + HIDES + ((7, 7, 7, 7) if image.has_parent else ()))
     if plain:
-        state = rand.choice((0, 6, 7)) if image.has_parent else 6
+        state = 6 if not image.has_parent else rand.choice((0, 6, 7)) if block else 7
     if state == 0:
         return below
     if state in HIDES:
@@ -49,6 +49,8 @@ def fill(image, number, block, below):
             image.put_bits(block, bits(image.block // sector))
         return data
     set_bits = bits(image.block // sector)
+    if plain:
+        set_bits[:2] = True, False
     image.put_block(block, data, 7)
     image.put_bits(block, set_bits)
     out = bytearray(below)

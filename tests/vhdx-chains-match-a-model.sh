@@ -83,7 +83,7 @@ rounds=$REPLY failures=0
 for ((i = 0; i < rounds; i++)); do
     chain
     parent=()
-    [ "$count" -gt 1 ] && parent=("$((count - 2)).vhdx")
+    [ "$count" -gt 1 ] && parent=("vhdx:$((count - 2)).vhdx")
     run "$driver" random vhdx "$top.vhdx" "$tmp/model.raw" "$RANDOM" 40 "${parent[@]}"
     [ "$status" -eq 0 ] || failed "cannot be written to: exit $status"
     run blockmig verify -q --strict -F raw "$top.vhdx" "$tmp/model.raw"
