@@ -150,7 +150,8 @@ static void test_space(void)
 
 /* ---- layout ------------------------------------------------------------------------------------- */
 
-/* Header section, log, metadata and BAT; then blocks in the order of their first use, all zeros around what is written. */
+/* Header section, log, metadata and BAT; then blocks in the order of their first use, all zeros around what
+ * is written. */
 static void test_layout(void)
 {
     struct storage *storage = create("disk", 64 * MIB, "block_size=1M", NULL);
