@@ -22,6 +22,7 @@ const char *verify_mode_name(enum verify_mode mode);
 /* USAGE errors that name the text and the known words. */
 bool chain_mode_parse(const char *text, enum chain_mode *mode, GError **error);
 bool verify_mode_parse(const char *text, enum verify_mode *mode, GError **error);
+const char *busy_policy_name(enum busy_policy policy);
 
 /* `copy SRC DST` and its options.  Strings are owned; NULL means the default. */
 struct copy_request {
@@ -81,6 +82,9 @@ void move_request_free(struct move_request *request);
 /* For the journal, as those of a copy. */
 char *move_request_to_json(const struct move_request *request);
 struct move_request *move_request_from_json(const char *text, GError **error);
+/* Would both texts make the same images of the same disks?  How long, how fast and what becomes of the source
+ * may differ. */
+bool move_request_same(const char *a, const char *b);
 
 /* Called in the thread that runs the job. Any may be NULL. */
 struct job_listener {
@@ -123,6 +127,8 @@ struct job_report {
     unsigned passes; /* of copying: the base and every overlay shipped before the switch */
     /* Milliseconds, the hypervisor's own between STOP and RESUME; negative: there was none. */
     double pause_ms, pause_forecast_ms, snapshot_pause_ms;
+    const char *on_busy;  /* what was done about a machine that writes too much; NULL: it does not */
+    uint64_t write_limit; /* that it had until the switch, bytes per second; 0: none */
 };
 struct job_report *job_report_new(void);
 void job_report_free(struct job_report *report);
@@ -144,6 +150,12 @@ bool copy_job_discard(const char *state_dir, const char *id, GError **error);
  */
 struct job_report *move_job_run(const struct move_request *request, const struct job_listener *listener,
                                 bool dry_run, GError **error);
+/* Goes on with the unfinished move `id`, whose request this is; or brings its machine back to the source, and
+ * leaves nothing of it: no error then. */
+struct job_report *move_job_resume(const struct move_request *request, const char *id,
+                                   const struct job_listener *listener, GError **error);
+struct job_report *move_job_cancel(const struct move_request *request, const char *id,
+                                   const struct job_listener *listener, GError **error);
 
 typedef struct move_request move_request_t; /* for g_autoptr only */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(move_request_t, move_request_free)
