@@ -60,9 +60,11 @@ dist_check_SCRIPTS += \
 
 # Disks of running machines.
 dist_check_SCRIPTS += \
-	tests/a-killed-move-is-rolled-back-or-finished.sh \
-	tests/a-killed-move-without-a-pause.sh \
+	tests/a-killed-move-goes-on.sh \
 	tests/a-pause-that-takes-too-long-is-given-up.sh \
+	tests/moves-survive-a-crash-at-every-step.sh \
+	tests/moves-go-on-after-a-kill-at-every-step.sh \
+	tests/a-killed-move-without-a-pause.sh \
 	tests/move-a-machine-that-is-too-busy.sh \
 	tests/move-a-running-disk.sh \
 	tests/move-brings-the-machine-back-from-a-bad-target.sh \
@@ -71,6 +73,7 @@ dist_check_SCRIPTS += \
 	tests/move-parks-when-the-pause-would-be-too-long.sh \
 	tests/move-refuses-what-it-cannot-move.sh \
 	tests/move-rolls-back-on-ctrl-c.sh \
+	tests/move-survives-what-happens-to-the-machine.sh \
 	tests/move-two-disks-at-once.sh \
 	tests/move-without-a-pause.sh \
 	tests/the-old-name-never-lies.sh

@@ -228,11 +228,32 @@ static int tell_failure(const struct options *options, const struct job_report *
     return command_exit_status(COMMAND_COPY, failure);
 }
 
-/* One of the two requests is NULL. */
-static int run(const struct options *options, const struct copy_request *copy,
-               const struct move_request *move, bool dry_run, GError **error)
+/* What runs and tells; ends with its display. */
+typedef struct job_report *(*run_fn)(const void *request, const char *id, const struct job_listener *listener,
+                                     bool dry_run, GError **error);
+
+static struct job_report *run_copy(const void *request, const char *id, const struct job_listener *listener,
+                                   bool dry_run, GError **error)
 {
-    g_autoptr(GError) failure = NULL;
+    return copy_job_run(request, listener, dry_run, error);
+}
+
+static struct job_report *run_move(const void *request, const char *id, const struct job_listener *listener,
+                                   bool dry_run, GError **error)
+{
+    return id ? move_job_resume(request, id, listener, error)
+              : move_job_run(request, listener, dry_run, error);
+}
+
+static struct job_report *run_cancel(const void *request, const char *id, const struct job_listener *listener,
+                                     bool dry_run, GError **error)
+{
+    return move_job_cancel(request, id, listener, error);
+}
+
+static struct job_report *run_shown(const struct options *options, run_fn function, const void *request,
+                                    const char *id, bool dry_run, GError **failure)
+{
     struct progress *progress = progress_new(options);
     const struct job_listener listener = {
         .phase = on_phase,
@@ -243,9 +264,16 @@ static int run(const struct options *options, const struct copy_request *copy,
     };
 
     signals_install();
-    g_autoptr(job_report_t) report = copy ? copy_job_run(copy, &listener, dry_run, &failure)
-                                          : move_job_run(move, &listener, dry_run, &failure);
-    progress_end(progress, !failure);
+    struct job_report *report = function(request, id, &listener, dry_run, failure);
+    progress_end(progress, !*failure);
+    return report;
+}
+
+static int run(const struct options *options, run_fn function, const void *request, const char *id,
+               bool dry_run, GError **error)
+{
+    g_autoptr(GError) failure = NULL;
+    g_autoptr(job_report_t) report = run_shown(options, function, request, id, dry_run, &failure);
     bool printed = true;
     if (options->json)
         printed = output_json(report_to_json(report, failure), failure ? NULL : error);
@@ -259,11 +287,29 @@ static int run(const struct options *options, const struct copy_request *copy,
 int job_output_copy(const struct options *options, const struct copy_request *request, bool dry_run,
                     GError **error)
 {
-    return run(options, request, NULL, dry_run, error);
+    return run(options, run_copy, request, NULL, dry_run, error);
 }
 
 int job_output_move(const struct options *options, const struct move_request *request, bool dry_run,
                     GError **error)
 {
-    return run(options, NULL, request, dry_run, error);
+    return run(options, run_move, request, NULL, dry_run, error);
+}
+
+int job_output_resumed_move(const struct options *options, const struct move_request *request, const char *id,
+                            GError **error)
+{
+    return run(options, run_move, request, id, false, error);
+}
+
+bool job_output_cancel_move(const struct options *options, const struct move_request *request, const char *id,
+                            GError **error)
+{
+    GError *failure = NULL;
+    g_autoptr(job_report_t) report = run_shown(options, run_cancel, request, id, false, &failure);
+    if (failure && report->advice)
+        output_message("%s", report->advice);
+    if (failure)
+        g_propagate_error(error, failure);
+    return !failure;
 }

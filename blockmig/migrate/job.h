@@ -82,6 +82,9 @@ void move_request_free(struct move_request *request);
 /* For the journal, as those of a copy. */
 char *move_request_to_json(const struct move_request *request);
 struct move_request *move_request_from_json(const char *text, GError **error);
+/* Would both texts make the same images of the same disks?  How long, how fast and what becomes of the source
+ * may differ. */
+bool move_request_same(const char *a, const char *b);
 
 /* Called in the thread that runs the job. Any may be NULL. */
 struct job_listener {
@@ -147,6 +150,12 @@ bool copy_job_discard(const char *state_dir, const char *id, GError **error);
  */
 struct job_report *move_job_run(const struct move_request *request, const struct job_listener *listener,
                                 bool dry_run, GError **error);
+/* Goes on with the unfinished move `id`, whose request this is; or brings its machine back to the source, and
+ * leaves nothing of it: no error then. */
+struct job_report *move_job_resume(const struct move_request *request, const char *id,
+                                   const struct job_listener *listener, GError **error);
+struct job_report *move_job_cancel(const struct move_request *request, const char *id,
+                                   const struct job_listener *listener, GError **error);
 
 typedef struct move_request move_request_t; /* for g_autoptr only */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(move_request_t, move_request_free)

@@ -14,7 +14,8 @@
 #include "blockmig/migrate/live.h"
 #include "blockmig/migrate/units.h"
 
-#define MAX_PASSES 12u /* of overlays: the depth of the chain is bounded by it */
+#define MAX_PASSES  12u /* of one run */
+#define MAX_LAYERS  48u /* of all runs: a parked job that is resumed goes on with the overlays that it has */
 /* Stopping, opening the target, the pivot and going on take so many times as long as putting layers on, which
  * are as many commands to the same hypervisor (measured: 1.2 to 1.8). */
 #define OVERHEAD    1.5
@@ -25,14 +26,24 @@
 #define MARGIN      0.7  /* of the pause that is allowed: what a limit aims at */
 #define LEAST_LIMIT (16 << 10) /* bytes per second: below this the guest is as good as stopped */
 
+/* Shipping has flushed the target: the journal may know it. */
+static bool save_merged(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    const struct copy_result nothing = {.map_sum = disk->done.map_sum};
+
+    disk->done.merged = disk->top - 1;
+    return checkpoint_save(&disk->done, &job->base, disk->index, disk->size, &nothing, error);
+}
+
+/* All that is below the top and not on the target yet: one overlay, or those that an interrupted run left. */
 static bool ship_frozen(struct live_job *job, struct live_shipment *shipment, GError **error)
 {
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
-        g_autofree char *path = live_layer_path(disk, disk->top - 1);
-        g_autoptr(chain_t) overlay = live_open_overlay(path, 0, error);
+        g_autoptr(chain_t) overlays = live_open_layers(disk, disk->done.merged + 1, disk->top - 1, error);
 
-        if (!overlay || !live_ship(job, disk, overlay, disk->target, shipment, error))
+        if (!overlays || !live_ship(job, disk, overlays, disk->target, shipment, error) ||
+            !save_merged(job, disk, error))
             return false;
     }
     return true;
@@ -85,17 +96,35 @@ static bool tell_pass(struct live_job *job, const struct live_shipment *shipment
                      pace->forecast * 1000);
 }
 
+/* The machine must never meet a full disk: what the target lacks is waited for, what the source lacks is not. */
+static bool add_layer(struct live_job *job, GError **error)
+{
+    GError *local = NULL;
+    unsigned top = live_disk_at(job, 0)->top;
+
+    if (top >= MAX_LAYERS)
+        return blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED,
+                             "%u overlays lie over the source already, and it does not converge", top);
+    if (live_layers_add(job, &local))
+        return true;
+    if (g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_NOSPACE))
+        local->code = BLOCKMIG_ERROR_CANCELLED;
+    g_propagate_error(error, local);
+    return false;
+}
+
+/* Of a resumed job nobody knows how long its overlay lies there. */
 static bool one_pass(struct live_job *job, GError **error)
 {
     struct live_shipment shipment = {0};
     int64_t since = job->pace.layered, layered;
 
-    if (!live_layers_add(job, error))
+    if (!add_layer(job, error))
         return false;
     layered = job->pace.layered;
     if (!ship_frozen(job, &shipment, error))
         return false;
-    measure(&job->pace, &shipment, (double)(layered - since) / G_USEC_PER_SEC,
+    measure(&job->pace, &shipment, since ? (double)(layered - since) / G_USEC_PER_SEC : 0,
             (double)(g_get_monotonic_time() - layered) / G_USEC_PER_SEC);
     job->base.report->passes++;
     return tell_pass(job, &shipment, error);

@@ -316,19 +316,45 @@ static bool check_request(const struct move_request *request, GError **error)
                          "--delete-source needs a proof: it goes with --verify=full only");
 }
 
+static bool describe(struct live_job *job, GError **error)
+{
+    return vm_can_pivot(job->vm, error) && (job->description = vm_describe(job->vm, error));
+}
+
+/* A machine that has gone may have left a job behind: then its files are looked after. */
+static bool recover(struct live_job *job, GError **error)
+{
+    GError *gone = NULL;
+
+    job->vm = vm_open(job->request->machine, &gone);
+    if (job->vm ? !describe(job, error)
+                : !g_error_matches(gone, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNREACHABLE)) {
+        if (gone)
+            g_propagate_error(error, gone);
+        return false;
+    }
+    if (job->base.journal && !live_recover(job, error)) {
+        g_clear_error(&gone);
+        return false;
+    }
+    if (!job->vm && !job->base.go_on_at) {
+        g_propagate_error(error, gone);
+        return false;
+    }
+    g_clear_error(&gone);
+    return true;
+}
+
 static bool look(struct live_job *job, GError **error)
 {
-    if (!check_request(job->request, error) || !(job->vm = vm_open(job->request->machine, error)) ||
-        !vm_can_pivot(job->vm, error) || !(job->description = vm_describe(job->vm, error)))
+    if (!check_request(job->request, error) || !recover(job, error))
         return false;
+    if (job->base.go_on_at)
+        return true;
     if (!job->description->running)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                              "the machine is not running (%s): copy its images instead",
                              job->description->status);
-    if (job->base.journal && !live_recover(job, error))
-        return false;
-    if (job->base.go_on_at)
-        return true;
     if (!(job->request->disks->len ? add_named(job, error) : add_all(job, error)))
         return false;
     for (guint i = 0; i < job->disks->len; i++)

@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <glib/gstdio.h>
+#include <string.h>
 
 #define WAIT          1000
 #define COMPLETE      60000
@@ -60,10 +61,13 @@ static bool complete(struct live_job *job, struct live_disk *disk, GError **erro
     return vm_job_complete(job->vm, name, error) && wait_for(job, disk, VM_JOB_DONE, error);
 }
 
-/* The base takes its name back, which is free or an empty overlay's. */
-static bool restore_name(struct live_disk *disk, GError **error)
+/* The machine has left its overlays for good: nobody writes to them any more. */
+static bool note_left(const struct live_disk *disk, GError **error)
 {
-    return !disk->exchanged || live_layer_return_name(disk, 1, error);
+    g_autofree char *top = live_layer_path(disk, disk->top);
+
+    return live_mark_merged(top, error) &&
+           (!disk->straddles || live_mark_merged(disk->target_overlay, error));
 }
 
 /* From before the hypervisor leaves the overlay until the base has the name again, it leads nowhere: the
@@ -71,39 +75,37 @@ static bool restore_name(struct live_disk *disk, GError **error)
 static bool leave_overlay(struct live_job *job, struct live_disk *disk, GError **error)
 {
     if (!disk->snapshotted)
-        return restore_name(disk, error);
+        return live_layer_restore_name(disk, error);
     if (disk->exchanged && !live_layer_set_aside(disk, true, error))
         return false;
-    if (complete(job, disk, error))
-        return restore_name(disk, error);
+    if (job_event(&job->base, "intent", error, LIVE_LEAVE "%s", disk->name) && complete(job, disk, error))
+        return note_left(disk, error) && live_layer_restore_name(disk, error);
     if (!disk->straddles)
         live_layer_set_aside(disk, false, NULL);
     return false;
 }
 
-/* By exchange what had the disk's name stands as NAME.blockmig-0 now; the base must not be there any more. */
-static void forget_overlays(struct live_job *job, struct live_disk *disk)
+/* Its end was perhaps never looked at, and its nodes are busy until then. */
+static void forget_job(struct live_job *job, struct live_disk *disk)
 {
-    g_autofree char *fresh = live_new_node(job, disk), *merged = live_merged_node(job, disk);
+    char name[32];
 
-    vm_remove_node(job->vm, fresh, NULL);
+    job_name(disk, name);
+    vm_job_cancel(job->vm, name, COMPLETE, NULL);
+}
+
+static void forget_nodes(struct live_job *job, struct live_disk *disk)
+{
+    g_autofree char *overlay = live_new_node(job, disk), *merged = live_merged_node(job, disk);
+
+    vm_remove_node(job->vm, overlay, NULL);
     vm_remove_node(job->vm, merged, NULL);
     disk->straddles = false;
-    for (unsigned layer = disk->files; layer > 0; layer--) {
+    for (unsigned layer = disk->files + 1; layer > 0; layer--) {
         g_autofree char *node = live_layer_node(job, disk, layer);
 
         vm_remove_node(job->vm, node, NULL);
     }
-    if (!g_file_test(disk->name, G_FILE_TEST_EXISTS) || live_is_overlay(disk, disk->name)) {
-        job_notice(&job->base, "%s is not what it was before: all beside it is kept", disk->name);
-        return;
-    }
-    for (unsigned n = disk->by_exchange ? 0 : 1; n <= disk->files; n++) {
-        g_autofree char *path = g_strdup_printf("%s.blockmig-%u", disk->name, n);
-
-        g_unlink(path);
-    }
-    storage_file_sync_directory(disk->name, NULL);
 }
 
 static void remove_target(struct live_disk *disk)
@@ -123,14 +125,9 @@ static bool leave_all(struct live_job *job, GError **error)
 {
     GError *first = NULL;
 
-    for (guint i = 0; i < job->disks->len; i++) {
-        struct live_disk *disk = live_disk_at(job, i);
-
-        if ((!disk->straddles && disk->snapshotted &&
-             (!live_layer_set_aside(disk, false, error) || !live_layer_drop_next(disk, error))) ||
-            !start_commit(job, disk, error))
+    for (guint i = 0; i < job->disks->len; i++)
+        if (!start_commit(job, live_disk_at(job, i), error))
             return false;
-    }
     for (guint i = 0; i < job->disks->len; i++)
         if (!wait_for(job, live_disk_at(job, i), VM_JOB_READY, error))
             return false;
@@ -139,6 +136,33 @@ static bool leave_all(struct live_job *job, GError **error)
     if (first)
         g_propagate_error(error, first);
     return !first;
+}
+
+/* Of a job that was interrupted and only had to be rolled back. */
+static bool tell_end(const struct live_job *job, GError **error)
+{
+    return blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED, "%s%sjob %s was interrupted before the switch; it is rolled back",
+                         job->resized ? job->resized : "", job->resized ? ": " : "", job->base.record->id);
+}
+
+/* A machine that does not answer is left alone: what it has open must not change. */
+static bool leave(struct live_job *job, GError **error)
+{
+    bool running;
+
+    if (!vm_status(job->vm, &running, NULL, error))
+        return false;
+    if (job->paused && !live_resume(job, NULL, error))
+        return false;
+    if (!live_put_in_order(job, error) || !leave_all(job, error) ||
+        !live_unthrottle(job, error))
+        return false;
+    for (guint i = 0; i < job->disks->len; i++) {
+        forget_job(job, live_disk_at(job, i));
+        forget_nodes(job, live_disk_at(job, i));
+        live_layers_forget(job, live_disk_at(job, i));
+    }
+    return true;
 }
 
 bool live_rollback(struct job *base, GError **error)
@@ -151,23 +175,16 @@ bool live_rollback(struct job *base, GError **error)
     }
     if (job->pivoted)
         return true; /* the reason was told */
-    if ((job->paused && !live_resume(job, NULL, error)) || !leave_all(job, error) ||
-        !live_unthrottle(job, error))
+    if (!(job->vm ? leave(job, error) : live_leave_offline(job, error)))
         return false;
-    for (guint i = 0; i < job->disks->len; i++) {
-        forget_overlays(job, live_disk_at(job, i));
+    for (guint i = 0; i < job->disks->len; i++)
         remove_target(live_disk_at(job, i));
-    }
-    if (job->interrupted) {
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED,
-                    "job %s was interrupted before the switch; it is rolled back", base->record->id);
-        base->report->advice = g_strdup("the machine runs on the source as before: run the command again");
-        return false;
-    }
     if (!base->report->advice)
         base->report->advice =
-            g_strdup("the machine runs on the source as before; nothing is left of the move");
-    return true;
+            g_strdup(job->vm ? "the machine runs on the source as before; nothing is left of the move"
+                             : "the disk has its name again and all that the machine wrote; nothing is left "
+                               "of the move");
+    return !base->go_on_at || strcmp(base->go_on_at, base->report->phase) != 0 || tell_end(job, error);
 }
 
 /* ---- back from the target ------------------------------------------------------------------------- */
@@ -175,7 +192,8 @@ bool live_rollback(struct job *base, GError **error)
 static bool reopen_top(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *path = live_layer_path(disk, disk->top), *node = live_top_node(job, disk);
-    g_autofree char *below = live_layer_node(job, disk, disk->top - 1);
+    g_autofree char *below =
+        disk->top > 1 ? live_layer_node(job, disk, disk->top - 1) : live_base_node(job, disk);
 
     return live_add_node(job, disk, node, path, format_qcow2.name, below, true, error);
 }
@@ -247,7 +265,7 @@ static void after_return(struct live_job *job, struct live_disk *disk)
 
 bool live_fail_back(struct live_job *job, GError **error)
 {
-    bool ok = job_event(&job->base, "intent", error, "bring the machine back to the source");
+    bool ok = job_event(&job->base, "intent", error, LIVE_RETURN);
 
     for (guint i = 0; ok && i < job->disks->len; i++)
         ok = reopen_top(job, live_disk_at(job, i), error) && create_next(job, live_disk_at(job, i), error);
@@ -259,5 +277,5 @@ bool live_fail_back(struct live_job *job, GError **error)
         return false;
     for (guint i = 0; i < job->disks->len; i++)
         after_return(job, live_disk_at(job, i));
-    return job_event(&job->base, "result", error, "the machine runs on the source again");
+    return job_event(&job->base, "result", error, LIVE_RETURNED);
 }

@@ -16,7 +16,7 @@
 
 bool live_save_disk(struct live_job *job, const struct live_disk *disk, GError **error)
 {
-    g_autofree char *tag = g_strdup_printf("%08x", job->tag);
+    g_autofree char *tag = g_strdup_printf("%08x", job->tag), *base = live_base_node(job, disk);
     struct journal_disk record = {.index = disk->index,
                                   .source = disk->name,
                                   .target = disk->target_path,
@@ -25,7 +25,9 @@ bool live_save_disk(struct live_job *job, const struct live_disk *disk, GError *
                                   .source_identity = disk->vm->qdev,
                                   .target_identity = tag,
                                   .size = disk->size,
-                                  .receipt = disk->report->receipt};
+                                  .receipt = disk->report->receipt,
+                                  .frozen = disk->frozen,
+                                  .base_node = base};
 
     return journal_disk_save(job->base.journal, job->base.record, &record, error);
 }

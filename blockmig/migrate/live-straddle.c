@@ -45,7 +45,7 @@ static bool write_to_target(struct live_job *job, GError **error)
         return false;
     for (guint i = 0; i < job->disks->len; i++)
         live_disk_at(job, i)->straddles = true;
-    return job_event(&job->base, "result", error, "the machine writes to the target");
+    return job_event(&job->base, "result", error, LIVE_STRADDLES);
 }
 
 bool live_straddle(struct job *base, GError **error)

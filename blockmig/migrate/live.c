@@ -20,17 +20,28 @@ void live_describe(const struct job *base, struct journal_job *record)
 char *live_advise(const struct job *base, const GError *error)
 {
     const struct live_job *job = (const struct live_job *)base;
+    const char *id = base->record->id;
 
-    if (!job->pivoted)
-        return NULL;
-    return g_strdup("the machine runs on the target, which was proved; run the same command again to finish");
+    if (job->pivoted)
+        return g_strdup("the machine runs on the target, which was proved; run the same command again to "
+                        "finish");
+    if (g_error_matches(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNREACHABLE) ||
+        g_error_matches(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNCERTAIN))
+        return g_strdup_printf("nothing was changed any more: all that the machine wrote is in its overlays. "
+                               "Once it answers, or is off: 'blockmig job resume %s' goes on, 'blockmig job "
+                               "cancel %s' rolls back",
+                               id, id);
+    return g_strdup_printf("the machine runs on, and what was copied is kept: 'blockmig job resume %s' goes "
+                           "on, 'blockmig job cancel %s' rolls back",
+                           id, id);
 }
 
 void live_disk_free(struct live_disk *disk)
 {
     chain_close(disk->base);
     image_close(disk->target);
-    digest_table_free(disk->digests);
+    checkpoint_clear(&disk->done);
+    g_free(disk->frozen);
     g_clear_pointer(&disk->options, g_hash_table_unref);
     g_free(disk->name);
     g_free(disk->base_node);
@@ -40,28 +51,52 @@ void live_disk_free(struct live_disk *disk)
     g_free(disk);
 }
 
+static struct job_report *run(struct live_job *job, const struct job_listener *listener, GError **error)
+{
+    struct job *base = &job->base;
+
+    base->method = live_choose_method(job->request);
+    base->listener = listener;
+    base->report = job_report_new();
+    base->report->command = "move";
+    base->report->verified = job->request->verify;
+    job->tag = g_random_int();
+    job->steps = g_string_new(NULL);
+    job->disks = g_ptr_array_new_with_free_func((GDestroyNotify)live_disk_free);
+    job_run(base, job->request->state_dir, error);
+    g_ptr_array_unref(job->disks);
+    g_string_free(job->steps, true);
+    g_free(job->resized);
+    vm_description_free(job->description);
+    guard_stop(job->guard);
+    vm_close(job->vm);
+    job_clear(base);
+    return base->report;
+}
+
 struct job_report *move_job_run(const struct move_request *request, const struct job_listener *listener,
                                 bool dry_run, GError **error)
 {
-    struct live_job job = {.base = {.method = live_choose_method(request),
-                                    .listener = listener,
-                                    .dry_run = dry_run,
-                                    .report = job_report_new()},
-                           .request = request,
-                           .tag = g_random_int(),
-                           .steps = g_string_new(NULL)};
+    return run(&(struct live_job){.request = request, .base.dry_run = dry_run}, listener, error);
+}
 
-    job.base.report->command = "move";
-    job.base.report->verified = request->verify;
-    job.disks = g_ptr_array_new_with_free_func((GDestroyNotify)live_disk_free);
-    job_run(&job.base, request->state_dir, error);
-    g_ptr_array_unref(job.disks);
-    g_string_free(job.steps, true);
-    vm_description_free(job.description);
-    guard_stop(job.guard);
-    vm_close(job.vm);
-    job_clear(&job.base);
-    return job.base.report;
+struct job_report *move_job_resume(const struct move_request *request, const char *id,
+                                   const struct job_listener *listener, GError **error)
+{
+    return run(&(struct live_job){.request = request, .wanted = id}, listener, error);
+}
+
+struct job_report *move_job_cancel(const struct move_request *request, const char *id,
+                                   const struct job_listener *listener, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    struct job_report *report =
+        run(&(struct live_job){.request = request, .wanted = id, .give_up = true}, listener, &local);
+
+    /* That it was rolled back is what was asked for. */
+    if (local && !g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED))
+        g_propagate_error(error, g_steal_pointer(&local));
+    return report;
 }
 
 /* After the pivot nothing is cancelled: what is begun there ends on the target. */
@@ -117,14 +152,23 @@ static unsigned guard_limit(const struct live_job *job)
     return 2 * job->request->max_pause + GUARD_GRACE;
 }
 
+/* A guard that has died protects nobody: there must be another before the machine is stopped. */
+static bool arm_guard(struct live_job *job, const struct guard_device *devices, GError **error)
+{
+    g_autofree char *log = g_build_filename(journal_directory(job->base.journal), "guard.log", NULL);
+
+    if (job->guard && guard_arm(job->guard, devices, job->disks->len, guard_limit(job), NULL))
+        return true;
+    g_clear_pointer(&job->guard, guard_stop);
+    job->guard = guard_start(job->vm, log, error);
+    return job->guard && guard_arm(job->guard, devices, job->disks->len, guard_limit(job), error);
+}
+
 static bool arm(struct live_job *job, live_node_fn from, live_node_fn to, GError **error)
 {
     g_autofree struct guard_device *devices = g_new0(struct guard_device, job->disks->len);
-    g_autofree char *log = g_build_filename(journal_directory(job->base.journal), "guard.log", NULL);
     g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
 
-    if (!job->guard && !(job->guard = guard_start(job->vm, log, error)))
-        return false;
     for (guint i = 0; i < job->disks->len; i++) {
         const struct live_disk *disk = live_disk_at(job, i);
 
@@ -133,7 +177,7 @@ static bool arm(struct live_job *job, live_node_fn from, live_node_fn to, GError
         g_ptr_array_add(names, (char *)devices[i].from);
         g_ptr_array_add(names, (char *)devices[i].to);
     }
-    return guard_arm(job->guard, devices, job->disks->len, guard_limit(job), error);
+    return arm_guard(job, devices, error);
 }
 
 /* While the machine stands still nothing on this host is more urgent than this thread and those that it
@@ -147,13 +191,15 @@ static void be_urgent(bool urgent)
 
 bool live_pause(struct live_job *job, live_node_fn from, live_node_fn to, int64_t *time, GError **error)
 {
-    if (!arm(job, from, to, error))
+    if (!job->standing && !arm(job, from, to, error))
         return false;
     job->paused = true;
     be_urgent(true);
     g_string_truncate(job->steps, 0);
     job->pause_begin = job->step_begin = g_get_monotonic_time();
-    if (!vm_pause(job->vm, PAUSE_TIMEOUT, time, error))
+    if (time)
+        *time = 0;
+    if (!job->standing && !vm_pause(job->vm, PAUSE_TIMEOUT, time, error))
         return false;
     live_step(job, "stop");
     return true;
@@ -170,21 +216,23 @@ void live_step(struct live_job *job, const char *name)
 
 bool live_pause_merged(struct live_job *job, GError **error)
 {
-    return guard_merged(job->guard, error);
+    return job->standing || guard_merged(job->guard, error);
 }
 
 bool live_resume(struct live_job *job, int64_t *time, GError **error)
 {
     g_autoptr(GError) local = NULL;
 
+    if (time)
+        *time = 0;
     be_urgent(false);
     if (!job->paused)
         return true;
-    if (!vm_resume(job->vm, time, error))
+    if (!job->standing && !vm_resume(job->vm, time, error))
         return false;
     live_step(job, "resume");
     job->paused = false;
-    if (!guard_disarm(job->guard, &local))
+    if (!job->standing && !guard_disarm(job->guard, &local))
         job_notice(&job->base, "%s", local->message);
     return true;
 }

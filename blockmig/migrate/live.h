@@ -12,17 +12,21 @@
  * The hypervisor opens these files by descriptors, because it opens files again by name whenever a disk
  * becomes read-only or writable.  The target has its final name from the beginning; the overlay above it is
  * TARGET.blockmig-new; by the method mirror that stands on the source's top layer until the target is proved.
+ *
+ * A rollback takes the disk's name from the top layer, and gives it to layer 0 when the machine has left the
+ * overlays.  In between the top layer is marked as merged (live_mark_merged()): whoever finds the mark knows
+ * that layer 0 has all of it.
  */
 #ifndef BLOCKMIG_MIGRATE_LIVE_H
 #define BLOCKMIG_MIGRATE_LIVE_H
 
-#include "blockmig/migrate/phase.h"
+#include "blockmig/migrate/checkpoint.h"
 #include "blockmig/vm/guard.h"
 #include "blockmig/vm/vm.h"
 
 struct live_disk {
     unsigned index;
-    const struct vm_disk *vm; /* as it was described in preflight */
+    const struct vm_disk *vm; /* as it was described in preflight; of a resumed job: without our layers */
     char *name;               /* absolute path of the disk's image */
     const struct format *source_format;
     uint64_t size; /* virtual */
@@ -38,6 +42,9 @@ struct live_disk {
     bool set_aside;   /* the top layer gave up the disk's name (live_layer_set_aside) */
     bool straddles;   /* the machine writes to the target's overlay, which stands on layer `top` */
     bool settled;     /* the machine writes to the merged target */
+    bool fresh;       /* layer top + 1 has the disk's name already; nothing was written to it */
+    bool by_name;     /* the machine has opened layers 0..top by their names (live-adopt.c) */
+    bool topped;      /* layer top + 1 is on, but has not taken the disk's name yet */
     struct chain *base;
 
     char *target_path, *target_overlay;
@@ -47,7 +54,8 @@ struct live_disk {
     uint64_t needed; /* bytes on the target at most */
     bool created, overlay_created;
     struct image *target; /* open while we write to it */
-    struct digest_table *digests;
+    char *frozen;         /* identity of layer 0 and what is below it, as in the journal; NULL: not yet */
+    struct checkpoint done;
 
     struct disk_report *report; /* borrowed from the job's report */
 };
@@ -66,12 +74,15 @@ struct live_pace {
 struct live_job {
     struct job base; /* must be first */
     const struct move_request *request;
-    struct vm *vm;
+    const char *wanted; /* id of the unfinished job that is meant; NULL: whatever there is of this machine */
+    bool give_up;       /* it is to be rolled back */
+    struct vm *vm;      /* NULL: the machine does not run any more; only files are left (live-offline.c) */
     struct guard *guard; /* NULL until the first pause */
     struct vm_description *description;
     GPtrArray *disks; /* of struct live_disk */
     unsigned tag;     /* makes our node names differ from those of earlier moves */
     struct live_pace pace;
+    bool standing;       /* the machine stood still before we came, and is to go on doing so */
     bool paused;         /* by us */
     int given_up;        /* atomic: the last pause came to its limit (live-limit.c) */
     int64_t pause_begin; /* monotonic, of the last pause */
@@ -79,6 +90,7 @@ struct live_job {
     int64_t step_begin;  /* monotonic */
     bool pivoted;        /* the machine runs on the target */
     bool interrupted;    /* what is here was left by an earlier run */
+    char *resized;       /* a disk's size changed under an interrupted move: the whole story, or NULL */
     bool uncertain;      /* nobody knows on which: nothing may be touched */
 };
 
@@ -94,6 +106,7 @@ static inline struct live_disk *live_disk_at(const struct live_job *job, unsigne
 
 bool live_preflight(struct job *base, GError **error);
 bool live_snapshot(struct job *base, GError **error);
+bool live_take_up(struct job *base, GError **error);
 bool live_base(struct job *base, GError **error);
 bool live_converge(struct job *base, GError **error);
 bool live_switchover(struct job *base, GError **error);
@@ -145,19 +158,30 @@ bool live_layer_create(struct live_job *job, struct live_disk *disk, unsigned la
  * back. */
 bool live_layer_take_name(struct live_disk *disk, unsigned layer, GError **error);
 bool live_layer_return_name(struct live_disk *disk, unsigned layer, GError **error);
-/* Removes overlay `top + 1` if it is there, although the machine was not put on it (and top > 0). */
-bool live_layer_drop_next(struct live_disk *disk, GError **error);
 /* Puts overlay `top + 1` over every disk, in one transaction. */
 bool live_layers_add(struct live_job *job, GError **error);
 /* After the switch the disk's name leads nowhere: the top layer becomes NAME.blockmig-top; and back. */
 bool live_layer_set_aside(struct live_disk *disk, bool aside, GError **error);
+/* Gives the disk's name back to layer 0, from the top layer or from nobody. */
+bool live_layer_restore_name(struct live_disk *disk, GError **error);
 bool live_layer_remove(struct live_disk *disk, unsigned layer, GError **error);
+/* Is there an overlay that holds anything, and no mark that layer 0 has it? */
+bool live_has_unmerged(const struct live_disk *disk);
+bool live_overlay_is_empty(const char *path);
+/* Is the file at `path` an overlay of ours, over NAME.blockmig-*layer? */
+bool live_stands_on(const struct live_disk *disk, const char *path, unsigned *layer);
+/* Removes the files of all overlays, once layer 0 has the disk's name and all that they held. */
+void live_layers_forget(const struct live_job *job, const struct live_disk *disk);
+/* Notes on an overlay itself that what is below it holds all of it.  It lasts until somebody writes to it. */
+bool live_mark_merged(const char *path, GError **error);
+bool live_is_merged(const char *path);
 /* Opens layer 0 and what is below it; or one overlay with its holes. `flags` of storage_file_open(). */
 struct chain *live_open_base(const struct live_disk *disk, unsigned flags, GError **error);
 struct chain *live_open_overlay(const char *path, unsigned flags, GError **error);
 /* Is this an overlay that a move put over the disk? Its header names what it stands on. */
 bool live_is_overlay(const struct live_disk *disk, const char *path);
-/* Overlays [from, top] as one with holes; and the whole source, from the top down. */
+/* Overlays [from, to] as one with holes; the same up to the top; and the whole source, from the top down. */
+struct chain *live_open_layers(const struct live_disk *disk, unsigned from, unsigned to, GError **error);
 struct chain *live_open_overlays(const struct live_disk *disk, unsigned from, GError **error);
 struct chain *live_open_source(const struct live_disk *disk, GError **error);
 /* An empty overlay, owned and labelled as `like`. */
@@ -194,6 +218,40 @@ void live_close_top(struct live_job *job, struct live_disk *disk);
 bool live_recover(struct live_job *job, GError **error);
 /* Does the hypervisor have a job of this name, from an earlier run? */
 bool live_has_job(struct live_job *job, const char *name, bool *there, GError **error);
+/* What an earlier run wrote into the journal: is there such an event? */
+bool live_has_event(const struct live_job *job, const char *kind, const char *text);
+/* The parts of it.  Adds the disk that the journal knows, as far as it says; the highest n of NAME.blockmig-n,
+ * and whether there is any. */
+struct live_disk *live_rebuild(struct live_job *job, const struct journal_disk *saved, GError **error);
+bool live_highest_file(const struct live_disk *disk, unsigned *highest);
+/* The machine's layers are what the headers of layer 0 and below say, in place of what it has open now. */
+bool live_describe_base(struct live_disk *disk, GError **error);
+
+/* live-offline.c: as live_recover() for disks whose machine does not run; UNREACHABLE if it might. */
+bool live_look_offline(struct live_job *job, GPtrArray *disks, GError **error);
+/* Without the machine: the overlays go into the source, and its names are restored; the target's overlay goes
+ * into the target. */
+bool live_leave_offline(struct live_job *job, GError **error);
+bool live_settle_offline(struct live_job *job, struct live_disk *disk, GError **error);
+/* live-cleanup.c: all overlays into layer 0; doing it twice gives the same. */
+bool live_merge_source(struct live_job *job, struct live_disk *disk, GError **error);
+
+/* live-adopt.c: a machine that has opened layers by their names gets one more of ours, over nodes of ours. */
+bool live_adopt(struct live_job *job, GError **error);
+/* live-resume.c: what a kill left half done around the layers and on the target is undone or finished. */
+bool live_put_in_order(struct live_job *job, GError **error);
+/* live-settle.c: what was begun there ends where it is. */
+bool live_stop_settling(struct live_job *job, GError **error);
+/* How the journal's event begins that says what is ours on the target. */
+#define LIVE_CREATE "create "
+/* And the one after which the machine leaves an overlay. */
+#define LIVE_LEAVE "leave "
+#define LIVE_MERGE "merge "
+/* And around a return to the source after the switch. */
+/* After it the target's overlay stands on the source. */
+#define LIVE_STRADDLES "the machine writes to the target"
+#define LIVE_RETURN   "bring the machine back to the source"
+#define LIVE_RETURNED "the machine runs on the source again"
 /* live-snapshot.c: what an interrupted job is recovered from. */
 bool live_save_disk(struct live_job *job, const struct live_disk *disk, GError **error);
 /* live-preflight.c */

@@ -122,3 +122,12 @@ struct move_request *move_request_from_json(const char *text, GError **error)
     json_decref(object);
     return ok ? g_steal_pointer(&request) : NULL;
 }
+
+/* They do not change what is written to the target. */
+static const char *const free_keys[] = {"bandwidth",     "max_pause", "method", "on_busy", "quiesce",
+                                        "keep_failback", "verify",    "delete_source", NULL};
+
+bool move_request_same(const char *a, const char *b)
+{
+    return request_same(a, b, free_keys);
+}

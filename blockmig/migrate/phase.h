@@ -30,6 +30,7 @@ struct phase {
     bool (*run)(struct job *job, GError **error);
     const char *next;
     const char *undo; /* the phase that follows a failure; NULL: what is there stays */
+    bool parks;       /* out of space or too busy: nothing is undone, the job can go on from here */
 };
 
 struct method {

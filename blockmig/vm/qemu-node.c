@@ -394,10 +394,11 @@ static char *real_name(const char *path)
     return name;
 }
 
-static bool is_file(json_t *node, const char *wanted)
+static bool is_file(json_t *node, const char *wanted, json_t *sets, pid_t pid)
 {
     const char *file = member_text(node, "file");
-    g_autofree char *name = file ? real_name(file) : NULL;
+    bool by_descriptor = file && g_str_has_prefix(file, "/dev/fdset/");
+    g_autofree char *name = by_descriptor ? qemu_fdset_file(sets, file, pid) : file ? real_name(file) : NULL;
 
     return name && strcmp(name, wanted) == 0;
 }
@@ -407,6 +408,7 @@ bool qemu_forget_file(struct vm *vm, const char *path, GError **error)
 {
     struct qmp *qmp = qemu_of(vm)->qmp;
     g_autofree char *wanted = real_name(path);
+    g_autoptr(json_t) sets = qmp_command(qmp, "query-fdsets", NULL, QMP_TIMEOUT, error);
 
     for (unsigned round = 0; wanted && round < 2; round++) {
         g_autoptr(json_t) nodes =
@@ -414,14 +416,14 @@ bool qemu_forget_file(struct vm *vm, const char *path, GError **error)
         size_t i;
         json_t *node;
 
-        if (!nodes)
+        if (!sets || !nodes)
             return false;
         json_array_foreach(nodes, i, node)
         {
             const char *name = member_text(node, "node-name");
 
-            if (name && name[0] != '#' && is_file(node, wanted))
-                qmp_do(qmp, "blockdev-del", json_pack("{s:s}", "node-name", name), QMP_TIMEOUT, NULL);
+            if (name && name[0] != '#' && is_file(node, wanted, sets, qmp_peer(qmp)))
+                qemu_remove_node(vm, name, NULL);
         }
     }
     return true;

@@ -136,12 +136,19 @@ struct vm_disk *vm_disk_new(void)
     return disk;
 }
 
+struct vm_description *vm_description_new(void)
+{
+    struct vm_description *description = g_new0(struct vm_description, 1);
+
+    description->disks = g_ptr_array_new_with_free_func(disk_free);
+    return description;
+}
+
 struct vm_description *vm_describe(struct vm *vm, GError **error)
 {
-    g_autoptr(vm_description_t) description = g_new0(struct vm_description, 1);
+    g_autoptr(vm_description_t) description = vm_description_new();
 
     description->name = g_strdup(vm->name);
-    description->disks = g_ptr_array_new_with_free_func(disk_free);
     if (!said(vm, vm->ops->describe(vm, description, error), error))
         return NULL;
     return g_steal_pointer(&description);

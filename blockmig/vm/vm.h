@@ -238,6 +238,7 @@ int vm_fd(struct vm *vm);
 
 struct vm_description *vm_describe(struct vm *vm, GError **error);
 struct vm_disk *vm_disk_new(void); /* for implementations of describe */
+struct vm_description *vm_description_new(void);
 void vm_description_free(struct vm_description *description);
 /* By its name, device id, drive id, node or QOM path; REFUSED if none or several are called so. */
 struct vm_disk *vm_find_disk(const struct vm_description *description, const char *name, GError **error);

@@ -171,3 +171,33 @@ kill_guest()
     wait "$pid" 2>/dev/null
     return 0
 }
+
+# files DIRECTORY: what is in it, in one line.
+files()
+{
+    (cd "$1" && LC_ALL=C ls | tr '\n' ' ')
+}
+
+# is_running NAME: for wait_for.
+is_running()
+{
+    [ "$(qmp "$1" '{"execute": "query-status"}' | jq -r .status)" = running ]
+}
+
+# killed_at COMMIT PID COMMAND...: the program is killed after that commit of the journal, and before it the process
+# PID (0: none).  False if it came to its end before.
+killed_at()
+{
+    local commit=$1 pid=$2
+    shift 2
+    ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0 KILL_AT_COMMIT=$commit KILL_TOO=$pid \
+        LD_PRELOAD=$builddir/tests/helpers/kill-at-commit.so "$builddir/tools/blockmig" "$@" \
+        >"$tmp/.killed" 2>&1 3>&- </dev/null
+    [ $? -eq 137 ]
+}
+
+# newest_job [JQ-FILTER]
+newest_job()
+{
+    "$builddir/tools/blockmig" job list --json 2>/dev/null | jq -r ".jobs[0]${1:-.job}"
+}
