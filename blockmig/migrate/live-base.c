@@ -182,7 +182,6 @@ static bool checkpoint(void *opaque, uint64_t frontier, const struct copy_map_su
 
 static bool copy_disk(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    g_autoptr(throttle_t) throttle = throttle_new(job->request->bandwidth);
     struct base_pass pass = {.job = job, .disk = disk};
     struct copy_options options;
     struct copy_counters total;
@@ -192,7 +191,7 @@ static bool copy_disk(struct live_job *job, struct live_disk *disk, GError **err
     options = pass.options;
     options.start = disk->done.frontier;
     options.map_sum = disk->done.map_sum;
-    options.throttle = throttle;
+    options.throttle = job->throttle;
     options.digests = disk->done.digests;
     options.checkpoint = checkpoint;
     options.cancelled = cancelled;
@@ -220,6 +219,7 @@ static bool choose_options(const struct live_job *job, struct live_disk *disk, G
 bool live_base(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
+    int64_t begin = g_get_monotonic_time();
 
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
@@ -232,5 +232,6 @@ bool live_base(struct job *base, GError **error)
         if (disk->done.frontier < disk->size && !copy_disk(job, disk, error))
             return false;
     }
+    job->pace.base_time = (double)(g_get_monotonic_time() - begin) / G_USEC_PER_SEC;
     return true;
 }

@@ -42,12 +42,12 @@ static struct chain *open_overlays(const struct live_disk *disk, GError **error)
     return g_steal_pointer(&all);
 }
 
-bool live_merge_source(struct live_job *job, struct live_disk *disk, GError **error)
+bool live_merge_into_base(struct live_job *job, struct live_disk *disk, struct chain *overlays,
+                          GError **error)
 {
     g_autofree char *path = live_layer_path(disk, 0);
-    g_autoptr(chain_t) overlays = open_overlays(disk, error);
     /* Only what is below layer 0 is read through this; layer 0 itself is about to be locked for writing. */
-    g_autoptr(chain_t) chain = overlays ? live_open_base(disk, FILE_NO_LOCK, error) : NULL;
+    g_autoptr(chain_t) chain = live_open_base(disk, FILE_NO_LOCK, error);
     unsigned depth = chain ? chain_depth(chain) : 0;
     g_autoptr(chain_t) below = depth > 1 ? chain_view(chain, 1, depth - 1, false) : NULL;
     g_autoptr(image_t) base = NULL;
@@ -61,6 +61,13 @@ bool live_merge_source(struct live_job *job, struct live_disk *disk, GError **er
     if (base && base->cluster_size < 4096)
         storage_file_avoid_direct(base->storage);
     return base && write_overlays(job, overlays, base, below, error);
+}
+
+bool live_merge_source(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    g_autoptr(chain_t) overlays = open_overlays(disk, error);
+
+    return overlays && live_merge_into_base(job, disk, overlays, error);
 }
 
 static bool remove_overlays(struct live_disk *disk, GError **error)

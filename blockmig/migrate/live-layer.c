@@ -18,7 +18,7 @@
 
 /* ---- names ---- */
 
-static char *numbered(const struct live_disk *disk, unsigned layer)
+char *live_layer_numbered(const struct live_disk *disk, unsigned layer)
 {
     return g_strdup_printf("%s.blockmig-%u", disk->name, layer);
 }
@@ -29,15 +29,25 @@ char *live_layer_path(const struct live_disk *disk, unsigned layer)
     if (!disk->exchanged && layer == 0)
         return g_strdup(disk->name);
     if (!disk->by_exchange)
-        return numbered(disk, layer);
+        return live_layer_numbered(disk, layer);
     if (!disk->exchanged)
-        return numbered(disk, 0);
-    return layer >= disk->top && !disk->set_aside ? g_strdup(disk->name) : numbered(disk, layer);
+        return live_layer_numbered(disk, 0);
+    return layer >= disk->top && !disk->set_aside ? g_strdup(disk->name) : live_layer_numbered(disk, layer);
+}
+
+static char *node_name(const struct live_job *job, const struct live_disk *disk, char side, unsigned layer)
+{
+    return g_strdup_printf("bm-%08x-%u-%c%u", job->tag, disk->index, side, layer);
+}
+
+static char other_side(const struct live_disk *disk)
+{
+    return disk->side == 's' ? 't' : 's';
 }
 
 char *live_layer_node(const struct live_job *job, const struct live_disk *disk, unsigned layer)
 {
-    return g_strdup_printf("bm-%08x-%u-s%u", job->tag, disk->index, layer);
+    return node_name(job, disk, disk->side, layer);
 }
 
 char *live_top_node(const struct live_job *job, const struct live_disk *disk)
@@ -62,12 +72,24 @@ char *live_base_node(const struct live_job *job, const struct live_disk *disk)
 
 char *live_merged_node(const struct live_job *job, const struct live_disk *disk)
 {
-    return g_strdup_printf("bm-%08x-%u-target", job->tag, disk->index);
+    return node_name(job, disk, other_side(disk), disk->merged);
 }
 
 char *live_new_node(const struct live_job *job, const struct live_disk *disk)
 {
-    return g_strdup_printf("bm-%08x-%u-new", job->tag, disk->index);
+    return node_name(job, disk, other_side(disk), disk->merged + 1);
+}
+
+char *live_below_merged(const struct live_job *job, const struct live_disk *disk)
+{
+    return disk->merged ? live_layer_node(job, disk->other, disk->merged - 1) : NULL;
+}
+
+char *live_target_name(const struct live_job *job, const struct live_disk *disk)
+{
+    g_autofree char *name = g_path_get_basename(disk->target_path);
+
+    return job->request->keep_failback ? g_strconcat(name, ".blockmig-0", NULL) : g_steal_pointer(&name);
 }
 
 static bool rename_synced(const struct live_disk *disk, const char *from, const char *to, unsigned flags,
@@ -80,7 +102,7 @@ static bool rename_synced(const struct live_disk *disk, const char *from, const 
 
 bool live_layer_take_name(struct live_disk *disk, unsigned layer, GError **error)
 {
-    g_autofree char *below = numbered(disk, layer - 1);
+    g_autofree char *below = live_layer_numbered(disk, layer - 1);
 
     if ((disk->by_exchange || layer == 1) &&
         !rename_synced(disk, disk->name, below, disk->by_exchange ? RENAME_EXCHANGE : RENAME_NOREPLACE,
@@ -92,7 +114,7 @@ bool live_layer_take_name(struct live_disk *disk, unsigned layer, GError **error
 
 bool live_layer_return_name(struct live_disk *disk, unsigned layer, GError **error)
 {
-    g_autofree char *below = numbered(disk, layer - 1);
+    g_autofree char *below = live_layer_numbered(disk, layer - 1);
     bool taken = disk->by_exchange && !disk->set_aside;
 
     if ((disk->by_exchange || layer == 1) &&
@@ -105,7 +127,7 @@ bool live_layer_return_name(struct live_disk *disk, unsigned layer, GError **err
 
 bool live_layer_set_aside(struct live_disk *disk, bool aside, GError **error)
 {
-    g_autofree char *other = numbered(disk, disk->top);
+    g_autofree char *other = live_layer_numbered(disk, disk->top);
     const char *from = aside ? disk->name : other, *to = aside ? other : disk->name;
 
     if (!disk->by_exchange || !disk->exchanged || disk->set_aside == aside)
@@ -118,7 +140,7 @@ bool live_layer_set_aside(struct live_disk *disk, bool aside, GError **error)
 
 bool live_layer_restore_name(struct live_disk *disk, GError **error)
 {
-    return !disk->exchanged || live_layer_return_name(disk, 1, error);
+    return !disk->exchanged || live_layer_return_name(disk, disk->floor + 1, error);
 }
 
 bool live_layer_remove(struct live_disk *disk, unsigned layer, GError **error)
@@ -132,8 +154,8 @@ bool live_layer_remove(struct live_disk *disk, unsigned layer, GError **error)
 
 static void forget_files(const struct live_disk *disk, bool marked)
 {
-    for (unsigned layer = disk->by_exchange ? 0 : 1; layer <= disk->files; layer++) {
-        g_autofree char *path = numbered(disk, layer);
+    for (unsigned layer = disk->by_exchange ? disk->floor : disk->floor + 1; layer <= disk->files; layer++) {
+        g_autofree char *path = live_layer_numbered(disk, layer);
 
         if (live_is_merged(path) == marked)
             g_unlink(path);
@@ -143,7 +165,8 @@ static void forget_files(const struct live_disk *disk, bool marked)
 
 void live_layers_forget(const struct live_job *job, const struct live_disk *disk)
 {
-    if (!g_file_test(disk->name, G_FILE_TEST_EXISTS) || live_is_overlay(disk, disk->name)) {
+    if (disk->floor == 0 &&
+        (!g_file_test(disk->name, G_FILE_TEST_EXISTS) || live_is_overlay(disk, disk->name))) {
         job_notice(&job->base, "%s is not what it was before: all beside it is kept", disk->name);
         return;
     }
@@ -157,7 +180,7 @@ bool live_has_unmerged(const struct live_disk *disk)
     bool any = false;
 
     for (unsigned layer = disk->by_exchange ? 0 : 1; layer <= disk->files; layer++) {
-        g_autofree char *path = numbered(disk, layer);
+        g_autofree char *path = live_layer_numbered(disk, layer);
 
         if (live_is_merged(path))
             return false;
@@ -234,8 +257,8 @@ bool live_overlay_create(const struct live_job *job, const char *path, uint64_t 
 bool live_layer_create(struct live_job *job, struct live_disk *disk, unsigned layer, GError **error)
 {
     const char *format = layer > 1 ? format_qcow2.name : disk->source_format->name;
-    g_autofree char *path = numbered(disk, disk->by_exchange ? layer - 1 : layer);
-    g_autofree char *below = numbered(disk, layer - 1), *name = g_path_get_basename(below);
+    g_autofree char *path = live_layer_numbered(disk, disk->by_exchange ? layer - 1 : layer);
+    g_autofree char *below = live_layer_numbered(disk, layer - 1), *name = g_path_get_basename(below);
     g_autofree char *like = live_layer_path(disk, disk->top);
 
     if (!live_overlay_create(job, path, disk->size, name, format, like, error))
@@ -339,11 +362,16 @@ struct chain *live_open_layers(const struct live_disk *disk, unsigned from, unsi
 
 struct chain *live_open_source(const struct live_disk *disk, GError **error)
 {
-    g_autoptr(chain_t) chain = live_open_overlays(disk, 1, error);
-    g_autoptr(chain_t) base = chain ? live_open_base(disk, 0, error) : NULL;
+    return live_open_down_from(disk, disk->top, error);
+}
 
-    if (!base)
-        return NULL;
+struct chain *live_open_down_from(const struct live_disk *disk, unsigned top, GError **error)
+{
+    g_autoptr(chain_t) chain = top > 0 ? live_open_layers(disk, 1, top, error) : NULL;
+    g_autoptr(chain_t) base = chain || top == 0 ? live_open_base(disk, 0, error) : NULL;
+
+    if (!chain || !base)
+        return g_steal_pointer(&base);
     while (chain_depth(base) > 0)
         chain_append(chain, (struct image *)g_ptr_array_steal_index(base->layers, 0));
     chain->keep_holes = false;

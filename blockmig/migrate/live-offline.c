@@ -30,7 +30,8 @@ static bool is_free(const struct live_job *job, const char *path, GError **error
         return true;
     return blockmig_fail(error, BLOCKMIG_ERROR_UNREACHABLE,
                          "%s does not answer, but it may still run: %s%s%s. Nothing was touched",
-                         job->request->machine, storage ? path : local->message, users->len ? " is open in process " : "",
+                         job->request->machine, storage ? path : local->message,
+                         users->len ? " is open in process " : "",
                          users->len ? (const char *)g_ptr_array_index(users, 0) : "");
 }
 
@@ -226,9 +227,10 @@ static bool check_base(const struct live_job *job, const struct live_disk *disk,
 
     return (disk->exchanged && !was_leaving) || live_has_event(job, "intent", merging) ||
            live_overlay_is_empty(top) || !is_older(top, base) ||
-           blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN,
-                         "%s was written to after %s was put over it: one of them is stale, and both are kept",
-                         base, top);
+           blockmig_fail(
+               error, BLOCKMIG_ERROR_UNCERTAIN,
+               "%s was written to after %s was put over it: one of them is stale, and both are kept", base,
+               top);
 }
 
 static bool merge(struct live_job *job, struct live_disk *disk, GError **error)
@@ -277,10 +279,11 @@ static bool check_target(const struct live_job *job, const struct live_disk *dis
 
     return !live_has_event(job, "intent", leaving) || live_has_event(job, "intent", merging) ||
            !is_older(disk->target_overlay, disk->target_path) ||
-           blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN,
-                         "%s and %s were both written to as the machine changed from one to the other: both are "
-                         "kept",
-                         disk->target_overlay, disk->target_path);
+           blockmig_fail(
+               error, BLOCKMIG_ERROR_UNCERTAIN,
+               "%s and %s were both written to as the machine changed from one to the other: both are "
+               "kept",
+               disk->target_overlay, disk->target_path);
 }
 
 bool live_settle_offline(struct live_job *job, struct live_disk *disk, GError **error)

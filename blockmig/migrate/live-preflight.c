@@ -21,6 +21,7 @@ static struct live_disk *add_disk(struct live_job *job, const struct vm_disk *vm
     struct live_disk *disk = g_new0(struct live_disk, 1);
 
     disk->index = job->disks->len;
+    disk->side = 's';
     disk->vm = vm;
     disk->size = vm->virtual_size;
     disk->base_node = g_strdup(vm->node);
@@ -124,7 +125,7 @@ static bool choose_format(struct live_job *job, struct live_disk *disk, struct i
 
 static bool choose_target(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    struct stat st;
+    struct stat st, own;
     bool device;
 
     if (job->disks->len > 1 && !g_file_test(job->request->target, G_FILE_TEST_IS_DIR))
@@ -138,7 +139,10 @@ static bool choose_target(struct live_job *job, struct live_disk *disk, GError *
                              "%s is a block device: there is no place for an overlay beside it",
                              disk->target_path);
     if (stat(disk->target_path, &st) == 0)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already", disk->target_path);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already%s", disk->target_path,
+                             stat(disk->name, &own) == 0 && own.st_dev == st.st_dev && own.st_ino == st.st_ino
+                                 ? ": the disk is there"
+                                 : "");
     disk->target_overlay = g_strconcat(disk->target_path, ".blockmig-new", NULL);
     if (stat(disk->target_overlay, &st) == 0)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already", disk->target_overlay);
@@ -286,6 +290,10 @@ static void write_plan(struct live_job *job)
                      disk->vm->layers->len);
         job_plan(base, "  overlays beside the source while it is copied: at least %s", room);
     }
+    if (job->request->quiesce != QUIESCE_NO)
+        job_plan(base,
+                 "the guest's file systems are frozen, by its agent, for the snapshot and for the switch%s",
+                 job->request->quiesce == QUIESCE_TRY ? ", if it can do that" : "");
     job_plan(base, "space: about %s on the target", needed);
     plan_pause(base, job->request);
     job_plan(base, job->request->delete_source
@@ -293,15 +301,19 @@ static void write_plan(struct live_job *job)
                        : "the source is kept as NAME.blockmig-source, as it was at the switch");
 }
 
+/* Would it switch without a pause, at least if the machine is too busy for one? */
+static bool is_mirror(const struct move_request *request)
+{
+    return request->method == MOVE_MIRROR || request->max_pause == 0 || request->on_busy == BUSY_MIRROR;
+}
+
 /* What the command line knows and no phase does yet. */
 static const char *unsupported(const struct move_request *request)
 {
-    return request->quiesce != QUIESCE_NO    ? "--quiesce"
-           : request->chain != CHAIN_FLATTEN ? "--chain"
-           : request->keep_failback          ? "--keep-failback"
-           : request->scratch                ? "--scratch"
-           : request->sample                 ? "--sample"
-                                             : NULL;
+    return request->chain != CHAIN_FLATTEN                ? "--chain"
+           : request->keep_failback && is_mirror(request) ? "--keep-failback with the method mirror"
+           : request->scratch                             ? "--scratch"
+                                                          : NULL;
 }
 
 static bool check_request(const struct move_request *request, GError **error)
@@ -360,7 +372,7 @@ static bool look(struct live_job *job, GError **error)
     for (guint i = 0; i < job->disks->len; i++)
         if (!look_at_disk(job, live_disk_at(job, i), error))
             return false;
-    return check_space(job, error);
+    return live_check_agent(job, error) && check_space(job, error);
 }
 
 bool live_preflight(struct job *base, GError **error)
@@ -379,5 +391,5 @@ bool live_preflight(struct job *base, GError **error)
     }
     if (!base->go_on_at)
         write_plan(job);
-    return true;
+    return base->go_on_at || !base->dry_run || !job->request->sample || live_sample(job, error);
 }

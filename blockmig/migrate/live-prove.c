@@ -5,7 +5,7 @@
  * target is read past the page cache and must have the same digests.  If it has not, the machine goes back at
  * once; by the method mirror it has not been there yet.
  */
-#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/live-watch.h"
 #include "blockmig/storage/file.h"
 #include "blockmig/store/receipt.h"
 
@@ -88,10 +88,15 @@ static bool digest_touched(struct live_job *job, struct live_disk *disk, GError 
     return true;
 }
 
-static struct chain *open_target(const struct live_disk *disk, GError **error)
+static struct chain *open_target(const struct live_job *job, const struct live_disk *disk, GError **error)
 {
-    struct storage *storage = storage_file_open(disk->target_path, 0, NULL, NULL, error);
-    struct image *image = storage ? image_open(storage, disk->format, false, error) : NULL;
+    struct storage *storage;
+    struct image *image;
+
+    if (job->window)
+        return live_open_down_from(disk->other, disk->merged, error);
+    storage = storage_file_open(disk->target_path, 0, NULL, NULL, error);
+    image = storage ? image_open(storage, disk->format, false, error) : NULL;
 
     return image ? chain_new_single(image, false) : NULL;
 }
@@ -104,7 +109,7 @@ static bool compare_digests(const struct live_disk *disk, const struct digest_ta
         if (memcmp(digest_table_get(disk->done.digests, chunk), digest_table_get(target, chunk), length) == 0)
             continue;
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT,
-                    "%s differs from the source in the %" PRIu64 " bytes at %" PRIu64, disk->target_path,
+                    "%s differs from the source in the %" PRIu64 " bytes at %" PRIu64, disk->report->target,
                     (uint64_t)DIGEST_CHUNK_SIZE, chunk * DIGEST_CHUNK_SIZE);
         return false;
     }
@@ -114,7 +119,7 @@ static bool compare_digests(const struct live_disk *disk, const struct digest_ta
 static bool compare_target(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autoptr(digest_table_t) table = digest_table_new(job->request->digest, disk->size);
-    g_autoptr(chain_t) target = open_target(disk, error);
+    g_autoptr(chain_t) target = open_target(job, disk, error);
     struct copy_options options = {0};
     struct copy_result result = {0};
     bool ok;
@@ -133,7 +138,8 @@ static bool write_receipt(struct live_job *job, struct live_disk *disk, GError *
 {
     struct disk_report *report = disk->report;
     const struct journal_job *record = job->base.record;
-    g_autofree char *name = g_strdup_printf("%s-%u.json", record->id, disk->index);
+    g_autofree char *name =
+        g_strdup_printf("%s-%u%s.json", record->id, disk->index, job->window ? "-back" : "");
     g_autofree char *path = g_build_filename(journal_directory(job->base.journal), "receipts", name, NULL);
     g_autofree char *directory = g_path_get_dirname(path);
     struct receipt receipt = {.job = record->id,
@@ -152,8 +158,11 @@ static bool write_receipt(struct live_job *job, struct live_disk *disk, GError *
 
     if (g_mkdir_with_parents(directory, 0700) < 0 || !receipt_write(&receipt, path, error))
         return false;
+    g_free(report->receipt);
     report->receipt = g_strdup(path);
-    return live_save_disk(job, disk, error);
+    /* The journal's disk is that of the way there. */
+    return job->window ? job_event(&job->base, "result", error, "receipt %s", path)
+                       : live_save_disk(job, disk, error);
 }
 
 static bool prove_disk(struct live_job *job, struct live_disk *disk, GError **error)
@@ -170,6 +179,13 @@ static bool prove_disk(struct live_job *job, struct live_disk *disk, GError **er
     return write_receipt(job, disk, error);
 }
 
+/* The target is wrong, or has no room for what the machine writes. */
+static bool must_go_back(const GError *error)
+{
+    return g_error_matches(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT) ||
+           g_error_matches(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED);
+}
+
 bool live_prove(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
@@ -178,25 +194,36 @@ bool live_prove(struct job *base, GError **error)
     if (job->give_up)
         return live_stop_settling(job, error) && live_fail_back(job, error) &&
                blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED, "job %s is given up", base->record->id);
+    if (!job->window && live_disk_at(job, 0)->other)
+        g_set_error(&local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT,
+                    "%s differs from the source, as an earlier run has found",
+                    live_disk_at(job, 0)->target_path);
     for (guint i = 0; !local && i < job->disks->len; i++)
         prove_disk(job, live_disk_at(job, i), &local);
+    if (!local && job->pivoted && !job->window && job->request->keep_failback)
+        base->go_on_at = "window";
     if (!local)
         return true;
     if (!job->pivoted) {
         g_propagate_error(error, g_steal_pointer(&local));
         return false;
     }
-    if (!g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT)) {
+    if (live_watch_trouble(job) && !live_watch_lost(job)) {
+        g_error_free(local);
+        local = live_watch_take_trouble(job);
+    }
+    if (!must_go_back(local)) {
         base->report->advice =
             g_strdup("the machine runs on the target; it could not be proved: the source is "
                      "kept as it was at the switch");
     } else if (!job->vm) {
-        base->report->advice = g_strdup("the machine ran on the target, which differs; both are kept as they are");
+        base->report->advice =
+            g_strdup("the machine ran on the target, which differs; both are kept as they are");
     } else if (!live_fail_back(job, &worse)) {
-        base->report->advice = g_strdup_printf(
-            "the machine still runs on the target, which differs, and could not be brought back "
-            "(%s); everything is kept",
-            worse->message);
+        base->report->advice =
+            g_strdup_printf("the machine still runs on the target and could not be brought back "
+                            "(%s); everything is kept",
+                            worse->message);
     }
     g_propagate_error(error, g_steal_pointer(&local));
     return false;

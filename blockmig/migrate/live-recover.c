@@ -4,11 +4,11 @@
  * only says which disks it was about, and whether the target had been proved.
  *
  * The node that a device is on says how far the move was: a layer of ours or the machine's own node (before
- * the switch: gone on with, or rolled back if that was begun or asked for), the overlay on the target above the
- * source (rolled back), above the merged target (after it: proved and settled), or the merged target.  A
+ * the switch: gone on with, or rolled back if that was begun or asked for), the overlay on the target above
+ * the source (rolled back), above the merged target (after it: proved and settled), or the merged target.  A
  * machine that does not run any more: live-offline.c.
  */
-#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/live-watch.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -46,11 +46,18 @@ bool live_has_event(const struct live_job *job, const char *kind, const char *te
 
 /* ---- which job ---- */
 
-/* In "done" there is nothing more to do, whatever became of the last word. */
-static bool is_unfinished(const struct journal_job *record)
+/* All is done, but it could not say so any more. */
+static bool is_done(const struct journal_job *record)
 {
-    if (strcmp(record->phase, "done") == 0)
-        return false;
+    return !record->result && strcmp(record->phase, "done") == 0;
+}
+
+static bool is_unfinished(const struct live_job *job, const struct journal_job *record)
+{
+    g_autofree char *text = move_request_to_json(job->request);
+
+    if (is_done(record))
+        return job->wanted || move_request_same(record->request, text);
     return !record->result || strcmp(record->result, "failed") == 0 || strcmp(record->result, "parked") == 0;
 }
 
@@ -62,6 +69,24 @@ static bool check_owner(const struct journal_job *record, GError **error)
                          record->owner_pid);
 }
 
+/* A machine whose way back is open is not moved on. */
+static bool refuse_window(const struct live_job *job, const struct journal_job *record, GError **error)
+{
+    GError *local = NULL;
+    g_autoptr(journal_window_t) window = journal_window_load(job->base.journal, record, &local);
+
+    bool open = window && window->deadline > 0;
+
+    if (open)
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
+                    "the way back of job %s is still open: 'blockmig job finish %s' closes it, 'blockmig job "
+                    "failback %s' goes back",
+                    record->id, record->id, record->id);
+    else if (local)
+        g_propagate_error(error, local);
+    return !open && !local;
+}
+
 /* The newest move of this machine, if it did not come to its end, or the one that is wanted; the caller's.
  * NULL without an error: none. */
 static struct journal_job *find_record(struct live_job *job, GError **error)
@@ -71,11 +96,11 @@ static struct journal_job *find_record(struct live_job *job, GError **error)
     for (guint i = 0; list && i < list->len; i++) {
         const struct journal_job *record = g_ptr_array_index(list, i);
 
-        if (job->wanted ? strcmp(record->id, job->wanted) != 0
-                        : strcmp(record->command, "move") != 0 ||
-                              strcmp(record->source, job->request->machine) != 0)
+        if (job->wanted
+                ? strcmp(record->id, job->wanted) != 0
+                : strcmp(record->command, "move") != 0 || strcmp(record->source, job->request->machine) != 0)
             continue;
-        if (!check_owner(record, error) || !is_unfinished(record))
+        if (!check_owner(record, error) || !is_unfinished(job, record) || !refuse_window(job, record, error))
             return NULL;
         return journal_job_load(job->base.journal, record->id, error);
     }
@@ -88,11 +113,12 @@ static bool check_request(const struct live_job *job, const struct journal_job *
     g_autofree char *text = move_request_to_json(job->request);
 
     return job->wanted || move_request_same(record->request, text) ||
-           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                         "job %s, which moves disks of this machine to %s, is not finished, and this is not the "
-                         "same command: 'blockmig job resume %s' goes on with it, 'blockmig job cancel %s' "
-                         "brings the machine back",
-                         record->id, record->target, record->id, record->id);
+           blockmig_fail(
+               error, BLOCKMIG_ERROR_REFUSED,
+               "job %s, which moves disks of this machine to %s, is not finished, and this is not the "
+               "same command: 'blockmig job resume %s' goes on with it, 'blockmig job cancel %s' "
+               "brings the machine back",
+               record->id, record->target, record->id, record->id);
 }
 
 static struct vm_disk *find_device(const struct live_job *job, const char *qdev)
@@ -160,6 +186,7 @@ struct live_disk *live_rebuild(struct live_job *job, const struct journal_disk *
     struct live_disk *disk = g_new0(struct live_disk, 1);
 
     disk->index = saved->index;
+    disk->side = 's';
     disk->vm = vm;
     disk->name = g_strdup(saved->source);
     disk->size = saved->size;
@@ -186,7 +213,8 @@ struct live_disk *live_rebuild(struct live_job *job, const struct journal_disk *
 
 static bool is_ours(const struct live_disk *disk, unsigned layer)
 {
-    const struct vm_layer *vm = layer < disk->vm->layers->len ? g_ptr_array_index(disk->vm->layers, layer) : NULL;
+    const struct vm_layer *vm =
+        layer < disk->vm->layers->len ? g_ptr_array_index(disk->vm->layers, layer) : NULL;
 
     return vm && g_str_has_prefix(vm->node, "bm-");
 }
@@ -275,12 +303,14 @@ static bool look_at_own_node(const struct live_job *job, struct live_disk *disk,
     const struct vm_layer *active = g_ptr_array_index(disk->vm->layers, 0);
     g_autofree char *prefix = g_strconcat(disk->name, ".blockmig-", NULL);
     bool any = false;
+    unsigned below;
 
     if (disk->target_overlay && g_strcmp0(active->filename, disk->target_overlay) == 0)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                             "the machine was started anew on %s: stop it, and 'blockmig job resume' finishes "
-                             "the move",
-                             disk->target_overlay);
+        return blockmig_fail(
+            error, BLOCKMIG_ERROR_REFUSED,
+            "the machine was started anew on %s: stop it, and 'blockmig job resume' finishes "
+            "the move",
+            disk->target_overlay);
     for (guint i = 0; i < disk->vm->layers->len; i++) {
         const struct vm_layer *layer = g_ptr_array_index(disk->vm->layers, i);
 
@@ -288,7 +318,8 @@ static bool look_at_own_node(const struct live_job *job, struct live_disk *disk,
     }
     if (any)
         return look_at_names(disk, error);
-    if (live_has_unmerged(disk))
+    /* If an overlay has the name already, the machine, which is not on it, was not started from there. */
+    if (!live_stands_on(disk, disk->name, &below) && live_has_unmerged(disk))
         return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN,
                              "the machine was started anew on %s without the overlays NAME.blockmig-N, which "
                              "hold what it had written before: none may be removed",
@@ -374,17 +405,31 @@ static const char *where_to_go_on(const struct live_job *job, GPtrArray *disks)
     return back ? "rollback" : "resume";
 }
 
+/* By what the watch wrote down. */
+static bool was_paused_by_others(const GPtrArray *events)
+{
+    bool paused = false;
+
+    for (guint i = 0; i < events->len; i++) {
+        const struct journal_event *event = g_ptr_array_index(events, i);
+
+        if (strcmp(event->text, LIVE_RUNS_AGAIN) == 0)
+            paused = false;
+        else if (strcmp(event->text, LIVE_PAUSED_BY_OTHERS) == 0)
+            paused = true;
+    }
+    return paused;
+}
+
 /* A pause that nobody ended: we were killed, and the guard too. */
 static bool end_pause(struct live_job *job, GError **error)
 {
     g_autoptr(GPtrArray) events = journal_events(job->base.journal, job->base.record, error);
     const struct journal_event *last = events && events->len ? events->pdata[events->len - 1] : NULL;
 
-    job->standing = !job->description->running;
-    if (!events || !job->standing || strcmp(job->description->status, "paused") != 0 || !last ||
-        strcmp(last->kind, "intent") != 0)
+    if (!last || job->description->running || strcmp(job->description->status, "paused") != 0 ||
+        strcmp(last->kind, "intent") != 0 || was_paused_by_others(events))
         return events != NULL;
-    job->standing = false;
     job_notice(&job->base, "the machine was left standing still: it goes on");
     return vm_resume(job->vm, NULL, error);
 }
@@ -423,12 +468,15 @@ static bool look_at_machine(struct live_job *job, GPtrArray *disks, GError **err
 /* Killed before it did anything, or after it had tidied up. */
 static bool take_up_nothing(struct live_job *job, struct journal_job **record, GError **error)
 {
-    if (!job->wanted)
+    bool done = is_done(*record);
+
+    if (job->base.dry_run || (!job->wanted && !done))
         return true;
     if (!journal_job_claim(job->base.journal, *record, error))
         return false;
     job->base.record = g_steal_pointer(record);
-    job->base.go_on_at = job->give_up ? "rollback" : NULL;
+    job->going_back = job->give_up && !done;
+    job->base.go_on_at = job->going_back ? "rollback" : done ? "done" : NULL;
     return true;
 }
 
@@ -437,6 +485,7 @@ bool live_recover(struct live_job *job, GError **error)
     GError *local = NULL;
     g_autoptr(journal_job_t) record = find_record(job, &local);
     g_autoptr(GPtrArray) disks = NULL;
+    bool returning = false;
 
     if (local) {
         g_propagate_error(error, local);
@@ -447,7 +496,7 @@ bool live_recover(struct live_job *job, GError **error)
                                              "job %s came to its end: there is nothing to do", job->wanted);
     if (!(disks = journal_disk_list(job->base.journal, record, error)))
         return false;
-    if (disks->len == 0 ||
+    if (disks->len == 0 || is_done(record) ||
         !(has_leftovers(job, record, disks) || (job->vm && live_is_throttled(job, record))))
         return take_up_nothing(job, &record, error);
     if (!check_request(job, record, error))
@@ -464,11 +513,14 @@ bool live_recover(struct live_job *job, GError **error)
         return false;
     job->base.record = g_steal_pointer(&record);
     job->base.report->resumed = job->interrupted = true;
+    if (job->vm && (!live_recover_return(job, &returning, error) || returning))
+        return returning;
     if (job->vm && are_unplugged(job, disks))
         g_clear_pointer(&job->vm, vm_close);
     if (!(job->vm ? look_at_machine(job, disks, error) : live_look_offline(job, disks, error)) ||
         !check_way_back(job, error))
         return false;
     job->base.go_on_at = where_to_go_on(job, disks);
+    job->going_back = strcmp(job->base.go_on_at, "rollback") == 0;
     return true;
 }

@@ -43,12 +43,11 @@ static bool start(struct live_job *job, struct live_disk *disk, GError **error)
 }
 
 /* From the top down, as one holds the next open. */
-static void remove_nodes(struct live_job *job, struct live_disk *disk)
+void live_remove_source_nodes(struct live_job *job, struct live_disk *disk)
 {
-    g_autofree char *overlay = live_new_node(job, disk), *base = live_layer_path(disk, 0);
+    g_autofree char *base = live_layer_path(disk, 0);
     g_autoptr(GError) local = NULL;
 
-    vm_remove_node(job->vm, overlay, &local);
     for (unsigned layer = disk->top + 1; !local && layer-- > 0;) {
         g_autofree char *node = live_layer_node(job, disk, layer);
 
@@ -62,6 +61,17 @@ static void remove_nodes(struct live_job *job, struct live_disk *disk)
         vm_forget_file(job->vm, ((const struct vm_layer *)g_ptr_array_index(disk->vm->layers, i))->filename,
                        &local);
     if (local)
+        job_notice(&job->base, "%s", local->message);
+}
+
+static void remove_nodes(struct live_job *job, struct live_disk *disk)
+{
+    g_autofree char *overlay = live_new_node(job, disk);
+    g_autoptr(GError) local = NULL;
+
+    if (vm_remove_node(job->vm, overlay, &local))
+        live_remove_source_nodes(job, disk);
+    else
         job_notice(&job->base, "%s", local->message);
 }
 

@@ -194,17 +194,27 @@ static bool hold_files(struct live_job *job)
     return true;
 }
 
+static bool layer_first(struct live_job *job, GError **error)
+{
+    if (!hold_files(job))
+        return layer_stopped(job, error);
+    return layer_running(job, error) &&
+           job_event(&job->base, "result", error, "overlays are on; the machine ran on");
+}
+
 bool live_snapshot(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
+    bool ok;
 
     if (!create_overlays(job, error) ||
         !job_event(base, "intent", error, "overlays over %u disks", job->disks->len))
         return false;
-    if (!hold_files(job))
-        return layer_stopped(job, error);
-    return layer_running(job, error) &&
-           job_event(base, "result", error, "overlays are on; the machine ran on");
+    if (!live_freeze(job, error))
+        return false;
+    ok = layer_first(job, error) && live_held(job, error);
+    live_thaw(job, &base->report->snapshot_frozen_ms);
+    return ok;
 }
 
 bool live_layers_add(struct live_job *job, GError **error)

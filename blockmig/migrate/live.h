@@ -13,6 +13,12 @@
  * becomes read-only or writable.  The target has its final name from the beginning; the overlay above it is
  * TARGET.blockmig-new; by the method mirror that stands on the source's top layer until the target is proved.
  *
+ * While a way back is open both sides have layers, and each is a struct live_disk.  The target's layer 0 is
+ * what was proved, layer 1 the overlay above it, and their names follow the rules above.
+ * To go back is a move of the target's layers onto a
+ * fresh layer over the source's, which are all still there; its pivot goes to a second fresh layer above
+ * that, and so the sides can take turns.  Whichever side the machine is not on has no layer with the disk's
+ * name.
  * A rollback takes the disk's name from the top layer, and gives it to layer 0 when the machine has left the
  * overlays.  In between the top layer is marked as merged (live_mark_merged()): whoever finds the mark knows
  * that layer 0 has all of it.
@@ -26,6 +32,7 @@
 
 struct live_disk {
     unsigned index;
+    char side;                /* in the names of its nodes: 's'ource, 't'arget */
     const struct vm_disk *vm; /* as it was described in preflight; of a resumed job: without our layers */
     char *name;               /* absolute path of the disk's image */
     const struct format *source_format;
@@ -42,13 +49,18 @@ struct live_disk {
     bool set_aside;   /* the top layer gave up the disk's name (live_layer_set_aside) */
     bool straddles;   /* the machine writes to the target's overlay, which stands on layer `top` */
     bool settled;     /* the machine writes to the merged target */
+    unsigned kept;    /* layers that the other side may count on, while a way back is open */
+    unsigned floor;   /* the layer that those above it are committed into when they go */
     bool fresh;       /* layer top + 1 has the disk's name already; nothing was written to it */
     bool by_name;     /* the machine has opened layers 0..top by their names (live-adopt.c) */
     bool topped;      /* layer top + 1 is on, but has not taken the disk's name yet */
     struct chain *base;
+    struct live_disk *other; /* the layers of the other side; NULL: only a target */
 
     char *target_path, *target_overlay;
     char *handed_over; /* the merged target, of vm_hand_over() */
+    unsigned merged;   /* the number of the target among the layers of the other side */
+    char *takes_name;  /* what the target's overlay is called from the switch on; NULL: it keeps its name */
     const struct format *format;
     GHashTable *options;
     uint64_t needed; /* bytes on the target at most */
@@ -69,29 +81,37 @@ struct live_pace {
     uint64_t quick_bytes; /* its size */
     double dirty_rate;    /* of all disks together, per second */
     double forecast;
+    double base_time; /* that the copy of the base took */
 };
 
 struct live_job {
     struct job base; /* must be first */
     const struct move_request *request;
-    const char *wanted; /* id of the unfinished job that is meant; NULL: whatever there is of this machine */
-    bool give_up;       /* it is to be rolled back */
-    struct vm *vm;      /* NULL: the machine does not run any more; only files are left (live-offline.c) */
+    const char *wanted;  /* id of the unfinished job that is meant; NULL: whatever there is of this machine */
+    bool give_up;        /* it is to be rolled back */
+    bool going_back;     /* recovery leads to the rollback, and no further */
+    struct vm *vm;       /* NULL: the machine does not run any more; only files are left (live-offline.c) */
     struct guard *guard; /* NULL until the first pause */
     struct vm_description *description;
-    GPtrArray *disks; /* of struct live_disk */
-    unsigned tag;     /* makes our node names differ from those of earlier moves */
+    GPtrArray *disks;  /* of struct live_disk: the side that is moved from */
+    GPtrArray *others; /* likewise, the other one, if it has layers */
+    unsigned tag;      /* makes our node names differ from those of earlier moves */
     struct live_pace pace;
-    bool standing;       /* the machine stood still before we came, and is to go on doing so */
-    bool paused;         /* by us */
-    int given_up;        /* atomic: the last pause came to its limit (live-limit.c) */
-    int64_t pause_begin; /* monotonic, of the last pause */
-    GString *steps;      /* of the last pause: what took how long */
-    int64_t step_begin;  /* monotonic */
-    bool pivoted;        /* the machine runs on the target */
-    bool interrupted;    /* what is here was left by an earlier run */
-    char *resized;       /* a disk's size changed under an interrupted move: the whole story, or NULL */
-    bool uncertain;      /* nobody knows on which: nothing may be touched */
+    struct live_watch *watch;
+    struct throttle *throttle; /* of everything but pauses */
+    bool paused;               /* by us */
+    bool stays;                /* it stood still before: it is not resumed */
+    int given_up;              /* atomic: the last pause came to its limit (live-limit.c) */
+    int64_t pause_begin;       /* monotonic, of the last pause */
+    int64_t frozen;            /* monotonic: since when the guest's file systems are; 0: they are not */
+    GString *steps;            /* of the last pause: what took how long */
+    int64_t step_begin;        /* monotonic */
+    bool pivoted;              /* the machine runs on the target */
+    bool interrupted;          /* what is here was left by an earlier run */
+    bool at_any_price;         /* what it runs on is no good: neither --max-pause nor a cancellation counts */
+    const char *window;        /* id of the job whose way back is used or closed; NULL: a move */
+    char *resized;             /* a disk's size changed under an interrupted move: the whole story, or NULL */
+    bool uncertain;            /* nobody knows on which: nothing may be touched */
 };
 
 static inline struct live_job *live_of(struct job *base)
@@ -115,21 +135,38 @@ bool live_rebase(struct job *base, GError **error);
 bool live_prove(struct job *base, GError **error);
 bool live_settle(struct job *base, GError **error);
 bool live_cleanup(struct job *base, GError **error);
+bool live_window(struct job *base, GError **error);
 bool live_rollback(struct job *base, GError **error);
 
+/* live-window.c, live-failback.c and live-offline.c: the phases of a window. */
+void window_close_overdue(const struct move_request *request, const struct job_listener *listener);
+bool window_preflight(struct job *base, GError **error);
+bool window_settle(struct job *base, GError **error);
+bool failback_converge(struct job *base, GError **error);
+bool failback_return(struct job *base, GError **error);
+bool failback_remove(struct job *base, GError **error);
+bool failback_undo(struct job *base, GError **error);
+bool offline_settle(struct job *base, GError **error);
+bool offline_return(struct job *base, GError **error);
+
 /* live.c */
+/* Runs the job and releases all that it has. */
+void live_run(struct live_job *job, const char *state_dir, GError **error);
+unsigned live_max_pause(const struct live_job *job); /* ms */
 void live_disk_free(struct live_disk *disk);
 bool live_is_cancelled(const struct live_job *job, GError **error);
 void live_copy_options(const struct live_job *job, struct copy_options *options);
+/* For copies with callbacks of their own. */
+void live_progress(const struct live_job *job, const struct copy_counters *counters);
 void live_tell(const struct live_job *job, const char *format, ...) G_GNUC_PRINTF(2, 3);
 /* Notes that the step of a pause that began when the last ended is over. */
 void live_step(struct live_job *job, const char *name);
 /* The node that a disk's device is on, or will be; the caller's. */
 typedef char *(*live_node_fn)(const struct live_job *job, const struct live_disk *disk);
 /*
- * Stops and continues the machine; *time is the hypervisor's, in microseconds.  In between the guard watches:
- * if we die, it resumes the machine, on `from` as long as live_pause_merged() was not called, else on `to` if
- * all devices are there.
+ * Stops and continues the machine; *time is the hypervisor's, in microseconds.  A machine that stood still
+ * before stays so, and *time is 0.  In between the guard watches: if we die, it resumes the machine, on
+ * `from` as long as live_pause_merged() was not called, else on `to` if all devices are there.
  */
 bool live_pause(struct live_job *job, live_node_fn from, live_node_fn to, int64_t *time, GError **error);
 bool live_pause_merged(struct live_job *job, GError **error);
@@ -140,6 +177,36 @@ bool live_resume(struct live_job *job, int64_t *time, GError **error);
  * runs on where it was then. */
 struct live_limit *live_limit_begin(struct live_job *job);
 bool live_limit_end(struct live_limit *limit, GError **error);
+
+/* The guard, started if there is none yet. */
+bool live_guard(struct live_job *job, GError **error);
+
+/*
+ * live-quiesce.c: the guest's file systems are frozen around the snapshot and the switch, if that was asked
+ * for. live_thaw() follows in any case.  `require` makes errors (CANCELLED) of what `try` only tells.
+ */
+bool live_check_agent(struct live_job *job, GError **error); /* in preflight: REFUSED */
+bool live_freeze(struct live_job *job, GError **error);
+/* Has nothing been written since?  True also if nothing was to be frozen. */
+bool live_held(struct live_job *job, GError **error);
+void live_thaw(struct live_job *job, double *milliseconds);
+
+#define LIVE_MAX_PASSES 12u /* of overlays: the depth of the chain is bounded by it */
+
+/* live-converge.c: one pass. */
+bool live_pass(struct live_job *job, GError **error);
+struct live_shipment;
+/* What follows from a pass that shipped what was written in so many seconds, and from the seconds since its
+ * layers were put on.  It is settled, and another pass not worth its while, unless there is less to ship each
+ * time (`before`: bytes of the pass before) or the last one was disturbed (`best`: seconds forecast so far).
+ */
+void live_pace_measure(struct live_pace *pace, const struct live_shipment *shipment, double written_in,
+                       double since_layered);
+bool live_pace_is_settled(const struct live_pace *pace, uint64_t before, double best);
+
+/* live-sample.c: watches the machine for as long as was asked, and adds a forecast to the plan and the
+ * report. Leaves nothing behind. */
+bool live_sample(const struct live_job *job, GError **error);
 
 /* live-layer.c.  Paths and node names are the caller's to free. */
 char *live_layer_path(const struct live_disk *disk, unsigned layer);
@@ -154,6 +221,10 @@ char *live_new_node(const struct live_job *job, const struct live_disk *disk);
 char *live_base_node(const struct live_job *job, const struct live_disk *disk);
 /* Overlay `layer`, empty, where it can take the disk's name from. */
 bool live_layer_create(struct live_job *job, struct live_disk *disk, unsigned layer, GError **error);
+/* Of layer n, unless it has the disk's name. */
+char *live_layer_numbered(const struct live_disk *disk, unsigned layer);
+/* The node that the target stands on, as one layer of several; NULL: it stands alone. */
+char *live_below_merged(const struct live_job *job, const struct live_disk *disk);
 /* The layer below the fresh overlay `layer` gives up the disk's name, to it if that is possible; and takes it
  * back. */
 bool live_layer_take_name(struct live_disk *disk, unsigned layer, GError **error);
@@ -180,10 +251,14 @@ struct chain *live_open_base(const struct live_disk *disk, unsigned flags, GErro
 struct chain *live_open_overlay(const char *path, unsigned flags, GError **error);
 /* Is this an overlay that a move put over the disk? Its header names what it stands on. */
 bool live_is_overlay(const struct live_disk *disk, const char *path);
+/* What the target's overlay names as its backing file: where that will be. */
+char *live_target_name(const struct live_job *job, const struct live_disk *disk);
 /* Overlays [from, to] as one with holes; the same up to the top; and the whole source, from the top down. */
 struct chain *live_open_layers(const struct live_disk *disk, unsigned from, unsigned to, GError **error);
 struct chain *live_open_overlays(const struct live_disk *disk, unsigned from, GError **error);
 struct chain *live_open_source(const struct live_disk *disk, GError **error);
+/* The same from layer `top` down. */
+struct chain *live_open_down_from(const struct live_disk *disk, unsigned top, GError **error);
 /* An empty overlay, owned and labelled as `like`. */
 bool live_overlay_create(const struct live_job *job, const char *path, uint64_t size,
                          const char *backing_name, const char *backing_format, const char *like,
@@ -216,13 +291,14 @@ void live_close_top(struct live_job *job, struct live_disk *disk);
 /* live-recover.c: is there an interrupted move of this machine?  Then job->disks, and go_on_at, are its.  A
  * plan only tells of it. */
 bool live_recover(struct live_job *job, GError **error);
+/* A disk as the journal has it, and the device that it belongs to; one more of job->disks. */
+struct live_disk *live_rebuild(struct live_job *job, const struct journal_disk *saved, GError **error);
 /* Does the hypervisor have a job of this name, from an earlier run? */
 bool live_has_job(struct live_job *job, const char *name, bool *there, GError **error);
 /* What an earlier run wrote into the journal: is there such an event? */
 bool live_has_event(const struct live_job *job, const char *kind, const char *text);
-/* The parts of it.  Adds the disk that the journal knows, as far as it says; the highest n of NAME.blockmig-n,
- * and whether there is any. */
-struct live_disk *live_rebuild(struct live_job *job, const struct journal_disk *saved, GError **error);
+/* The parts of it.  Adds the disk that the journal knows, as far as it says; the highest n of
+ * NAME.blockmig-n, and whether there is any. */
 bool live_highest_file(const struct live_disk *disk, unsigned *highest);
 /* The machine's layers are what the headers of layer 0 and below say, in place of what it has open now. */
 bool live_describe_base(struct live_disk *disk, GError **error);
@@ -250,8 +326,8 @@ bool live_stop_settling(struct live_job *job, GError **error);
 /* And around a return to the source after the switch. */
 /* After it the target's overlay stands on the source. */
 #define LIVE_STRADDLES "the machine writes to the target"
-#define LIVE_RETURN   "bring the machine back to the source"
-#define LIVE_RETURNED "the machine runs on the source again"
+#define LIVE_RETURN    "bring the machine back to the source"
+#define LIVE_RETURNED  "the machine runs on the source again"
 /* live-snapshot.c: what an interrupted job is recovered from. */
 bool live_save_disk(struct live_job *job, const struct live_disk *disk, GError **error);
 /* live-preflight.c */
@@ -270,8 +346,24 @@ bool live_unthrottle(struct live_job *job, GError **error);
 /* Did a job end without that? */
 bool live_is_throttled(struct live_job *job, const struct journal_job *record);
 
-/* live-rollback.c: from the target back to the source, with what was written since. */
+/* live-rollback.c: all layers above the floor are committed live into it and are gone, nodes and files. */
+bool live_leave(struct live_job *job, GError **error);
+
+/* live-failback.c: the layers of the target, or of whatever is on the other side; made if need be. */
+struct live_disk *live_other(struct live_disk *disk);
+/* The other side becomes the one that is moved from. */
+void live_turn(struct live_job *job);
+/* From the target back to where it came from, with what was written since: then live_turn() was called. */
 bool live_fail_back(struct live_job *job, GError **error);
+/* An earlier run was doing that: *returning, and both sides of all disks are in the job. */
+bool live_recover_return(struct live_job *job, bool *returning, GError **error);
+/* Ends all layers of a side that nobody uses. */
+bool live_remove_side(struct live_job *job, struct live_disk *disk, GError **error);
+/* live-settle.c: the source's nodes, which nothing uses any more. */
+void live_remove_source_nodes(struct live_job *job, struct live_disk *disk);
+/* live-cleanup.c: writes `overlays` into layer 0, where nobody has it open. */
+bool live_merge_into_base(struct live_job *job, struct live_disk *disk, struct chain *overlays,
+                          GError **error);
 
 /* live-ship.c: writes what an overlay holds into `target`, which is in use by nobody else. */
 struct live_shipment {

@@ -33,7 +33,7 @@ need_guest()
 }
 
 # start_guest NAME [--disk FILE:FORMAT[:OPTIONS]]... [--drive-style | --libvirt-style]
-#     [--append KERNEL-ARGUMENTS] [--memory MIB] [-- QEMU-ARGUMENTS...]
+#     [--append KERNEL-ARGUMENTS] [--memory MIB] [--agent] [-- QEMU-ARGUMENTS...]
 start_guest()
 {
     local name=$1 style=blockdev append='' memory=128 disks=() arguments=() i file format options
@@ -45,7 +45,10 @@ start_guest()
             --libvirt-style) style=libvirt ;;
             --append) append=$2; shift ;;
             --memory) memory=$2; shift ;;
-            --) shift; arguments=("$@"); break ;;
+            --agent) arguments+=(-device virtio-serial-pci
+                -chardev "socket,id=agent,path=$tmp/$name/agent,server=on,wait=off"
+                -device virtserialport,chardev=agent,name=org.qemu.guest_agent.0) ;;
+            --) shift; arguments+=("$@"); break ;;
         esac
         shift
     done
@@ -176,6 +179,25 @@ kill_guest()
 files()
 {
     (cd "$1" && LC_ALL=C ls | tr '\n' ' ')
+}
+
+# keeper JOB: the process that will close its failback window; nothing if there is none.
+keeper()
+{
+    blockmig job show --json "$1" | jq -r '.failback.keeper // empty'
+}
+
+keeper_is_gone()
+{
+    [ -z "$(keeper "$1")" ]
+}
+
+# end_keeper JOB: a test leaves no process behind.
+end_keeper()
+{
+    local pid
+    pid=$(keeper "$1")
+    [ -z "$pid" ] || kill -KILL "$pid"
 }
 
 # is_running NAME: for wait_for.
