@@ -60,7 +60,6 @@ dist_check_SCRIPTS += \
 
 # Disks of running machines.
 dist_check_SCRIPTS += \
-	tests/a-killed-move-is-rolled-back-or-finished.sh \
 	tests/failback-brings-the-machine-back.sh \
 	tests/failback-of-a-machine-that-is-off.sh \
 	tests/failback-survives-a-kill-at-every-step.sh \
@@ -70,7 +69,6 @@ dist_check_SCRIPTS += \
 	tests/a-pause-that-takes-too-long-is-given-up.sh \
 	tests/moves-survive-a-crash-at-every-step.sh \
 	tests/moves-go-on-after-a-kill-at-every-step.sh \
-	tests/a-killed-move-without-a-pause.sh \
 	tests/move-a-machine-that-is-too-busy.sh \
 	tests/move-a-running-disk.sh \
 	tests/move-brings-the-machine-back-from-a-bad-target.sh \
