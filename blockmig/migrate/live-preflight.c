@@ -115,9 +115,10 @@ static bool choose_format(struct live_job *job, struct live_disk *disk, struct i
     disk->format = disk->source_format;
     if (job->request->target_format && !(disk->format = format_by_name(job->request->target_format, error)))
         return false;
-    if (!(disk->format->flags & FORMAT_CREATE))
+    if (!(disk->format->flags & FORMAT_RUNS))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                             "format %s cannot be written: choose another with -O", disk->format->name);
+                             "a running machine is not moved to format %s: choose raw or qcow2 with -O",
+                             disk->format->name);
     disk->options = target_options(job->request->target_options, disk->format, source, error);
     return disk->options != NULL;
 }
