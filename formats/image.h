@@ -64,6 +64,7 @@ typedef void (*image_describe_fn)(void *opaque, const char *key, const char *val
 /* The callbacks in the order in which they are used. */
 struct format {
     const char *name;
+    const char *qemu_name; /* how images for QEMU call it; NULL: the same */
     unsigned flags;
     const struct format_option *options; /* for create, ends with a NULL name; or NULL */
 
@@ -203,7 +204,8 @@ extern const struct format format_qcow2;
 extern const struct format format_vdi;
 extern const struct format format_vhd;
 
-/* By the name that users and backing-format fields give; an error (USAGE) names the known ones. */
+/* By the name that users and backing-format fields give, ours or QEMU's; an error (USAGE) names the known
+ * ones. */
 const struct format *format_by_name(const char *name, GError **error);
 /* What the storage holds; raw if nothing else claims it and it is not known as a format without a driver
  * (REFUSED).  Only for an image that the user named: a backing file is never probed (CVE-2008-2004 and its
