@@ -21,6 +21,11 @@ static void on_progress(void *opaque, const char *phase, const struct copy_count
     progress_update(opaque, counters);
 }
 
+static void on_pace(void *opaque, const struct job_pace *pace)
+{
+    progress_pace(opaque, pace);
+}
+
 static void on_notice(void *opaque, const char *text)
 {
     progress_message(opaque, text);
@@ -53,6 +58,13 @@ static void set_pause(json_t *object, const char *key, double milliseconds)
                         milliseconds < 0 ? json_null() : json_real(round(milliseconds * 1000) / 1000));
 }
 
+/* null: not measured. */
+static void set_rate(json_t *object, const char *key, double bytes_per_second)
+{
+    json_object_set_new(object, key,
+                        bytes_per_second < 0 ? json_null() : json_integer((json_int_t)bytes_per_second));
+}
+
 static json_t *disk_to_json(const struct disk_report *disk, const struct job_report *report)
 {
     json_t *object = json_object();
@@ -80,12 +92,34 @@ static json_t *disk_to_json(const struct disk_report *disk, const struct job_rep
     return object;
 }
 
+static json_t *forecast_to_json(const struct job_forecast *forecast)
+{
+    if (forecast->copy_rate <= 0)
+        return json_null();
+    return json_pack("{s:f, s:f, s:I, s:I, s:I, s:f}", "dirty_rate", forecast->dirty_rate, "copy_rate",
+                     forecast->copy_rate, "passes", (json_int_t)forecast->passes, "source_bytes",
+                     (json_int_t)forecast->source_bytes, "target_bytes", (json_int_t)forecast->target_bytes,
+                     "duration_s", forecast->seconds);
+}
+
 /* The receipt of the disk itself: with --chain=keep the layers below come first. */
 static const char *main_receipt(const struct job_report *report)
 {
     const struct disk_report *last =
         report->disks && report->disks->len ? report->disks->pdata[report->disks->len - 1] : NULL;
     return last ? last->receipt : NULL;
+}
+
+/* null: there is no way back. */
+static json_t *failback_to_json(const struct job_report *report)
+{
+    g_autofree char *back = g_strdup_printf("blockmig job failback %s", report->id);
+    g_autofree char *finish = g_strdup_printf("blockmig job finish %s", report->id);
+
+    if (report->failback_until == 0)
+        return json_null();
+    return json_pack("{s:o, s:s, s:s}", "until", output_json_time(report->failback_until), "failback", back,
+                     "finish", finish);
 }
 
 static json_t *report_to_json(const struct job_report *report, const GError *failure)
@@ -105,6 +139,11 @@ static json_t *report_to_json(const struct job_report *report, const GError *fai
     set_pause(object, "pause_ms", report->pause_ms);
     set_pause(object, "pause_forecast_ms", report->pause_forecast_ms);
     set_pause(object, "snapshot_pause_ms", report->snapshot_pause_ms);
+    set_pause(object, "max_pause_ms", report->max_pause_ms);
+    set_pause(object, "frozen_ms", report->frozen_ms);
+    set_pause(object, "snapshot_frozen_ms", report->snapshot_frozen_ms);
+    set_rate(object, "dirty_rate", report->dirty_rate);
+    set_rate(object, "ship_rate", report->ship_rate);
     json_object_set_new(object, "on_busy", report->on_busy ? json_string(report->on_busy) : json_null());
     json_object_set_new(object, "write_limit",
                         report->write_limit ? json_integer((json_int_t)report->write_limit) : json_null());
@@ -112,9 +151,11 @@ static json_t *report_to_json(const struct job_report *report, const GError *fai
     json_object_set_new(object, "disks", disks);
     set_string(object, "source", report->source);
     set_string(object, "receipt", main_receipt(report));
+    json_object_set_new(object, "failback", failback_to_json(report));
     json_object_set_new(object, "plan", output_json_strings(report->plan));
     set_integer(object, "space_needed", report->space_needed);
     set_integer(object, "space_available", report->space_available);
+    json_object_set_new(object, "forecast", forecast_to_json(&report->forecast));
     if (failure)
         set_string(object, "error", failure->message);
     if (report->advice)
@@ -138,7 +179,7 @@ static const char *verified_text(enum verify_mode mode)
     return "";
 }
 
-static void print_disk(const struct disk_report *disk, bool moved)
+static void print_disk(const struct disk_report *disk, const char *what)
 {
     const struct copy_counters *counters = &disk->counters;
     g_autofree char *size = units_format_size(disk->virtual_size);
@@ -149,7 +190,7 @@ static void print_disk(const struct disk_report *disk, bool moved)
     g_autofree char *before = units_format_size(disk->source_allocated);
     g_autofree char *after = units_format_size(disk->target_allocated);
 
-    output_pair(moved ? "moved" : "copied", "%s (%s)", disk->source, disk->source_format);
+    output_pair(what, "%s (%s)", disk->source, disk->source_format);
     output_pair("to", "%s (%s), %s", disk->target, disk->target_format, size);
     if (counters->bytes_cloned)
         output_pair("data", "%s read, %s written, %s shared with the source, %s zero", read, written, cloned,
@@ -169,6 +210,38 @@ static void print_disk(const struct disk_report *disk, bool moved)
         output_pair("receipt", "%s", disk->receipt);
 }
 
+static void print_pause(const struct job_report *report)
+{
+    if (report->pause_ms >= 0)
+        output_pair("pause", "%.1f ms (forecast %.1f, allowed %.0f), after %u passes", report->pause_ms,
+                    report->pause_forecast_ms, report->max_pause_ms, report->passes);
+    else if (strcmp(report->method, "mirror") == 0)
+        output_pair("pause", "none for the switch, after %u passes", report->passes);
+    if (report->snapshot_pause_ms >= 0)
+        output_pair("snapshot", "%.1f ms of pause", report->snapshot_pause_ms);
+    if (report->frozen_ms >= 0)
+        output_pair("frozen", "the guest's file systems: %.0f ms for the switch, %.0f ms for the snapshot",
+                    report->frozen_ms, MAX(report->snapshot_frozen_ms, 0));
+}
+
+static const char *verb(const struct job_report *report)
+{
+    return strcmp(report->command, "copy") == 0           ? "copied"
+           : strcmp(report->command, "job failback") == 0 ? "brought back"
+                                                          : "moved";
+}
+
+static void print_failback(const struct job_report *report)
+{
+    g_autoptr(GDateTime) until = g_date_time_new_from_unix_local(report->failback_until / G_USEC_PER_SEC);
+    g_autofree char *text = until ? g_date_time_format(until, "%Y-%m-%d %H:%M:%S") : NULL;
+
+    if (report->failback_until == 0)
+        return;
+    output_pair("failback", "until %s: blockmig job failback %s", text ? text : "-", report->id);
+    output_pair("finish", "by itself then; at once: blockmig job finish %s", report->id);
+}
+
 static void print_end(const struct job_report *report)
 {
     g_autofree char *time = units_format_duration((int64_t)(report->duration_s * G_USEC_PER_SEC));
@@ -178,11 +251,7 @@ static void print_end(const struct job_report *report)
     output_pair("verified", "%s", verified_text(report->verified));
     output_pair("time", "%s%s%s%s%s", time, report->bytes_read ? ", " : "", report->bytes_read ? rate : "",
                 report->bytes_read ? " read" : "", report->resumed ? ", continued from an earlier run" : "");
-    if (report->pause_ms >= 0)
-        output_pair("pause", "%.1f ms (forecast %.1f), and %.1f ms for the snapshot; %u passes",
-                    report->pause_ms, report->pause_forecast_ms, report->snapshot_pause_ms, report->passes);
-    else if (strcmp(report->method, "mirror") == 0)
-        output_pair("pause", "none for the switch; %u passes", report->passes);
+    print_pause(report);
     if (report->write_limit) {
         g_autofree char *limit = units_format_rate((double)report->write_limit);
 
@@ -191,6 +260,7 @@ static void print_end(const struct job_report *report)
         output_pair("too busy", "%s", report->on_busy);
     }
     output_pair("source", "%s", report->source);
+    print_failback(report);
 }
 
 static void print_plan(const struct job_report *report)
@@ -212,7 +282,7 @@ static void print_report(const struct options *options, const struct job_report 
     for (guint i = 0; !dry_run && report->disks && i < report->disks->len; i++) {
         const struct disk_report *disk = report->disks->pdata[i];
         if (finished || (disk->bad && disk->bad->len))
-            print_disk(disk, strcmp(report->command, "move") == 0);
+            print_disk(disk, verb(report));
     }
     if (finished && !dry_run && report->disks)
         print_end(report);
@@ -251,6 +321,12 @@ static struct job_report *run_cancel(const void *request, const char *id, const 
     return move_job_cancel(request, id, listener, error);
 }
 
+static struct job_report *run_window(const void *request, const char *id, const struct job_listener *listener,
+                                     bool dry_run, GError **error)
+{
+    return window_job_run(request, listener, error);
+}
+
 static struct job_report *run_shown(const struct options *options, run_fn function, const void *request,
                                     const char *id, bool dry_run, GError **failure)
 {
@@ -258,6 +334,7 @@ static struct job_report *run_shown(const struct options *options, run_fn functi
     const struct job_listener listener = {
         .phase = on_phase,
         .progress = on_progress,
+        .pace = on_pace,
         .notice = on_notice,
         .cancelled = signals_cancelled,
         .opaque = progress,
@@ -312,4 +389,9 @@ bool job_output_cancel_move(const struct options *options, const struct move_req
     if (failure)
         g_propagate_error(error, failure);
     return !failure;
+}
+
+int job_output_window(const struct options *options, const struct window_request *request, GError **error)
+{
+    return run(options, run_window, request, NULL, false, error);
 }

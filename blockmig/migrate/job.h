@@ -86,10 +86,19 @@ struct move_request *move_request_from_json(const char *text, GError **error);
  * may differ. */
 bool move_request_same(const char *a, const char *b);
 
+/* How a move stands between the machine that writes and the pause that is allowed.  Bytes per second and
+ * milliseconds; negative: not known (yet). */
+struct job_pace {
+    unsigned pass; /* 1: the base */
+    double dirty_rate, ship_rate;
+    double forecast_ms, limit_ms, pause_ms;
+};
+
 /* Called in the thread that runs the job. Any may be NULL. */
 struct job_listener {
     void (*phase)(void *opaque, const char *phase, const char *what); /* "base", "layer 2 of 3: base.qcow2" */
     void (*progress)(void *opaque, const char *phase, const struct copy_counters *counters);
+    void (*pace)(void *opaque, const struct job_pace *pace);
     void (*notice)(void *opaque, const char *text); /* something an administrator must know */
     bool (*cancelled)(void *opaque);
     void *opaque;
@@ -110,6 +119,14 @@ struct disk_report {
     const char *engine;      /* "io_uring", "threads", NULL */
 };
 
+/* From a sample: bytes, seconds.  No copy_rate: there was none. */
+struct job_forecast {
+    double dirty_rate, copy_rate; /* per second */
+    unsigned passes;
+    uint64_t source_bytes, target_bytes; /* that the overlays and the target may take, at most */
+    double seconds;
+};
+
 struct job_report {
     char *id; /* NULL: refused or planned before there was a job */
     const char *command, *method, *phase;
@@ -124,9 +141,13 @@ struct job_report {
     bool resumed;
     uint64_t bytes_read;                    /* by this run alone */
     uint64_t space_needed, space_available; /* on the target, from preflight */
+    int64_t failback_until;                 /* as `started`; 0: there is no way back */
     unsigned passes; /* of copying: the base and every overlay shipped before the switch */
     /* Milliseconds, the hypervisor's own between STOP and RESUME; negative: there was none. */
     double pause_ms, pause_forecast_ms, snapshot_pause_ms;
+    struct job_forecast forecast;               /* of a plan */
+    double dirty_rate, ship_rate, max_pause_ms; /* as in struct job_pace */
+    double frozen_ms, snapshot_frozen_ms;       /* that the guest's file systems were frozen; negative: not */
     const char *on_busy;  /* what was done about a machine that writes too much; NULL: it does not */
     uint64_t write_limit; /* that it had until the switch, bytes per second; 0: none */
 };
@@ -156,6 +177,19 @@ struct job_report *move_job_resume(const struct move_request *request, const cha
                                    const struct job_listener *listener, GError **error);
 struct job_report *move_job_cancel(const struct move_request *request, const char *id,
                                    const struct job_listener *listener, GError **error);
+
+/* What is done about the failback window of a move. */
+struct window_request {
+    char *state_dir;
+    char *job;         /* id */
+    bool failback;     /* go back; false: close the window */
+    int64_t max_pause; /* milliseconds; negative: as in the move */
+};
+
+/* Goes back, or closes the window; the report and the error as of copy_job_run().  What cannot be done now
+ * leaves the window as it is. */
+struct job_report *window_job_run(const struct window_request *request, const struct job_listener *listener,
+                                  GError **error);
 
 typedef struct move_request move_request_t; /* for g_autoptr only */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(move_request_t, move_request_free)

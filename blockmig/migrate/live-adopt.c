@@ -4,8 +4,8 @@
  * the snapshot was interrupted.
  *
  * It reads and writes what it should, but the hypervisor opens files again by name, and these names are about
- * to change.  So it gets one more overlay and, below that, the same chain a second time, from nodes of ours by
- * descriptor: now it is as if nothing had happened.
+ * to change.  So it gets one more overlay and, below that, the same chain a second time, from nodes of ours
+ * by descriptor: now it is as if nothing had happened.
  */
 #include "blockmig/migrate/live.h"
 #include "blockmig/storage/file.h"
@@ -37,16 +37,16 @@ static char *adopted_node(const struct live_job *job, const struct live_disk *di
 /* Where the next overlay stands before it takes the disk's name. */
 static char *next_path(const struct live_disk *disk)
 {
-    return g_strdup_printf("%s.blockmig-%u", disk->name, disk->by_exchange ? disk->top : disk->top + 1);
+    return live_numbered(disk, disk->by_exchange ? disk->top : disk->top + 1);
 }
 
 static bool put_on(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *path = next_path(disk), *node = live_next_node(job, disk);
     int file = live_descriptor(path, error);
-    struct vm_snapshot snapshot = {
-        .node = layer_at(disk, 0)->node,
-        .overlay = live_node(disk, node, path, format_qcow2.name, NULL, &file, false)};
+    struct vm_snapshot snapshot = {.node = layer_at(disk, 0)->node,
+                                   .overlay =
+                                       live_node(disk, node, path, format_qcow2.name, NULL, &file, false)};
     bool ok = file >= 0 && vm_snapshot(job->vm, &snapshot, 1, error);
 
     if (file >= 0)
@@ -67,15 +67,16 @@ static void remove_layers(struct live_job *job, struct live_disk *disk)
 /* From the base up, each over the one before. */
 static bool open_layers(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    const struct vm_layer *below = disk->vm->layers->len > disk->top + 1 ? layer_at(disk, disk->top + 1) : NULL;
+    const struct vm_layer *below =
+        disk->vm->layers->len > disk->top + 1 ? layer_at(disk, disk->top + 1) : NULL;
     g_autofree char *backing = below ? g_strdup(below->node) : NULL;
 
     remove_layers(job, disk);
     for (unsigned layer = 0; layer <= disk->top; layer++) {
         g_autofree char *path = live_layer_path(disk, layer);
         char *node = live_layer_node(job, disk, layer);
-        bool ok = live_add_node(job, disk, node, path,
-                                layer ? format_qcow2.name : disk->source_format->name, backing, true, error);
+        bool ok = live_add_node(job, disk, node, path, layer ? format_qcow2.name : disk->source_format->name,
+                                backing, true, error);
 
         g_free(backing);
         backing = node;

@@ -11,11 +11,10 @@
  * last, on_busy() does what was asked for.  Without a pause there is nothing to fit into: there, enough is
  * when passes do not shrink any more.
  */
-#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/live-watch.h"
 #include "blockmig/migrate/units.h"
 
-#define MAX_PASSES  12u /* of one run */
-#define MAX_LAYERS  48u /* of all runs: a parked job that is resumed goes on with the overlays that it has */
+#define MAX_LAYERS 48u /* of all runs: a parked job that is resumed goes on with the overlays that it has */
 /* Stopping, opening the target, the pivot and going on take so many times as long as putting layers on, which
  * are as many commands to the same hypervisor (measured: 1.2 to 1.8). */
 #define OVERHEAD    1.5
@@ -32,7 +31,9 @@ static bool save_merged(struct live_job *job, struct live_disk *disk, GError **e
     const struct copy_result nothing = {.map_sum = disk->done.map_sum};
 
     disk->done.merged = disk->top - 1;
-    return checkpoint_save(&disk->done, &job->base, disk->index, disk->size, &nothing, error);
+    /* A way back, and a chain that is kept, begin anew if they are interrupted. */
+    return disk->merged > 0 || disk->backing_name ||
+           checkpoint_save(&disk->done, &job->base, disk->index, disk->size, &nothing, error);
 }
 
 /* All that is below the top and not on the target yet: one overlay, or those that an interrupted run left. */
@@ -41,7 +42,9 @@ static bool ship_frozen(struct live_job *job, struct live_shipment *shipment, GE
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
         g_autoptr(chain_t) overlays = live_open_layers(disk, disk->done.merged + 1, disk->top - 1, error);
+        g_autoptr(chain_t) below = live_source_below(disk);
 
+        shipment->below = below;
         if (!overlays || !live_ship(job, disk, overlays, disk->target, shipment, error) ||
             !save_merged(job, disk, error))
             return false;
@@ -63,8 +66,8 @@ static double fixed_time(const struct live_pace *pace)
     return OVERHEAD * pace->layer_time;
 }
 
-static void measure(struct live_pace *pace, const struct live_shipment *shipment, double written_in,
-                    double since_layered)
+void live_pace_measure(struct live_pace *pace, const struct live_shipment *shipment, double written_in,
+                       double since_layered)
 {
     pace->ship_bytes = shipment->bytes;
     if (written_in > 0)
@@ -84,19 +87,26 @@ static bool is_without_pause(const struct live_job *job)
 static bool tell_pass(struct live_job *job, const struct live_shipment *shipment, GError **error)
 {
     const struct live_pace *pace = &job->pace;
-    g_autofree char *size = units_format_size(shipment->bytes), *rate = units_format_rate(pace->dirty_rate);
-    g_autofree char *pause =
-        g_strdup_printf(", a pause would take %.0f ms of %u", pace->forecast * 1000, job->request->max_pause);
+    g_autofree char *size = units_format_size(shipment->bytes);
 
-    live_tell(job, "pass %u: %s in %.0f ms, the machine writes %s%s", job->base.report->passes, size,
-              shipment->time * 1000, rate, is_without_pause(job) ? "" : pause);
+    live_tell(job, "shipped %s in %.0f ms", size, shipment->time * 1000);
     return job_event(&job->base, "result", error,
                      "pass %u: layers in %.1f ms, %s shipped in %.1f ms, pause forecast %.1f ms",
                      job->base.report->passes, pace->layer_time * 1000, size, shipment->time * 1000,
                      pace->forecast * 1000);
 }
 
-/* The machine must never meet a full disk: what the target lacks is waited for, what the source lacks is not. */
+static void note_pace(struct live_job *job, const struct live_shipment *shipment)
+{
+    struct job_report *report = job->base.report;
+
+    report->dirty_rate = job->pace.dirty_rate;
+    report->ship_rate = shipment->time > 0 ? (double)shipment->bytes / shipment->time : -1;
+    report->pause_forecast_ms = is_without_pause(job) ? -1 : job->pace.forecast * 1000;
+}
+
+/* The machine must never meet a full disk: what the target lacks is waited for, what the source lacks is not.
+ */
 static bool add_layer(struct live_job *job, GError **error)
 {
     GError *local = NULL;
@@ -114,7 +124,7 @@ static bool add_layer(struct live_job *job, GError **error)
 }
 
 /* Of a resumed job nobody knows how long its overlay lies there. */
-static bool one_pass(struct live_job *job, GError **error)
+bool live_pass(struct live_job *job, GError **error)
 {
     struct live_shipment shipment = {0};
     int64_t since = job->pace.layered, layered;
@@ -124,15 +134,14 @@ static bool one_pass(struct live_job *job, GError **error)
     layered = job->pace.layered;
     if (!ship_frozen(job, &shipment, error))
         return false;
-    measure(&job->pace, &shipment, since ? (double)(layered - since) / G_USEC_PER_SEC : 0,
-            (double)(g_get_monotonic_time() - layered) / G_USEC_PER_SEC);
+    live_pace_measure(&job->pace, &shipment, since ? (double)(layered - since) / G_USEC_PER_SEC : 0,
+                      (double)(g_get_monotonic_time() - layered) / G_USEC_PER_SEC);
     job->base.report->passes++;
+    note_pace(job, &shipment);
     return tell_pass(job, &shipment, error);
 }
 
-/* Another pass is worth its while as long as there is less to ship each time, or the last one was disturbed.
- */
-static bool is_settled(const struct live_pace *pace, uint64_t before, double best)
+bool live_pace_is_settled(const struct live_pace *pace, uint64_t before, double best)
 {
     return pace->ship_bytes < SMALL_BYTES && (double)pace->ship_bytes >= SHRINKS * (double)before &&
            pace->forecast <= DISTURBED * best;
@@ -151,20 +160,21 @@ struct history {
 
 static bool fits(const struct live_job *job)
 {
-    return job->pace.forecast * 1000 <= job->request->max_pause;
+    return job->pace.forecast * 1000 <= live_max_pause(job);
 }
 
 static enum verdict judge(const struct live_job *job, const struct history *history)
 {
     const struct live_pace *pace = &job->pace;
     bool shrinks = (double)pace->ship_bytes < SHRINKS * (double)history->before;
-    bool last = history->pass == MAX_PASSES;
+    bool last = history->pass == LIVE_MAX_PASSES;
 
     if (is_without_pause(job))
         return last || pace->ship_bytes < SMALL_BYTES || (history->pass > 1 && !shrinks) ? ENOUGH : GO_ON;
     if (fits(job))
-        return last || (history->pass > 1 && is_settled(pace, history->before, history->best)) ? ENOUGH
-                                                                                               : GO_ON;
+        return last || (history->pass > 1 && live_pace_is_settled(pace, history->before, history->best))
+                   ? ENOUGH
+                   : GO_ON;
     if (last)
         return TOO_BUSY;
     /* The pass after a limit was set still ships what was written before. */
@@ -177,7 +187,7 @@ static enum verdict judge(const struct live_job *job, const struct history *hist
 static char *why_busy(const struct live_job *job, unsigned pass)
 {
     return g_strdup_printf("after %u passes a pause would take %.0f ms, and --max-pause allows %u ms%s", pass,
-                           job->pace.forecast * 1000, job->request->max_pause,
+                           job->pace.forecast * 1000, live_max_pause(job),
                            job->base.report->write_limit ? ", even with the machine's writes limited" : "");
 }
 
@@ -186,7 +196,7 @@ static char *why_busy(const struct live_job *job, unsigned pass)
 static uint64_t fitting_rate(const struct live_job *job)
 {
     const struct live_pace *pace = &job->pace;
-    double wanted = MARGIN * job->request->max_pause / 1000 - fixed_time(pace);
+    double wanted = MARGIN * live_max_pause(job) / 1000 - fixed_time(pace);
     double part = CLAMP(wanted / (pace->forecast - fixed_time(pace)), 1.0 / 16, 1.0 / 2);
     uint64_t limit = job->base.report->write_limit;
     double rate = limit ? MIN((double)limit, pace->dirty_rate) : pace->dirty_rate;
@@ -213,7 +223,7 @@ static bool on_busy(struct live_job *job, struct history *history, bool *go_on, 
         *go_on = false;
         return true;
     case BUSY_THROTTLE:
-        if (history->pass == MAX_PASSES || job->base.report->write_limit == LEAST_LIMIT)
+        if (history->pass == LIVE_MAX_PASSES || job->base.report->write_limit == LEAST_LIMIT)
             break;
         job->base.report->on_busy = busy_policy_name(BUSY_THROTTLE);
         history->limited = history->pass;
@@ -237,11 +247,11 @@ bool live_converge(struct job *base, GError **error)
         enum verdict verdict;
 
         history.before = job->pace.ship_bytes;
-        if (live_is_cancelled(job, error) || !one_pass(job, error))
+        if (!live_watch_now(job, error) || live_is_cancelled(job, error) ||
+            !live_wait_for_others(job, 0, error) || !live_pass(job, error))
             return false;
         history.pass++;
         history.best = MIN(history.best, job->pace.forecast);
-        base->report->pause_forecast_ms = is_without_pause(job) ? -1 : job->pace.forecast * 1000;
         verdict = judge(job, &history);
         go_on = verdict == GO_ON;
         if (verdict == TOO_BUSY && !on_busy(job, &history, &go_on, error))

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
  * The resume phase: a machine that a killed or parked move left on our overlays is brought to where the base
- * phase can go on.  Whatever was half done around the layers is undone, for it holds nothing yet; the snapshot
- * alone is finished, because the machine writes to it.
+ * phase can go on.  Whatever was half done around the layers is undone, for it holds nothing yet; the
+ * snapshot alone is finished, because the machine writes to it.
  */
 #include "blockmig/migrate/live.h"
 #include "blockmig/storage/file.h"
@@ -36,7 +36,7 @@ static void remove_spare_files(struct live_disk *disk)
     unsigned first = disk->by_exchange && disk->exchanged ? disk->top : disk->top + 1;
 
     for (unsigned n = first; n <= disk->files; n++) {
-        g_autofree char *path = g_strdup_printf("%s.blockmig-%u", disk->name, n);
+        g_autofree char *path = live_numbered(disk, n);
 
         g_unlink(path);
     }

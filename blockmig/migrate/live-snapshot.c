@@ -34,6 +34,8 @@ bool live_save_disk(struct live_job *job, const struct live_disk *disk, GError *
 
 static bool create_overlays(struct live_job *job, GError **error)
 {
+    if (!live_save_lowers(job, error))
+        return false;
     for (guint i = 0; i < job->disks->len; i++)
         if (!live_save_disk(job, live_disk_at(job, i), error) ||
             !live_layer_create(job, live_disk_at(job, i), 1, error))
@@ -194,17 +196,33 @@ static bool hold_files(struct live_job *job)
     return true;
 }
 
+static bool layer_first(struct live_job *job, GError **error)
+{
+    if (!hold_files(job))
+        return layer_stopped(job, error);
+    return layer_running(job, error) &&
+           job_event(&job->base, "result", error, "overlays are on; the machine ran on");
+}
+
 bool live_snapshot(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
+    bool ok;
 
     if (!create_overlays(job, error) ||
         !job_event(base, "intent", error, "overlays over %u disks", job->disks->len))
         return false;
-    if (!hold_files(job))
-        return layer_stopped(job, error);
-    return layer_running(job, error) &&
-           job_event(base, "result", error, "overlays are on; the machine ran on");
+    if (!live_freeze(job, error))
+        return false;
+    ok = layer_first(job, error) && live_held(job, error);
+    live_thaw(job, &base->report->snapshot_frozen_ms);
+    for (guint i = 0; ok && i < job->disks->len; i++)
+        if (!live_device_freeze(live_disk_at(job, i), true))
+            job_notice(base,
+                       "%s: cannot be made read-only: until the move is over, only this process's lock keeps "
+                       "others from writing to it",
+                       live_disk_at(job, i)->name);
+    return ok;
 }
 
 bool live_layers_add(struct live_job *job, GError **error)

@@ -13,7 +13,7 @@
  * the switch, and after it as well: what is below is the same on both sides, and the source is kept as it is
  * until the overlay is gone.
  */
-#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/live-watch.h"
 
 static bool create_overlay(struct live_job *job, struct live_disk *disk, GError **error)
 {
@@ -51,10 +51,16 @@ static bool write_to_target(struct live_job *job, GError **error)
 bool live_straddle(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
+    bool ok;
 
-    if (live_is_cancelled(job, error) ||
+    if (!live_watch_now(job, error) || live_is_cancelled(job, error) ||
+        !live_wait_for_others(job, 0, error) || !live_space_allows_switch(job, error) ||
         !job_event(base, "intent", error, "let the machine write %u disks to the target", job->disks->len) ||
-        !give_names_up(job, error) || !write_to_target(job, error))
+        !live_freeze(job, error))
+        return false;
+    ok = give_names_up(job, error) && write_to_target(job, error) && live_held(job, error);
+    live_thaw(job, &base->report->frozen_ms);
+    if (!ok)
         return false;
     base->report->passes++;
     for (guint i = 0; i < job->disks->len; i++) {
@@ -107,7 +113,8 @@ bool live_rebase(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
 
-    if (live_is_cancelled(job, error) ||
+    if (!live_watch_now(job, error) || live_is_cancelled(job, error) ||
+        !live_wait_for_others(job, 0, error) ||
         !job_event(base, "intent", error, "switch %u disks to the target", job->disks->len) ||
         !open_merged(job, error) || !rebase(job, error))
         return false;

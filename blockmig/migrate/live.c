@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Moves of running machines from the outside, and what every phase of them needs. */
-#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/keeper.h"
+#include "blockmig/migrate/live-watch.h"
 
 #include <sched.h>
 
-#define PAUSE_TIMEOUT 10000 /* ms; a stop waits for the guest's requests in flight */
-#define GUARD_GRACE   20000 /* ms */
+#define PAUSE_TIMEOUT 10000   /* ms; a stop waits for the guest's requests in flight */
+#define GUARD_GRACE   20000   /* ms */
+#define ANY_PAUSE     600000u /* ms */
 
 void live_describe(const struct job *base, struct journal_job *record)
 {
@@ -44,11 +46,40 @@ void live_disk_free(struct live_disk *disk)
     g_free(disk->frozen);
     g_clear_pointer(&disk->options, g_hash_table_unref);
     g_free(disk->name);
+    g_free(disk->stem);
     g_free(disk->base_node);
     g_free(disk->target_path);
     g_free(disk->target_overlay);
+    g_free(disk->backing_name);
     g_free(disk->handed_over);
+    g_free(disk->takes_name);
     g_free(disk);
+}
+
+void live_run(struct live_job *job, const char *state_dir, GError **error)
+{
+    job->watch = live_watch_new();
+    job->throttle = throttle_new(job->request->bandwidth);
+    job->tag = g_random_int();
+    job->steps = g_string_new(NULL);
+    job->scratch = job->request->scratch ? g_canonicalize_filename(job->request->scratch, NULL) : NULL;
+    job->disks = g_ptr_array_new_with_free_func((GDestroyNotify)live_disk_free);
+    job->lowers = g_ptr_array_new_with_free_func((GDestroyNotify)live_lower_free);
+    job_run(&job->base, state_dir, error);
+    g_ptr_array_unref(job->disks);
+    g_ptr_array_unref(job->lowers);
+    g_free(job->scratch);
+    g_clear_pointer(&job->others, g_ptr_array_unref);
+    g_string_free(job->steps, true);
+    g_free(job->resized);
+    vm_description_free(job->description);
+    guard_stop(job->guard);
+    vm_close(job->vm);
+    live_watch_free(job->watch);
+    throttle_free(job->throttle);
+    if (job->base.record)
+        keeper_start(&job->base);
+    job_clear(&job->base);
 }
 
 static struct job_report *run(struct live_job *job, const struct job_listener *listener, GError **error)
@@ -60,23 +91,16 @@ static struct job_report *run(struct live_job *job, const struct job_listener *l
     base->report = job_report_new();
     base->report->command = "move";
     base->report->verified = job->request->verify;
-    job->tag = g_random_int();
-    job->steps = g_string_new(NULL);
-    job->disks = g_ptr_array_new_with_free_func((GDestroyNotify)live_disk_free);
-    job_run(base, job->request->state_dir, error);
-    g_ptr_array_unref(job->disks);
-    g_string_free(job->steps, true);
-    g_free(job->resized);
-    vm_description_free(job->description);
-    guard_stop(job->guard);
-    vm_close(job->vm);
-    job_clear(base);
+    base->report->max_pause_ms = job->request->max_pause;
+    live_run(job, job->request->state_dir, error);
     return base->report;
 }
 
 struct job_report *move_job_run(const struct move_request *request, const struct job_listener *listener,
                                 bool dry_run, GError **error)
 {
+    if (!dry_run)
+        window_close_overdue(request, listener);
     return run(&(struct live_job){.request = request, .base.dry_run = dry_run}, listener, error);
 }
 
@@ -105,15 +129,51 @@ static bool cancelled(void *opaque)
     const struct live_job *job = opaque;
     const struct job_listener *listener = job->base.listener;
 
-    return !job->pivoted && listener->cancelled && listener->cancelled(listener->opaque);
+    return !live_watch(job) || (!job->pivoted && !job->at_any_price && listener->cancelled &&
+                                listener->cancelled(listener->opaque));
 }
 
 bool live_is_cancelled(const struct live_job *job, GError **error)
 {
+    const GError *trouble;
+
     if (!cancelled((void *)job))
         return false;
-    g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED, "cancelled");
+    trouble = live_watch_trouble(job);
+    if (trouble)
+        g_propagate_error(error, g_error_copy(trouble));
+    else
+        g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED, "cancelled");
     return true;
+}
+
+/* A copy that the watch ended knows only that it was cancelled. */
+void live_explain(const struct job *base, GError **error)
+{
+    const GError *trouble = live_watch_trouble((const struct live_job *)base);
+
+    if (!trouble || !g_error_matches(*error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED))
+        return;
+    g_clear_error(error);
+    g_propagate_error(error, g_error_copy(trouble));
+}
+
+/* While the base is copied nothing was shipped yet: then the growth of the overlays tells what is written. */
+static void tell_pace(const struct live_job *job)
+{
+    const struct job_listener *listener = job->base.listener;
+    struct job_report *report = job->base.report;
+    struct job_pace pace = {.pass = report->passes,
+                            .dirty_rate = report->dirty_rate,
+                            .ship_rate = report->ship_rate,
+                            .forecast_ms = report->pause_forecast_ms,
+                            .limit_ms = report->max_pause_ms,
+                            .pause_ms = report->pause_ms};
+
+    if (report->passes == 1)
+        pace.dirty_rate = live_watch_dirty_rate(job);
+    if (listener->pace)
+        listener->pace(listener->opaque, &pace);
 }
 
 static void progress(void *opaque, const struct copy_counters *counters)
@@ -121,8 +181,16 @@ static void progress(void *opaque, const struct copy_counters *counters)
     const struct live_job *job = opaque;
     const struct job_listener *listener = job->base.listener;
 
-    if (listener->progress && !job->paused)
+    if (job->paused)
+        return;
+    tell_pace(job);
+    if (listener->progress)
         listener->progress(listener->opaque, job->base.report->phase, counters);
+}
+
+void live_progress(const struct live_job *job, const struct copy_counters *counters)
+{
+    progress((void *)job, counters);
 }
 
 void live_copy_options(const struct live_job *job, struct copy_options *options)
@@ -142,26 +210,38 @@ void live_tell(const struct live_job *job, const char *format, ...)
     va_start(args, format);
     text = g_strdup_vprintf(format, args);
     va_end(args);
+    tell_pace(job);
     if (listener->phase)
         listener->phase(listener->opaque, job->base.report->phase, text);
+}
+
+unsigned live_max_pause(const struct live_job *job)
+{
+    return job->at_any_price ? ANY_PAUSE : job->request->max_pause;
 }
 
 /* Beyond this the guard takes a pause for one that hangs, and ends us. */
 static unsigned guard_limit(const struct live_job *job)
 {
-    return 2 * job->request->max_pause + GUARD_GRACE;
+    return 2 * live_max_pause(job) + GUARD_GRACE;
 }
 
-/* A guard that has died protects nobody: there must be another before the machine is stopped. */
-static bool arm_guard(struct live_job *job, const struct guard_device *devices, GError **error)
+/* A guard that has died protects nobody: there must be another before the machine is stopped or frozen. */
+bool live_guard(struct live_job *job, GError **error)
 {
     g_autofree char *log = g_build_filename(journal_directory(job->base.journal), "guard.log", NULL);
 
+    if (!job->guard)
+        job->guard = guard_start(job->vm, log, error);
+    return job->guard != NULL;
+}
+
+static bool arm_guard(struct live_job *job, const struct guard_device *devices, GError **error)
+{
     if (job->guard && guard_arm(job->guard, devices, job->disks->len, guard_limit(job), NULL))
         return true;
     g_clear_pointer(&job->guard, guard_stop);
-    job->guard = guard_start(job->vm, log, error);
-    return job->guard && guard_arm(job->guard, devices, job->disks->len, guard_limit(job), error);
+    return live_guard(job, error) && guard_arm(job->guard, devices, job->disks->len, guard_limit(job), error);
 }
 
 static bool arm(struct live_job *job, live_node_fn from, live_node_fn to, GError **error)
@@ -191,18 +271,24 @@ static void be_urgent(bool urgent)
 
 bool live_pause(struct live_job *job, live_node_fn from, live_node_fn to, int64_t *time, GError **error)
 {
-    if (!job->standing && !arm(job, from, to, error))
+    int64_t stopped = 0;
+
+    if (!arm(job, from, to, error))
         return false;
     job->paused = true;
+    job->stays = false;
     be_urgent(true);
     g_string_truncate(job->steps, 0);
     job->pause_begin = job->step_begin = g_get_monotonic_time();
     if (time)
         *time = 0;
-    if (!job->standing && !vm_pause(job->vm, PAUSE_TIMEOUT, time, error))
+    if (!vm_pause(job->vm, PAUSE_TIMEOUT, &stopped, error))
         return false;
     live_step(job, "stop");
-    return true;
+    if (time)
+        *time = stopped;
+    job->stays = !stopped;
+    return !job->stays || guard_stay(job->guard, error);
 }
 
 void live_step(struct live_job *job, const char *name)
@@ -214,9 +300,16 @@ void live_step(struct live_job *job, const char *name)
     job->step_begin = now;
 }
 
+/* One question more in the pause: what a machine that somebody resumed wrote since would be lost. */
 bool live_pause_merged(struct live_job *job, GError **error)
 {
-    return job->standing || guard_merged(job->guard, error);
+    bool running;
+
+    if (!vm_status(job->vm, &running, NULL, error))
+        return false;
+    if (running)
+        return blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED, "somebody resumed the machine in the pause");
+    return guard_merged(job->guard, error);
 }
 
 bool live_resume(struct live_job *job, int64_t *time, GError **error)
@@ -228,11 +321,13 @@ bool live_resume(struct live_job *job, int64_t *time, GError **error)
     be_urgent(false);
     if (!job->paused)
         return true;
-    if (!job->standing && !vm_resume(job->vm, time, error))
+    if (time)
+        *time = 0;
+    if (!job->stays && !vm_resume(job->vm, time, error))
         return false;
     live_step(job, "resume");
     job->paused = false;
-    if (!job->standing && !guard_disarm(job->guard, &local))
+    if (!guard_disarm(job->guard, &local))
         job_notice(&job->base, "%s", local->message);
     return true;
 }

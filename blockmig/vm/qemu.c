@@ -4,7 +4,11 @@
 
 #include "formats/error.h"
 
+#include <errno.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #define REQUIRED_LIMITS 6 /* of block_set_io_throttle; a maximum of 0 is refused */
 
@@ -27,6 +31,22 @@ static struct vm *qemu_open(const char *address, GError **error)
 static struct vm *qemu_adopt(int fd, GError **error)
 {
     return wrap(qmp_adopt(fd, QMP_TIMEOUT, error));
+}
+
+/* A busy monitor is not one that nobody listens to. */
+static bool qemu_is_off(const char *address)
+{
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool off;
+
+    if (fd < 0)
+        return false;
+    g_strlcpy(name.sun_path, address, sizeof(name.sun_path));
+    off =
+        connect(fd, (struct sockaddr *)&name, sizeof(name)) < 0 && (errno == ENOENT || errno == ECONNREFUSED);
+    close(fd);
+    return off;
 }
 
 static void qemu_close(struct vm *vm)
@@ -137,20 +157,33 @@ static bool qemu_set_limits(struct vm *vm, const char *qdev, const struct vm_lim
 
 /* ---- the guest's file systems ---- */
 
-static bool qemu_freeze(struct vm *vm, unsigned limit, unsigned *filesystems, GError **error)
+/* The agent, the caller's, if there is one that answers. */
+static struct agent *find_agent(struct qemu *qemu, GError **error)
 {
-    struct qemu *qemu = qemu_of(vm);
     g_autofree char *path = NULL;
 
     if (!qemu_agent_path(qemu, &path, error))
-        return false;
-    if (!path) {
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
-                    "the machine has no guest agent behind a unix socket");
-        return false;
-    }
+        return NULL;
+    if (path)
+        return agent_open(path, error);
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
+                "the machine has no guest agent behind a unix socket");
+    return NULL;
+}
+
+static bool qemu_agent_answers(struct vm *vm, GError **error)
+{
+    g_autoptr(agent_t) agent = find_agent(qemu_of(vm), error);
+
+    return agent != NULL;
+}
+
+static bool qemu_freeze(struct vm *vm, unsigned limit, unsigned *filesystems, GError **error)
+{
+    struct qemu *qemu = qemu_of(vm);
+
     g_clear_pointer(&qemu->agent, agent_close);
-    qemu->agent = agent_open(path, error);
+    qemu->agent = find_agent(qemu, error);
     if (qemu->agent && agent_freeze(qemu->agent, limit, filesystems, error))
         return true;
     g_clear_pointer(&qemu->agent, agent_close);
@@ -190,6 +223,7 @@ const struct vm_ops vm_qemu_ops = {
     .scheme = "qmp",
     .open = qemu_open,
     .adopt = qemu_adopt,
+    .is_off = qemu_is_off,
     .close = qemu_close,
     .fd = qemu_fd,
     .describe = qemu_describe,
@@ -217,6 +251,7 @@ const struct vm_ops vm_qemu_ops = {
     .set_limits = qemu_set_limits,
     .set_write_threshold = qemu_set_write_threshold,
     .next_event = qemu_next_event,
+    .find_agent = qemu_agent_answers,
     .freeze = qemu_freeze,
     .thaw = qemu_thaw,
     .thaw_left = qemu_thaw_left,

@@ -64,6 +64,14 @@ struct vm *vm_adopt(const char *name, int fd, GError **error)
     return named(ops->adopt(fd, error), ops, name, error);
 }
 
+bool vm_is_off(const char *name)
+{
+    const char *address;
+    const struct vm_ops *ops = find_ops(name, &address, NULL);
+
+    return ops && ops->is_off(address);
+}
+
 void vm_close(struct vm *vm)
 {
     if (!vm)
@@ -335,6 +343,11 @@ bool vm_set_write_threshold(struct vm *vm, const char *node, uint64_t offset, GE
 bool vm_next_event(struct vm *vm, unsigned timeout, struct vm_event **event, GError **error)
 {
     return said(vm, vm->ops->next_event(vm, timeout, event, error), error);
+}
+
+bool vm_find_agent(struct vm *vm, GError **error)
+{
+    return said(vm, vm->ops->find_agent(vm, error), error);
 }
 
 bool vm_freeze(struct vm *vm, unsigned limit, unsigned *filesystems, GError **error)

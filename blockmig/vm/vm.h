@@ -176,6 +176,7 @@ enum vm_event_type {
 struct vm_event {
     enum vm_event_type type;
     char *subject, *detail; /* NULL: none */
+    bool no_space;          /* of an I/O error: for want of it */
     int64_t time;
 };
 
@@ -190,6 +191,7 @@ struct vm_ops {
     const char *scheme; /* "qmp" */
     struct vm *(*open)(const char *address, GError **error);
     struct vm *(*adopt)(int fd, GError **error);
+    bool (*is_off)(const char *address);
     void (*close)(struct vm *vm);
     int (*fd)(struct vm *vm);
     bool (*describe)(struct vm *vm, struct vm_description *description, GError **error);
@@ -220,6 +222,7 @@ struct vm_ops {
     bool (*set_limits)(struct vm *vm, const char *qdev, const struct vm_limits *limits, GError **error);
     bool (*set_write_threshold)(struct vm *vm, const char *node, uint64_t offset, GError **error);
     bool (*next_event)(struct vm *vm, unsigned timeout, struct vm_event **event, GError **error);
+    bool (*find_agent)(struct vm *vm, GError **error);
     bool (*freeze)(struct vm *vm, unsigned limit, unsigned *filesystems, GError **error);
     bool (*thaw)(struct vm *vm, GError **error);
     bool (*thaw_left)(struct vm *vm, GError **error);
@@ -231,12 +234,17 @@ struct vm *vm_open(const char *name, GError **error);
 /* For the pause guard: goes on with a connection of vm_fd() that it inherited, in whatever state its former
  * owner left it.  Takes the descriptor, also on failure. */
 struct vm *vm_adopt(const char *name, int fd, GError **error);
+/* Does nobody answer to this name?  True is certain only for this host and this moment: image locks decide.
+ */
+bool vm_is_off(const char *name);
 /* Thaws the guest if it is frozen.  Changes nothing else. */
 void vm_close(struct vm *vm);
 /* The connection, to be inherited.  It must not be used while this struct vm is. */
 int vm_fd(struct vm *vm);
 
 struct vm_description *vm_describe(struct vm *vm, GError **error);
+/* Of no machine, with no disks: for who remembers one that is off. */
+struct vm_description *vm_description_new(void);
 struct vm_disk *vm_disk_new(void); /* for implementations of describe */
 struct vm_description *vm_description_new(void);
 void vm_description_free(struct vm_description *description);
@@ -312,6 +320,8 @@ bool vm_set_write_threshold(struct vm *vm, const char *node, uint64_t offset, GE
 /* *event is NULL if none came in time; free with vm_event_free(). */
 bool vm_next_event(struct vm *vm, unsigned timeout, struct vm_event **event, GError **error);
 
+/* Does an agent in the guest answer?  REFUSED if there is none, UNREACHABLE if it is silent. */
+bool vm_find_agent(struct vm *vm, GError **error);
 /*
  * Freezes the guest's file systems through its agent, for `limit` at most (10,000 is the most that is
  * granted): after that a watchdog thaws them, and vm_thaw() says so with REFUSED, for what was done in
