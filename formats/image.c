@@ -181,6 +181,13 @@ bool image_create(struct storage *storage, const struct format *format,
                     options->backing_name);
         return false;
     }
+    if (options->parent && options->parent->format != format && options->parent->format->check_parent &&
+        image_is_differencing(options->parent))
+        return blockmig_fail(
+            error, BLOCKMIG_ERROR_REFUSED,
+            "%s: a child of %s, which is differencing, must be of format %s, too: QEMU does not see "
+            "what lies below it",
+            storage->name, options->parent->name, options->parent->format->name);
     return finish(storage->name, format->create(storage, options, error), error);
 }
 

@@ -51,6 +51,7 @@ enum format_flags {
     FORMAT_CREATE = 1 << 4,         /* create() and place() exist */
     FORMAT_NO_PARENT_NAME = 1 << 5, /* children do not name their parent: --parent is needed */
     FORMAT_SAME_SIZE = 1 << 6,      /* a child is as large as its parent */
+    FORMAT_RUNS = 1 << 7,           /* QEMU knows it by this name, and machines are moved to it */
 };
 
 struct image_check {
@@ -64,6 +65,7 @@ typedef void (*image_describe_fn)(void *opaque, const char *key, const char *val
 /* The callbacks in the order in which they are used. */
 struct format {
     const char *name;
+    const char *qemu_name; /* how images for QEMU call it; NULL: the same */
     unsigned flags;
     const struct format_option *options; /* for create, ends with a NULL name; or NULL */
 
@@ -204,7 +206,8 @@ extern const struct format format_vdi;
 extern const struct format format_vhd;
 extern const struct format format_vhdx;
 
-/* By the name that users and backing-format fields give; an error (USAGE) names the known ones. */
+/* By the name that users and backing-format fields give, ours or QEMU's; an error (USAGE) names the known
+ * ones. */
 const struct format *format_by_name(const char *name, GError **error);
 /* What the storage holds; raw if nothing else claims it and it is not known as a format without a driver
  * (REFUSED).  Only for an image that the user named: a backing file is never probed (CVE-2008-2004 and its

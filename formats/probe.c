@@ -15,7 +15,7 @@ const struct format *format_by_name(const char *name, GError **error)
     g_autoptr(GString) known = g_string_new(NULL);
 
     for (size_t i = 0; formats[i]; i++) {
-        if (strcmp(formats[i]->name, name) == 0)
+        if (strcmp(formats[i]->name, name) == 0 || g_strcmp0(formats[i]->qemu_name, name) == 0)
             return formats[i];
         g_string_append_printf(known, "%s%s", i ? ", " : "", formats[i]->name);
     }

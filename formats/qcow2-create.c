@@ -195,6 +195,11 @@ static void put_extension(GByteArray *bytes, uint32_t type, const void *data, si
     put_padded(bytes, data, length);
 }
 
+static void put_text(GByteArray *bytes, uint32_t type, const char *text)
+{
+    put_extension(bytes, type, text, strlen(text));
+}
+
 /* Only for the error messages of programs that do not know a feature. */
 static const struct {
     uint8_t kind, bit; /* 0 incompatible, 1 compatible, 2 autoclear */
@@ -230,6 +235,13 @@ static void put_fixed(GByteArray *bytes, const struct plan *plan, uint64_t backi
     put64(bytes, (uint64_t)plan->qcow2.compression << 56); /* one byte and padding */
 }
 
+static const char *name_for_qemu(const char *name)
+{
+    const struct format *format = format_by_name(name, NULL);
+
+    return format && format->qemu_name ? format->qemu_name : name;
+}
+
 /* Header, extensions, backing file name; NULL: they do not fit into the first cluster. */
 static GByteArray *make_header(const struct plan *plan, GError **error)
 {
@@ -238,7 +250,7 @@ static GByteArray *make_header(const struct plan *plan, GError **error)
     size_t name = plan->backing_name ? strlen(plan->backing_name) : 0;
 
     if (plan->backing_name)
-        put_extension(tail, QCOW2_EXT_BACKING, plan->backing_format, strlen(plan->backing_format));
+        put_text(tail, QCOW2_EXT_BACKING, name_for_qemu(plan->backing_format));
     if (plan->qcow2.version >= 3 &&
         fixed + tail->len + 8 + sizeof feature_names + 8 + name <= plan->qcow2.cluster_size)
         put_extension(tail, QCOW2_EXT_FEATURES, feature_names, sizeof feature_names);

@@ -128,7 +128,7 @@ bool raw_flush(struct image *image, GError **error)
 
 const struct format format_raw = {
     .name = "raw",
-    .flags = FORMAT_IDENTITY | FORMAT_CREATE,
+    .flags = FORMAT_IDENTITY | FORMAT_CREATE | FORMAT_RUNS,
     .options = raw_options,
     .measure = raw_measure,
     .create = raw_create,

@@ -30,6 +30,11 @@ is "$(qemu-img info --output=json deeper/child.qcow2 | jq -r '."backing-filename
     "the name of the parent is absolute"
 run_ok "a grandchild of VDI" blockmig create -O vdi --parent child.vdi --parent new.vdi grandchild.vdi
 run_ok "knows its parent" blockmig verify -q --parent child.vdi --parent new.vdi grandchild.vdi zeros.raw
+run_ok "a qcow2 over a VHD" blockmig create -q -O qcow2 --parent new.vhd over-vhd.qcow2
+same_content over-vhd.qcow2 zeros.raw "which QEMU finds" -f qcow2 -F raw
+run_ok "and we" blockmig verify -q --strict -F raw over-vhd.qcow2 zeros.raw
+fails_with 3 "a qcow2 over a differencing VHD" blockmig create -q -O qcow2 --parent child.vhd x
+like "$err" "QEMU does not see what lies below" "would be misread"
 run_ok "options" blockmig create -q -O vhd -o subformat=fixed fixed.vhd 1M
 is "$(stat -c %s fixed.vhd)" $(((1 << 20) + 512)) "are followed"
 

@@ -31,8 +31,8 @@ static bool save_merged(struct live_job *job, struct live_disk *disk, GError **e
     const struct copy_result nothing = {.map_sum = disk->done.map_sum};
 
     disk->done.merged = disk->top - 1;
-    /* A way back that is interrupted begins anew. */
-    return disk->merged > 0 ||
+    /* A way back, and a chain that is kept, begin anew if they are interrupted. */
+    return disk->merged > 0 || disk->backing_name ||
            checkpoint_save(&disk->done, &job->base, disk->index, disk->size, &nothing, error);
 }
 
@@ -42,7 +42,9 @@ static bool ship_frozen(struct live_job *job, struct live_shipment *shipment, GE
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
         g_autoptr(chain_t) overlays = live_open_layers(disk, disk->done.merged + 1, disk->top - 1, error);
+        g_autoptr(chain_t) below = live_source_below(disk);
 
+        shipment->below = below;
         if (!overlays || !live_ship(job, disk, overlays, disk->target, shipment, error) ||
             !save_merged(job, disk, error))
             return false;

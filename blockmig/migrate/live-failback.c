@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <glib/gstdio.h>
 #include <stdio.h>
+#include <string.h>
 
 /* ---- sides ---------------------------------------------------------------------------------------- */
 
@@ -24,6 +25,8 @@ struct live_disk *live_other(struct live_disk *disk)
     other->side = disk->side == 's' ? 't' : 's';
     other->vm = disk->vm;
     other->name = g_strdup(disk->target_path);
+    other->device = disk->target_device;
+    other->stem = g_strndup(disk->target_overlay, strlen(disk->target_overlay) - strlen(LIVE_NEW));
     other->size = disk->size;
     other->source_format = disk->format;
     other->top = other->files = 1;
@@ -57,8 +60,8 @@ static void aim(struct live_disk *disk)
     g_free(disk->takes_name);
     disk->merged = other->top + 1;
     disk->format = &format_qcow2;
-    disk->target_path = live_layer_numbered(other, disk->merged);
-    disk->target_overlay = live_layer_numbered(other, disk->merged + 1);
+    disk->target_path = live_numbered(other, disk->merged);
+    disk->target_overlay = live_numbered(other, disk->merged + 1);
     disk->takes_name = other->by_exchange ? g_strdup(other->name) : NULL;
     disk->created = disk->overlay_created = false;
     other->files = disk->merged + 1;
@@ -139,12 +142,12 @@ bool live_remove_side(struct live_job *job, struct live_disk *disk, GError **err
         vm_remove_node(job->vm, node, NULL);
     }
     for (unsigned layer = disk->files + 1; layer-- > 0;) {
-        g_autofree char *path = live_layer_numbered(disk, layer);
+        g_autofree char *path = live_numbered(disk, layer);
 
         if (!remove_file(path, error))
             return false;
     }
-    return remove_file(disk->name, error) && storage_file_sync_directory(disk->name, error);
+    return disk->device || (remove_file(disk->name, error) && storage_file_sync_directory(disk->name, error));
 }
 
 /* Layers that were begun over a side, and those of the passes over the other: as it was before. */

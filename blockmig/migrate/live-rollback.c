@@ -36,6 +36,7 @@ static bool start_commit(struct live_job *job, struct live_disk *disk, GError **
     job_name(disk, name);
     if (!disk->snapshotted)
         return vm_job_cancel(job->vm, name, COMPLETE, error);
+    live_device_freeze(disk, false);
     if (!live_has_job(job, name, &there, error))
         return false;
     if (there)
@@ -113,15 +114,19 @@ static void forget_nodes(struct live_job *job, struct live_disk *disk)
     }
 }
 
-static void remove_target(struct live_disk *disk)
+/* Of a device nothing is wiped: by now it may belong to somebody else. */
+static void remove_target(struct live_job *job, struct live_disk *disk)
 {
     g_clear_pointer(&disk->target, image_close);
     if (disk->overlay_created)
         g_unlink(disk->target_overlay);
-    if (disk->created)
+    if (disk->created && disk->target_device)
+        job_notice(&job->base, "%s holds an unfinished copy: nothing may be started from it",
+                   disk->target_path);
+    else if (disk->created)
         g_unlink(disk->target_path);
     if (disk->created)
-        storage_file_sync_directory(disk->target_path, NULL);
+        storage_file_sync_directory(disk->target_overlay, NULL);
     disk->created = disk->overlay_created = false;
 }
 
@@ -235,13 +240,14 @@ bool live_rollback(struct job *base, GError **error)
         return true; /* the reason was told */
     if (!(job->vm ? leave(job, error) : live_leave_offline(job, error)))
         return false;
-    for (guint i = 0; i < job->disks->len; i++) {
-        struct live_disk *disk = live_disk_at(job, i);
-
-        if (disk->other)
-            live_remove_side(job, disk->other, NULL);
-        remove_target(disk);
-    }
+    for (guint i = 0; i < job->disks->len; i++)
+        if (live_disk_at(job, i)->other)
+            live_remove_side(job, live_disk_at(job, i)->other, NULL);
+    if (job->vm)
+        live_remove_target_nodes(job);
+    for (guint i = 0; i < job->disks->len; i++)
+        remove_target(job, live_disk_at(job, i));
+    live_remove_below(job);
     if (!base->report->advice)
         base->report->advice =
             g_strdup(job->vm ? "the machine runs on the source as before; nothing is left of the move"

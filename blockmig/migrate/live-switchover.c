@@ -8,6 +8,7 @@
  * Whatever fails before the pivot is undone and the machine goes on where it was.
  */
 #include "blockmig/migrate/live-watch.h"
+#include "blockmig/migrate/target.h"
 #include "blockmig/storage/file.h"
 
 #include <errno.h>
@@ -26,7 +27,8 @@ bool live_hand_over(struct live_job *job, struct live_disk *disk, GError **error
     bool ok;
 
     g_clear_pointer(&disk->handed_over, g_free);
-    ok = fd >= 0 && vm_hand_over(job->vm, &node, &disk->handed_over, error);
+    ok = fd >= 0 && live_add_below(job, disk, error) &&
+         vm_hand_over(job->vm, &node, &disk->handed_over, error);
     if (fd >= 0)
         close(fd);
     return ok;
@@ -62,7 +64,8 @@ bool live_ship_last(struct live_job *job, struct live_disk *disk, GError **error
 {
     g_autofree char *path = live_layer_path(disk, disk->top);
     g_autoptr(chain_t) overlay = live_open_overlay(path, FILE_NO_LOCK, error);
-    struct live_shipment shipment = {0};
+    g_autoptr(chain_t) below = live_source_below(disk);
+    struct live_shipment shipment = {.below = below};
 
     if (!overlay || !live_ship(job, disk, overlay, disk->target, &shipment, error))
         return false;
@@ -74,11 +77,12 @@ bool live_ship_last(struct live_job *job, struct live_disk *disk, GError **error
 bool live_open_merged(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *merged = live_merged_node(job, disk);
-    g_autofree char *below = live_below_merged(job, disk);
+    g_autofree char *below = disk->merged ? live_below_merged(job, disk) : live_below_node(job, disk);
     const int closed = -1;
     struct vm_node node =
         live_node(disk, merged, disk->target_path, disk->format->name, below, &closed, true);
 
+    node.block_device = disk->target_device;
     node.handed_over = disk->handed_over;
     return vm_add_node(job->vm, &node, error);
 }
@@ -88,14 +92,6 @@ static bool add_merged(struct live_job *job, struct live_disk *disk, GError **er
     g_autofree char *merged = live_merged_node(job, disk), *overlay = live_new_node(job, disk);
 
     return live_open_merged(job, disk, error) && live_set_backing(job, disk, overlay, merged, error);
-}
-
-static void remove_target(struct live_job *job, struct live_disk *disk)
-{
-    g_autofree char *merged = live_merged_node(job, disk), *overlay = live_new_node(job, disk);
-
-    vm_remove_node(job->vm, overlay, NULL);
-    vm_remove_node(job->vm, merged, NULL);
 }
 
 static bool pivot(struct live_job *job, GError **error)
@@ -161,8 +157,7 @@ static void undo(struct live_job *job)
         live_layer_set_aside(live_disk_at(job, i), false, NULL);
     live_resume(job, NULL, NULL);
     live_thaw(job, NULL);
-    for (guint i = 0; i < job->disks->len; i++)
-        remove_target(job, live_disk_at(job, i));
+    live_remove_target_nodes(job);
 }
 
 /* Where the target is more layers over those of its side: they are its top now, and what the guest is about

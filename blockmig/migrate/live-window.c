@@ -89,7 +89,7 @@ struct window_facts *window_facts_load(const struct live_job *job, GError **erro
 /* As a raw image's: where names cannot be exchanged, nothing has the disk's name. */
 static bool number(struct live_disk *disk, GError **error)
 {
-    g_autofree char *from = live_layer_numbered(disk, 0), *to = live_layer_numbered(disk, 1);
+    g_autofree char *from = live_numbered(disk, 0), *to = live_numbered(disk, 1);
 
     disk->by_exchange = false;
     if (rename(from, to) < 0)
@@ -99,7 +99,7 @@ static bool number(struct live_disk *disk, GError **error)
 
 bool window_name_layers(struct live_job *job, struct live_disk *disk, const char *overlay, GError **error)
 {
-    g_autofree char *place = live_layer_numbered(disk, disk->by_exchange ? 0 : 1);
+    g_autofree char *place = live_numbered(disk, disk->by_exchange ? 0 : 1);
     g_autoptr(GError) local = NULL;
 
     if (g_file_test(overlay, G_FILE_TEST_EXISTS) && rename(overlay, place) < 0)

@@ -46,9 +46,11 @@ void live_disk_free(struct live_disk *disk)
     g_free(disk->frozen);
     g_clear_pointer(&disk->options, g_hash_table_unref);
     g_free(disk->name);
+    g_free(disk->stem);
     g_free(disk->base_node);
     g_free(disk->target_path);
     g_free(disk->target_overlay);
+    g_free(disk->backing_name);
     g_free(disk->handed_over);
     g_free(disk->takes_name);
     g_free(disk);
@@ -60,9 +62,13 @@ void live_run(struct live_job *job, const char *state_dir, GError **error)
     job->throttle = throttle_new(job->request->bandwidth);
     job->tag = g_random_int();
     job->steps = g_string_new(NULL);
+    job->scratch = job->request->scratch ? g_canonicalize_filename(job->request->scratch, NULL) : NULL;
     job->disks = g_ptr_array_new_with_free_func((GDestroyNotify)live_disk_free);
+    job->lowers = g_ptr_array_new_with_free_func((GDestroyNotify)live_lower_free);
     job_run(&job->base, state_dir, error);
     g_ptr_array_unref(job->disks);
+    g_ptr_array_unref(job->lowers);
+    g_free(job->scratch);
     g_clear_pointer(&job->others, g_ptr_array_unref);
     g_string_free(job->steps, true);
     g_free(job->resized);

@@ -8,10 +8,14 @@
  *
  *   by_exchange (qcow2)   layer `top` has the disk's name, layer n < top is NAME.blockmig-n
  *   else (raw)            layer n is NAME.blockmig-n; the name leads nowhere, for no overlay is raw
+ *   a block device        has its name for ever: layer 0 is there, the device read-only (as far as this host
+ *                         goes, until it is booted); layer n > 0 is SCRATCH/DEVICE.blockmig-n.  It stays
+ *                         read-only when the move is over and it holds the content of the switch.
  *
  * The hypervisor opens these files by descriptors, because it opens files again by name whenever a disk
  * becomes read-only or writable.  The target has its final name from the beginning; the overlay above it is
- * TARGET.blockmig-new; by the method mirror that stands on the source's top layer until the target is proved.
+ * TARGET.blockmig-new, or SCRATCH/DEVICE.blockmig-new if the target is a block device; by the method mirror
+ * that stands on the source's top layer until the target is proved.
  *
  * While a way back is open both sides have layers, and each is a struct live_disk.  The target's layer 0 is
  * what was proved, layer 1 the overlay above it, and their names follow the rules above.
@@ -30,11 +34,31 @@
 #include "blockmig/vm/guard.h"
 #include "blockmig/vm/vm.h"
 
+/* A layer below a disk's image that is copied as it is (--chain=keep); nobody writes to it.  Several disks
+ * may stand on it. */
+struct live_lower {
+    unsigned index;
+    char *identity; /* of the source's storage */
+    char *source_path, *target_path;
+    const struct format *source_format, *format;
+    GHashTable *options;
+    struct live_lower *below; /* borrowed; NULL: it is the lowest */
+    uint64_t size, allocated, needed;
+    bool created, open;         /* as a file; as a node of the hypervisor */
+    struct disk_report *report; /* borrowed from the job's report */
+};
+
+/* What the overlay above the target is called, behind the stem of its side. */
+#define LIVE_NEW ".blockmig-new"
+
 struct live_disk {
     unsigned index;
     char side;                /* in the names of its nodes: 's'ource, 't'arget */
     const struct vm_disk *vm; /* as it was described in preflight; of a resumed job: without our layers */
     char *name;               /* absolute path of the disk's image */
+    char *stem;               /* its overlays are STEM.blockmig-n: the name, but for a device */
+    bool device;              /* the image lies on a block device */
+    bool read_only;           /* which we made so for everybody */
     const struct format *source_format;
     uint64_t size; /* virtual */
     bool by_exchange;
@@ -58,9 +82,13 @@ struct live_disk {
     struct live_disk *other; /* the layers of the other side; NULL: only a target */
 
     char *target_path, *target_overlay;
-    char *handed_over; /* the merged target, of vm_hand_over() */
-    unsigned merged;   /* the number of the target among the layers of the other side */
-    char *takes_name;  /* what the target's overlay is called from the switch on; NULL: it keeps its name */
+    bool target_device;
+    struct live_lower *lower;   /* borrowed: what the target stands on if the layers are copied; or NULL */
+    char *backing_name;         /* what the target records, also if the layers stay; NULL: it is one image */
+    const char *backing_format; /* a format's own name */
+    char *handed_over;          /* the merged target, of vm_hand_over() */
+    unsigned merged;            /* the number of the target among the layers of the other side */
+    char *takes_name; /* what the target's overlay is called from the switch on; NULL: it keeps its name */
     const struct format *format;
     GHashTable *options;
     uint64_t needed; /* bytes on the target at most */
@@ -95,6 +123,8 @@ struct live_job {
     struct vm_description *description;
     GPtrArray *disks;  /* of struct live_disk: the side that is moved from */
     GPtrArray *others; /* likewise, the other one, if it has layers */
+    GPtrArray *lowers; /* of struct live_lower, what is below before what is above */
+    char *scratch;     /* directory for overlays of block devices; NULL: none was given */
     unsigned tag;      /* makes our node names differ from those of earlier moves */
     struct live_pace pace;
     struct live_watch *watch;
@@ -209,6 +239,11 @@ bool live_pace_is_settled(const struct live_pace *pace, uint64_t before, double 
 bool live_sample(const struct live_job *job, GError **error);
 
 /* live-layer.c.  Paths and node names are the caller's to free. */
+/* Where files that belong to an image have their names from: beside it, or in the scratch directory (which
+ * must be there then) if it is a block device. */
+char *live_stem(const struct live_job *job, const char *image, bool device);
+/* STEM.blockmig-n, whatever stands there. */
+char *live_numbered(const struct live_disk *disk, unsigned n);
 char *live_layer_path(const struct live_disk *disk, unsigned layer);
 char *live_layer_node(const struct live_job *job, const struct live_disk *disk, unsigned layer);
 char *live_top_node(const struct live_job *job, const struct live_disk *disk);
@@ -221,9 +256,7 @@ char *live_new_node(const struct live_job *job, const struct live_disk *disk);
 char *live_base_node(const struct live_job *job, const struct live_disk *disk);
 /* Overlay `layer`, empty, where it can take the disk's name from. */
 bool live_layer_create(struct live_job *job, struct live_disk *disk, unsigned layer, GError **error);
-/* Of layer n, unless it has the disk's name. */
-char *live_layer_numbered(const struct live_disk *disk, unsigned layer);
-/* The node that the target stands on, as one layer of several; NULL: it stands alone. */
+/* The node that a target which is one more layer (disk->merged) stands on. */
 char *live_below_merged(const struct live_job *job, const struct live_disk *disk);
 /* The layer below the fresh overlay `layer` gives up the disk's name, to it if that is possible; and takes it
  * back. */
@@ -233,6 +266,9 @@ bool live_layer_return_name(struct live_disk *disk, unsigned layer, GError **err
 bool live_layers_add(struct live_job *job, GError **error);
 /* After the switch the disk's name leads nowhere: the top layer becomes NAME.blockmig-top; and back. */
 bool live_layer_set_aside(struct live_disk *disk, bool aside, GError **error);
+/* For a device, whose name nothing can take: from now on nobody can write to it, or everybody again. Best
+ * effort: not everybody may.  Nothing for a file. */
+bool live_device_freeze(struct live_disk *disk, bool frozen);
 /* Gives the disk's name back to layer 0, from the top layer or from nobody. */
 bool live_layer_restore_name(struct live_disk *disk, GError **error);
 bool live_layer_remove(struct live_disk *disk, unsigned layer, GError **error);
@@ -248,6 +284,8 @@ bool live_mark_merged(const char *path, GError **error);
 bool live_is_merged(const char *path);
 /* Opens layer 0 and what is below it; or one overlay with its holes. `flags` of storage_file_open(). */
 struct chain *live_open_base(const struct live_disk *disk, unsigned flags, GError **error);
+/* The merged target and what is below it, when nobody writes to it any more. */
+struct chain *live_open_target(const struct live_disk *disk, GError **error);
 struct chain *live_open_overlay(const char *path, unsigned flags, GError **error);
 /* Is this an overlay that a move put over the disk? Its header names what it stands on. */
 bool live_is_overlay(const struct live_disk *disk, const char *path);
@@ -299,6 +337,11 @@ bool live_has_job(struct live_job *job, const char *name, bool *there, GError **
 bool live_has_event(const struct live_job *job, const char *kind, const char *text);
 /* The parts of it.  Adds the disk that the journal knows, as far as it says; the highest n of
  * NAME.blockmig-n, and whether there is any. */
+struct live_disk *live_rebuild(struct live_job *job, const struct journal_disk *saved, GError **error);
+/* Where its files are; to be freed with live_disk_free(). */
+struct live_disk *live_rebuild_paths(const struct live_job *job, const struct journal_disk *saved);
+/* Is this row of the journal a disk, or a layer that disks stand on? */
+bool live_is_disk(const struct journal_disk *saved);
 bool live_highest_file(const struct live_disk *disk, unsigned *highest);
 /* The machine's layers are what the headers of layer 0 and below say, in place of what it has open now. */
 bool live_describe_base(struct live_disk *disk, GError **error);
@@ -332,6 +375,44 @@ bool live_stop_settling(struct live_job *job, GError **error);
 bool live_save_disk(struct live_job *job, const struct live_disk *disk, GError **error);
 /* live-preflight.c */
 void live_describe_disk(struct live_job *job, struct live_disk *disk);
+/* REFUSED if something is there, or one of the first `disks` disks or a layer below one will be. */
+bool live_is_free(const struct live_job *job, const char *path, unsigned disks, GError **error);
+/* REFUSED: a machine's disk must not become an image of this format. */
+bool live_runs_on(const struct format *format, GError **error);
+
+/* live-below.c: what the target stands on. */
+void live_lower_free(struct live_lower *lower);
+void live_describe_lower(struct live_job *job, struct live_lower *lower);
+/* Chooses what the target of `disk`, whose chain `source` is, will stand on. */
+bool live_choose_below(struct live_job *job, struct live_disk *disk, const struct chain *source,
+                       GError **error);
+/* What an interrupted job is recovered from. */
+bool live_save_lowers(struct live_job *job, GError **error);
+/* Copies and proves what was not copied for another disk yet. */
+bool live_copy_below(struct live_job *job, struct live_disk *disk, GError **error);
+bool live_add_below(struct live_job *job, struct live_disk *disk, GError **error);
+/* The node that the merged target stands on; the caller's; NULL: none. */
+char *live_below_node(const struct live_job *job, const struct live_disk *disk);
+/* Closes all of the target that the machine does not use. */
+void live_remove_target_nodes(struct live_job *job);
+/* The copied files, on the way back. */
+void live_remove_below(struct live_job *job);
+
+/* live-base.c: an empty image on the target, owned and labelled as the file `like`.  *created: there is
+ * something to be removed. */
+struct image *live_create_target(struct live_job *job, const char *path, const struct format *format,
+                                 const struct image_create_options *options, const struct storage *like,
+                                 bool *created, GError **error);
+/* Copies one layer of the base chain, with holes if there is something below. */
+bool live_copy_layer(struct live_job *job, struct live_disk *disk, struct image *target, unsigned layer,
+                     struct digest_table *digests, struct disk_report *report, struct copy_map_sum *sum,
+                     GError **error);
+/* What lies below the disk's own image in the source; NULL: nothing, or it is made one with it. */
+struct chain *live_source_below(const struct live_disk *disk);
+/* live-prove.c: under the number `index` of the job. */
+bool live_write_receipt(struct live_job *job, struct disk_report *report, unsigned index,
+                        struct digest_table *digests, GError **error);
+
 /* The method by what is asked of the pause. */
 const struct method *live_choose_method(const struct move_request *request);
 
@@ -367,7 +448,8 @@ bool live_merge_into_base(struct live_job *job, struct live_disk *disk, struct c
 
 /* live-ship.c: writes what an overlay holds into `target`, which is in use by nobody else. */
 struct live_shipment {
-    uint64_t bytes; /* of data */
+    struct chain *below; /* what the holes of the target show; NULL: nothing */
+    uint64_t bytes;      /* of data */
     double time;
 };
 bool live_ship(struct live_job *job, struct live_disk *disk, struct chain *overlay, struct image *target,

@@ -9,6 +9,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/keeper.c blockmig/migrate/keeper.h \
 	blockmig/migrate/live-adopt.c \
 	blockmig/migrate/live-base.c \
+	blockmig/migrate/live-below.c \
 	blockmig/migrate/live-cleanup.c \
 	blockmig/migrate/live-converge.c \
 	blockmig/migrate/live-failback.c \

@@ -25,7 +25,7 @@ static bool add_overlays(struct live_job *job, GError **error)
 
     for (; ok && open < count; open += ok) {
         struct live_disk *disk = live_disk_at(job, open);
-        char *path = live_layer_numbered(disk, disk->top), *node = live_next_node(job, disk);
+        char *path = live_numbered(disk, disk->top), *node = live_next_node(job, disk);
 
         g_ptr_array_add(strings, path);
         g_ptr_array_add(strings, node);

@@ -17,7 +17,7 @@ int window_highest_file(const struct live_disk *disk)
     int highest = -1;
 
     for (unsigned n = 0; n <= CHAIN_MAX_DEPTH; n++) {
-        g_autofree char *path = live_layer_numbered(disk, n);
+        g_autofree char *path = live_numbered(disk, n);
 
         if (g_file_test(path, G_FILE_TEST_EXISTS))
             highest = (int)n;
@@ -32,7 +32,7 @@ static void remove_layers(struct live_job *job, const struct live_disk *disk, un
 
     for (unsigned layer = highest; layer > above; layer--) {
         g_autofree char *node = live_layer_node(job, disk, layer);
-        g_autofree char *path = live_layer_numbered(disk, layer);
+        g_autofree char *path = live_numbered(disk, layer);
 
         vm_remove_node(job->vm, node, NULL);
         g_unlink(path);
@@ -59,7 +59,7 @@ void window_trim(struct live_job *job, struct live_disk *disk)
 static bool settle_name(struct live_job *job, struct live_disk *disk, GError **error)
 {
     const struct vm_layer *active = g_ptr_array_index(disk->vm->layers, 0);
-    g_autofree char *numbered = live_layer_numbered(disk, disk->top);
+    g_autofree char *numbered = live_numbered(disk, disk->top);
     bool exists = g_file_test(disk->name, G_FILE_TEST_EXISTS);
 
     if (disk->by_exchange && exists && g_strcmp0(active->filename, numbered) == 0 &&
@@ -137,7 +137,7 @@ static bool is_anew(struct live_disk *target)
     const GPtrArray *layers = target->vm->layers;
     const struct vm_layer *first = g_ptr_array_index(layers, 0);
     const struct vm_layer *last = g_ptr_array_index(layers, layers->len - 1);
-    g_autofree char *base = live_layer_numbered(target, 0);
+    g_autofree char *base = live_numbered(target, 0);
 
     target->based = false;
     target->top = target->files = layers->len - 1;
@@ -253,14 +253,15 @@ static struct live_disk *build(struct live_job *job, const struct journal_disk *
     if (!disk)
         return NULL;
     disk->top = disk->files = disk->kept = fact->kept;
-    disk->snapshotted = disk->created = disk->exchanged = true;
+    disk->snapshotted = disk->created = true;
+    disk->exchanged = !disk->device;
     disk->set_aside = disk->by_exchange;
     disk->base_node = g_strdup(fact->base);
     live_describe_disk(job, disk);
     disk->report->receipt = g_strdup(saved->receipt);
     target = live_other(disk);
     target->by_exchange = fact->by_exchange;
-    target->exchanged = true;
+    target->exchanged = !target->device;
     target->base_node = live_layer_node(job, target, 0);
     return disk;
 }
@@ -285,7 +286,7 @@ static bool check_disk(const struct live_disk *disk, const struct vm_disk *vm, G
 
     for (unsigned i = 0; i <= disk->top && i < vm->layers->len; i++) {
         const struct vm_layer *layer = g_ptr_array_index(vm->layers, i);
-        g_autofree char *path = unnamed ? live_layer_numbered(disk, 0) : live_layer_path(disk, disk->top - i);
+        g_autofree char *path = unnamed ? live_numbered(disk, 0) : live_layer_path(disk, disk->top - i);
 
         if (g_str_has_prefix(layer->node, "bm-") && g_strcmp0(layer->filename, path) != 0)
             return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN, "the machine has %s open, and not %s",

@@ -45,7 +45,7 @@ static bool is_ours(const struct live_disk *disk)
  * the name before. */
 static bool is_settled(const struct live_disk *disk)
 {
-    g_autofree char *base = live_layer_numbered(disk, 0);
+    g_autofree char *base = live_numbered(disk, 0);
 
     return g_file_test(disk->name, G_FILE_TEST_EXISTS) && !live_is_overlay(disk, disk->name) &&
            (!g_file_test(base, G_FILE_TEST_EXISTS) || live_is_overlay(disk, base));
@@ -63,7 +63,7 @@ static void count_layers(struct live_disk *disk, bool named)
 static bool find_place(const struct live_disk *disk, const char *phase, enum window_place *place,
                        GError **error)
 {
-    g_autofree char *numbered = live_layer_numbered(disk, disk->kept + 2);
+    g_autofree char *numbered = live_numbered(disk, disk->kept + 2);
     bool closing = g_str_has_prefix(phase, "settle") || strcmp(phase, "cleanup") == 0;
     bool returning = g_str_has_prefix(phase, "return") || strcmp(phase, "remove") == 0, returned = false;
     const char *fresh = is_ours(disk) ? disk->name : numbered;
@@ -84,7 +84,7 @@ static bool find_place(const struct live_disk *disk, const char *phase, enum win
 static void trim(struct live_disk *disk)
 {
     for (unsigned layer = disk->kept + 1; layer <= (unsigned)MAX(window_highest_file(disk), 0); layer++) {
-        g_autofree char *path = live_layer_numbered(disk, layer);
+        g_autofree char *path = live_numbered(disk, layer);
 
         g_unlink(path);
     }
@@ -123,7 +123,7 @@ bool window_look_offline(struct live_job *job, enum window_place *place, GError 
 /* Layer 0 has everything: it takes the name, over whatever has it, and the others go. */
 static bool become_one(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    g_autofree char *base = live_layer_numbered(disk, 0);
+    g_autofree char *base = live_numbered(disk, 0);
     unsigned files = (unsigned)MAX(window_highest_file(disk), 0);
 
     if (!is_settled(disk) && g_file_test(base, G_FILE_TEST_EXISTS) && rename(base, disk->name) < 0)
@@ -131,7 +131,7 @@ static bool become_one(struct live_job *job, struct live_disk *disk, GError **er
     disk->exchanged = disk->set_aside = false;
     disk->top = 0;
     for (unsigned layer = files + 1; layer-- > 0;) {
-        g_autofree char *path = live_layer_numbered(disk, layer);
+        g_autofree char *path = live_numbered(disk, layer);
 
         if (g_unlink(path) < 0 && errno != ENOENT)
             return blockmig_set_errno(error, errno, "removing %s", path);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Checksums are set right first: no fuzzer guesses them. */
 #include "formats/vhd.h"
+
 #include "tests/fuzz/image.h"
 
 static void set_checksum(uint8_t *data, size_t size, uint64_t at, size_t length, size_t field)

@@ -159,6 +159,36 @@ guest_pauses()
             $1 == "RESUME" && stopped { printf "%.3f\n", ($2 - s) * 1000 + ($3 - u) / 1000; stopped = 0 }'
 }
 
+# is_running NAME: the machine does not stand still; for wait_for.
+is_running()
+{
+    [ "$(qmp "$1" '{"execute": "query-status"}' | jq -r .status)" = running ]
+}
+
+# phase_is PHASE: of the newest job; for kill_when.
+phase_is()
+{
+    "$blockmig" job list --json | jq -e --arg phase "$1" '.jobs[0].phase == $phase' >/dev/null
+}
+
+# kill_when CONDITION ARGUMENT...: runs the program under test and kills it as soon as the shell command CONDITION
+# succeeds; what it said is in $tmp/killed.err.
+kill_when()
+{
+    local when=$1 try pid
+    shift
+    "$blockmig" "$@" 2>"$tmp/killed.err" 3>&- </dev/null &
+    pid=$!
+    for try in $(seq 3000); do
+        eval "$when" && break
+        kill -0 "$pid" 2>/dev/null || break
+        sleep 0.003
+    done
+    kill -KILL "$pid"
+    wait "$pid" 2>/dev/null
+    return 0
+}
+
 # stop_guest NAME: ends the machine as a pulled plug would not: QEMU flushes and closes.
 stop_guest()
 {
