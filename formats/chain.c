@@ -138,6 +138,31 @@ static bool loop_check_name(const struct chain *chain, const char *path, GError 
     return true;
 }
 
+static void parent_clear(void *opaque)
+{
+    struct chain_parent *parent = opaque;
+
+    g_free(parent->path);
+    g_free(parent->format);
+}
+
+GArray *chain_parents(const char *const *texts)
+{
+    GArray *parents = g_array_new(FALSE, TRUE, sizeof(struct chain_parent));
+
+    g_array_set_clear_func(parents, parent_clear);
+    for (; texts && *texts; texts++) {
+        const char *colon = strchr(*texts, ':');
+        g_autofree char *name = colon ? g_strndup(*texts, colon - *texts) : NULL;
+        bool is_format = name && format_by_name(name, NULL);
+        struct chain_parent parent = {.path = g_strdup(is_format ? colon + 1 : *texts),
+                                      .format = is_format ? g_steal_pointer(&name) : NULL};
+
+        g_array_append_val(parents, parent);
+    }
+    return parents;
+}
+
 /* The format of a layer that the user named: stated, or probed. */
 static const struct format *user_format(struct storage *storage, const struct chain_parent *parent,
                                         GError **error)
@@ -264,24 +289,79 @@ static const struct format *stated_format(const struct image *image, GError **er
     return format;
 }
 
-static bool open_backing(struct opening *opening, const struct image *image, GError **error)
+static struct storage *open_name(struct opening *opening, const char *name, char **real, GError **error)
 {
     const struct chain_policy *policy = opening->policy;
     const char *child = g_ptr_array_index(opening->chain->paths, chain_depth(opening->chain) - 1);
-    const struct format *format = stated_format(image, error);
-    g_autoptr(storage_t) storage = NULL;
     g_autofree char *path = NULL;
-    g_autofree char *real = NULL;
 
-    if (!format || !chain_name_is_plain(image->backing_name, error))
-        return false;
-    path = resolve(image->backing_name, child);
+    if (!chain_name_is_plain(name, error))
+        return NULL;
+    path = resolve(name, child);
     if (!loop_check_name(opening->chain, path, error))
-        return false;
-    storage =
-        policy->open(policy->opaque, path, (const char *const *)opening->roots->pdata, false, &real, error);
-    return storage &&
-           add_layer(opening, g_steal_pointer(&storage), g_steal_pointer(&real), format, false, error);
+        return NULL;
+    return policy->open(policy->opaque, path, (const char *const *)opening->roots->pdata, false, real, error);
+}
+
+static void add_name(GPtrArray *names, const char *name)
+{
+    if (!g_ptr_array_find_with_equal_func(names, name, g_str_equal, NULL))
+        g_ptr_array_add(names, g_strdup(name));
+}
+
+/* Where the image says that the layer below it may be.  If it can tell whether that is the right one, the
+ * directory does not count: disks are moved together, and their names still say where they were. */
+static GPtrArray *names_below(const struct image *image)
+{
+    GPtrArray *names = g_ptr_array_new_with_free_func(g_free);
+    guint stated;
+
+    g_ptr_array_add(names, g_strdup(image->backing_name));
+    for (guint i = 0; image->parent_names && i < image->parent_names->len; i++)
+        add_name(names, g_ptr_array_index(image->parent_names, i));
+    stated = image->format->check_parent ? names->len : 0;
+    for (guint i = 0; i < stated; i++) {
+        g_autofree char *base = g_path_get_basename(g_ptr_array_index(names, i));
+
+        add_name(names, base);
+    }
+    return names;
+}
+
+/* The first name that leads to a file that may be opened. */
+static struct storage *find_below(struct opening *opening, const struct image *image, char **real,
+                                  GError **error)
+{
+    g_autoptr(GPtrArray) names = names_below(image);
+    g_autoptr(GString) tried = g_string_new(NULL);
+
+    for (guint i = 0; i < names->len; i++) {
+        const char *name = g_ptr_array_index(names, i);
+        g_autofree char *shown = g_strescape(name, NULL);
+        g_autoptr(GError) local = NULL;
+        struct storage *storage = open_name(opening, name, real, &local);
+
+        if (storage)
+            return storage;
+        if (names->len == 1 || !g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED)) {
+            g_propagate_error(error, g_steal_pointer(&local));
+            return NULL;
+        }
+        g_string_append_printf(tried, "%s\"%s\" (%s)", i ? ", " : "", shown, local->message);
+    }
+    blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                  "none of its names leads to a file that may be opened: %s; give it with --parent",
+                  tried->str);
+    return NULL;
+}
+
+static bool open_backing(struct opening *opening, const struct image *image, GError **error)
+{
+    const struct format *format = stated_format(image, error);
+    g_autofree char *real = NULL;
+    struct storage *storage = format ? find_below(opening, image, &real, error) : NULL;
+
+    return storage && add_layer(opening, storage, g_steal_pointer(&real), format, false, error);
 }
 
 static bool open_parent(struct opening *opening, const struct image *image, GError **error)
@@ -292,9 +372,12 @@ static bool open_parent(struct opening *opening, const struct image *image, GErr
     g_autoptr(storage_t) storage = NULL;
     g_autofree char *real = NULL;
 
-    if (!(image->format->flags & FORMAT_BACKING))
+    if (policy->parents_used)
+        *policy->parents_used = opening->parents_taken;
+    if (!(image->format->flags & FORMAT_BACKING) ||
+        (image->format->check_parent && !image_is_differencing(image)))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                             "%s: format %s has no parent, but %s was given as one", image->name,
+                             "%s: this %s image has no parent, but %s was given as one", image->name,
                              image->format->name, parent->path);
     storage = policy->open(policy->opaque, parent->path, NULL, false, &real, error);
     if (!storage)
@@ -313,10 +396,30 @@ static bool depth_check(const struct opening *opening, GError **error)
     return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the chain has more than %u layers", max);
 }
 
+/* The layer that was opened last is what the one above it was made over. */
+static bool check_below(const struct chain *chain, GError **error)
+{
+    unsigned depth = chain_depth(chain);
+
+    return image_check_parent(chain_layer(chain, depth - 2), chain_layer(chain, depth - 1), error);
+}
+
+/* Is the next parent that the user gave for this image?  It stands above a name that is only a hint. */
+static bool is_given(const struct opening *opening, const struct image *image)
+{
+    const struct chain_policy *policy = opening->policy;
+
+    if (opening->parents_taken == policy->parent_count)
+        return false;
+    if (image->wants_parent || (image->backing_name && image->format->check_parent))
+        return true;
+    return !image->backing_name && !policy->parents_used;
+}
+
 /* Opens what lies below `image`; *more false: nothing does. */
 static bool open_below(struct opening *opening, const struct image *image, bool *more, GError **error)
 {
-    bool given = opening->parents_taken < opening->policy->parent_count;
+    bool given = is_given(opening, image);
     bool ok;
 
     *more = image->backing_name || given;
@@ -326,15 +429,17 @@ static bool open_below(struct opening *opening, const struct image *image, bool 
                    error, BLOCKMIG_ERROR_REFUSED,
                    "%s: is a differencing image that does not name its parent; give it with --parent",
                    image->name);
-    if (image->backing_name) {
+    if (!given) {
         g_autofree char *shown = g_strescape(image->backing_name, NULL);
 
-        ok = depth_check(opening, error) && open_backing(opening, image, error);
+        ok = depth_check(opening, error) && open_backing(opening, image, error) &&
+             check_below(opening->chain, error);
         if (!ok)
             g_prefix_error(error, "backing file \"%s\" of %s: ", shown, image->name);
         return ok;
     }
-    ok = depth_check(opening, error) && open_parent(opening, image, error);
+    ok = depth_check(opening, error) && open_parent(opening, image, error) &&
+         check_below(opening->chain, error);
     if (!ok)
         g_prefix_error(error, "parent of %s: ", image->name);
     return ok;

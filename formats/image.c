@@ -54,6 +54,7 @@ static void image_free(struct image *image)
     g_free(image->data_name);
     g_free(image->backing_name);
     g_free(image->backing_format);
+    g_clear_pointer(&image->parent_names, g_ptr_array_unref);
     g_ptr_array_unref(image->notices);
     g_free(image);
 }
@@ -107,6 +108,56 @@ bool image_attach_data(struct image *image, struct storage *data, GError **error
     return false;
 }
 
+/* "\\\\?\\C:\\dir\\x", "\\\\host\\share\\dir\\x" -> "/dir/x": a drive or a share means nothing here. */
+static char *unix_name(const char *name)
+{
+    g_autofree char *plain = g_strdelimit(g_strdup(name), "\\", '/');
+    const char *at = plain;
+
+    bool share = g_str_has_prefix(at, "//");
+
+    if (g_ascii_strncasecmp(at, "//?/UNC/", strlen("//?/UNC/")) == 0)
+        at += strlen("//?/UNC");
+    else if (g_str_has_prefix(at, "//?/")) {
+        at += strlen("//?/");
+        share = false;
+    }
+    for (unsigned i = 0; share && i < 2; i++) { /* host and share */
+        at += strspn(at, "/");
+        at += strcspn(at, "/");
+    }
+    if (g_ascii_isalpha(at[0]) && at[1] == ':')
+        at += 2;
+    return g_strdup(at);
+}
+
+void image_add_parent_name(struct image *image, const char *name)
+{
+    g_autofree char *plain = unix_name(name);
+
+    if (!image->parent_names)
+        image->parent_names = g_ptr_array_new_with_free_func(g_free);
+    if (!*plain || g_ptr_array_find_with_equal_func(image->parent_names, plain, g_str_equal, NULL))
+        return;
+    if (!image->backing_name)
+        image->backing_name = g_strdup(plain);
+    g_ptr_array_add(image->parent_names, g_steal_pointer(&plain));
+}
+
+bool image_check_parent(struct image *image, struct image *parent, GError **error)
+{
+    return !image->format->check_parent ||
+           finish(image->name, image->format->check_parent(image, parent, error), error);
+}
+
+bool image_begin_merge(struct image *image, struct image *child, GError **error)
+{
+    if (!write_check(image, "merge", image->format->place != NULL, error))
+        return false;
+    return !image->format->begin_merge || image->format != child->format ||
+           finish(image->name, image->format->begin_merge(image, child, error), error);
+}
+
 /* What lies in a file that was not opened is unknown; what needs no such file is no more than metadata. */
 static bool data_check(const struct image *image, GError **error)
 {
@@ -130,6 +181,13 @@ bool image_create(struct storage *storage, const struct format *format,
                     options->backing_name);
         return false;
     }
+    if (options->parent && options->parent->format != format && options->parent->format->check_parent &&
+        image_is_differencing(options->parent))
+        return blockmig_fail(
+            error, BLOCKMIG_ERROR_REFUSED,
+            "%s: a child of %s, which is differencing, must be of format %s, too: QEMU does not see "
+            "what lies below it",
+            storage->name, options->parent->name, options->parent->format->name);
     return finish(storage->name, format->create(storage, options, error), error);
 }
 

@@ -24,6 +24,7 @@ struct image;
 struct placement {
     struct extent to;   /* status DATA: write guest bytes [offset, +length) to storage:host_offset */
     bool fill;          /* outside the request: the caller must bring `from` here */
+    bool clean;         /* with fill: `from` is ZERO and it reads so already, nothing has to be written */
     struct extent from; /* if fill: what the guest reads there now, in terms of this image: DATA,
                          * ZERO, PACKED, or HOLE (read the backing layer); same offset and length */
 };
@@ -32,6 +33,8 @@ struct image_create_options {
     uint64_t size;              /* virtual size in bytes */
     const char *backing_name;   /* as it is to stand in the image, or NULL */
     const char *backing_format; /* required if backing_name is set */
+    struct image *parent;       /* with backing_name: that image, open; its identity is recorded. NULL: not
+                                 * there yet (measure), or none is wanted */
     GHashTable *values;         /* -o: string -> string, or NULL; keys were checked against options */
 };
 
@@ -42,11 +45,13 @@ struct format_option {
 
 enum format_flags {
     FORMAT_BACKING = 1 << 0,        /* can have a backing layer */
-    FORMAT_IDENTITY = 1 << 1,       /* guest offset == host offset; "unallocated" is the storage's word */
+    FORMAT_IDENTITY = 1 << 1,       /* every image is as long as its disk, see image->identity */
     FORMAT_PACKED = 1 << 2,         /* may return EXTENT_PACKED */
     FORMAT_PACKS = 1 << 3,          /* pack() and place_packed() exist */
     FORMAT_CREATE = 1 << 4,         /* create() and place() exist */
     FORMAT_NO_PARENT_NAME = 1 << 5, /* children do not name their parent: --parent is needed */
+    FORMAT_SAME_SIZE = 1 << 6,      /* a child is as large as its parent */
+    FORMAT_RUNS = 1 << 7,           /* QEMU knows it by this name, and machines are moved to it */
 };
 
 struct image_check {
@@ -60,6 +65,7 @@ typedef void (*image_describe_fn)(void *opaque, const char *key, const char *val
 /* The callbacks in the order in which they are used. */
 struct format {
     const char *name;
+    const char *qemu_name; /* how images for QEMU call it; NULL: the same */
     unsigned flags;
     const struct format_option *options; /* for create, ends with a NULL name; or NULL */
 
@@ -77,6 +83,13 @@ struct format {
     /* Sets size, granularity, ..., opaque; reads and validates everything that later calls rely on.
      * image->writable says what is wanted.  On error leaves nothing behind. */
     bool (*open)(struct image *image, GError **error);
+    /* Is `parent` what `image` was made over, unchanged?  The REFUSED error names both identities.  Optional:
+     * for formats that record it.  Their names of the parent are hints only. */
+    bool (*check_parent)(struct image *image, struct image *parent, GError **error);
+    /* `child` is about to be merged into this image, which is writable: whatever identity its first change
+     * gives it, check_parent() must accept it for `child` as before, or a merge that was killed could not go
+     * on. Optional: changes do not touch the identity. */
+    bool (*begin_merge)(struct image *image, struct image *child, GError **error);
     /* Fills out[0..max) with extents that follow each other without gaps from `offset`; neighbours
      * that can be merged are.  0 < *count <= max; may stop before offset + length, never after. */
     bool (*map)(struct image *image, uint64_t offset, uint64_t length, struct extent *out, size_t max,
@@ -119,20 +132,23 @@ struct image {
     bool writable;
 
     /* set by open */
-    uint64_t size;         /* virtual size */
-    uint32_t granularity;  /* place() on multiples of it needs no fill; power of two; 1 for raw */
-    uint32_t cluster_size; /* allocation unit on the storage, for zero detection; power of two */
-    uint32_t packed_unit;  /* bytes of one packed unit; 0 if the format does not pack */
-    bool reads_zero;       /* what was never placed reads as zeros (fresh image without backing) */
-    char *backing_name;    /* as it stands in the image; NULL: no backing layer */
-    char *backing_format;  /* as it stands in the image; NULL: not said */
-    bool wants_parent;     /* a differencing image that names no parent */
-    bool wants_data;       /* guest data lies in a file of its own: no map before image_attach_data() */
-    char *data_name;       /* with wants_data: that file, as it stands in the image */
-    uint64_t data_size;    /* with wants_data: that file must have at least so many bytes */
-    GPtrArray *notices;    /* of char *: what a copy does not carry, or what an administrator must
-                            * know: internal snapshots, bitmaps, dirty bit. Created by image_open. */
-    void *opaque;          /* the driver's */
+    uint64_t size;           /* virtual size */
+    uint32_t granularity;    /* place() on multiples of it needs no fill; power of two; 1 for raw */
+    uint32_t cluster_size;   /* allocation unit on the storage, for zero detection; power of two */
+    uint32_t packed_unit;    /* bytes of one packed unit; 0 if the format does not pack */
+    bool identity;           /* guest offset == host offset on `storage`, whose word "unallocated" is */
+    bool reads_zero;         /* what was never placed reads as zeros (fresh image without backing) */
+    char *backing_name;      /* as it stands in the image; NULL: no backing layer */
+    char *backing_format;    /* as it stands in the image, or follows from the format; NULL: not said */
+    GPtrArray *parent_names; /* of char *: file names where the parent may be, in the order to try, the first
+                              * is backing_name too; see image_add_parent_name(). NULL: no others */
+    bool wants_parent;       /* a differencing image that names no parent */
+    bool wants_data;         /* guest data lies in a file of its own: no map before image_attach_data() */
+    char *data_name;         /* with wants_data: that file, as it stands in the image */
+    uint64_t data_size;      /* with wants_data: that file must have at least so many bytes */
+    GPtrArray *notices;      /* of char *: what a copy does not carry, or what an administrator must
+                              * know: internal snapshots, bitmaps, dirty bit. Created by image_open. */
+    void *opaque;            /* the driver's */
 
     struct storage *data_storage; /* owned; of image_attach_data(), or NULL */
 };
@@ -166,6 +182,19 @@ bool image_check(struct image *image, bool repair, struct image_check *result, G
 void image_describe(struct image *image, image_describe_fn describe, void *opaque);
 void image_notice(struct image *image, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
+/* For open: one more name that the image gives its parent (UTF-8), perhaps as Windows writes names.  The
+ * first becomes backing_name; what is empty or known already adds nothing. */
+void image_add_parent_name(struct image *image, const char *name);
+/* true if the format records no identity. */
+bool image_check_parent(struct image *image, struct image *parent, GError **error);
+/* Before a child is merged into its parent `image`. */
+bool image_begin_merge(struct image *image, struct image *child, GError **error);
+/* What it does not hold is in a layer below it. */
+static inline bool image_is_differencing(const struct image *image)
+{
+    return image->backing_name || image->wants_parent;
+}
+
 typedef struct image image_t; /* for g_autoptr(image_t) only */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(image_t, image_close)
 
@@ -173,8 +202,12 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(image_t, image_close)
 extern const struct format *const formats[]; /* ends with NULL */
 extern const struct format format_raw;
 extern const struct format format_qcow2;
+extern const struct format format_vdi;
+extern const struct format format_vhd;
+extern const struct format format_vhdx;
 
-/* By the name that users and backing-format fields give; an error (USAGE) names the known ones. */
+/* By the name that users and backing-format fields give, ours or QEMU's; an error (USAGE) names the known
+ * ones. */
 const struct format *format_by_name(const char *name, GError **error);
 /* What the storage holds; raw if nothing else claims it and it is not known as a format without a driver
  * (REFUSED).  Only for an image that the user named: a backing file is never probed (CVE-2008-2004 and its

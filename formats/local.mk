@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 noinst_LIBRARIES += libformats.a
 libformats_a_SOURCES = \
+	formats/block-table.c formats/block-table.h \
 	formats/chain.c formats/chain.h \
 	formats/chain-map.c \
+	formats/crc32c.c formats/crc32c.h \
+	formats/create-options.c formats/create-options.h \
 	formats/error.c formats/error.h \
 	formats/extent.c formats/extent.h \
 	formats/image.c formats/image.h \
@@ -21,5 +24,29 @@ libformats_a_SOURCES = \
 	formats/qcow2-place.c \
 	formats/qcow2-refcount.c \
 	formats/qcow2.c formats/qcow2.h \
-	formats/raw.c \
-	formats/storage.c formats/storage.h
+	formats/raw.c formats/raw.h \
+	formats/storage.c formats/storage.h \
+	formats/utf16.c formats/utf16.h \
+	formats/uuid.c formats/uuid.h \
+	formats/vdi-create.c \
+	formats/vdi-place.c \
+	formats/vdi.c formats/vdi.h \
+	formats/vhd-create.c \
+	formats/vhd-header.c \
+	formats/vhd-map.c \
+	formats/vhd-place.c \
+	formats/vhd.c formats/vhd.h \
+	formats/vhdx-bat.c \
+	formats/vhdx-bitmap.c \
+	formats/vhdx-create.c \
+	formats/vhdx-flush.c \
+	formats/vhdx-guid.c \
+	formats/vhdx-header.c \
+	formats/vhdx-log.c \
+	formats/vhdx-map.c \
+	formats/vhdx-metadata.c \
+	formats/vhdx-parent.c \
+	formats/vhdx-place.c \
+	formats/vhdx-replay.c \
+	formats/vhdx-space.c \
+	formats/vhdx.c formats/vhdx.h

@@ -157,7 +157,7 @@ static void qcow2_describe(struct image *image, image_describe_fn describe, void
 
 const struct format format_qcow2 = {
     .name = "qcow2",
-    .flags = FORMAT_BACKING | FORMAT_PACKED | FORMAT_PACKS | FORMAT_CREATE,
+    .flags = FORMAT_BACKING | FORMAT_PACKED | FORMAT_PACKS | FORMAT_CREATE | FORMAT_RUNS,
     .options = qcow2_options,
     .probe = qcow2_probe,
     .measure = qcow2_measure,

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
-EXTRA_DIST += tests/lib.sh tests/make-data.py tests/make-hostile-qcow2.py tests/make-qcow2.py tests/terminal.py
+EXTRA_DIST += tests/images tests/lib-hostile.sh tests/lib.sh tests/make-data.py tests/make-hostile-qcow2.py \
+	tests/make-hostile-vdi.py tests/make-hostile-vhd.py tests/make-hostile-vhdx.py tests/make-qcow2.py \
+	tests/make-vhdx-chain.py tests/read-libvhdi.py tests/read-vdi.py tests/read-vhd.py tests/terminal.py tests/vhdx_image.py
 dist_check_SCRIPTS += \
 	tests/a-killed-migration-never-leaves-the-guest-paused.sh \
 	tests/copy-prints-one-json-object.sh \
@@ -8,6 +10,9 @@ dist_check_SCRIPTS += \
 	tests/every-option-is-documented.sh \
 	tests/external-data-files-need-a-root.sh \
 	tests/hostile-qcow2-images-are-refused.sh \
+	tests/hostile-vdi-images-are-refused.sh \
+	tests/hostile-vhd-images-are-refused.sh \
+	tests/hostile-vhdx-images-are-refused.sh \
 	tests/images-without-a-driver-are-not-raw.sh \
 	tests/info-shows-a-chain-and-its-users.sh \
 	tests/jobs-are-listed-resumed-and-given-up.sh \
@@ -19,14 +24,22 @@ dist_check_SCRIPTS += \
 	tests/random-qcow2-writes-match-qemu-io.sh \
 	tests/room-is-measured-on-real-file-systems.sh \
 	tests/usage-errors-exit-2.sh \
-	tests/verify-names-the-differing-ranges.sh
+	tests/verify-names-the-differing-ranges.sh \
+	tests/vdi-disks-are-read-by-others.sh \
+	tests/vhd-disks-are-read-by-others.sh \
+	tests/vhdx-chains-match-a-model.sh \
+	tests/vhdx-disks-of-others-read-the-same.sh \
+	tests/virtualbox-disks-read-the-same.sh
 
 # Whole copies, end to end.
 dist_check_SCRIPTS += \
 	tests/a-damaged-part-is-copied-again.sh \
 	tests/a-device-that-changed-is-copied-again.sh \
+	tests/commit-merges-into-the-parent.sh \
+	tests/create-makes-images.sh \
 	tests/chain-keep-copies-every-layer.sh \
 	tests/chain-shallow-keeps-the-backing.sh \
+	tests/chains-are-kept-in-other-formats.sh \
 	tests/chains-flatten-like-qemu-img.sh \
 	tests/copy-refuses-a-disk-in-use.sh \
 	tests/copy-refuses-a-target-that-is-too-small.sh \
@@ -39,6 +52,7 @@ dist_check_SCRIPTS += \
 	tests/ctrl-c-cancels-and-resumes.sh \
 	tests/a-full-state-directory-is-told.sh \
 	tests/forced-copies-are-resumed.sh \
+	tests/other-formats-on-devices.sh \
 	tests/preallocation-survives-a-kill.sh \
 	tests/read-back-catches-corruption.sh \
 	tests/salvage-lists-bad-ranges.sh \
@@ -56,7 +70,6 @@ dist_check_SCRIPTS += \
 	tests/a-pause-that-takes-too-long-is-given-up.sh \
 	tests/moves-survive-a-crash-at-every-step.sh \
 	tests/moves-go-on-after-a-kill-at-every-step.sh \
-	tests/a-killed-move-without-a-pause.sh \
 	tests/move-a-machine-that-is-too-busy.sh \
 	tests/move-a-running-disk.sh \
 	tests/move-block-devices.sh \

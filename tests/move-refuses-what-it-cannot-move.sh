@@ -39,6 +39,7 @@ guest_wait_ready g
 socket=qmp:$tmp/g/qmp
 before=$(all_files)
 
+refused "a format that machines do not run on" "not moved to format vhd" --disk vd0 -O vhd "$socket" "$tmp/b/"
 refused "a disk that is not there" 'no disk is called "vd7"' "$socket" "$tmp/b" --disk vd7
 refused "a read-only disk" 'vdr.*read-only' "$socket" "$tmp/b" --disk vdr
 refused "a shared disk" 'vds.*shared' "$socket" "$tmp/b" --disk vds

@@ -124,10 +124,10 @@ static bool check_zeros(struct image *target, const struct digest_table *digests
 bool copy_prove(struct image *target, const struct digest_table *digests, const struct copy_map_sum *sum,
                 const struct copy_options *options, struct copy_result *result, GError **error)
 {
-    struct prove prove = {.target = target, .digests = digests, .overlay = target->backing_name != NULL};
+    struct prove prove = {.target = target, .digests = digests, .overlay = image_is_differencing(target)};
 
     *result = (struct copy_result){0};
-    if (!(target->format->flags & FORMAT_IDENTITY) && !check_map(&prove, sum, options, error))
+    if (!target->identity && !check_map(&prove, sum, options, error))
         return false;
     return prove.overlay || check_zeros(target, digests, options, result, error);
 }

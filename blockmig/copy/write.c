@@ -258,11 +258,13 @@ static bool fill_compare(struct task *task, uint64_t at, const uint8_t *data, ui
     return false;
 }
 
-/* In a thread: fills are small and rare. */
+/* In a thread: fills are small and rare.  Those that are zeros stay thin. */
 static bool fill(struct ring_op *op, GError **error)
 {
     struct task *task = (struct task *)op;
     const struct extent *to = &task->fill.to;
+    bool by_zeroing =
+        task->fill.from.status == EXTENT_ZERO && !task->slot->copy->copier.options->write_zeroes;
     bool read_back = task->slot->copy->copier.options->read_back;
     g_autofree uint8_t *data = g_malloc(MIN(to->length, FILL_STEP));
     g_autofree uint8_t *back = read_back ? g_malloc(MIN(to->length, FILL_STEP)) : NULL;
@@ -270,7 +272,8 @@ static bool fill(struct ring_op *op, GError **error)
     for (uint64_t at = 0; at < to->length; at += FILL_STEP) {
         size_t length = (size_t)MIN(FILL_STEP, to->length - at);
         if (!fill_source(task, at, data, length, error) ||
-            !storage_pwrite(to->storage, data, length, to->host_offset + at, error) ||
+            !(by_zeroing ? storage_zero(to->storage, to->host_offset + at, length, true, error)
+                         : storage_pwrite(to->storage, data, length, to->host_offset + at, error)) ||
             (read_back && !fill_compare(task, at, data, back, length, error)))
             return false;
     }
@@ -308,7 +311,7 @@ static bool fetch_below(struct task *task, GError **error)
         uint64_t size = MAX(below->size, from->offset);
         task->below = g_malloc0(from->length);
         return chain_read(below, task->below, MIN(from->length, size - from->offset), from->offset, error);
-    } else if (from->status == EXTENT_HOLE && copy->target->backing_name) {
+    } else if (from->status == EXTENT_HOLE && copy->overlay) {
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED,
                     "guest bytes %" G_GUINT64_FORMAT "+%" G_GUINT64_FORMAT
                     " of the backing layer are needed to fill a cluster, but it is not open",
@@ -338,8 +341,12 @@ static void start_fill(struct slot *slot, const struct placement *placement)
 void slot_write(struct slot *slot)
 {
     slot->pending++;
-    for (guint i = 0; i < slot->fills->len && slot->state != SLOT_FAILED; i++)
-        start_fill(slot, &g_array_index(slot->fills, struct placement, i));
+    for (guint i = 0; i < slot->fills->len && slot->state != SLOT_FAILED; i++) {
+        const struct placement *fill = &g_array_index(slot->fills, struct placement, i);
+
+        if (!fill->clean)
+            start_fill(slot, fill);
+    }
     g_array_set_size(slot->fills, 0);
     if (--slot->pending == 0)
         start_writes(slot);

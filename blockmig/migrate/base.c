@@ -53,11 +53,23 @@ static struct storage *open_storage(const struct copy_unit *unit, bool fresh, GE
                         : open_part(unit, fresh, error);
 }
 
+/* What the unit will be a child of: the layer that was copied before it, or the one that stays where it is.
+ */
+static struct image *parent_of(const struct cold_job *job, const struct copy_unit *unit)
+{
+    const struct copy_unit *before = unit->index > 0 ? g_ptr_array_index(job->units, unit->index - 1) : NULL;
+
+    if (!unit->backing_name)
+        return NULL;
+    return before ? before->target : chain_layer(unit->below, 0);
+}
+
 static bool create_target(struct cold_job *job, struct copy_unit *unit, GError **error)
 {
     struct image_create_options options = {.size = unit->chain->size,
                                            .backing_name = unit->backing_name,
                                            .backing_format = unit->backing_format,
+                                           .parent = parent_of(job, unit),
                                            .values = unit->options};
     struct storage *storage = open_storage(unit, true, error);
 
@@ -69,6 +81,10 @@ static bool create_target(struct cold_job *job, struct copy_unit *unit, GError *
     }
     checkpoint_begin(&unit->done, job->request->digest, unit->chain->size);
     unit->target = image_open(storage, unit->format, true, error);
+    if (unit->target && unit->target->size != unit->chain->size)
+        job_notice(&job->base,
+                   "%s: the disk has %" PRIu64 " bytes where the source has %" PRIu64 ": the rest is zeros",
+                   unit->target_path, unit->target->size, unit->chain->size);
     return unit->target != NULL;
 }
 
@@ -80,8 +96,8 @@ static bool reopen_target(struct cold_job *job, struct copy_unit *unit, GError *
     struct storage *storage = open_storage(unit, false, error);
     g_autofree char *why = NULL;
 
-    if (!storage ||
-        !checkpoint_open_target(storage, unit->format, unit->chain->size, &unit->target, &why, error))
+    if (!storage || !checkpoint_open_target(storage, unit->format, unit->chain->size, parent_of(job, unit),
+                                            &unit->target, &why, error))
         return false;
     if (why) {
         job_notice(&job->base, "%s: copying it from the beginning", why);

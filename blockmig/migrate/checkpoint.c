@@ -177,7 +177,7 @@ bool checkpoint_prove(struct checkpoint *done, const struct job *job, struct ima
 }
 
 bool checkpoint_open_target(struct storage *storage, const struct format *format, uint64_t size,
-                            struct image **target, char **why, GError **error)
+                            struct image *parent, struct image **target, char **why, GError **error)
 {
     struct image_check check = {0};
     g_autoptr(GError) local = NULL;
@@ -188,6 +188,8 @@ bool checkpoint_open_target(struct storage *storage, const struct format *format
         *why = g_strdup_printf("%s has only %" PRIu64 " bytes", image->name, image->size);
     else if (image && image_check(image, true, &check, &local) && check.corruptions > 0)
         *why = g_strdup_printf("%s has %" PRIu64 " damaged entries", image->name, check.corruptions);
+    else if (image && !local && parent)
+        image_check_parent(image, parent, &local);
     if (!local && !*why)
         *target = g_steal_pointer(&image);
     if (!local)
@@ -234,7 +236,7 @@ bool checkpoint_empty_rest(const struct checkpoint *done, struct image *target, 
     bool falloc = g_strcmp0(preallocation, "falloc") == 0;
     uint64_t done_offset, done_length;
 
-    if (done->frontier >= size)
+    if (done->frontier >= size || image_is_differencing(target))
         return true;
     if (!device && (falloc || g_strcmp0(preallocation, "metadata") == 0)) {
         target->reads_zero = true;

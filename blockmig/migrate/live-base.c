@@ -133,7 +133,8 @@ static bool reopen_target(struct live_job *job, struct live_disk *disk, GError *
     struct storage *storage = storage_file_open(disk->target_path, FILE_WRITE, NULL, NULL, error);
     g_autofree char *why = NULL;
 
-    if (!storage || !checkpoint_open_target(storage, disk->format, disk->size, &disk->target, &why, error))
+    if (!storage ||
+        !checkpoint_open_target(storage, disk->format, disk->size, NULL, &disk->target, &why, error))
         return false;
     if (why) {
         job_notice(&job->base, "%s: copying it from the beginning", why);

@@ -88,7 +88,8 @@ static bool new_lower(struct live_job *job, struct live_disk *disk, const struct
     lower->size = image->size;
     lower->allocated = storage_file_allocated(image->storage);
     if (!target_format(job->request->target_format, job->request->target_options, image, below != NULL, false,
-                       &lower->format, &lower->options, error))
+                       &lower->format, &lower->options, error) ||
+        !live_runs_on(lower->format, error))
         return false;
     live_describe_lower(job, lower);
     return measure(lower, error);

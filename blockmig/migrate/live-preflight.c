@@ -151,6 +151,14 @@ static bool check_target_device(const struct live_job *job, const struct live_di
     return storage != NULL;
 }
 
+bool live_runs_on(const struct format *format, GError **error)
+{
+    return format->flags & FORMAT_RUNS ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "a running machine is not moved to format %s: choose raw or qcow2 with -O",
+                         format->name);
+}
+
 static bool is_new(const char *path, GError **error)
 {
     struct stat st;
@@ -257,7 +265,8 @@ static bool look_at_disk(struct live_job *job, struct live_disk *disk, GError **
             chain_layer(source, 0)->data_storage->name);
     if (!choose_target(job, disk, source, error) || !live_choose_below(job, disk, source, error) ||
         !target_format(job->request->target_format, job->request->target_options, chain_layer(source, 0),
-                       disk->backing_name != NULL, true, &disk->format, &disk->options, error))
+                       disk->backing_name != NULL, true, &disk->format, &disk->options, error) ||
+        !live_runs_on(disk->format, error))
         return false;
     for (guint i = 0; i < chain_layer(source, 0)->notices->len; i++)
         job_notice(&job->base, "%s: %s", disk->name,

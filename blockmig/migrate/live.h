@@ -379,6 +379,8 @@ bool live_save_disk(struct live_job *job, const struct live_disk *disk, GError *
 void live_describe_disk(struct live_job *job, struct live_disk *disk);
 /* REFUSED if something is there, or one of the first `disks` disks or a layer below one will be. */
 bool live_is_free(const struct live_job *job, const char *path, unsigned disks, GError **error);
+/* REFUSED: a machine's disk must not become an image of this format. */
+bool live_runs_on(const struct format *format, GError **error);
 
 /* live-below.c: what the target stands on. */
 void live_lower_free(struct live_lower *lower);

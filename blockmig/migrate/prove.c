@@ -106,25 +106,30 @@ static bool prove_unit(struct cold_job *job, struct copy_unit *unit, GError **er
     return write_receipt(job, unit, error);
 }
 
+/* The layer below the last one of `chain`, which becomes the owner; the layer must be its parent. */
+static bool stack(struct chain *chain, struct image *image, GError **error)
+{
+    chain_append(chain, image);
+    return image_check_parent(chain_layer(chain, chain_depth(chain) - 2), image, error);
+}
+
 /* The copied layers, opened anew and stacked as they will be once they have their names. */
 static struct chain *reopen_chain(struct cold_job *job, GError **error)
 {
-    struct chain *chain = NULL;
+    g_autoptr(chain_t) chain = NULL;
 
     for (guint i = job->units->len; i-- > 0;) {
         struct copy_unit *unit = g_ptr_array_index(job->units, i);
         struct image *image = cold_reopen(unit, error);
 
-        if (!image) {
-            chain_close(chain);
+        if (!image)
             return NULL;
-        }
-        if (chain)
-            chain_append(chain, image);
-        else
+        if (!chain)
             chain = chain_new_single(image, false);
+        else if (!stack(chain, image, error))
+            return NULL;
     }
-    return chain;
+    return g_steal_pointer(&chain);
 }
 
 static bool note_difference(void *opaque, uint64_t offset, uint64_t length)

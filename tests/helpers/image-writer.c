@@ -58,6 +58,16 @@ bool writer_read(struct image *image, struct chain *backing, void *buffer, uint6
     return true;
 }
 
+/* The driver said so. */
+static void expect_zeros(const struct extent *to, GError **error)
+{
+    g_autofree uint8_t *bytes = g_malloc(to->length);
+
+    g_assert_true(storage_pread(to->storage, bytes, to->length, to->host_offset, error));
+    for (uint64_t i = 0; i < to->length; i++)
+        g_assert_cmpuint(bytes[i], ==, 0);
+}
+
 bool writer_write(struct image *image, struct chain *backing, const void *data, uint64_t length,
                   uint64_t offset, GError **error)
 {
@@ -80,6 +90,10 @@ bool writer_write(struct image *image, struct chain *backing, const void *data, 
             bytes = fill = g_malloc(to->length);
             if (!read_extent(image, backing, &placement->from, fill, error))
                 return false;
+            if (placement->clean) {
+                expect_zeros(to, error);
+                continue;
+            }
         } else {
             bytes = (const uint8_t *)data + (to->offset - offset);
             g_assert_cmpuint(to->offset, ==, at);
@@ -157,7 +171,7 @@ bool writer_step(struct image *image, struct chain *backing, GRand *random, uint
     int what = g_rand_int_range(random, 0, 10);
 
     pick_range(random, image, offset, length);
-    if (what == 0)
+    if (what == 0 && image->packed_unit)
         return pack_step(image, backing, random, model, offset, length, error);
     if (what <= 3) {
         memset(model + *offset, 0, *length);

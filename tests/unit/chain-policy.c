@@ -50,11 +50,55 @@ static const struct format format_layer = {
     .map = layer_map,
 };
 
-/* These stand in for the table of formats: this program has only two. */
+/* A driver that records identities: "IDENT", own identity, that of the parent, names of the parent, one per
+ * line. */
+static bool ident_open(struct image *image, GError **error)
+{
+    g_autofree char *text = g_malloc0(image->storage->size + 1);
+    char **lines;
+
+    if (!storage_pread(image->storage, text, image->storage->size, 0, error))
+        return false;
+    if (!g_str_has_prefix(text, "IDENT\n"))
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "not an IDENT image");
+    image->opaque = lines = g_strsplit(text, "\n", 0);
+    image->size = 4096;
+    for (char **name = lines + 3; *name; name++)
+        image_add_parent_name(image, *name);
+    image->backing_format = g_strdup("ident");
+    image->wants_parent = strcmp(lines[2], "-") != 0;
+    return true;
+}
+
+static bool ident_check_parent(struct image *image, struct image *parent, GError **error)
+{
+    char **lines = image->opaque, **other = parent->opaque;
+
+    return (parent->format == image->format && strcmp(lines[2], other[1]) == 0) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "made over %s, not over this parent", lines[2]);
+}
+
+static void ident_close(struct image *image)
+{
+    g_strfreev(image->opaque);
+}
+
+static const struct format format_ident = {
+    .name = "ident",
+    .flags = FORMAT_BACKING,
+    .open = ident_open,
+    .map = layer_map,
+    .check_parent = ident_check_parent,
+    .close = ident_close,
+};
+
+/* These stand in for the table of formats: this program has only three. */
 const struct format *format_by_name(const char *name, GError **error)
 {
     if (strcmp(name, "layer") == 0)
         return &format_layer;
+    if (strcmp(name, "ident") == 0)
+        return &format_ident;
     if (strcmp(name, "raw") == 0)
         return &format_raw;
     g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE, "unknown format");
@@ -67,6 +111,8 @@ const struct format *format_probe(struct storage *storage, GError **error)
 
     if (!storage_pread(storage, head, MIN(storage->size, 6), 0, error))
         return NULL;
+    if (memcmp(head, "IDENT\n", 6) == 0)
+        return &format_ident;
     return layer_probe(head, sizeof(head), storage) ? &format_layer : &format_raw;
 }
 
@@ -314,6 +360,64 @@ static void test_parents(void)
     g_free(parents[0].path);
 }
 
+static void name_becomes(const char *name, const char *expected)
+{
+    struct image image = {.name = (char *)"test"};
+
+    image_add_parent_name(&image, name);
+    g_assert_cmpstr(image.backing_name, ==, expected);
+    g_assert_cmpuint(image.parent_names->len, ==, expected ? 1 : 0);
+    g_ptr_array_unref(image.parent_names);
+    g_free(image.backing_name);
+}
+
+static void test_windows_names(void)
+{
+    name_becomes(".\\a b.vhd", "./a b.vhd");
+    name_becomes("..\\x\\p.vhdx", "../x/p.vhdx");
+    name_becomes("C:\\dir\\p.vhd", "/dir/p.vhd");
+    name_becomes("c:p.vhd", "p.vhd");
+    name_becomes("\\\\host\\share\\dir\\p.vhd", "/dir/p.vhd");
+    name_becomes("\\\\?\\C:\\dir\\p.vhd", "/dir/p.vhd");
+    name_becomes("\\\\?\\UNC\\host\\share\\p.vhd", "/p.vhd");
+    name_becomes("/unix/p.vhd", "/unix/p.vhd");
+    name_becomes("plain", "plain");
+    name_becomes("", NULL);
+    name_becomes("C:", NULL);
+    name_becomes("\\\\host", NULL);
+}
+
+/* Names are tried in order; which parent it is, its identity says. */
+static void test_identity(void)
+{
+    g_autofree char *other = in_top("outside/ident");
+    struct chain_parent parent = {.path = other};
+    struct chain_policy policy = {.parents = &parent, .parent_count = 1};
+
+    put("store/id-base", "IDENT\nA\n-");
+    put("store/id-wrong", "IDENT\nB\n-");
+    put("store/id-first", "IDENT\nC\nA\n.\\id-base\nD:\\x\\id-wrong");
+    accepts("store/id-first", (struct chain_policy){0}, 2, "store/id-base");
+    put("store/id-second", "IDENT\nC\nA\nnowhere\n.\\id-base");
+    accepts("store/id-second", (struct chain_policy){0}, 2, "store/id-base");
+    put("store/id-moved", "IDENT\nC\nA\nE:\\vm\\id-base");
+    accepts("store/id-moved", (struct chain_policy){0}, 2, "store/id-base");
+    put("store/id-mixed", "IDENT\nC\nA\nid-wrong");
+    refuses("store/id-mixed", "made over A, not over this parent");
+    put("store/id-lost", "IDENT\nC\nA\n..\\gone\nF:\\vm\\lost");
+    refuses("store/id-lost", "\"../gone\" (");
+    refuses("store/id-lost", "\"lost\" (");
+    put("store/id-self", "IDENT\nC\nA\nid-self");
+    refuses("store/id-self", "loop");
+
+    put("outside/ident", "IDENT\nA\n-");
+    accepts("store/id-lost", policy, 2, "outside/ident");
+    accepts("store/id-mixed", policy, 2, "outside/ident"); /* what the user says stands above the names */
+    put("outside/ident", "IDENT\nB\n-");
+    refuses_with("store/id-lost", policy, "made over A, not over this parent");
+    refuses_with("store/id-base", policy, "has no parent");
+}
+
 static void test_top_only(void)
 {
     g_autoptr(GError) error = NULL;
@@ -350,6 +454,8 @@ int main(int argc, char **argv)
     g_test_add_func("/chain-policy/loops", test_loops);
     g_test_add_func("/chain-policy/depth", test_depth);
     g_test_add_func("/chain-policy/parents", test_parents);
+    g_test_add_func("/chain-policy/windows-names", test_windows_names);
+    g_test_add_func("/chain-policy/identity", test_identity);
     g_test_add_func("/chain-policy/top-only", test_top_only);
     status = g_test_run();
     harness_remove(top_directory);

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * An image of VHDX has several megabytes, mostly zeros.  So the input is not the image but what is in it: one
+ * byte for its size in megabytes, then pieces, each with a sector number, a length (16 bits, little endian)
+ * and so many bytes.  Checksums are set right, also those of log entries: no fuzzer guesses them.
+ */
+#include "formats/vhdx.h"
+
+#include "formats/crc32c.h"
+#include "tests/fuzz/image.h"
+
+#include <string.h>
+
+#define MAX_SIZE (UINT64_C(8) << 20)
+
+static void set_checksum(uint8_t *image, uint64_t size, uint64_t at, uint64_t length)
+{
+    if (at > size || length > size - at || length < 8)
+        return;
+    vhdx_store32(image + at + 4, 0);
+    vhdx_store32(image + at + 4, crc32c(0, image + at, length));
+}
+
+static void expand(const uint8_t *data, size_t left, uint8_t *image, uint64_t size)
+{
+    while (left >= 4) {
+        uint64_t at = (uint64_t)vhdx_load16(data) * VHDX_SECTOR, length = vhdx_load16(data + 2);
+
+        data += 4;
+        left -= 4;
+        length = MIN(length, left);
+        if (at < size)
+            memcpy(image + at, data, MIN(length, size - at));
+        data += length;
+        left -= length;
+    }
+}
+
+static void set_log_checksums(uint8_t *image, uint64_t size)
+{
+    uint64_t first = vhdx_load64(image + VHDX_HEADER_OFFSET + 72);
+    uint64_t length = vhdx_load32(image + VHDX_HEADER_OFFSET + 68);
+
+    if (first % VHDX_SECTOR || first >= size)
+        return;
+    for (uint64_t at = first; at < MIN(size, first + length); at += VHDX_SECTOR) {
+        if (memcmp(image + at, "loge", 4) == 0)
+            set_checksum(image, size, at, vhdx_load32(image + at + 8));
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    uint64_t total = size ? MIN((data[0] + UINT64_C(1)) << 20, MAX_SIZE) : 0;
+    g_autofree uint8_t *image = g_malloc0(total);
+
+    if (!size)
+        return 0;
+    expand(data + 1, size - 1, image, total);
+    for (unsigned i = 0; i < 2; i++) {
+        set_checksum(image, total, VHDX_HEADER_OFFSET * (i + 1), VHDX_SECTOR);
+        set_checksum(image, total, VHDX_REGION_OFFSET + VHDX_TABLE * i, VHDX_TABLE);
+    }
+    set_log_checksums(image, total);
+    return fuzz_image(&format_vhdx, image, total);
+}
