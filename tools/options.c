@@ -16,7 +16,7 @@ enum option_kind {
     OPTION_LIST,   /* GPtrArray * of char * */
     OPTION_CHOICE, /* unsigned: index into choices */
     OPTION_RATE,   /* uint64_t, bytes per second */
-    OPTION_TIME,   /* unsigned, milliseconds */
+    OPTION_TIME,   /* int64_t, milliseconds */
     OPTION_FD,     /* int; the argument is optional */
 };
 
@@ -30,6 +30,9 @@ struct option_spec {
     size_t offset;              /* of the value in struct options */
     const char *const *choices; /* OPTION_CHOICE: NULL-terminated, [0] is the default */
 };
+
+#define LONGEST_TIME      (INT64_C(30) * 24 * 3600 * G_USEC_PER_SEC)
+#define LONGEST_TIME_TEXT "30 days"
 
 #define IMAGES (COMMAND_INFO | COMMAND_MAP | COMMAND_VERIFY | COMMAND_COPY | COMMAND_PLAN)
 #define COPIES (COMMAND_COPY | COMMAND_PLAN)
@@ -45,8 +48,11 @@ static const char *const digest_choices[] = {"xxh3", "sha256", NULL};
 G_STATIC_ASSERT(CHAIN_FLATTEN == 0 && CHAIN_KEEP == 1 && CHAIN_SHALLOW == 2);
 G_STATIC_ASSERT(VERIFY_FULL == 0 && VERIFY_WRITTEN == 1 && VERIFY_NONE == 2);
 G_STATIC_ASSERT(DIGEST_XXH3_128 == 0 && DIGEST_SHA256 == 1);
-static const char *const method_choices[] = {"auto", "cold", "storage", NULL};
-static const char *const busy_choices[] = {"park", NULL};
+static const char *const method_choices[] = {"auto", "cold", "storage", "mirror", NULL};
+static const char *const busy_choices[] = {"park", "mirror", "throttle", NULL};
+static const char *const quiesce_choices[] = {"no", "try", "require", NULL};
+G_STATIC_ASSERT(BUSY_PARK == 0 && BUSY_MIRROR == 1 && BUSY_THROTTLE == 2);
+G_STATIC_ASSERT(QUIESCE_NO == 0 && QUIESCE_TRY == 1 && QUIESCE_REQUIRE == 2);
 
 /* In the order in which help shows them. */
 static const struct option_spec specs[] = {
@@ -60,7 +66,7 @@ static const struct option_spec specs[] = {
     {"options", 'o', "KEY=VALUE,...", "options of the target format; \"help\" lists them", BOTH,
      OPTION_STRING, AT(target_options)},
     {"compressed", 0, NULL, "write compressed clusters", COPIES, OPTION_FLAG, AT(compressed)},
-    {"chain", 0, "MODE", "flatten (one image), keep (all) or shallow (top)", COPIES, OPTION_CHOICE, AT(chain),
+    {"chain", 0, "MODE", "flatten (one image), keep (all) or shallow (top)", BOTH, OPTION_CHOICE, AT(chain),
      chain_choices},
     {"parent", 0, "[FORMAT:]FILE", "parent of an image that names none; repeatable", IMAGES, OPTION_LIST,
      AT(parents)},
@@ -71,11 +77,18 @@ static const struct option_spec specs[] = {
     {"receipt", 0, "FILE", "compare one image with the receipt of a copy", COMMAND_VERIFY, OPTION_STRING,
      AT(receipt)},
     {"strict", 0, NULL, "a different virtual size is a difference", COMMAND_VERIFY, OPTION_FLAG, AT(strict)},
-    {"method", 0, "METHOD", "auto, cold (images), storage (machines)", BOTH, OPTION_CHOICE, AT(method),
-     method_choices},
-    {"max-pause", 0, "TIME", "longest pause of the machine (500ms)", MOVES, OPTION_TIME, AT(max_pause)},
-    {"on-busy", 0, "POLICY", "if the pause would be too long: park", MOVES, OPTION_CHOICE, AT(on_busy),
+    {"method", 0, "METHOD", "auto, cold, storage or mirror", BOTH, OPTION_CHOICE, AT(method), method_choices},
+    {"max-pause", 0, "TIME", "longest pause of the machine (500ms); 0: none", MOVES, OPTION_TIME,
+     AT(max_pause)},
+    {"on-busy", 0, "POLICY", "if too busy: park, mirror or throttle", MOVES, OPTION_CHOICE, AT(on_busy),
      busy_choices},
+    {"quiesce", 0, "WHEN", "freeze the guest: no, try or require", MOVES, OPTION_CHOICE, AT(quiesce),
+     quiesce_choices},
+    {"keep-failback", 0, "TIME", "how long the way back stays open (0)", MOVES, OPTION_TIME,
+     AT(keep_failback)},
+    {"scratch", 0, "DIR", "for overlays with no place beside the source", MOVES, OPTION_STRING, AT(scratch)},
+    {"sample", 0, "TIME", "watch the machine for so long, for a forecast", COMMAND_PLAN, OPTION_TIME,
+     AT(sample)},
     {"verify", 0, "WHAT", "full (read back and prove), written or none", BOTH, OPTION_CHOICE, AT(verify),
      verify_choices},
     {"digest", 0, "ALGORITHM", "xxh3 or sha256", BOTH, OPTION_CHOICE, AT(digest), digest_choices},
@@ -233,18 +246,17 @@ static bool set_descriptor(const struct option_spec *spec, const char *value, in
     return true;
 }
 
-static bool set_time(const struct option_spec *spec, const char *value, unsigned *milliseconds,
-                     GError **error)
+static bool set_time(const struct option_spec *spec, const char *value, int64_t *milliseconds, GError **error)
 {
     int64_t time;
     if (!units_parse_time(value, &time, error)) {
         g_prefix_error(error, "--%s: ", spec->name);
         return false;
     }
-    if (time < 1000 || time > INT64_C(3600) * G_USEC_PER_SEC)
-        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "--%s: \"%s\" is not between 1ms and 1h",
-                             spec->name, value);
-    *milliseconds = (unsigned)(time / 1000);
+    if ((time != 0 && time < 1000) || time > LONGEST_TIME)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "--%s: \"%s\" is not between 1ms and %s",
+                             spec->name, value, LONGEST_TIME_TEXT);
+    *milliseconds = time / 1000;
     return true;
 }
 
@@ -313,6 +325,7 @@ static struct options *options_new(unsigned command)
     struct options *options = g_new0(struct options, 1);
     options->command = command;
     options->progress = PROGRESS_DEFAULT;
+    options->max_pause = options->keep_failback = options->sample = -1;
     options->parents = g_ptr_array_new_with_free_func(g_free);
     options->roots = g_ptr_array_new_with_free_func(g_free);
     options->disks = g_ptr_array_new_with_free_func(g_free);

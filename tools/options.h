@@ -39,12 +39,15 @@ struct options {
     GPtrArray *parents; /* of char *, as given; NULL-terminated, as are roots and disks */
     GPtrArray *roots;
     GPtrArray *disks;
-    unsigned max_pause; /* milliseconds; 0: not given */
-    unsigned on_busy;   /* 0: park */
+    /* Milliseconds; negative: not given. */
+    int64_t max_pause, keep_failback, sample;
+    unsigned on_busy; /* enum busy_policy */
+    unsigned quiesce; /* enum quiesce_mode */
+    char *scratch;
     uint64_t bandwidth; /* bytes per second; 0: no limit */
     unsigned verify;    /* enum verify_mode */
     unsigned digest;    /* enum digest_algorithm */
-    unsigned method;    /* 0: auto, 1: cold, 2: storage */
+    unsigned method;    /* 0: auto, then as in the table of options.c */
     bool compressed, salvage, delete_source, force, restart, dry_run;
     bool force_share, strict, list;
     char *receipt;

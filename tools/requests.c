@@ -3,7 +3,9 @@
 
 #include "formats/error.h"
 
-enum { METHOD_AUTO, METHOD_COLD, METHOD_STORAGE }; /* as in the option table */
+enum { METHOD_AUTO, METHOD_COLD, METHOD_STORAGE, METHOD_MIRROR }; /* as in the option table */
+
+#define LONGEST_PAUSE 3600000 /* ms */
 
 /* The table of arguments ends with a NULL that does not belong to the request. */
 static GPtrArray *copy_strings(char **strings)
@@ -30,9 +32,10 @@ static void set_strings(GPtrArray **field, const GPtrArray *value)
 struct copy_request *requests_copy(const struct options *options, const char *source, const char *target,
                                    GError **error)
 {
-    if (options->method == METHOD_STORAGE) {
-        g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE,
-                            "copy: --method=storage is for running machines: see blockmig move");
+    if (options->method == METHOD_STORAGE || options->method == METHOD_MIRROR) {
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE,
+                    "copy: --method=%s is for running machines: see blockmig move",
+                    options->method == METHOD_STORAGE ? "storage" : "mirror");
         return NULL;
     }
     struct copy_request *request = copy_request_new();
@@ -56,26 +59,52 @@ struct copy_request *requests_copy(const struct options *options, const char *so
     return request;
 }
 
+/* What contradicts itself. */
+static bool check_move(const struct options *options, GError **error)
+{
+    if (options->method == METHOD_COLD)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                             "move: --method=cold is for images that nobody uses: see blockmig copy");
+    if (options->max_pause > LONGEST_PAUSE)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "move: --max-pause is more than an hour");
+    if (options->method == METHOD_STORAGE && options->max_pause == 0)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                             "move: --method=storage needs a pause: --max-pause=0 is for --method=mirror");
+    return true;
+}
+
+static void set_move_modes(struct move_request *request, const struct options *options)
+{
+    static const enum move_method methods[] = {
+        [METHOD_AUTO] = MOVE_AUTO, [METHOD_STORAGE] = MOVE_STORAGE, [METHOD_MIRROR] = MOVE_MIRROR};
+
+    request->method = methods[options->method];
+    request->on_busy = (enum busy_policy)options->on_busy;
+    request->quiesce = (enum quiesce_mode)options->quiesce;
+    request->chain = (enum chain_mode)options->chain;
+    request->verify = (enum verify_mode)options->verify;
+    request->digest = (enum digest_algorithm)options->digest;
+}
+
 struct move_request *requests_move(const struct options *options, const char *machine, const char *target,
                                    GError **error)
 {
-    if (options->method == METHOD_COLD) {
-        g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE,
-                            "move: --method=cold is for images that nobody uses: see blockmig copy");
+    if (!check_move(options, error))
         return NULL;
-    }
     struct move_request *request = move_request_new();
     set_string(&request->machine, machine);
     set_string(&request->target, target);
     set_string(&request->target_format, options->target_format);
     set_string(&request->target_options, options->target_options);
+    set_string(&request->scratch, options->scratch);
     set_string(&request->state_dir, options->state_dir);
     set_strings(&request->disks, options->disks);
+    set_move_modes(request, options);
     request->bandwidth = options->bandwidth;
-    request->verify = options->verify;
-    request->digest = options->digest;
     request->delete_source = options->delete_source;
-    if (options->max_pause)
-        request->max_pause = options->max_pause;
+    if (options->max_pause >= 0)
+        request->max_pause = (unsigned)options->max_pause;
+    request->keep_failback = (uint64_t)MAX(options->keep_failback, 0);
+    request->sample = (unsigned)MAX(options->sample, 0);
     return request;
 }

@@ -10,6 +10,12 @@
 
 enum chain_mode { CHAIN_FLATTEN, CHAIN_KEEP, CHAIN_SHALLOW };
 enum verify_mode { VERIFY_FULL, VERIFY_WRITTEN, VERIFY_NONE };
+/* How a running machine's disks are moved; auto: by what is asked of the pause. */
+enum move_method { MOVE_AUTO, MOVE_STORAGE, MOVE_MIRROR };
+/* What is done if the machine writes too much for the pause that is allowed. */
+enum busy_policy { BUSY_PARK, BUSY_MIRROR, BUSY_THROTTLE };
+/* Are the guest's file systems frozen, by its agent, for the snapshot and the switch? */
+enum quiesce_mode { QUIESCE_NO, QUIESCE_TRY, QUIESCE_REQUIRE };
 
 const char *chain_mode_name(enum chain_mode mode);
 const char *verify_mode_name(enum verify_mode mode);
@@ -56,17 +62,25 @@ struct move_request {
     char *target_format;  /* -O; NULL: each disk keeps its format */
     char *target_options; /* -o text */
     uint64_t bandwidth;   /* bytes per second, not in a pause; 0: no limit */
-    unsigned max_pause;   /* milliseconds */
+    unsigned max_pause;   /* milliseconds; 0: none at all */
+    enum move_method method;
+    enum busy_policy on_busy;
+    enum quiesce_mode quiesce;
+    enum chain_mode chain;
     enum verify_mode verify;
     enum digest_algorithm digest;
+    uint64_t keep_failback; /* milliseconds that the way back stays open; 0: it closes at once */
+    char *scratch;          /* directory for overlays that have no place beside the source */
+    unsigned sample;        /* milliseconds that a plan watches the machine; 0: not at all */
     bool delete_source;
     char *state_dir;
 };
 
 struct move_request *move_request_new(void);
 void move_request_free(struct move_request *request);
-/* For the journal. */
+/* For the journal, as those of a copy. */
 char *move_request_to_json(const struct move_request *request);
+struct move_request *move_request_from_json(const char *text, GError **error);
 
 /* Called in the thread that runs the job. Any may be NULL. */
 struct job_listener {

@@ -258,13 +258,29 @@ static void write_plan(struct live_job *job)
                        : "the source is kept as NAME.blockmig-source, as it was at the switch");
 }
 
+/* What the command line knows and no phase does yet. */
+static const char *unsupported(const struct move_request *request)
+{
+    return request->method == MOVE_MIRROR || request->max_pause == 0 ? "the method mirror"
+           : request->on_busy != BUSY_PARK                           ? "--on-busy"
+           : request->quiesce != QUIESCE_NO                          ? "--quiesce"
+           : request->chain != CHAIN_FLATTEN                         ? "--chain"
+           : request->keep_failback                                  ? "--keep-failback"
+           : request->scratch                                        ? "--scratch"
+           : request->sample                                         ? "--sample"
+                                                                     : NULL;
+}
+
 static bool check_request(const struct move_request *request, GError **error)
 {
-    if (!request->delete_source || request->verify == VERIFY_FULL)
-        return true;
-    g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE,
-                        "--delete-source needs a proof: it goes with --verify=full only");
-    return false;
+    const char *what = unsupported(request);
+
+    if (what)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is not possible yet for a running machine",
+                             what);
+    return !request->delete_source || request->verify == VERIFY_FULL ||
+           blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                         "--delete-source needs a proof: it goes with --verify=full only");
 }
 
 static bool look(struct live_job *job, GError **error)

@@ -23,6 +23,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/preflight.c \
 	blockmig/migrate/prove.c \
 	blockmig/migrate/report.c \
+	blockmig/migrate/request-json.c blockmig/migrate/request-json.h \
 	blockmig/migrate/request.c \
 	blockmig/migrate/resume.c \
 	blockmig/migrate/space.c blockmig/migrate/space.h \

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The request of a move: defaults, and its text in the journal. */
+/* The request of a move: defaults, and its text in the journal from which it can go on. */
 #include "blockmig/migrate/job.h"
-
-#include <jansson.h>
+#include "blockmig/migrate/request-json.h"
 
 #define DEFAULT_MAX_PAUSE 500 /* ms */
+
+static const char *const methods[] = {"auto", "storage", "mirror", NULL};
+static const char *const busy_policies[] = {"park", "mirror", "throttle", NULL};
+static const char *const quiesce_modes[] = {"no", "try", "require", NULL};
 
 struct move_request *move_request_new(void)
 {
@@ -24,34 +27,93 @@ void move_request_free(struct move_request *request)
     g_ptr_array_unref(request->disks);
     g_free(request->target_format);
     g_free(request->target_options);
+    g_free(request->scratch);
     g_free(request->state_dir);
     g_free(request);
 }
 
-/* JSON strings are UTF-8, file names are bytes: they travel percent-escaped. */
-static json_t *escaped(const char *text)
+static char *absolute(const char *path)
 {
-    g_autofree char *escaped = text ? g_uri_escape_string(text, "/:,=+ ", true) : NULL;
-
-    return escaped ? json_string(escaped) : json_null();
+    return path ? g_canonicalize_filename(path, NULL) : NULL;
 }
 
 char *move_request_to_json(const struct move_request *request)
 {
-    g_autofree char *target = g_canonicalize_filename(request->target, NULL);
-    json_t *disks = json_array();
-    json_t *object;
-    char *text;
+    g_autofree char *target = absolute(request->target), *scratch = absolute(request->scratch);
+    json_t *object = json_pack(
+        "{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b}", "method", methods[request->method], "on_busy",
+        busy_policies[request->on_busy], "quiesce", quiesce_modes[request->quiesce], "chain",
+        chain_mode_name(request->chain), "verify", verify_mode_name(request->verify), "digest",
+        digest_algorithm_name(request->digest), "bandwidth", (json_int_t)request->bandwidth, "max_pause",
+        (json_int_t)request->max_pause, "keep_failback", (json_int_t)request->keep_failback, "delete_source",
+        request->delete_source);
 
-    for (guint i = 0; i < request->disks->len; i++)
-        json_array_append_new(disks, escaped(g_ptr_array_index(request->disks, i)));
-    object = json_pack("{s:o, s:o, s:o, s:o, s:o, s:s, s:s, s:I, s:I, s:b}", "machine",
-                       escaped(request->machine), "target", escaped(target), "disks", disks, "target_format",
-                       escaped(request->target_format), "target_options", escaped(request->target_options),
-                       "verify", verify_mode_name(request->verify), "digest",
-                       digest_algorithm_name(request->digest), "bandwidth", (json_int_t)request->bandwidth,
-                       "max_pause", (json_int_t)request->max_pause, "delete_source", request->delete_source);
-    text = json_dumps(object, JSON_COMPACT | JSON_SORT_KEYS);
+    request_set_string(object, "machine", request->machine);
+    request_set_string(object, "target", target);
+    request_set_strings(object, "disks", request->disks);
+    request_set_string(object, "target_format", request->target_format);
+    request_set_string(object, "target_options", request->target_options);
+    request_set_string(object, "scratch", scratch);
+    return request_to_text(object);
+}
+
+/* A word that is not there is as good as an unknown one. */
+static bool get_word(json_t *object, const char *key, const char *const *words, unsigned *value,
+                     GError **error)
+{
+    const char *text = json_string_value(json_object_get(object, key));
+
+    return request_parse_word(text ? text : "", words, key, value, error);
+}
+
+static bool get_modes(struct move_request *request, json_t *object, GError **error)
+{
+    g_autofree char *chain = request_get_string(object, "chain");
+    g_autofree char *verify = request_get_string(object, "verify");
+    g_autofree char *digest = request_get_string(object, "digest");
+    unsigned method, on_busy, quiesce;
+
+    if (!get_word(object, "method", methods, &method, error) ||
+        !get_word(object, "on_busy", busy_policies, &on_busy, error) ||
+        !get_word(object, "quiesce", quiesce_modes, &quiesce, error))
+        return false;
+    request->method = (enum move_method)method;
+    request->on_busy = (enum busy_policy)on_busy;
+    request->quiesce = (enum quiesce_mode)quiesce;
+    return chain_mode_parse(chain ? chain : "", &request->chain, error) &&
+           verify_mode_parse(verify ? verify : "", &request->verify, error) &&
+           digest_algorithm_parse(digest ? digest : "", &request->digest, error);
+}
+
+static bool request_from_object(struct move_request *request, json_t *object, GError **error)
+{
+    GPtrArray *disks = request_get_strings(object, "disks");
+
+    request->machine = request_get_string(object, "machine");
+    request->target = request_get_string(object, "target");
+    request->target_format = request_get_string(object, "target_format");
+    request->target_options = request_get_string(object, "target_options");
+    request->scratch = request_get_string(object, "scratch");
+    request->bandwidth = (uint64_t)json_integer_value(json_object_get(object, "bandwidth"));
+    request->max_pause = (unsigned)json_integer_value(json_object_get(object, "max_pause"));
+    request->keep_failback = (uint64_t)json_integer_value(json_object_get(object, "keep_failback"));
+    request->delete_source = json_is_true(json_object_get(object, "delete_source"));
+    if (disks) {
+        g_ptr_array_unref(request->disks);
+        request->disks = disks;
+    }
+    if (request->machine && request->target)
+        return get_modes(request, object, error);
+    g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "the journal's request is incomplete");
+    return false;
+}
+
+struct move_request *move_request_from_json(const char *text, GError **error)
+{
+    json_t *object = request_from_text(text, error);
+    g_autoptr(move_request_t) request = move_request_new();
+    bool ok = object && request_from_object(request, object, error);
+
     json_decref(object);
-    return text;
+    return ok ? g_steal_pointer(&request) : NULL;
 }

@@ -1,29 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The request of a copy: its words, and its text in the journal from which it can be run again. */
 #include "blockmig/migrate/job.h"
+#include "blockmig/migrate/request-json.h"
 
 #include <jansson.h>
 #include <string.h>
 
-static const char *const chain_modes[] = {"flatten", "keep", "shallow"};
-static const char *const verify_modes[] = {"full", "written", "none"};
-
-static bool parse_word(const char *text, const char *const *words, unsigned count, const char *what,
-                       unsigned *value, GError **error)
-{
-    g_autoptr(GString) known = g_string_new(NULL);
-
-    for (unsigned i = 0; i < count; i++) {
-        if (strcmp(text, words[i]) == 0) {
-            *value = i;
-            return true;
-        }
-        g_string_append_printf(known, "%s%s", i ? ", " : "", words[i]);
-    }
-    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE, "%s '%s' is not known: use one of %s", what,
-                text, known->str);
-    return false;
-}
+static const char *const chain_modes[] = {"flatten", "keep", "shallow", NULL};
+static const char *const verify_modes[] = {"full", "written", "none", NULL};
 
 const char *chain_mode_name(enum chain_mode mode)
 {
@@ -39,7 +23,7 @@ bool chain_mode_parse(const char *text, enum chain_mode *mode, GError **error)
 {
     unsigned value;
 
-    if (!parse_word(text, chain_modes, G_N_ELEMENTS(chain_modes), "chain mode", &value, error))
+    if (!request_parse_word(text, chain_modes, "chain mode", &value, error))
         return false;
     *mode = (enum chain_mode)value;
     return true;
@@ -49,7 +33,7 @@ bool verify_mode_parse(const char *text, enum verify_mode *mode, GError **error)
 {
     unsigned value;
 
-    if (!parse_word(text, verify_modes, G_N_ELEMENTS(verify_modes), "verify mode", &value, error))
+    if (!request_parse_word(text, verify_modes, "verify mode", &value, error))
         return false;
     *mode = (enum verify_mode)value;
     return true;
@@ -92,28 +76,14 @@ static char *absolute_path(const char *text)
     return g_canonicalize_filename(text, NULL);
 }
 
-/* JSON strings are UTF-8, file names are bytes: they travel percent-escaped. */
-static void set_string(json_t *object, const char *key, const char *value)
+/* The texts by which a user named files, as absolute ones; NULL for none. */
+static GPtrArray *absolute_all(GPtrArray *values, char *(*absolute)(const char *))
 {
-    if (value) {
-        g_autofree char *escaped = g_uri_escape_string(value, "/:,=+ ", true);
-        json_object_set_new(object, key, json_string(escaped));
-    }
-}
+    GPtrArray *paths = values ? g_ptr_array_new_with_free_func(g_free) : NULL;
 
-static void set_strings(json_t *object, const char *key, GPtrArray *values, char *(*absolute)(const char *))
-{
-    json_t *array;
-
-    if (!values || values->len == 0)
-        return;
-    array = json_array();
-    for (guint i = 0; i < values->len; i++) {
-        g_autofree char *path = absolute(g_ptr_array_index(values, i));
-        g_autofree char *escaped = g_uri_escape_string(path, "/:,=+ ", true);
-        json_array_append_new(array, json_string(escaped));
-    }
-    json_object_set_new(object, key, array);
+    for (guint i = 0; values && i < values->len; i++)
+        g_ptr_array_add(paths, absolute(g_ptr_array_index(values, i)));
+    return paths;
 }
 
 char *copy_request_to_json(const struct copy_request *request)
@@ -121,69 +91,42 @@ char *copy_request_to_json(const struct copy_request *request)
     json_t *object = json_object();
     g_autofree char *source = absolute_path(request->source);
     g_autofree char *target = absolute_path(request->target);
-    char *text;
+    GPtrArray *parents = absolute_all(request->parents, absolute_parent);
+    GPtrArray *roots = absolute_all(request->allowed_roots, absolute_path);
 
-    set_string(object, "source", source);
-    set_string(object, "target", target);
-    set_string(object, "source_format", request->source_format);
-    set_string(object, "target_format", request->target_format);
-    set_string(object, "target_options", request->target_options);
-    set_string(object, "chain", chain_mode_name(request->chain));
-    set_string(object, "verify", verify_mode_name(request->verify));
-    set_string(object, "digest", digest_algorithm_name(request->digest));
-    set_strings(object, "parents", request->parents, absolute_parent);
-    set_strings(object, "allowed_roots", request->allowed_roots, absolute_path);
+    request_set_string(object, "source", source);
+    request_set_string(object, "target", target);
+    request_set_string(object, "source_format", request->source_format);
+    request_set_string(object, "target_format", request->target_format);
+    request_set_string(object, "target_options", request->target_options);
+    request_set_string(object, "chain", chain_mode_name(request->chain));
+    request_set_string(object, "verify", verify_mode_name(request->verify));
+    request_set_string(object, "digest", digest_algorithm_name(request->digest));
+    request_set_strings(object, "parents", parents);
+    request_set_strings(object, "allowed_roots", roots);
     json_object_set_new(object, "bandwidth", json_integer((json_int_t)request->bandwidth));
     json_object_set_new(object, "compressed", json_boolean(request->compressed));
     json_object_set_new(object, "salvage", json_boolean(request->salvage));
     json_object_set_new(object, "delete_source", json_boolean(request->delete_source));
     json_object_set_new(object, "force", json_boolean(request->force));
-    text = json_dumps(object, JSON_COMPACT | JSON_SORT_KEYS);
-    json_decref(object);
-    return text;
-}
-
-static char *get_string(json_t *object, const char *key)
-{
-    const char *value = json_string_value(json_object_get(object, key));
-
-    return value ? g_uri_unescape_string(value, NULL) : NULL;
-}
-
-static GPtrArray *get_strings(json_t *object, const char *key)
-{
-    json_t *array = json_object_get(object, key);
-    GPtrArray *strings;
-    size_t index;
-    json_t *value;
-
-    if (!json_is_array(array))
-        return NULL;
-    strings = g_ptr_array_new_with_free_func(g_free);
-    json_array_foreach(array, index, value)
-    {
-        const char *text = json_string_value(value);
-        char *plain = text ? g_uri_unescape_string(text, NULL) : NULL;
-
-        if (plain)
-            g_ptr_array_add(strings, plain);
-    }
-    return strings;
+    g_clear_pointer(&parents, g_ptr_array_unref);
+    g_clear_pointer(&roots, g_ptr_array_unref);
+    return request_to_text(object);
 }
 
 static bool request_from_object(struct copy_request *request, json_t *object, GError **error)
 {
-    g_autofree char *chain = get_string(object, "chain");
-    g_autofree char *verify = get_string(object, "verify");
-    g_autofree char *digest = get_string(object, "digest");
+    g_autofree char *chain = request_get_string(object, "chain");
+    g_autofree char *verify = request_get_string(object, "verify");
+    g_autofree char *digest = request_get_string(object, "digest");
 
-    request->source = get_string(object, "source");
-    request->target = get_string(object, "target");
-    request->source_format = get_string(object, "source_format");
-    request->target_format = get_string(object, "target_format");
-    request->target_options = get_string(object, "target_options");
-    request->parents = get_strings(object, "parents");
-    request->allowed_roots = get_strings(object, "allowed_roots");
+    request->source = request_get_string(object, "source");
+    request->target = request_get_string(object, "target");
+    request->source_format = request_get_string(object, "source_format");
+    request->target_format = request_get_string(object, "target_format");
+    request->target_options = request_get_string(object, "target_options");
+    request->parents = request_get_strings(object, "parents");
+    request->allowed_roots = request_get_strings(object, "allowed_roots");
     request->bandwidth = (uint64_t)json_integer_value(json_object_get(object, "bandwidth"));
     request->compressed = json_is_true(json_object_get(object, "compressed"));
     request->salvage = json_is_true(json_object_get(object, "salvage"));
@@ -200,18 +143,10 @@ static bool request_from_object(struct copy_request *request, json_t *object, GE
 
 struct copy_request *copy_request_from_json(const char *text, GError **error)
 {
-    json_error_t where;
-    json_t *object = json_loads(text, JSON_REJECT_DUPLICATES, &where);
+    json_t *object = request_from_text(text, error);
     g_autoptr(copy_request_t) request = copy_request_new();
-    bool ok;
+    bool ok = object && request_from_object(request, object, error);
 
-    if (!json_is_object(object)) {
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "the journal's request is not JSON: %s",
-                    where.text);
-        json_decref(object);
-        return NULL;
-    }
-    ok = request_from_object(request, object, error);
     json_decref(object);
     return ok ? g_steal_pointer(&request) : NULL;
 }
