@@ -20,11 +20,11 @@ struct chain_parent {
 
 struct chain_policy {
     const char *const *allowed_roots; /* directories besides that of the image; NULL-terminated or NULL.
-                                       * For external data files that of the image does not count. */
+                                       * For external data files that of the image counts only if data_beside. */
     const struct chain_parent *parents;
     size_t parent_count;
     unsigned max_depth; /* 0: CHAIN_MAX_DEPTH */
-    bool top_only;      /* open only the top image, without a data file; holes stay EXTENT_HOLE */
+    bool top_only;      /* open only the top image, without data files; holes stay EXTENT_HOLE */
     bool writable_top;
     /* Opens `path` as a storage.  If `roots` is not NULL (NULL-terminated) the object must be a regular
      * file whose real path lies beneath one of them, checked on the opened object, not on the name;

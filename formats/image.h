@@ -28,7 +28,17 @@ struct placement {
                          * ZERO, PACKED, or HOLE (read the backing layer); same offset and length */
 };
 
+/* A file beside the image that guest data lies in: the external data file of a qcow2 image, an extent of a
+ * VMDK.  Its content may be read and written only through the image. */
+struct data_file {
+    char *name;              /* as it stands in the image */
+    uint64_t size;           /* it must have at least so many bytes */
+    struct storage *storage; /* owned; NULL before image_attach_data() */
+};
+
 struct image_create_options {
+    const char *name;           /* the file name that the image will have, for the names of its data files; may be
+                                 * NULL for formats without such */
     uint64_t size;              /* virtual size in bytes */
     const char *backing_name;   /* as it is to stand in the image, or NULL */
     const char *backing_format; /* required if backing_name is set */
@@ -75,10 +85,18 @@ struct format {
                     GError **error);
     /* Writes a valid empty image onto an empty or reusable storage, and flushes it. */
     bool (*create)(struct storage *storage, const struct image_create_options *options, GError **error);
+    /* The files that an image made so will have its data in, appended to `files` (of struct data_file *,
+     * without storages), in the order of image->data_files; their names are plain.  Optional: none. */
+    bool (*plan_data)(const struct image_create_options *options, GPtrArray *files, GError **error);
+    /* After create: writes a valid empty data file number `index` onto an empty storage, and flushes it. */
+    bool (*create_data)(struct storage *data, const struct image_create_options *options, unsigned index,
+                        GError **error);
 
     /* Sets size, granularity, ..., opaque; reads and validates everything that later calls rely on.
      * image->writable says what is wanted.  On error leaves nothing behind. */
     bool (*open)(struct image *image, GError **error);
+    /* All data files are attached: reads and validates what open could not.  Optional: nothing. */
+    bool (*open_data)(struct image *image, GError **error);
     /* Is `parent` what `image` was made over, unchanged?  The REFUSED error names both identities.  Optional:
      * for formats that record it.  Their names of the parent are hints only. */
     bool (*check_parent)(struct image *image, struct image *parent, GError **error);
@@ -134,27 +152,29 @@ struct image {
     GPtrArray *parent_names; /* of char *: file names where the parent may be, in the order to try, the first
                               * is backing_name too; see image_add_parent_name(). NULL: no others */
     bool wants_parent;       /* a differencing image that names no parent */
-    bool wants_data;         /* guest data lies in a file of its own: no map before image_attach_data() */
-    char *data_name;         /* with wants_data: that file, as it stands in the image */
-    uint64_t data_size;      /* with wants_data: that file must have at least so many bytes */
+    GPtrArray *data_files;   /* of struct data_file *, see image_add_data_file(): nothing is mapped before
+                              * image_attach_data() has had all of them.  Created by image_open. */
+    bool data_beside;        /* by the nature of the format they lie beside the image: it may lead there */
     GPtrArray *notices;      /* of char *: what a copy does not carry, or what an administrator must
                               * know: internal snapshots, bitmaps, dirty bit. Created by image_open. */
     void *opaque;            /* the driver's */
-
-    struct storage *data_storage; /* owned; of image_attach_data(), or NULL */
 };
 
 /* Takes ownership of `storage` in every case, also on failure. */
 struct image *image_open(struct storage *storage, const struct format *format, bool writable, GError **error);
 void image_close(struct image *image); /* NULL is allowed; does not flush; closes the storage */
-/* Gives an image with wants_data its data.  The caller has decided that this name may be followed.  Takes
- * ownership of `data` in every case. */
-bool image_attach_data(struct image *image, struct storage *data, GError **error);
+/* Gives an image the file of data_files[index]; with the last one the image is open in full.  The caller has
+ * decided that this name may be followed.  Takes ownership of `data` in every case. */
+bool image_attach_data(struct image *image, unsigned index, struct storage *data, GError **error);
 
 /* The wrappers check bounds against image->size (an error, not an assertion), that the image is
  * writable and that the driver has the callback; errors come prefixed with the image's name. */
 bool image_create(struct storage *storage, const struct format *format,
                   const struct image_create_options *options, GError **error);
+bool image_plan_data(const struct format *format, const struct image_create_options *options, GPtrArray *files,
+                     GError **error);
+bool image_create_data(struct storage *data, const struct format *format,
+                       const struct image_create_options *options, unsigned index, GError **error);
 bool image_measure(const struct format *format, const struct image_create_options *options, uint64_t data,
                    uint64_t *bytes, GError **error);
 bool image_map(struct image *image, uint64_t offset, uint64_t length, struct extent *out, size_t max,
@@ -173,6 +193,13 @@ bool image_check(struct image *image, bool repair, struct image_check *result, G
 void image_describe(struct image *image, image_describe_fn describe, void *opaque);
 void image_notice(struct image *image, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
+/* For open and plan_data. */
+void image_add_data_file(GPtrArray *files, const char *name, uint64_t size);
+GPtrArray *image_data_files_new(void);
+static inline struct data_file *image_data_file(const struct image *image, unsigned index)
+{
+    return (struct data_file *)g_ptr_array_index(image->data_files, index);
+}
 /* For open: one more name that the image gives its parent (UTF-8), perhaps as Windows writes names.  The
  * first becomes backing_name; what is empty or known already adds nothing. */
 void image_add_parent_name(struct image *image, const char *name);

@@ -100,6 +100,8 @@ struct qcow2 {
 
     /* from the header */
     uint32_t version;
+    bool external;   /* the data lies in image->data_files[0] */
+    char *data_name; /* of that file, or NULL */
     unsigned cluster_bits;
     uint32_t cluster_size;
     unsigned refcount_order; /* refcounts have 1 << order bits */

@@ -2,6 +2,7 @@
 /* The base phase: every unit is created or taken up again, and filled by the copier. */
 #include "blockmig/migrate/cold.h"
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/image-files.h"
 
 #include <errno.h>
 #include <string.h>
@@ -191,8 +192,8 @@ static bool reopen_target(struct cold_job *job, struct copy_unit *unit, GError *
 static void prepare_storage(const struct cold_job *job, const struct image *target)
 {
     if (target->cluster_size < 4096)
-        storage_file_avoid_direct(target->storage);
-    if (!storage_file_lockable(target->storage))
+        image_files_avoid_direct(target);
+    if (!image_files_lockable(target))
         job_notice(&job->base,
                    "%s: its file system has no locks: nothing keeps other programs from writing to it",
                    target->name);

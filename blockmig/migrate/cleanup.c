@@ -4,6 +4,7 @@
 #include "blockmig/migrate/cold.h"
 #include "blockmig/migrate/metadata.h"
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/image-files.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -67,19 +68,33 @@ static bool take_name(struct cold_job *job, struct copy_unit *unit, GError **err
            storage_file_sync_directory(unit->target_path, error);
 }
 
+/* Where an image consists of several files it goes with them, and first: no image is left without its data.  A
+ * file that the image only refers to may serve others, too. */
+static bool delete_data(struct cold_job *job, const struct image *image, GError **error)
+{
+    for (guint i = 0; i < image->data_files->len; i++) {
+        const char *name = image_data_file(image, i)->storage->name;
+
+        if (!image->data_beside)
+            job_notice(&job->base, "%s is kept: it held the data of %s", name, image->name);
+        else if (g_unlink(name) < 0)
+            return blockmig_set_errno(error, errno, "%s: cannot delete the source", name);
+    }
+    return true;
+}
+
 /* Backing files stay: other overlays may stand on them. */
 static bool delete_source(struct cold_job *job, GError **error)
 {
     const char *path = g_ptr_array_index(job->source->paths, 0);
-    const struct storage *data = chain_layer(job->source, 0)->data_storage;
 
     if (!journal_event(job->base.journal, job->base.record, "intent", "delete the source", error))
         return false;
     if (g_unlink(path) < 0)
         return blockmig_set_errno(error, errno, "%s: cannot delete the source", path);
     job->base.report->source = "deleted";
-    if (data)
-        job_notice(&job->base, "%s is kept: it held the data of %s", data->name, path);
+    if (!delete_data(job, chain_layer(job->source, 0), error))
+        return false;
     for (guint i = 1; i < job->source->paths->len; i++)
         job_notice(&job->base, "%s is kept: other images may stand on it",
                    (const char *)g_ptr_array_index(job->source->paths, i));
@@ -106,7 +121,7 @@ bool cold_cleanup(struct job *base, GError **error)
             return false;
         if (!(image = cold_reopen(unit, error)))
             return false;
-        unit->report->target_allocated = storage_file_allocated(image->storage);
+        unit->report->target_allocated = image_files_allocated(image);
         image_close(image);
     }
     return journal_checkpoint_clear(job->base.journal, job->base.record, error) &&

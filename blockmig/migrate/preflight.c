@@ -9,6 +9,7 @@
 #include "blockmig/migrate/space.h"
 #include "blockmig/migrate/units.h"
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/image-files.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -128,9 +129,7 @@ static void describe_unit(struct cold_job *job, struct copy_unit *unit)
     for (unsigned i = 0; i < chain_depth(unit->chain); i++) {
         const struct image *layer = chain_layer(unit->chain, i);
 
-        disk->source_allocated += storage_file_allocated(layer->storage);
-        if (layer->data_storage)
-            disk->source_allocated += storage_file_allocated(layer->data_storage);
+        disk->source_allocated += image_files_allocated(layer);
     }
     unit->report = disk;
     g_ptr_array_add(job->base.report->disks, disk);

@@ -43,10 +43,14 @@ char *cold_source_identity(const struct chain *chain, bool *certain, GError **er
         const struct image *image = chain_layer(chain, i);
         const char *path = g_ptr_array_index(chain->paths, i);
 
-        if (!add_identity(text, image->storage, path, certain, error) ||
-            (image->data_storage &&
-             !add_identity(text, image->data_storage, image->data_storage->name, certain, error)))
+        if (!add_identity(text, image->storage, path, certain, error))
             return NULL;
+        for (guint k = 0; k < image->data_files->len; k++) {
+            const struct storage *data = image_data_file(image, k)->storage;
+
+            if (!add_identity(text, data, data->name, certain, error))
+                return NULL;
+        }
     }
     return g_string_free(g_steal_pointer(&text), false);
 }

@@ -87,8 +87,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size == 0 || size > MAX_BYTES)
         return 0;
     image = image_open(storage_memory_new("input", data, size, 0), &format_qcow2, false, NULL);
-    if (image && image->wants_data) /* any bytes will do, of a size that sometimes is enough */
-        image_attach_data(image, storage_memory_new("data", data, size, 0), NULL);
+    if (image && image->data_files->len) /* any bytes will do, of a size that sometimes is enough */
+        image_attach_data(image, 0, storage_memory_new("data", data, size, 0), NULL);
     if (image) {
         image_describe(image, ignore, &told);
         map_all(image);
