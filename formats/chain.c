@@ -182,8 +182,8 @@ static GPtrArray *data_roots(const struct opening *opening, const struct image *
 
 /* Its content is data, whatever it looks like.  A relative name counts from the image, not from wherever we
  * run. */
-static bool open_data(struct opening *opening, struct image *image, unsigned index,
-                      const char *const *roots, GError **error)
+static bool open_data(struct opening *opening, struct image *image, unsigned index, const char *const *roots,
+                      GError **error)
 {
     const struct chain_policy *policy = opening->policy;
     const char *child = g_ptr_array_index(opening->chain->paths, chain_depth(opening->chain) - 1);

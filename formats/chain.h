@@ -19,8 +19,9 @@ struct chain_parent {
 };
 
 struct chain_policy {
-    const char *const *allowed_roots; /* directories besides that of the image; NULL-terminated or NULL.
-                                       * For external data files that of the image counts only if data_beside. */
+    const char *const
+        *allowed_roots; /* directories besides that of the image; NULL-terminated or NULL.
+                         * For external data files that of the image counts only if data_beside. */
     const struct chain_parent *parents;
     size_t parent_count;
     unsigned max_depth; /* 0: CHAIN_MAX_DEPTH */

@@ -46,8 +46,8 @@ static bool is_attached(const struct image *image)
 /* What lies in a file that was not opened is unknown; what needs no such file is no more than metadata. */
 static bool data_check(const struct image *image, GError **error)
 {
-    return is_attached(image) ||
-           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: the external data file is not open", image->name);
+    return is_attached(image) || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                                               "%s: the external data file is not open", image->name);
 }
 
 static bool write_check(const struct image *image, const char *what, bool has_callback, GError **error)
@@ -206,8 +206,8 @@ bool image_create(struct storage *storage, const struct format *format,
     return finish(storage->name, format->create(storage, options, error), error);
 }
 
-bool image_plan_data(const struct format *format, const struct image_create_options *options, GPtrArray *files,
-                     GError **error)
+bool image_plan_data(const struct format *format, const struct image_create_options *options,
+                     GPtrArray *files, GError **error)
 {
     return !format->plan_data || format->plan_data(options, files, error);
 }
@@ -260,11 +260,13 @@ bool image_map(struct image *image, uint64_t offset, uint64_t length, struct ext
     return map_check(image, offset, length, out, max, *count, error);
 }
 
-bool image_unpack(struct image *image, const void *packed, size_t packed_length, void *out, GError **error)
+bool image_unpack(struct image *image, uint64_t offset, const void *packed, size_t packed_length, void *out,
+                  GError **error)
 {
     if (!image->format->unpack)
         return lacks(image->name, image->format, "unpack", error);
-    return finish(image->name, image->format->unpack(image, packed, packed_length, out, error), error);
+    return finish(image->name, image->format->unpack(image, offset, packed, packed_length, out, error),
+                  error);
 }
 
 bool image_place(struct image *image, uint64_t offset, uint64_t length, GArray *placements, GError **error)
@@ -277,11 +279,12 @@ bool image_place(struct image *image, uint64_t offset, uint64_t length, GArray *
     return finish(image->name, image->format->place(image, offset, length, placements, error), error);
 }
 
-bool image_pack(struct image *image, const void *data, void *out, size_t *packed_length, GError **error)
+bool image_pack(struct image *image, uint64_t offset, const void *data, void *out, size_t *packed_length,
+                GError **error)
 {
     if (!image->format->pack)
         return lacks(image->name, image->format, "pack", error);
-    return finish(image->name, image->format->pack(image, data, out, packed_length, error), error);
+    return finish(image->name, image->format->pack(image, offset, data, out, packed_length, error), error);
 }
 
 bool image_place_packed(struct image *image, uint64_t offset, size_t packed_length, struct extent *to,

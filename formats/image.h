@@ -37,9 +37,9 @@ struct data_file {
 };
 
 struct image_create_options {
-    const char *name;           /* the file name that the image will have, for the names of its data files; may be
-                                 * NULL for formats without such */
-    uint64_t size;              /* virtual size in bytes */
+    const char *name; /* the file name that the image will have, for the names of its data files; may be
+                       * NULL for formats without such */
+    uint64_t size;    /* virtual size in bytes */
     const char *backing_name;   /* as it is to stand in the image, or NULL */
     const char *backing_format; /* required if backing_name is set */
     struct image *parent;       /* with backing_name: that image, open; its identity is recorded. NULL: not
@@ -104,16 +104,19 @@ struct format {
      * that can be merged are.  0 < *count <= max; may stop before offset + length, never after. */
     bool (*map)(struct image *image, uint64_t offset, uint64_t length, struct extent *out, size_t max,
                 size_t *count, GError **error);
-    /* Unpacks the whole unit (image->packed_unit bytes) that PACKED bytes hold. Thread-safe. */
-    bool (*unpack)(struct image *image, const void *packed, size_t packed_length, void *out, GError **error);
+    /* Unpacks the whole unit (image->packed_unit bytes) of guest offset `offset` that PACKED bytes hold.
+     * Thread-safe. */
+    bool (*unpack)(struct image *image, uint64_t offset, const void *packed, size_t packed_length, void *out,
+                   GError **error);
 
     /* Appends to `placements` (of struct placement) where [offset, +length) goes, in guest order,
      * followed by the fills.  Allocates as needed; ascending calls on a fresh image get ascending
      * host offsets. What is not COPIED/owned alone is moved. */
     bool (*place)(struct image *image, uint64_t offset, uint64_t length, GArray *placements, GError **error);
-    /* Packs one unit of packed_unit bytes into `out` (of packed_unit bytes); *packed_length 0 means
-     * that it does not get smaller: place() it instead. Thread-safe. */
-    bool (*pack)(struct image *image, const void *data, void *out, size_t *packed_length, GError **error);
+    /* Packs the unit at `offset`, of packed_unit bytes, into `out` (of image_pack_room() bytes);
+     * *packed_length 0 means that it does not get smaller: place() it instead. Thread-safe. */
+    bool (*pack)(struct image *image, uint64_t offset, const void *data, void *out, size_t *packed_length,
+                 GError **error);
     /* Where the packed bytes of the unit at `offset` go. */
     bool (*place_packed)(struct image *image, uint64_t offset, size_t packed_length, struct extent *to,
                          GError **error);
@@ -142,12 +145,16 @@ struct image {
     bool writable;
 
     /* set by open */
-    uint64_t size;           /* virtual size */
-    uint32_t granularity;    /* place() on multiples of it needs no fill; power of two; 1 for raw */
-    uint32_t cluster_size;   /* allocation unit on the storage, for zero detection; power of two */
-    uint32_t packed_unit;    /* bytes of one packed unit; 0 if the format does not pack */
-    bool reads_zero;         /* what was never placed reads as zeros (fresh image without backing) */
-    char *backing_name;      /* as it stands in the image; NULL: no backing layer */
+    uint64_t size;         /* virtual size */
+    uint32_t granularity;  /* place() on multiples of it needs no fill; power of two; 1 for raw */
+    uint32_t cluster_size; /* allocation unit on the storage, for zero detection; power of two */
+    uint32_t packed_unit;  /* bytes of one packed unit; 0 if the format does not pack */
+    uint32_t packed_max; /* every unit has to be packed, in at most so many bytes: place() does not exist; 0:
+                          * what does not get smaller stays as it is */
+    bool in_place;      /* every guest byte has its place for good; what was not written there is known to the
+                         * storage alone */
+    bool reads_zero;    /* what was never placed reads as zeros (fresh image without backing) */
+    char *backing_name; /* as it stands in the image; NULL: no backing layer */
     char *backing_format;    /* as it stands in the image, or follows from the format; NULL: not said */
     GPtrArray *parent_names; /* of char *: file names where the parent may be, in the order to try, the first
                               * is backing_name too; see image_add_parent_name(). NULL: no others */
@@ -171,17 +178,24 @@ bool image_attach_data(struct image *image, unsigned index, struct storage *data
  * writable and that the driver has the callback; errors come prefixed with the image's name. */
 bool image_create(struct storage *storage, const struct format *format,
                   const struct image_create_options *options, GError **error);
-bool image_plan_data(const struct format *format, const struct image_create_options *options, GPtrArray *files,
-                     GError **error);
+bool image_plan_data(const struct format *format, const struct image_create_options *options,
+                     GPtrArray *files, GError **error);
 bool image_create_data(struct storage *data, const struct format *format,
                        const struct image_create_options *options, unsigned index, GError **error);
 bool image_measure(const struct format *format, const struct image_create_options *options, uint64_t data,
                    uint64_t *bytes, GError **error);
 bool image_map(struct image *image, uint64_t offset, uint64_t length, struct extent *out, size_t max,
                size_t *count, GError **error);
-bool image_unpack(struct image *image, const void *packed, size_t packed_length, void *out, GError **error);
+bool image_unpack(struct image *image, uint64_t offset, const void *packed, size_t packed_length, void *out,
+                  GError **error);
 bool image_place(struct image *image, uint64_t offset, uint64_t length, GArray *placements, GError **error);
-bool image_pack(struct image *image, const void *data, void *out, size_t *packed_length, GError **error);
+bool image_pack(struct image *image, uint64_t offset, const void *data, void *out, size_t *packed_length,
+                GError **error);
+/* Bytes that a packed unit may need. */
+static inline uint32_t image_pack_room(const struct image *image)
+{
+    return image->packed_max ? image->packed_max : image->packed_unit;
+}
 bool image_place_packed(struct image *image, uint64_t offset, size_t packed_length, struct extent *to,
                         GError **error);
 bool image_zero(struct image *image, uint64_t offset, uint64_t length, uint64_t *done_offset,

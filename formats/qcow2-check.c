@@ -346,8 +346,8 @@ static bool compare_flags(struct check *check, GError **error)
         if (!table || !compare_flag(check, table->host, qcow2->l1[i] & QCOW2_COPIED, error))
             return false;
         for (uint64_t k = 0; k < entries; k++) {
-            if (!qcow2->external && qcow2_decode_entry(qcow2, table->bytes, k, &entry, &why) &&
-                entry.host && !entry.packed && !compare_flag(check, entry.host, entry.copied, error))
+            if (!qcow2->external && qcow2_decode_entry(qcow2, table->bytes, k, &entry, &why) && entry.host &&
+                !entry.packed && !compare_flag(check, entry.host, entry.copied, error))
                 return false;
         }
     }

@@ -205,7 +205,7 @@ static bool read_tables(struct qcow2 *qcow2, const struct header_bytes *header, 
                            (uint64_t)qcow2->reftable_clusters * qcow2->cluster_size, error))
         return false;
     qcow2->image->size = size & ~UINT64_C(511); /* as QEMU: a tail of less than a sector is not visible */
-    if (qcow2->external) /* a raw one alone shows the whole disk */
+    if (qcow2->external)                        /* a raw one alone shows the whole disk */
         image_add_data_file(qcow2->image->data_files, qcow2->data_name,
                             qcow2->autoclear & QCOW2_RAW_DATA ? qcow2->image->size : 0);
     if (qcow2->image->size != size)

@@ -370,8 +370,7 @@ bool qcow2_map(struct image *image, uint64_t offset, uint64_t length, struct ext
                size_t *count, GError **error)
 {
     struct qcow2 *qcow2 = image->opaque;
-    struct sink sink = {
-        .out = out, .max = max, .storage = data_storage(qcow2)};
+    struct sink sink = {.out = out, .max = max, .storage = data_storage(qcow2)};
     unsigned shift = qcow2->cluster_bits + qcow2->l2_bits;
     uint64_t end = offset + length, next;
     GError *failure = NULL;

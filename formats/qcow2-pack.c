@@ -114,7 +114,8 @@ static bool zstd_unpack(const uint8_t *packed, size_t packed_length, uint8_t *ou
     return got == out_length || unpack_failed(error, "zstd", got, out_length);
 }
 
-bool qcow2_unpack(struct image *image, const void *packed, size_t packed_length, void *out, GError **error)
+bool qcow2_unpack(struct image *image, uint64_t offset, const void *packed, size_t packed_length, void *out,
+                  GError **error)
 {
     struct qcow2 *qcow2 = image->opaque;
 
@@ -179,7 +180,8 @@ static bool zstd_pack(const void *data, void *out, size_t length, size_t *packed
     return true;
 }
 
-bool qcow2_pack(struct image *image, const void *data, void *out, size_t *packed_length, GError **error)
+bool qcow2_pack(struct image *image, uint64_t offset, const void *data, void *out, size_t *packed_length,
+                GError **error)
 {
     struct qcow2 *qcow2 = image->opaque;
 

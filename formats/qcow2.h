@@ -312,7 +312,9 @@ bool qcow2_verify(struct qcow2 *qcow2, GError **error);
 bool qcow2_check(struct image *image, bool repair, struct image_check *result, GError **error);
 
 /* qcow2-pack.c */
-bool qcow2_unpack(struct image *image, const void *packed, size_t packed_length, void *out, GError **error);
-bool qcow2_pack(struct image *image, const void *data, void *out, size_t *packed_length, GError **error);
+bool qcow2_unpack(struct image *image, uint64_t offset, const void *packed, size_t packed_length, void *out,
+                  GError **error);
+bool qcow2_pack(struct image *image, uint64_t offset, const void *data, void *out, size_t *packed_length,
+                GError **error);
 
 #endif

@@ -68,7 +68,7 @@ static bool take_name(struct cold_job *job, struct copy_unit *unit, GError **err
            storage_file_sync_directory(unit->target_path, error);
 }
 
-/* Where an image consists of several files it goes with them, and first: no image is left without its data.  A
+/* Where an image consists of several files it goes with them, and first: no image is left without its data. A
  * file that the image only refers to may serve others, too. */
 static bool delete_data(struct cold_job *job, const struct image *image, GError **error)
 {

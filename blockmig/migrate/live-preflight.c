@@ -192,8 +192,8 @@ static bool look_at_disk(struct live_job *job, struct live_disk *disk, GError **
     if (chain_layer(source, 0)->data_files->len)
         return blockmig_fail(
             error, BLOCKMIG_ERROR_REFUSED,
-            "%s keeps its data in %s: it has several files that would have to change names at once", disk->name,
-            image_data_file(chain_layer(source, 0), 0)->name);
+            "%s keeps its data in %s: it has several files that would have to change names at once",
+            disk->name, image_data_file(chain_layer(source, 0), 0)->name);
     if (!choose_format(job, disk, chain_layer(source, 0), error) || !choose_target(job, disk, error))
         return false;
     for (guint i = 0; i < chain_layer(source, 0)->notices->len; i++)

@@ -25,7 +25,7 @@ static void unpack(struct image *image, const struct extent *extent)
 
     g_assert_cmpuint(extent->packed_length, <=, 2 * image->packed_unit);
     if (storage_pread(extent->storage, packed, extent->packed_length, extent->host_offset, NULL))
-        image_unpack(image, packed, extent->packed_length, unit, NULL);
+        image_unpack(image, extent->offset - extent->skip, packed, extent->packed_length, unit, NULL);
 }
 
 static void map_all(struct image *image)
