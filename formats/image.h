@@ -54,7 +54,7 @@ struct format_option {
 
 enum format_flags {
     FORMAT_BACKING = 1 << 0,        /* can have a backing layer */
-    FORMAT_IDENTITY = 1 << 1,       /* guest offset == host offset; "unallocated" is the storage's word */
+    FORMAT_IDENTITY = 1 << 1,       /* every image is as long as its disk, see image->identity */
     FORMAT_PACKED = 1 << 2,         /* may return EXTENT_PACKED */
     FORMAT_PACKS = 1 << 3,          /* pack() and place_packed() exist */
     FORMAT_CREATE = 1 << 4,         /* create() and place() exist */
@@ -151,7 +151,7 @@ struct image {
     uint32_t packed_unit;  /* bytes of one packed unit; 0 if the format does not pack */
     uint32_t packed_max; /* every unit has to be packed, in at most so many bytes: place() does not exist; 0:
                           * what does not get smaller stays as it is */
-    bool in_place;      /* every guest byte has its place for good; what was not written there is known to the
+    bool identity;      /* every guest byte has its place for good; what was not written there is known to the
                          * storage alone */
     bool reads_zero;    /* what was never placed reads as zeros (fresh image without backing) */
     char *backing_name; /* as it stands in the image; NULL: no backing layer */

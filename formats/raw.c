@@ -66,7 +66,7 @@ static bool raw_open(struct image *image, GError **error)
     image->size = image->storage->size;
     image->granularity = 1;
     image->cluster_size = 4096;
-    image->in_place = true;
+    image->identity = true;
     image->reads_zero = image->storage->reads_zero;
     return true;
 }

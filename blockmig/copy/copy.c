@@ -404,10 +404,10 @@ static void describe_target(struct copy *copy, struct image *target)
     const struct copy_options *options = copy->copier.options;
 
     copy->target = target;
-    copy->in_place = target->in_place;
+    copy->identity = target->identity;
     copy->overlay = image_is_differencing(target);
     copy->zero_is_free = target->reads_zero && !copy->overlay;
-    copy->granule = copy->in_place ? 4096 : CLAMP(target->cluster_size, 4096, SLOT_SIZE);
+    copy->granule = copy->identity ? 4096 : CLAMP(target->cluster_size, 4096, SLOT_SIZE);
     copy->packed_unit = options->compress || target->packed_max ? target->packed_unit : 0;
     copy->no_reflink = options->no_reflink;
 }

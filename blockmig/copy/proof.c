@@ -127,7 +127,7 @@ bool copy_prove(struct image *target, const struct digest_table *digests, const 
     struct prove prove = {.target = target, .digests = digests, .overlay = image_is_differencing(target)};
 
     *result = (struct copy_result){0};
-    if (!target->in_place && !check_map(&prove, sum, options, error))
+    if (!target->identity && !check_map(&prove, sum, options, error))
         return false;
     return prove.overlay || check_zeros(target, digests, options, result, error);
 }

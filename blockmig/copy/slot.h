@@ -37,7 +37,7 @@ struct copy {
     struct copier copier;
     struct reader reader;
     struct image *target;
-    bool in_place;         /* of the target: what goes where never changes */
+    bool identity;         /* of the target: what goes where never changes */
     bool overlay;          /* of the target: zeros must hide what is below */
     bool zero_is_free;     /* what is not placed reads as zeros */
     uint64_t granule;      /* of zero detection */

@@ -72,7 +72,7 @@ static GArray *find_runs(struct slot *slot)
         from = extent_end(extent);
     }
     scan_zeros(slot, from, slot->end, runs);
-    return slot->copy->in_place ? join_short(runs) : runs;
+    return slot->copy->identity ? join_short(runs) : runs;
 }
 
 /* ---- the sum ---- */
@@ -91,7 +91,7 @@ static bool chunk_is_zero(const struct slot *slot, uint64_t guest)
 static void sum_data(const struct slot *slot, struct copy_map_sum *sum, uint64_t guest, uint64_t host,
                      uint64_t length)
 {
-    if (slot->copy->in_place)
+    if (slot->copy->identity)
         return;
     if (slot->copy->overlay) {
         map_sum_data(sum, guest, host, length);
@@ -258,7 +258,7 @@ static bool place_run(struct slot *slot, const struct run *run, GError **error)
     if (!copy->zero_is_free)
         return make_zeros(slot, run->offset, run->end, NULL, error);
     copy->copier.result->counters.bytes_zero += run->end - run->offset;
-    return copy->in_place || adopt_allocated(slot, run->offset, run->end, error);
+    return copy->identity || adopt_allocated(slot, run->offset, run->end, error);
 }
 
 /* ---- what will be read back ---- */
@@ -305,7 +305,7 @@ static bool check_chunks(struct slot *slot, const GArray *runs, GError **error)
  * not known. */
 static bool find_checks(struct slot *slot, const GArray *runs, GError **error)
 {
-    bool chunks = slot->copy->in_place && !touches(runs, slot->offset, slot->end, RUN_SKIP);
+    bool chunks = slot->copy->identity && !touches(runs, slot->offset, slot->end, RUN_SKIP);
 
     if (chunks && !check_chunks(slot, runs, error))
         return false;
