@@ -12,3 +12,22 @@ const char *extent_status_name(enum extent_status status)
 
     return status < G_N_ELEMENTS(names) ? names[status] : "unknown";
 }
+
+bool extent_sink_add(struct extent_sink *sink, const struct extent *extent)
+{
+    struct extent *last = sink->count ? &sink->out[sink->count - 1] : NULL;
+
+    if (last && last->status == extent->status && extent->status != EXTENT_PACKED &&
+        (extent->status != EXTENT_DATA ||
+         (last->storage == sink->storage && last->host_offset + last->length == extent->host_offset))) {
+        last->length += extent->length;
+        return true;
+    }
+    if (sink->count == sink->max)
+        return false;
+    sink->out[sink->count] = *extent;
+    if (extent->status == EXTENT_DATA || extent->status == EXTENT_PACKED)
+        sink->out[sink->count].storage = sink->storage;
+    sink->count++;
+    return true;
+}

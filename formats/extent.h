@@ -4,6 +4,7 @@
 #define FORMATS_EXTENT_H
 
 #include <glib.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 struct storage;
@@ -35,6 +36,16 @@ static inline uint64_t extent_end(const struct extent *extent)
 {
     return extent->offset + extent->length;
 }
+
+/* Collects the extents of a map() and merges neighbours. */
+struct extent_sink {
+    struct extent *out;
+    size_t max, count;
+    struct storage *storage; /* where the next DATA and PACKED extents lie */
+};
+
+/* False: there is no room for it. */
+bool extent_sink_add(struct extent_sink *sink, const struct extent *extent);
 
 const char *extent_status_name(enum extent_status status);
 

@@ -12,32 +12,6 @@
 #define READ_AHEAD (1u << 20) /* bytes of tables that lie side by side, in one request */
 #define PREFETCH   (8u << 20) /* bytes of tables on their way from the medium */
 
-/* Collects extents and merges neighbours. */
-struct sink {
-    struct extent *out;
-    size_t max, count;
-    struct storage *storage;
-};
-
-/* False: there is no room for it. */
-static bool sink_add(struct sink *sink, const struct extent *extent)
-{
-    struct extent *last = sink->count ? &sink->out[sink->count - 1] : NULL;
-
-    if (last && last->status == extent->status && extent->status != EXTENT_PACKED &&
-        (extent->status != EXTENT_DATA || last->host_offset + last->length == extent->host_offset)) {
-        last->length += extent->length;
-        return true;
-    }
-    if (sink->count == sink->max)
-        return false;
-    sink->out[sink->count] = *extent;
-    if (extent->status == EXTENT_DATA || extent->status == EXTENT_PACKED)
-        sink->out[sink->count].storage = sink->storage;
-    sink->count++;
-    return true;
-}
-
 /* First byte behind what the image occupies, or will once the caller has written what was placed. */
 static uint64_t image_end(const struct qcow2 *qcow2)
 {
@@ -289,7 +263,7 @@ static unsigned same_kind(const struct qcow2_entry *entry, unsigned sub, unsigne
 
 /* The part [offset, end) of one cluster.  False: the sink is full or (error set) the image is wrong. */
 static bool map_cluster(struct qcow2 *qcow2, const struct qcow2_entry *entry, uint64_t offset, uint64_t end,
-                        struct sink *sink, GError **error)
+                        struct extent_sink *sink, GError **error)
 {
     uint64_t start = offset & ~(uint64_t)(qcow2->cluster_size - 1);
 
@@ -315,7 +289,7 @@ static bool map_cluster(struct qcow2 *qcow2, const struct qcow2_entry *entry, ui
         } else if (entry->zero >> sub & 1) {
             extent.status = EXTENT_ZERO;
         }
-        if (!sink_add(sink, &extent))
+        if (!extent_sink_add(sink, &extent))
             return false;
         offset = piece_end;
     }
@@ -324,7 +298,7 @@ static bool map_cluster(struct qcow2 *qcow2, const struct qcow2_entry *entry, ui
 
 /* Guest range [offset, end) lies in the range of this table. False as map_cluster. */
 static bool map_table(struct qcow2 *qcow2, const struct qcow2_table *table, uint64_t offset, uint64_t end,
-                      struct sink *sink, GError **error)
+                      struct extent_sink *sink, GError **error)
 {
     uint64_t entries = UINT64_C(1) << qcow2->l2_bits;
 
@@ -342,7 +316,7 @@ static bool map_table(struct qcow2 *qcow2, const struct qcow2_table *table, uint
         if (empty) {
             struct extent hole = {.offset = offset, .length = piece_end - offset, .status = EXTENT_HOLE};
 
-            if (!sink_add(sink, &hole))
+            if (!extent_sink_add(sink, &hole))
                 return false;
         } else if (!map_cluster(qcow2, &entry, offset, piece_end, sink, error)) {
             return false;
@@ -353,7 +327,8 @@ static bool map_table(struct qcow2 *qcow2, const struct qcow2_table *table, uint
 }
 
 /* The empty L1 entries from the one of `offset` on. */
-static bool map_empty(struct qcow2 *qcow2, uint64_t offset, uint64_t end, uint64_t *next, struct sink *sink)
+static bool map_empty(struct qcow2 *qcow2, uint64_t offset, uint64_t end, uint64_t *next,
+                      struct extent_sink *sink)
 {
     unsigned shift = qcow2->cluster_bits + qcow2->l2_bits;
     uint64_t index = offset >> shift, last = (end - 1) >> shift;
@@ -363,14 +338,14 @@ static bool map_empty(struct qcow2 *qcow2, uint64_t offset, uint64_t end, uint64
         index++;
     *next = MIN(end, index << shift);
     hole.length = *next - offset;
-    return sink_add(sink, &hole);
+    return extent_sink_add(sink, &hole);
 }
 
 bool qcow2_map(struct image *image, uint64_t offset, uint64_t length, struct extent *out, size_t max,
                size_t *count, GError **error)
 {
     struct qcow2 *qcow2 = image->opaque;
-    struct sink sink = {.out = out, .max = max, .storage = data_storage(qcow2)};
+    struct extent_sink sink = {.out = out, .max = max, .storage = data_storage(qcow2)};
     unsigned shift = qcow2->cluster_bits + qcow2->l2_bits;
     uint64_t end = offset + length, next;
     GError *failure = NULL;
