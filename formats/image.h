@@ -232,6 +232,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(image_t, image_close)
 extern const struct format *const formats[]; /* ends with NULL */
 extern const struct format format_raw;
 extern const struct format format_qcow2;
+extern const struct format format_vmdk;
 
 /* By the name that users and backing-format fields give; an error (USAGE) names the known ones. */
 const struct format *format_by_name(const char *name, GError **error);

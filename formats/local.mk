@@ -23,4 +23,10 @@ libformats_a_SOURCES = \
 	formats/qcow2.c formats/qcow2.h \
 	formats/raw.c \
 	formats/storage.c formats/storage.h \
-	formats/utf16.c formats/utf16.h
+	formats/utf16.c formats/utf16.h \
+	formats/vmdk-descriptor.c \
+	formats/vmdk-map.c \
+	formats/vmdk-sparse.c \
+	formats/vmdk-stream.c \
+	formats/vmdk-table.c \
+	formats/vmdk.c formats/vmdk.h

@@ -8,6 +8,7 @@
 
 const struct format *const formats[] = {
     &format_qcow2,
+    &format_vmdk,
     &format_raw,
     NULL,
 };
@@ -35,10 +36,6 @@ static const struct {
     {"VDI", "\x7f\x10\xda\xbe", 64, 4},
     {"VHD", "conectix", 0, 8},
     {"VHDX", "vhdxfile", 0, 8},
-    {"VMDK", "KDMV", 0, 4},
-    {"VMDK", "COWD", 0, 4},
-    {"VMDK", "\xbe\xba\xfe\xca\0\0\0\0", 0, 8},
-    {"VMDK", "# Disk DescriptorFile", 0, 21},
     {"QED", "QED\0", 0, 4},
     {"Parallels", "WithoutFreeSpace", 0, 16},
     {"Parallels", "WithouFreSpacExt", 0, 16},

@@ -19,7 +19,8 @@ dist_check_SCRIPTS += \
 	tests/random-qcow2-writes-match-qemu-io.sh \
 	tests/room-is-measured-on-real-file-systems.sh \
 	tests/usage-errors-exit-2.sh \
-	tests/verify-names-the-differing-ranges.sh
+	tests/verify-names-the-differing-ranges.sh \
+	tests/vmdk-images-of-others-read-the-same.sh
 
 # Whole copies, end to end.
 dist_check_SCRIPTS += \
