@@ -29,7 +29,10 @@ moved()
     cp /dev/stdin "$tmp/$name.json" <<<"$out"
     sleep 1
     is "$(guest_verdict "$name")" OK "$name: the guest misses nothing"
-    is "$(guest_pauses "$name" | wc -l)" 2 "$name: it stood still twice"
+    # Nodes of -drive cannot be told to keep their files open: the snapshot needs a moment of its own.
+    local pauses=1
+    [ "$style" != --drive-style ] || pauses=2
+    is "$(guest_pauses "$name" | wc -l)" "$pauses" "$name: it stood still so many times"
     stop_guest "$name"
     like "$(host_verdict "$name" 0 "$tmp/$name.b/$disk" "$target")" '^OK [1-9]' "$name: and the host agrees, exactly"
     [ "$target" != qcow2 ] || image_clean "$tmp/$name.b/$disk" "$name: qemu-img check finds nothing"
@@ -48,7 +51,7 @@ moved qcow2 --libvirt-style qcow2
 kept qcow2 qcow2
 is "$(jq -c '[.command, .method, .result, .source, .disks[0].disk, .disks[0].verified]' "$tmp/qcow2.json")" \
     '["move","storage","done","kept","vd0","full"]' "the report names what was done"
-is "$(jq '.passes > 1 and .pause_ms > 0 and .pause_forecast_ms > 0 and .snapshot_pause_ms > 0' "$tmp/qcow2.json")" true \
+is "$(jq '.passes > 1 and .pause_ms > 0 and .pause_forecast_ms > 0 and .snapshot_pause_ms == null' "$tmp/qcow2.json")" true \
     "and what was measured"
 is "$(jq '.disks[0].bytes_in_pause < 16777216' "$tmp/qcow2.json")" true "little was left for the pause"
 is "$(guest_pauses qcow2 | tail -n 1)" "$(jq -r .pause_ms "$tmp/qcow2.json" | xargs printf '%.3f')" \
@@ -56,6 +59,7 @@ is "$(guest_pauses qcow2 | tail -n 1)" "$(jq -r .pause_ms "$tmp/qcow2.json" | xa
 moved raw --libvirt-style raw
 kept raw raw
 moved drive --drive-style qcow2 --delete-source
+is "$(jq '.snapshot_pause_ms > 0' "$tmp/drive.json")" true "drive: the pause of the snapshot is told"
 is "$(files "$tmp/drive.a")" "" "drive: the source is deleted"
 moved rawdrive --drive-style raw
 kept rawdrive raw

@@ -18,7 +18,7 @@ base_is_copied()
     [ "$(stat -c %b "$1")" -gt 24576 ]
 }
 
-# damaged NAME STYLE FORMAT
+# damaged NAME STYLE FORMAT PAUSES
 damaged()
 {
     local name=$1 disk=disk.$3
@@ -37,7 +37,7 @@ damaged()
     is "$?" 6 "$name: a difference has its own exit status" || diag "$(cat "$tmp/$name.err")"
     like "$(cat "$tmp/$name.err")" "differs from the source in the 1048576 bytes at 20971520" "$name: and is told"
     is "$(jq -r .result "$tmp/$name.json")" failed "$name: the result says so"
-    is "$(guest_pauses "$name" | wc -l)" 4 "$name: snapshot, switch, return, end"
+    is "$(guest_pauses "$name" | wc -l)" "$4" "$name: it stood still for the switch, the return and the end"
     is "$(files "$tmp/$name.a")" "$disk " "$name: the source is as it was"
     is "$(files "$tmp/$name.b")" "" "$name: the bad target is gone"
     sleep 0.5
@@ -47,6 +47,6 @@ damaged()
     [ "$3" != qcow2 ] || image_clean "$tmp/$name.a/$disk" "$name: qemu-img check finds nothing"
 }
 
-damaged qcow2 --libvirt-style qcow2
-damaged raw --drive-style raw
+damaged qcow2 --libvirt-style qcow2 3
+damaged raw --drive-style raw 4 # and for the snapshot
 done_testing

@@ -42,7 +42,6 @@ static bool merge_source(struct live_job *job, struct live_disk *disk, GError **
     if (!chain)
         return false;
     g_clear_pointer(&disk->base, chain_close);
-    live_layer_set_immutable(disk, false);
     storage = storage_file_open(path, FILE_WRITE, NULL, NULL, error);
     base = storage ? image_open(storage, disk->source_format, true, error) : NULL;
     if (base && base->cluster_size < 4096)
@@ -82,7 +81,6 @@ static bool keep_source(struct live_job *job, struct live_disk *disk, const char
 static bool delete_source(struct live_job *job, struct live_disk *disk, const char *base, GError **error)
 {
     g_clear_pointer(&disk->base, chain_close);
-    live_layer_set_immutable(disk, false);
     if (!job_event(&job->base, "intent", error, "delete %s", base))
         return false;
     if (g_unlink(base) < 0 && errno != ENOENT)

@@ -9,8 +9,6 @@
 #include <glib/gstdio.h>
 #include <linux/fs.h>
 #include <stdio.h>
-#include <string.h>
-#include <sys/ioctl.h>
 #include <unistd.h>
 
 /* 4 KiB of granularity, and few tables. */
@@ -23,18 +21,16 @@ static char *numbered(const struct live_disk *disk, unsigned layer)
     return g_strdup_printf("%s.blockmig-%u", disk->name, layer);
 }
 
+/* Before the first exchange the base still has the name, and overlay 1 stands where the base will. */
 char *live_layer_path(const struct live_disk *disk, unsigned layer)
 {
-    bool has_name = disk->by_exchange
-                        ? layer == disk->top && !disk->set_aside && (disk->top == 0 || disk->exchanged)
-                        : layer == 0;
-
-    if (disk->by_exchange && !disk->exchanged) {
-        /* Before the first exchange the base still has the name, and the overlay stands where the base will.
-         */
-        return layer == 0 ? g_strdup(disk->name) : numbered(disk, 0);
-    }
-    return has_name ? g_strdup(disk->name) : numbered(disk, layer);
+    if (!disk->exchanged && layer == 0)
+        return g_strdup(disk->name);
+    if (!disk->by_exchange)
+        return numbered(disk, layer);
+    if (!disk->exchanged)
+        return numbered(disk, 0);
+    return layer >= disk->top && !disk->set_aside ? g_strdup(disk->name) : numbered(disk, layer);
 }
 
 char *live_layer_node(const struct live_job *job, const struct live_disk *disk, unsigned layer)
@@ -67,13 +63,36 @@ char *live_new_node(const struct live_job *job, const struct live_disk *disk)
     return g_strdup_printf("bm-%08x-%u-new", job->tag, disk->index);
 }
 
-bool live_layer_exchange(struct live_disk *disk, unsigned layer, GError **error)
+static bool rename_synced(const struct live_disk *disk, const char *from, const char *to, unsigned flags,
+                          GError **error)
 {
-    g_autofree char *other = numbered(disk, layer - 1);
-
-    if (renameat2(AT_FDCWD, disk->name, AT_FDCWD, other, RENAME_EXCHANGE) < 0)
-        return blockmig_set_errno(error, errno, "exchanging the names %s and %s", disk->name, other);
+    if (renameat2(AT_FDCWD, from, AT_FDCWD, to, flags) < 0)
+        return blockmig_set_errno(error, errno, "renaming %s to %s", from, to);
     return storage_file_sync_directory(disk->name, error);
+}
+
+bool live_layer_take_name(struct live_disk *disk, unsigned layer, GError **error)
+{
+    g_autofree char *below = numbered(disk, layer - 1);
+
+    if ((disk->by_exchange || layer == 1) &&
+        !rename_synced(disk, disk->name, below, disk->by_exchange ? RENAME_EXCHANGE : RENAME_NOREPLACE,
+                       error))
+        return false;
+    disk->exchanged = true;
+    return true;
+}
+
+bool live_layer_return_name(struct live_disk *disk, unsigned layer, GError **error)
+{
+    g_autofree char *below = numbered(disk, layer - 1);
+
+    if ((disk->by_exchange || layer == 1) &&
+        !rename_synced(disk, below, disk->name, disk->by_exchange ? RENAME_EXCHANGE : RENAME_NOREPLACE,
+                       error))
+        return false;
+    disk->exchanged = layer > 1;
+    return true;
 }
 
 bool live_layer_set_aside(struct live_disk *disk, bool aside, GError **error)
@@ -87,27 +106,6 @@ bool live_layer_set_aside(struct live_disk *disk, bool aside, GError **error)
         return blockmig_set_errno(error, errno, "renaming %s to %s", from, to);
     disk->set_aside = aside;
     return true;
-}
-
-/* Best effort: not every file system has it, nor may everybody. */
-bool live_layer_set_immutable(struct live_disk *disk, bool immutable)
-{
-    int fd, flags = 0;
-    bool done = false;
-
-    if (disk->by_exchange || disk->immutable == immutable)
-        return true;
-    fd = open(disk->name, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    if (ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0) {
-        flags = immutable ? flags | FS_IMMUTABLE_FL : flags & ~FS_IMMUTABLE_FL;
-        done = ioctl(fd, FS_IOC_SETFLAGS, &flags) == 0;
-    }
-    close(fd);
-    if (done)
-        disk->immutable = immutable;
-    return done;
 }
 
 bool live_layer_remove(struct live_disk *disk, unsigned layer, GError **error)
@@ -159,14 +157,15 @@ bool live_overlay_create(const struct live_job *job, const char *path, uint64_t 
     return ok && storage_file_sync_directory(path, error);
 }
 
+/* It stands where it can take the disk's name from, and names what will be below it by then. */
 bool live_layer_create(struct live_job *job, struct live_disk *disk, unsigned layer, GError **error)
 {
     const char *format = layer > 1 ? format_qcow2.name : disk->source_format->name;
     g_autofree char *path = numbered(disk, disk->by_exchange ? layer - 1 : layer);
-    g_autofree char *below = disk->by_exchange ? g_strdup(path) : live_layer_path(disk, layer - 1);
-    g_autofree char *name = g_path_get_basename(below);
+    g_autofree char *below = numbered(disk, layer - 1), *name = g_path_get_basename(below);
+    g_autofree char *like = live_layer_path(disk, disk->top);
 
-    if (!live_overlay_create(job, path, disk->size, name, format, disk->name, error))
+    if (!live_overlay_create(job, path, disk->size, name, format, like, error))
         return false;
     disk->files = layer;
     return true;
@@ -196,6 +195,15 @@ static struct image *open_image(const char *path, unsigned flags, GError **error
     struct storage *storage = storage_file_open(path, flags, NULL, NULL, error);
 
     return storage ? image_open(storage, &format_qcow2, false, error) : NULL;
+}
+
+bool live_is_overlay(const struct live_disk *disk, const char *path)
+{
+    g_autofree char *base = g_path_get_basename(disk->name);
+    g_autofree char *prefix = g_strconcat(base, ".blockmig-", NULL);
+    g_autoptr(image_t) image = open_image(path, FILE_NO_LOCK, NULL);
+
+    return image && image->backing_name && g_str_has_prefix(image->backing_name, prefix);
 }
 
 struct chain *live_open_overlay(const char *path, unsigned flags, GError **error)

@@ -72,6 +72,15 @@ static bool highest_file(const struct live_disk *disk, unsigned *highest)
     return any;
 }
 
+/* The hypervisor only knows the names that its files had once: who has the disk's name is seen there. */
+static void look_at_name(struct live_disk *disk)
+{
+    bool nobody = !g_file_test(disk->name, G_FILE_TEST_EXISTS);
+
+    disk->exchanged = nobody || live_is_overlay(disk, disk->name);
+    disk->set_aside = nobody && disk->by_exchange;
+}
+
 /* Before the switch: which layer is on top, and where layer 0 is. */
 static void look_at_source(const struct live_job *job, struct live_disk *disk)
 {
@@ -87,9 +96,7 @@ static void look_at_source(const struct live_job *job, struct live_disk *disk)
     base = g_ptr_array_index(layers, MIN(disk->top, layers->len - 1));
     disk->based = strcmp(base->node, first) == 0;
     disk->base_node = g_strdup(base->node);
-    disk->exchanged = disk->by_exchange && g_strcmp0(base->filename, disk->name) != 0;
-    disk->set_aside = disk->exchanged && !g_file_test(disk->name, G_FILE_TEST_EXISTS);
-    disk->immutable = !disk->by_exchange;
+    look_at_name(disk);
     disk->created = g_file_test(disk->target_path, G_FILE_TEST_EXISTS);
     disk->overlay_created = g_file_test(disk->target_overlay, G_FILE_TEST_EXISTS);
 }
@@ -99,9 +106,8 @@ static void look_at_target(struct live_job *job, struct live_disk *disk)
     g_autofree char *node = NULL;
 
     disk->top = disk->files;
-    disk->snapshotted = disk->based = disk->created = true;
-    disk->exchanged = disk->set_aside = disk->by_exchange;
-    disk->immutable = !disk->by_exchange;
+    disk->snapshotted = disk->based = disk->created = disk->exchanged = true;
+    disk->set_aside = disk->by_exchange;
     node = live_top_node(job, disk);
     vm_remove_node(job->vm, node, NULL); /* its file is still open for writing there */
 }

@@ -28,7 +28,6 @@ static bool start_commit(struct live_job *job, struct live_disk *disk, GError **
     g_clear_pointer(&disk->base, chain_close);
     if (!disk->snapshotted)
         return true;
-    live_layer_set_immutable(disk, false);
     job_name(disk, name);
     if (!live_has_job(job, name, &there, error))
         return false;
@@ -64,15 +63,9 @@ static bool complete(struct live_job *job, struct live_disk *disk, GError **erro
     return vm_job_complete(job->vm, name, error) && wait_for(job, disk, VM_JOB_DONE, error);
 }
 
-/* The top overlay has the disk's name and the base is NAME.blockmig-0. */
 static bool restore_name(struct live_disk *disk, GError **error)
 {
-    if (!disk->exchanged)
-        return true;
-    if (!live_layer_exchange(disk, 1, error))
-        return false;
-    disk->exchanged = false;
-    return true;
+    return !disk->exchanged || live_layer_return_name(disk, 1, error);
 }
 
 static bool leave_overlays(struct live_job *job, GError **error)
@@ -84,6 +77,7 @@ static bool leave_overlays(struct live_job *job, GError **error)
     return live_resume(job, NULL, ok ? error : NULL) && ok;
 }
 
+/* By exchange what had the disk's name stands as NAME.blockmig-0 now; the base must not be there any more. */
 static void forget_overlays(struct live_job *job, struct live_disk *disk)
 {
     for (unsigned layer = disk->files; layer > 0; layer--) {
@@ -91,7 +85,10 @@ static void forget_overlays(struct live_job *job, struct live_disk *disk)
 
         vm_remove_node(job->vm, node, NULL);
     }
-    /* By exchange: what had the disk's name stands as NAME.blockmig-0 now. */
+    if (!g_file_test(disk->name, G_FILE_TEST_EXISTS) || live_is_overlay(disk, disk->name)) {
+        job_notice(&job->base, "%s is not what it was before: all beside it is kept", disk->name);
+        return;
+    }
     for (unsigned n = disk->by_exchange ? 0 : 1; n <= disk->files; n++) {
         g_autofree char *path = g_strdup_printf("%s.blockmig-%u", disk->name, n);
 

@@ -63,14 +63,11 @@ static void remove_nodes(struct live_job *job, struct live_disk *disk)
 
         vm_remove_node(job->vm, node, &local);
     }
-    for (guint i = 1; !local && i < disk->vm->layers->len; i++) {
-        const struct vm_layer *layer = g_ptr_array_index(disk->vm->layers, i);
-
-        if (layer->node[0] != '#')
-            vm_remove_node(job->vm, layer->node, NULL);
-        if (layer->node[0] != '#' && layer->protocol_node && layer->protocol_node[0] != '#')
-            vm_remove_node(job->vm, layer->protocol_node, NULL);
-    }
+    if (!local)
+        vm_forget_file(job->vm, disk->name, &local);
+    for (guint i = 1; !local && i < disk->vm->layers->len; i++)
+        vm_forget_file(job->vm, ((const struct vm_layer *)g_ptr_array_index(disk->vm->layers, i))->filename,
+                       &local);
     if (local)
         job_notice(&job->base, "%s", local->message);
 }

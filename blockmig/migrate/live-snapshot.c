@@ -2,10 +2,13 @@
 /*
  * The snapshot phase: an overlay over every disk, so that what lies below is frozen.
  *
- * The machine stands still for it, a few milliseconds.  The order in the pause matters.  The hypervisor opens
- * the old image again by its name when it becomes read-only, so the names are exchanged last, when it reads
- * that image by our descriptors.  Until then nothing was written to the overlay and the name leads to the
- * whole truth; afterwards it leads to the overlay, whose header names what it stands on.
+ * The hypervisor opens the old image again by its name when it becomes read-only.  Where it can be told to
+ * keep the file open (vm_keep_open), names may change at any time: the overlay takes the disk's name first,
+ * empty, over an image that the machine still writes, and then the machine is put on it while it runs.
+ *
+ * Where it cannot, the machine stands still for a few milliseconds and the order is the other one: the
+ * overlay is put on, the old image is replaced by a node of our own descriptors, and the names change last.
+ * Until then nothing was written to the overlay and the name leads to the whole truth.
  */
 #include "blockmig/migrate/live.h"
 
@@ -36,7 +39,7 @@ static bool create_overlays(struct live_job *job, GError **error)
     return true;
 }
 
-/* In one transaction. */
+/* In one transaction: overlay `top + 1` of every disk. */
 static bool add_overlays(struct live_job *job, GError **error)
 {
     unsigned count = job->disks->len;
@@ -48,12 +51,9 @@ static bool add_overlays(struct live_job *job, GError **error)
 
     for (unsigned i = 0; ok && i < count; i++) {
         struct live_disk *disk = live_disk_at(job, i);
-        unsigned layer = disk->top + 1;
-        char *path = layer == 1 || !disk->by_exchange
-                         ? g_strdup_printf("%s.blockmig-%u", disk->name, disk->by_exchange ? 0 : layer)
-                         : g_strdup(disk->name);
-        char *below = layer == 1 ? g_strdup(disk->base_node) : live_layer_node(job, disk, layer - 1);
-        char *node = live_layer_node(job, disk, layer);
+        char *path = live_layer_path(disk, disk->top + 1);
+        char *below = disk->top ? live_top_node(job, disk) : live_base_node(job, disk);
+        char *node = live_next_node(job, disk);
 
         g_ptr_array_add(strings, path);
         g_ptr_array_add(strings, below);
@@ -67,7 +67,47 @@ static bool add_overlays(struct live_job *job, GError **error)
     ok = ok && vm_snapshot(job->vm, snapshots, count, error);
     for (unsigned i = 0; i < open; i++)
         close(files[i]);
-    return ok;
+    if (!ok)
+        return false;
+    job->pace.layered = g_get_monotonic_time();
+    for (guint i = 0; i < job->disks->len; i++) {
+        live_disk_at(job, i)->snapshotted = true;
+        live_disk_at(job, i)->top++;
+    }
+    return true;
+}
+
+/* Undoes take_names() for the first `count` disks. */
+static void return_names(struct live_job *job, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        live_layer_return_name(live_disk_at(job, i), live_disk_at(job, i)->top + 1, NULL);
+}
+
+/* For the overlays that are about to be put on. */
+static bool take_names(struct live_job *job, GError **error)
+{
+    for (guint i = 0; i < job->disks->len; i++) {
+        struct live_disk *disk = live_disk_at(job, i);
+
+        if (!live_layer_take_name(disk, disk->top + 1, error)) {
+            return_names(job, i);
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The machine runs: the fresh overlay takes the name first, and both it and what it stands on are the truth.
+ */
+static bool layer_running(struct live_job *job, GError **error)
+{
+    if (!take_names(job, error))
+        return false;
+    if (add_overlays(job, error))
+        return true;
+    return_names(job, job->disks->len);
+    return false;
 }
 
 /* Layer 0 becomes a node of ours, whatever was made of its name. */
@@ -90,110 +130,69 @@ static bool freeze(struct live_job *job, GError **error)
     if (!add_overlays(job, error))
         return false;
     live_step(job, "overlay");
-    job->pace.layered = g_get_monotonic_time();
-    for (guint i = 0; i < job->disks->len; i++) {
-        live_disk_at(job, i)->snapshotted = true;
-        live_disk_at(job, i)->top = 1;
-    }
     for (guint i = 0; i < job->disks->len; i++)
         if (!rebase(job, live_disk_at(job, i), error))
             return false;
     live_step(job, "base");
-    for (guint i = 0; i < job->disks->len; i++) {
-        struct live_disk *disk = live_disk_at(job, i);
-
-        if (!disk->by_exchange)
-            continue;
-        if (!live_layer_exchange(disk, 1, error))
+    for (guint i = 0; i < job->disks->len; i++)
+        if (!live_layer_take_name(live_disk_at(job, i), 1, error))
             return false;
-        disk->exchanged = true;
-    }
     live_step(job, "name");
     return true;
 }
 
-/* They were the machine's own; it has no use for them any more.  Those of -drive have gone by themselves. */
-static void remove_old_nodes(struct live_job *job, const struct live_disk *disk)
+static bool layer_stopped(struct live_job *job, GError **error)
 {
-    const struct vm_layer *top = g_ptr_array_index(disk->vm->layers, 0);
-
-    if (top->node[0] != '#')
-        vm_remove_node(job->vm, top->node, NULL);
-    if (top->protocol_node && top->protocol_node[0] != '#')
-        vm_remove_node(job->vm, top->protocol_node, NULL);
-}
-
-static void protect_base(struct live_job *job, struct live_disk *disk)
-{
-    remove_old_nodes(job, disk);
-    if (!live_layer_set_immutable(disk, true))
-        job_notice(
-            &job->base,
-            "%s: cannot be made immutable: until the move is over, only this process's lock keeps others "
-            "from writing to it",
-            disk->name);
-}
-
-bool live_snapshot(struct job *base, GError **error)
-{
-    struct live_job *job = live_of(base);
     int64_t stopped, resumed;
     bool ok;
 
-    if (!create_overlays(job, error) ||
-        !job_event(base, "intent", error, "overlays over %u disks", job->disks->len))
-        return false;
     /* While the machine stands still the overlay and what it stands on are equally good. */
     ok = live_pause(job, live_base_node, live_next_node, &stopped, error) && live_pause_merged(job, error) &&
          freeze(job, error);
     if (!live_resume(job, &resumed, ok ? error : NULL) || !ok)
         return false;
-    job->pace.overhead = (double)(g_get_monotonic_time() - job->pause_begin) / G_USEC_PER_SEC;
     if (stopped && resumed)
-        base->report->snapshot_pause_ms = (double)(resumed - stopped) / 1000;
+        job->base.report->snapshot_pause_ms = (double)(resumed - stopped) / 1000;
     for (guint i = 0; i < job->disks->len; i++)
-        protect_base(job, live_disk_at(job, i));
-    return job_event(base, "result", error, "overlays are on; the machine stood still for %.1f ms (%s)",
-                     base->report->snapshot_pause_ms, job->steps->str);
+        vm_forget_file(job->vm, live_disk_at(job, i)->name, NULL); /* the machine's own nodes of layer 0 */
+    return job_event(&job->base, "result", error, "overlays are on; the machine stood still for %.1f ms (%s)",
+                     job->base.report->snapshot_pause_ms, job->steps->str);
 }
 
-/* Undoes the exchange of the first `count` disks. */
-static void exchange_back(struct live_job *job, unsigned count)
+/* Can all of them be had without standing still? */
+static bool hold_files(struct live_job *job)
 {
-    for (unsigned i = 0; i < count; i++) {
-        struct live_disk *disk = live_disk_at(job, i);
+    for (guint i = 0; i < job->disks->len; i++) {
+        g_autoptr(GError) local = NULL;
 
-        if (disk->by_exchange)
-            live_layer_exchange(disk, disk->top + 1, NULL);
+        if (vm_keep_open(job->vm, live_disk_at(job, i)->vm, &local))
+            continue;
+        live_tell(job, "the machine stands still for a moment: %s", local->message);
+        return false;
     }
+    return true;
 }
 
-/* The machine runs: the fresh overlay takes the name first, and both it and what it stands on are the truth.
- */
+bool live_snapshot(struct job *base, GError **error)
+{
+    struct live_job *job = live_of(base);
+
+    if (!create_overlays(job, error) ||
+        !job_event(base, "intent", error, "overlays over %u disks", job->disks->len))
+        return false;
+    if (!hold_files(job))
+        return layer_stopped(job, error);
+    return layer_running(job, error) &&
+           job_event(base, "result", error, "overlays are on; the machine ran on");
+}
+
 bool live_layers_add(struct live_job *job, GError **error)
 {
-    unsigned exchanged = 0;
-
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
 
         if (!live_layer_create(job, disk, disk->top + 1, error))
             return false;
     }
-    for (; exchanged < job->disks->len; exchanged++) {
-        struct live_disk *disk = live_disk_at(job, exchanged);
-
-        if (disk->by_exchange && !live_layer_exchange(disk, disk->top + 1, error)) {
-            exchange_back(job, exchanged);
-            return false;
-        }
-    }
-    if (!add_overlays(job, error)) {
-        exchange_back(job, exchanged);
-        return false;
-    }
-    job->pace.layered = g_get_monotonic_time();
-    for (guint i = 0; i < job->disks->len; i++)
-        live_disk_at(job, i)->top++;
-    return true;
+    return layer_running(job, error);
 }

@@ -7,7 +7,7 @@
  * stand, so that the disk's name never leads to stale data:
  *
  *   by_exchange (qcow2)   layer `top` has the disk's name, layer n < top is NAME.blockmig-n
- *   else (raw)            layer 0 keeps the disk's name, immutable; layer n > 0 is NAME.blockmig-n
+ *   else (raw)            layer n is NAME.blockmig-n; the name leads nowhere, for no overlay is raw
  *
  * The hypervisor opens these files by descriptors, because it opens files again by name whenever a disk
  * becomes read-only or writable.  The target has its final name from the beginning; the overlay above it is
@@ -34,8 +34,7 @@ struct live_disk {
     bool snapshotted; /* the machine writes to an overlay */
     char *base_node;  /* layer 0 as the machine opened it */
     bool based;       /* layer 0 is a node of ours, by descriptors */
-    bool exchanged;   /* the disk's name is that of layer `top` */
-    bool immutable;   /* layer 0 is */
+    bool exchanged;   /* layer 0 gave up the disk's name */
     bool set_aside;   /* the top layer gave up the disk's name (live_layer_set_aside) */
     bool settled;     /* the machine writes to the merged target */
     struct chain *base;
@@ -129,17 +128,20 @@ char *live_new_node(const struct live_job *job, const struct live_disk *disk);
 char *live_base_node(const struct live_job *job, const struct live_disk *disk);
 /* Overlay `layer`, empty, where it can take the disk's name from. */
 bool live_layer_create(struct live_job *job, struct live_disk *disk, unsigned layer, GError **error);
-/* Gives the disk's name to the fresh overlay `layer`, or back to the layer below it. */
-bool live_layer_exchange(struct live_disk *disk, unsigned layer, GError **error);
+/* The layer below the fresh overlay `layer` gives up the disk's name, to it if that is possible; and takes it
+ * back. */
+bool live_layer_take_name(struct live_disk *disk, unsigned layer, GError **error);
+bool live_layer_return_name(struct live_disk *disk, unsigned layer, GError **error);
 /* Puts overlay `top + 1` over every disk, in one transaction. */
 bool live_layers_add(struct live_job *job, GError **error);
 /* After the switch the disk's name leads nowhere: the top layer becomes NAME.blockmig-top; and back. */
 bool live_layer_set_aside(struct live_disk *disk, bool aside, GError **error);
-bool live_layer_set_immutable(struct live_disk *disk, bool immutable);
 bool live_layer_remove(struct live_disk *disk, unsigned layer, GError **error);
 /* Opens layer 0 and what is below it; or one overlay with its holes. `flags` of storage_file_open(). */
 struct chain *live_open_base(const struct live_disk *disk, unsigned flags, GError **error);
 struct chain *live_open_overlay(const char *path, unsigned flags, GError **error);
+/* Is this an overlay that a move put over the disk? Its header names what it stands on. */
+bool live_is_overlay(const struct live_disk *disk, const char *path);
 /* Overlays [from, top] as one with holes; and the whole source, from the top down. */
 struct chain *live_open_overlays(const struct live_disk *disk, unsigned from, GError **error);
 struct chain *live_open_source(const struct live_disk *disk, GError **error);

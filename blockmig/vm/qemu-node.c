@@ -4,7 +4,9 @@
 #include "formats/error.h"
 
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define FILE_SUFFIX "-file"
 
@@ -231,6 +233,178 @@ bool qemu_remove_node(struct vm *vm, const char *node, GError **error)
         return false;
     return !by_descriptor || (blockdev_del(qmp, name, error) && qemu_fdset_remove(qmp, node, error));
 }
+
+/* ---- files that stay open ---- */
+
+/* What QEMU calls the file of a node: as it was given, and it must be given so again. */
+static char *file_called(struct qmp *qmp, const char *node, GError **error)
+{
+    g_autoptr(json_t) nodes =
+        qmp_command(qmp, "query-named-block-nodes", json_pack("{s:b}", "flat", true), QMP_TIMEOUT, error);
+    size_t i;
+    json_t *entry;
+
+    json_array_foreach(nodes, i, entry)
+    {
+        if (g_strcmp0(member_text(entry, "node-name"), node) == 0)
+            return g_strdup(member_text(entry, "file"));
+    }
+    if (nodes)
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "node \"%s\" is not there", node);
+    return NULL;
+}
+
+static bool reopen(struct qmp *qmp, json_t *node, GError **error)
+{
+    return qmp_do(qmp, "blockdev-reopen", json_pack("{s:[o]}", "options", node), QMP_TIMEOUT, error);
+}
+
+/* Without auto-read-only.  How it does I/O must be said as it was at the start, and QEMU does not tell. */
+static bool reopen_file(struct qmp *qmp, const struct vm_node *image, const char *file, GError **error)
+{
+    static const char *const engines[] = {NULL, "native", "io_uring"};
+    g_autofree char *filename = file_called(qmp, file, error);
+    GError *fault = NULL;
+
+    for (guint i = 0; filename && i < G_N_ELEMENTS(engines); i++) {
+        json_t *arguments = file_arguments(image, filename);
+
+        if (!arguments)
+            break;
+        json_object_set_new(arguments, "node-name", json_string(file));
+        json_object_set_new(arguments, "auto-read-only", json_false());
+        json_object_set_new(arguments, "read-only", json_false());
+        if (engines[i])
+            json_object_set_new(arguments, "aio", json_string(engines[i]));
+        g_clear_error(&fault);
+        if (reopen(qmp, arguments, &fault))
+            return true;
+        if (!g_error_matches(fault, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED))
+            break;
+    }
+    if (fault)
+        g_propagate_error(error, fault);
+    else if (filename)
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
+                    "file name is not UTF-8: QMP cannot say it");
+    return false;
+}
+
+/* The numbers of the process's descriptors of this file, in the kernel's order; NULL: they cannot be seen. */
+static char *descriptors_of(pid_t pid, const char *path)
+{
+    g_autofree char *directory = g_strdup_printf("/proc/%d/fd", (int)pid);
+    GDir *dir = pid > 0 ? g_dir_open(directory, 0, NULL) : NULL;
+    g_autoptr(GString) numbers = g_string_new(NULL);
+    struct stat wanted, found;
+    const char *name;
+
+    if (!dir || stat(path, &wanted) < 0) {
+        g_clear_pointer(&dir, g_dir_close);
+        return NULL;
+    }
+    while ((name = g_dir_read_name(dir))) {
+        g_autofree char *link = g_build_filename(directory, name, NULL);
+
+        if (stat(link, &found) == 0 && found.st_dev == wanted.st_dev && found.st_ino == wanted.st_ino)
+            g_string_append_printf(numbers, "%s ", name);
+    }
+    g_dir_close(dir);
+    return numbers->len ? g_strdup(numbers->str) : NULL;
+}
+
+/*
+ * QEMU 7.2 forgets in blockdev-reopen how it had opened a file, and opens it once more the next time that
+ * somebody's permissions are looked at; then it remembers.  So the image above is reopened as it is, while
+ * the name is still right, until that makes no difference any more.
+ */
+static bool settle_file(struct qmp *qmp, const struct vm_node *image, const char *file, GError **error)
+{
+    for (unsigned i = 0; i < 3; i++) {
+        g_autofree char *before = descriptors_of(qmp_peer(qmp), image->filename), *after = NULL;
+
+        if (!before)
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "what the machine has open cannot be seen");
+        if (!reopen(qmp, node_arguments(image, image->backing, json_string(file)), error))
+            return false;
+        after = descriptors_of(qmp_peer(qmp), image->filename);
+        if (g_strcmp0(before, after) == 0)
+            return true;
+    }
+    return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "it is opened again whenever the image above changes");
+}
+
+bool qemu_keep_open(struct vm *vm, const struct vm_disk *disk, GError **error)
+{
+    const struct vm_layer *top = g_ptr_array_index(disk->layers, 0);
+    const struct vm_layer *below = disk->layers->len > 1 ? g_ptr_array_index(disk->layers, 1) : NULL;
+    struct qmp *qmp = qemu_of(vm)->qmp;
+    struct vm_node image = {.name = top->node,
+                            .filename = top->filename,
+                            .format = top->format,
+                            .backing = below ? below->node : NULL,
+                            .detect_zeroes = disk->detect_zeroes,
+                            .block_device = g_strcmp0(top->protocol, "host_device") == 0,
+                            .direct = disk->cache.direct,
+                            .no_flush = disk->cache.no_flush,
+                            .discard = true};
+
+    if (top->node[0] == '#' || !top->protocol_node || top->protocol_node[0] == '#')
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: its nodes have no names of their own",
+                             disk->name);
+    if (reopen_file(qmp, &image, top->protocol_node, error) &&
+        settle_file(qmp, &image, top->protocol_node, error))
+        return true;
+    g_prefix_error(error, "%s: keeping %s open: ", disk->name, top->filename);
+    return false;
+}
+
+/* As the kernel would call it if it were still there; the caller's; NULL: not even its directory is. */
+static char *real_name(const char *path)
+{
+    g_autofree char *directory = g_path_get_dirname(path), *base = g_path_get_basename(path);
+    char *real = realpath(directory, NULL);
+    char *name = real ? g_build_filename(real, base, NULL) : NULL;
+
+    free(real);
+    return name;
+}
+
+static bool is_file(json_t *node, const char *wanted)
+{
+    const char *file = member_text(node, "file");
+    g_autofree char *name = file ? real_name(file) : NULL;
+
+    return name && strcmp(name, wanted) == 0;
+}
+
+/* An image keeps the node of its file busy: that one goes in the second round. */
+bool qemu_forget_file(struct vm *vm, const char *path, GError **error)
+{
+    struct qmp *qmp = qemu_of(vm)->qmp;
+    g_autofree char *wanted = real_name(path);
+
+    for (unsigned round = 0; wanted && round < 2; round++) {
+        g_autoptr(json_t) nodes =
+            qmp_command(qmp, "query-named-block-nodes", json_pack("{s:b}", "flat", true), QMP_TIMEOUT, error);
+        size_t i;
+        json_t *node;
+
+        if (!nodes)
+            return false;
+        json_array_foreach(nodes, i, node)
+        {
+            const char *name = member_text(node, "node-name");
+
+            if (name && name[0] != '#' && is_file(node, wanted))
+                qmp_do(qmp, "blockdev-del", json_pack("{s:s}", "node-name", name), QMP_TIMEOUT, NULL);
+        }
+    }
+    return true;
+}
+
+/* ---- snapshots ---- */
 
 static json_t *snapshot_actions(const struct vm_snapshot *disks, unsigned count)
 {

@@ -51,6 +51,8 @@ bool qemu_can_mirror(struct vm *vm, GError **error);
 bool qemu_add_node(struct vm *vm, const struct vm_node *node, GError **error);
 bool qemu_remove_node(struct vm *vm, const char *node, GError **error);
 bool qemu_set_backing(struct vm *vm, const struct vm_node *node, const char *backing, GError **error);
+bool qemu_keep_open(struct vm *vm, const struct vm_disk *disk, GError **error);
+bool qemu_forget_file(struct vm *vm, const char *path, GError **error);
 bool qemu_snapshot(struct vm *vm, const struct vm_snapshot *disks, unsigned count, GError **error);
 bool qemu_set_write_threshold(struct vm *vm, const char *node, uint64_t offset, GError **error);
 

@@ -236,6 +236,16 @@ bool vm_set_backing(struct vm *vm, const struct vm_node *node, const char *backi
     return said(vm, vm->ops->set_backing(vm, node, backing, error), error);
 }
 
+bool vm_keep_open(struct vm *vm, const struct vm_disk *disk, GError **error)
+{
+    return said(vm, vm->ops->keep_open(vm, disk, error), error);
+}
+
+bool vm_forget_file(struct vm *vm, const char *path, GError **error)
+{
+    return said(vm, vm->ops->forget_file(vm, path, error), error);
+}
+
 bool vm_snapshot(struct vm *vm, const struct vm_snapshot *disks, unsigned count, GError **error)
 {
     return said(vm, vm->ops->snapshot(vm, disks, count, error), error);

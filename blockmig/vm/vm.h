@@ -185,6 +185,8 @@ struct vm_ops {
     bool (*add_node)(struct vm *vm, const struct vm_node *node, GError **error);
     bool (*remove_node)(struct vm *vm, const char *node, GError **error);
     bool (*set_backing)(struct vm *vm, const struct vm_node *node, const char *backing, GError **error);
+    bool (*keep_open)(struct vm *vm, const struct vm_disk *disk, GError **error);
+    bool (*forget_file)(struct vm *vm, const char *path, GError **error);
     bool (*snapshot)(struct vm *vm, const struct vm_snapshot *disks, unsigned count, GError **error);
     bool (*pause)(struct vm *vm, unsigned timeout, int64_t *time, GError **error);
     bool (*resume)(struct vm *vm, int64_t *time, GError **error);
@@ -241,6 +243,13 @@ bool vm_remove_node(struct vm *vm, const char *node, GError **error);
 /* Puts a node that was added by descriptor onto another backing node (NULL: none), as large and with the same
  * content as its present one, while the guest runs.  All else in `node` must be as it was added. */
 bool vm_set_backing(struct vm *vm, const struct vm_node *node, const char *backing, GError **error);
+/* Makes the hypervisor keep the file of a disk's top image open, read-write, in every state, while the
+ * machine runs: then the file's name may change although the image becomes read-only.  REFUSED or FAILED
+ * where that cannot be had; nothing has changed for the machine then. */
+bool vm_keep_open(struct vm *vm, const struct vm_disk *disk, GError **error);
+/* Closes whatever nothing uses of the nodes with names of their own that were opened from `path`, also
+ * if the file has another name or none by now. */
+bool vm_forget_file(struct vm *vm, const char *path, GError **error);
 /* All or none: on failure no overlay is open. */
 bool vm_snapshot(struct vm *vm, const struct vm_snapshot *disks, unsigned count, GError **error);
 

@@ -875,6 +875,70 @@ static void test_names_are_exchanged(struct machine *machine, gconstpointer data
     exchange_clear(&exchange);
 }
 
+/* The same without standing still: the overlay has the name before the machine is put on it, and the base
+ * keeps its node.  What -drive made cannot be told to keep its file. */
+static void test_names_are_exchanged_running(struct machine *machine, gconstpointer data)
+{
+    struct exchange exchange = {.style = data};
+    g_autoptr(vm_description_t) description = NULL;
+    const struct vm_disk *disk;
+    struct vm_snapshot snapshot;
+    GError *error = NULL;
+
+    make_image(machine, exchange.style->file, exchange.style->format, NULL, NULL);
+    start(machine, exchange.style->arguments);
+    description = vm_describe(machine->vm, &error);
+    g_assert_no_error(error);
+    disk = disk_called(description, exchange.style->device);
+    exchange.qdev = g_strdup(disk->qdev);
+    device_io(machine, exchange.qdev, "write -P 1 0 1M");
+    prepare_exchange(machine, &exchange);
+    close(exchange.base_fd);
+    if (disk->drive) {
+        assert_fails(vm_keep_open(machine->vm, disk, &error), BLOCKMIG_ERROR_REFUSED,
+                     "no names of their own");
+    } else {
+        assert_ok(vm_keep_open(machine->vm, disk, &error));
+        g_assert_cmpint(renameat2(AT_FDCWD, exchange.disk, AT_FDCWD, exchange.base, RENAME_EXCHANGE), ==, 0);
+        snapshot = (struct vm_snapshot){disk->node, exchange.overlay};
+        assert_ok(vm_snapshot(machine->vm, &snapshot, 1, &error));
+        assert_active(machine, exchange.qdev, "ov");
+        g_assert_cmpuint(open_count(machine, exchange.base), ==, 1);
+        g_assert_cmpuint(open_count(machine, exchange.disk), ==, 2);
+        node_reads(machine, "ov", "read -P 1 0 1M");
+        node_reads(machine, disk->node, "read -P 1 0 1M");
+        device_io(machine, exchange.qdev, "write -P 2 512k 512k");
+        assert_ok(vm_commit(machine->vm,
+                            &(struct vm_commit){.id = "back", .active = "ov", .base = disk->node}, &error));
+        complete(machine, "back");
+        assert_active(machine, exchange.qdev, disk->node);
+        assert_ok(vm_remove_node(machine->vm, "ov", &error));
+        g_assert_cmpuint(open_count(machine, exchange.base), ==, 1);
+        /* In use: it stays. */
+        assert_ok(vm_forget_file(machine->vm, exchange.disk, &error));
+        device_io(machine, exchange.qdev, "write -P 2 1M 512k");
+    }
+    close(exchange.overlay_fd);
+    exchange_clear(&exchange);
+}
+
+/* By the name that it was opened with, whatever it is called now. */
+static void test_unused_file_is_forgotten(struct machine *machine, gconstpointer unused)
+{
+    g_autofree char *path = in(machine, "a.qcow2"), *other = in(machine, "other");
+    GError *error = NULL;
+
+    make_image(machine, "a.qcow2", "qcow2", NULL, NULL);
+    start(machine, "-blockdev driver=file,node-name=fa,filename=@a.qcow2 "
+                   "-blockdev driver=qcow2,node-name=a,file=fa");
+    g_assert_cmpint(rename(path, other), ==, 0);
+    assert_ok(vm_forget_file(machine->vm, other, &error));
+    g_assert_true(has_node(machine, "a"));
+    assert_ok(vm_forget_file(machine->vm, path, &error));
+    g_assert_false(has_node(machine, "a") || has_node(machine, "fa"));
+    g_assert_cmpuint(open_count(machine, other), ==, 0);
+}
+
 /* Nothing of a node that could not be opened stays. */
 static void test_failed_node_leaves_nothing(struct machine *machine, gconstpointer unused)
 {
@@ -1152,10 +1216,13 @@ int main(int argc, char **argv)
     ADD("pivot-is-all-or-none", test_pivot_is_all_or_none);
     ADD("mirror", test_mirror);
     for (guint i = 0; i < G_N_ELEMENTS(styles); i++) {
-        g_autofree char *name = g_strdup_printf("/qemu/names-are-exchanged/%u", i);
+        g_autofree char *stopped = g_strdup_printf("/qemu/names-are-exchanged/%u", i);
+        g_autofree char *running = g_strdup_printf("/qemu/names-are-exchanged-running/%u", i);
 
-        g_test_add(name, struct machine, &styles[i], set_up, test_names_are_exchanged, tear_down);
+        g_test_add(stopped, struct machine, &styles[i], set_up, test_names_are_exchanged, tear_down);
+        g_test_add(running, struct machine, &styles[i], set_up, test_names_are_exchanged_running, tear_down);
     }
+    ADD("unused-file-is-forgotten", test_unused_file_is_forgotten);
     ADD("failed-node-leaves-nothing", test_failed_node_leaves_nothing);
     ADD("removal-is-repeated", test_removal_is_repeated);
     ADD("jobs-are-adopted", test_jobs_are_adopted);

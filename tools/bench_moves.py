@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""The part of tools/bench that moves disks of a running machine: pauses by the hypervisor's own STOP and
+RESUME events, forecasts, bytes, and what the guest notices, beside QEMU's own mirror of the same disk.
+
+The guest is that of tests/guest: it writes 4 KiB blocks at random places as fast as it can, under TCG.
+"""
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+
+TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+GUEST = os.path.join(TOP, "tests/guest")
+
+
+class Guest:
+    """One machine with qcow2 disks, started as libvirt does it."""
+
+    def __init__(self, directory, disks, append):
+        self.directory = directory
+        build = os.path.join(directory, "..", "guest")
+        subprocess.run([os.path.join(GUEST, "build"), build], check=True, stdout=subprocess.DEVNULL)
+        os.makedirs(directory, exist_ok=True)
+        arguments = []
+        for i, disk in enumerate(disks):
+            arguments += [
+                "-blockdev", f"driver=file,node-name=disk{i}-file,filename={disk},cache.direct=on,"
+                             "auto-read-only=on,discard=unmap",
+                "-blockdev", f"driver=qcow2,node-name=disk{i},file=disk{i}-file,cache.direct=on,"
+                             "read-only=off,discard=unmap",
+                "-device", f"virtio-blk-pci,id=vd{i},drive=disk{i}"]
+        self.process = subprocess.Popen(
+            ["qemu-system-x86_64", "-accel", "tcg", "-machine", "pc", "-m", "128", "-display", "none", "-nodefaults",
+             *(word for name in ("qmp", "qmp-events", "qmp-bench")
+               for word in ("-qmp", f"unix:{self.path(name)},server=on,wait=off")),
+             "-chardev", f"file,id=console,path={self.path('console')}", "-serial", "chardev:console",
+             "-chardev", f"socket,id=command,path={self.path('command')},server=on,wait=off",
+             "-serial", "chardev:command",
+             "-kernel", os.path.join(build, "vmlinuz"), "-initrd", os.path.join(build, "initramfs"),
+             "-append", "console=ttyS0 quiet loglevel=1 panic=-1 nokaslr mitigations=off rdinit=/init " + append,
+             *arguments], stdin=subprocess.DEVNULL)
+        self.recorder = subprocess.Popen(
+            [sys.executable, os.path.join(GUEST, "qmp.py"), "--record", self.path("events"), self.path("qmp-events")])
+        self.wait_for(lambda: "guest: ready" in self.read("console"))
+
+    def path(self, name):
+        return os.path.join(self.directory, name)
+
+    def read(self, name):
+        try:
+            with open(self.path(name), encoding="utf-8", errors="replace") as file:
+                return file.read()
+        except FileNotFoundError:
+            return ""
+
+    @staticmethod
+    def wait_for(condition, seconds=120):
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                sys.exit("bench: the test guest does not answer")
+            time.sleep(0.05)
+
+    def command(self, line):
+        with socket.socket(socket.AF_UNIX) as port:
+            port.settimeout(120)
+            port.connect(self.path("command"))
+            port.sendall(line.encode() + b"\n")
+            answer = b""
+            while not answer.endswith(b"\n"):
+                answer += port.recv(4096)
+        return answer.decode().strip()
+
+    def stats(self):
+        return json.loads(self.command("stats"))
+
+    def writes_per_second(self, seconds):
+        before, begin = self.stats()["writes"], time.monotonic()
+        time.sleep(seconds)
+        return (self.stats()["writes"] - before) / (time.monotonic() - begin)
+
+    def qmp(self, *steps):
+        done = subprocess.run([sys.executable, os.path.join(GUEST, "qmp.py"), self.path("qmp-bench"),
+                               *(json.dumps(step) for step in steps)], check=True, stdout=subprocess.PIPE, text=True)
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+    def pauses(self):
+        """Milliseconds between each STOP and its RESUME."""
+        found, stopped = [], None
+        for line in self.read("events").splitlines():
+            event = json.loads(line)
+            when = event["timestamp"]["seconds"] * 1000 + event["timestamp"]["microseconds"] / 1000
+            if event["event"] == "STOP":
+                stopped = when
+            elif event["event"] == "RESUME" and stopped is not None:
+                found.append(when - stopped)
+        return found
+
+    def close(self):
+        for process in (self.process, self.recorder):
+            process.send_signal(signal.SIGTERM)
+            process.wait()
+
+
+class Moves:
+    def __init__(self, bench, quietly):
+        self.bench, self.quietly = bench, quietly
+
+    def datastores(self, name, disks, size, data):
+        """Two directories, and in the first of them new images with some random data."""
+        here, there = (self.bench.path(f"{name}-{side}") for side in "ab")
+        for directory in (here, there):
+            os.makedirs(directory)
+        paths = []
+        for i in range(disks):
+            paths.append(os.path.join(here, f"disk{i}.qcow2"))
+            self.quietly("qemu-img", "create", "-q", "-f", "qcow2", paths[-1], size)
+            for offset in range(0, data, 64):
+                self.quietly("qemu-io", "-f", "qcow2", "-c",
+                                   f"write -P {offset % 250 + 1} {offset + 128}M 64M", paths[-1])
+        return here, there, paths
+
+    def move(self, guest, target, *options):
+        done = subprocess.run([self.bench.tool, "move", f"qmp:{guest.path('qmp')}", target, "--json",
+                               "--delete-source", *options], env=self.bench.environment,
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            sys.exit(f"bench: move: exit {done.returncode}\n{done.stderr}")
+        return json.loads(done.stdout)
+
+    def steps(self, job):
+        """What took how long in the pause."""
+        shown = json.loads(self.quietly(self.bench.tool, "job", "show", job, "--json", env=self.bench.environment))
+        return next(e["text"] for e in shown["events"] if "runs on the target" in e["text"]).partition(" after ")[2]
+
+    def back_and_forth(self, disks, count, limit):
+        here, there, paths = self.datastores(f"move{disks}", disks, "1G", 128)
+        guest = Guest(self.bench.path(f"machine{disks}"), paths, "span=64M")
+        reports, pauses = [], []
+        for i in range(count):
+            before = len(guest.pauses())
+            time.sleep(1)
+            reports.append(self.move(guest, there if i % 2 == 0 else here, "--max-pause=10s"))
+            time.sleep(0.2)
+            pauses.append(max(guest.pauses()[before:]))
+            if self.bench.options.verbose:
+                print(f"  move {i + 1}: pause {pauses[-1]:.1f} ms, forecast {reports[-1]['pause_forecast_ms']:.1f} ms, "
+                      f"{sum(d['bytes_in_pause'] for d in reports[-1]['disks'])} bytes, "
+                      f"{reports[-1]['passes']} passes; {self.steps(reports[-1]['job'])}", flush=True)
+        verdict = guest.command("check")
+        guest.close()
+        if not verdict.startswith("OK"):
+            sys.exit(f"bench: the guest lost something: {verdict}")
+        what = f"{disks} disk{'s' * (disks > 1)}, {count} moves"
+        self.bench.limit_row(f"{what}: longest pause", max(pauses), "ms", limit)
+        self.bench.limit_row(f"{what}: median pause", statistics.median(pauses), "ms", None)
+        near = sum(0.5 <= report["pause_forecast_ms"] / pause <= 2 for report, pause in zip(reports, pauses))
+        self.bench.limit_row(f"{what}: forecasts not within 2x of the pause", count - near, "", count // 10)
+
+    def beside_the_base(self):
+        """What the guest's writers notice of the base copy; and of QEMU's own mirror of the same disk."""
+        here, there, paths = self.datastores("busy", 1, "8G", 4096)
+        guest = Guest(self.bench.path("busy"), paths, "span=64M")
+        alone = guest.writes_per_second(5)
+        begin = time.monotonic()
+        guest.command("reset")
+        first = guest.stats()["writes"]
+        report = self.move(guest, there)
+        seconds = time.monotonic() - begin
+        beside = (guest.stats()["writes"] - first) / seconds
+        longest = guest.stats()["longest_write_us"] / 1000
+        print(f"{'move of 4 GiB, verified (writes/s of the guest before: ' + str(int(alone)) + ')':<58} {seconds:>8.2f} s")
+        self.bench.limit_row("the guest's writes while it is moved / before", beside / alone, "", 0.7, least=True)
+        self.bench.limit_row("its longest write", longest, "ms", None)
+        self.bench.limit_row("its pause", report["pause_ms"], "ms", None)
+        self.peer(guest, os.path.join(here, "peer.qcow2"))
+        guest.close()
+
+    def peer(self, guest, target):
+        """What `virsh blockcopy --pivot` makes QEMU do; nothing is verified."""
+        size = 8 << 30
+        node = guest.qmp({"execute": "query-block"})[0][0]["inserted"]["node-name"]
+        self.quietly("qemu-img", "create", "-q", "-f", "qcow2", target, str(size))
+        alone = guest.writes_per_second(5)
+        guest.command("reset")
+        first, begin = guest.stats()["writes"], time.monotonic()
+        guest.qmp(
+            {"execute": "blockdev-add", "arguments": {
+                "driver": "qcow2", "node-name": "peer", "cache": {"direct": True},
+                "file": {"driver": "file", "filename": target, "cache": {"direct": True}}}},
+            {"execute": "blockdev-mirror", "arguments": {"job-id": "peer", "device": node, "target": "peer",
+                                                          "sync": "full", "copy-mode": "write-blocking"}},
+            {"wait": "BLOCK_JOB_READY", "seconds": 600},
+            {"execute": "block-job-complete", "arguments": {"device": "peer"}},
+            {"wait": "BLOCK_JOB_COMPLETED", "seconds": 60})
+        seconds = time.monotonic() - begin
+        beside = (guest.stats()["writes"] - first) / seconds
+        print(f"{'  the same by QEMU, mirror write-blocking, not verified':<58} {seconds:>8.2f} s, "
+              f"writes {beside / alone:.2f}, longest {guest.stats()['longest_write_us'] / 1000:.0f} ms")
+
+    def run(self):
+        print("\nmoves of a machine that writes 4 KiB blocks as fast as it can")
+        self.back_and_forth(1, self.bench.options.moves, 50)
+        self.back_and_forth(2, self.bench.options.moves, 80)
+        self.beside_the_base()
