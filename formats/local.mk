@@ -24,9 +24,14 @@ libformats_a_SOURCES = \
 	formats/raw.c \
 	formats/storage.c formats/storage.h \
 	formats/utf16.c formats/utf16.h \
+	formats/vmdk-create.c \
 	formats/vmdk-descriptor.c \
+	formats/vmdk-flush.c \
 	formats/vmdk-map.c \
+	formats/vmdk-pack.c \
+	formats/vmdk-place.c \
 	formats/vmdk-sparse.c \
 	formats/vmdk-stream.c \
 	formats/vmdk-table.c \
+	formats/vmdk-verify.c \
 	formats/vmdk.c formats/vmdk.h

@@ -240,15 +240,15 @@ static bool find_footer(const struct vmdk_extent *extent, struct vmdk_header *fo
     return true;
 }
 
-static bool use_footer(struct vmdk *vmdk, struct vmdk_extent *extent, bool *found, GError **error)
+static bool use_footer(struct vmdk_extent *extent, GError **error)
 {
     struct vmdk_header *header = &extent->header, footer;
+    bool found;
 
-    if (!find_footer(extent, &footer, found, error))
+    if (!find_footer(extent, &footer, &found, error))
         return false;
-    if (!*found)
-        return vmdk->image->writable ||
-               vmdk_refuse(error,
+    if (!found)
+        return vmdk_refuse(error,
                            "gdOffset says that the grain directory is at the end, but there is no footer: "
                            "the file is cut or was not finished");
     if (footer.gd_sector == VMDK_GD_AT_END || footer.capacity != header->capacity ||
@@ -279,7 +279,6 @@ static bool open_directories(struct vmdk_extent *extent, GError **error)
 static bool open_hosted(struct vmdk *vmdk, struct vmdk_extent *extent, const uint8_t *bytes, GError **error)
 {
     struct vmdk_header *header = &extent->header;
-    bool complete = true;
 
     if (!vmdk_header_parse(bytes, header, error))
         return false;
@@ -294,10 +293,10 @@ static bool open_hosted(struct vmdk *vmdk, struct vmdk_extent *extent, const uin
     extent->packed = header->flags & VMDK_PACKED;
     if (!count_tables(extent, header->capacity, error))
         return false;
-    if (extent->packed && header->gd_sector == VMDK_GD_AT_END && !use_footer(vmdk, extent, &complete, error))
-        return false;
-    if (!complete)
+    if (extent->packed && vmdk->image->writable)
         return vmdk_stream_recover(extent, error);
+    if (extent->packed && header->gd_sector == VMDK_GD_AT_END && !use_footer(extent, error))
+        return false;
     return open_directories(extent, error);
 }
 

@@ -343,7 +343,9 @@ static void vmdk_describe(struct image *image, image_describe_fn describe, void 
     const struct vmdk_descriptor *descriptor = vmdk->descriptor;
     char text[24];
 
-    describe(opaque, "subformat", descriptor->create_type);
+    describe(opaque, "create_type", descriptor->create_type);
+    if (vmdk_is_writable_type(descriptor->create_type))
+        describe(opaque, "subformat", descriptor->create_type);
     if (descriptor->adapter)
         describe(opaque, "adapter_type", descriptor->adapter);
     g_snprintf(text, sizeof text, "%08x", descriptor->cid);
@@ -362,13 +364,25 @@ static void vmdk_describe(struct image *image, image_describe_fn describe, void 
 
 const struct format format_vmdk = {
     .name = "vmdk",
-    .flags = FORMAT_BACKING | FORMAT_PACKED,
+    .flags = FORMAT_BACKING | FORMAT_PACKED | FORMAT_CREATE,
+    .options = vmdk_options,
     .probe = vmdk_probe,
+    .measure = vmdk_measure,
+    .create = vmdk_create,
+    .plan_data = vmdk_plan_data,
+    .create_data = vmdk_create_data,
     .open = vmdk_open,
     .open_data = vmdk_open_data,
     .check_parent = vmdk_check_parent,
     .map = vmdk_map,
     .unpack = vmdk_unpack,
+    .place = vmdk_place,
+    .pack = vmdk_pack,
+    .place_packed = vmdk_place_packed,
+    .zero = vmdk_zero,
+    .discard = vmdk_zero,
+    .flush = vmdk_flush,
+    .check = vmdk_check,
     .describe = vmdk_describe,
     .close = vmdk_close,
 };

@@ -8,8 +8,10 @@
  *   vmdk-table.c       grain tables: cache and entries
  *   vmdk-map.c         from guest offsets to places
  *   vmdk-place.c       changes of the mapping
- *   vmdk-flush.c       the write order; what must be so before the first change; check
- *   vmdk-stream.c      streamOptimized: packing, appending, the tables at the end
+ *   vmdk-verify.c      what must be so before the first change; check
+ *   vmdk-flush.c       the write order
+ *   vmdk-pack.c        compressed grains
+ *   vmdk-stream.c      streamOptimized: appending, the tables at the end
  *   vmdk-create.c      new images
  *
  * A disk is a row of extents, each a file beside the descriptor or, in a file of its own, together with it.
@@ -121,11 +123,13 @@ struct vmdk_extent {
     unsigned clean;     /* of them, that can be thrown out */
 
     /* being written, after vmdk_begin_write() */
-    uint64_t end;     /* where the next grain goes */
-    uint64_t reached; /* end of what was placed so far: the file may still be shorter */
-    GArray *frees;    /* of uint64_t: grains to be given back after the next flush */
-    bool changed;     /* since the last flush */
-    uint64_t next;    /* stream: guest offset in the extent that grains may be appended from */
+    uint64_t end;               /* where the next grain goes */
+    uint64_t reached;           /* end of what was placed so far: the file may still be shorter */
+    GArray *frees;              /* of uint64_t: grains to be given back after the next flush */
+    bool changed;               /* since the last flush */
+    uint64_t next;              /* stream: guest offset in the extent that grains may be appended from */
+    uint64_t footer;            /* stream: where a valid footer lies; 0: there is none */
+    struct vmdk_table *current; /* stream: the table that is not complete yet, or NULL; dirty */
 };
 
 struct vmdk {
@@ -228,23 +232,33 @@ bool vmdk_zero(struct image *image, uint64_t offset, uint64_t length, uint64_t *
 /* Before the first change: nothing is used twice, and the image gets a new content id. */
 bool vmdk_begin_write(struct vmdk *vmdk, GError **error);
 bool vmdk_flush(struct image *image, GError **error);
+
+/* vmdk-verify.c */
+/* REFUSED or FAILED, and nothing is written, if the tables of a sparse extent are wrong anywhere.  *end:
+ * where its last grain ends. Tables that differ from their copies become dirty. */
+bool vmdk_verify(struct vmdk_extent *extent, uint64_t *end, GError **error);
 bool vmdk_check(struct image *image, bool repair, struct image_check *result, GError **error);
 
-/* vmdk-stream.c */
+/* vmdk-pack.c */
 bool vmdk_unpack(struct image *image, uint64_t offset, const void *packed, size_t packed_length, void *out,
                  GError **error);
 bool vmdk_pack(struct image *image, uint64_t offset, const void *data, void *out, size_t *packed_length,
                GError **error);
+uint32_t vmdk_record_max(uint64_t grain); /* bytes that the record of one grain takes at most */
+
+/* vmdk-stream.c */
 bool vmdk_place_packed(struct image *image, uint64_t offset, size_t packed_length, struct extent *to,
                        GError **error);
-uint32_t vmdk_record_max(uint64_t grain); /* bytes that the record of one grain takes at most */
-/* Finds what a stream holds whose end was not written: by its markers, up to the first that is none. */
+/* Finds what a stream that is to be written to holds: by its markers, up to the first that does not fit. */
 bool vmdk_stream_recover(struct vmdk_extent *extent, GError **error);
 bool vmdk_stream_flush(struct vmdk_extent *extent, GError **error);
-bool vmdk_stream_cut(struct vmdk_extent *extent, uint64_t offset, GError **error);
+/* What was not appended yet is zero, and the end can be cut off. */
+bool vmdk_stream_zero(struct vmdk *vmdk, uint64_t offset, uint64_t length, uint64_t *done_offset,
+                      uint64_t *done_length, GError **error);
 
 /* vmdk-create.c */
 extern const struct format_option vmdk_options[];
+bool vmdk_is_writable_type(const char *create_type);
 bool vmdk_measure(const struct image_create_options *options, uint64_t data, uint64_t *bytes, GError **error);
 bool vmdk_plan_data(const struct image_create_options *options, GPtrArray *files, GError **error);
 bool vmdk_create(struct storage *storage, const struct image_create_options *options, GError **error);

@@ -4,9 +4,7 @@
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/image-files.h"
 
-#include <errno.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #define MAP_BATCH 256
 
@@ -16,45 +14,6 @@ struct base_pass {
     struct copy_result result;  /* of this run, while it goes on */
     struct copy_counters total; /* of all runs */
 };
-
-/* The part's name may have been somebody else's: a link would lead the copy elsewhere, and between opening
- * and locking another job may have given the file its final name. */
-static bool is_our_part(const struct copy_unit *unit, const struct storage *storage, GError **error)
-{
-    struct stat named, opened;
-
-    if (fstat(storage->buffered_fd, &opened) < 0 || lstat(unit->part_path, &named) < 0)
-        return blockmig_set_errno(error, errno, "%s", unit->part_path);
-    if (S_ISREG(named.st_mode) && named.st_nlink == 1 && named.st_ino == opened.st_ino &&
-        named.st_dev == opened.st_dev)
-        return true;
-    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
-                "%s is not a file that this job made: it is a link, or was renamed meanwhile",
-                unit->part_path);
-    return false;
-}
-
-static struct storage *open_part(const struct copy_unit *unit, bool fresh, GError **error)
-{
-    g_autofree char *real = NULL;
-    bool create = fresh && !g_file_test(unit->part_path, G_FILE_TEST_EXISTS);
-    g_autoptr(storage_t) storage = storage_file_open(
-        unit->part_path, create ? FILE_WRITE | FILE_CREATE : FILE_WRITE, NULL, &real, error);
-
-    if (!storage || !is_our_part(unit, storage, error))
-        return NULL;
-    if (fresh && storage->size > 0 && !storage_resize(storage, 0, error))
-        return NULL;
-    return g_steal_pointer(&storage);
-}
-
-static struct storage *open_storage(const struct copy_unit *unit, bool fresh, GError **error)
-{
-    g_autofree char *real = NULL;
-
-    return unit->device ? storage_file_open(unit->target_path, FILE_WRITE, NULL, &real, error)
-                        : open_part(unit, fresh, error);
-}
 
 /* What the unit will be a child of: the layer that was copied before it, or the one that stays where it is.
  */
@@ -69,26 +28,18 @@ static struct image *parent_of(const struct cold_job *job, const struct copy_uni
 
 static bool create_target(struct cold_job *job, struct copy_unit *unit, GError **error)
 {
-    struct image_create_options options = {.size = unit->chain->size,
-                                           .backing_name = unit->backing_name,
-                                           .backing_format = unit->backing_format,
-                                           .parent = parent_of(job, unit),
-                                           .values = unit->options};
-    struct storage *storage = open_storage(unit, true, error);
+    struct image_create_options options = unit_create_options(unit);
 
-    if (!storage)
+    options.parent = parent_of(job, unit);
+    if (!unit_create_parts(unit, &options, error))
         return false;
-    if (!image_create(storage, unit->format, &options, error)) {
-        storage_close(storage);
-        return false;
-    }
     unit->frontier = 0;
     unit->map_sum = (struct copy_map_sum){0};
     memset(&unit->before, 0, sizeof(unit->before));
     g_clear_pointer(&unit->bad, g_array_unref);
     g_clear_pointer(&unit->digests, digest_table_free);
     unit->digests = digest_table_new(job->request->digest, unit->chain->size);
-    unit->target = image_open(storage, unit->format, true, error);
+    unit->target = unit_open_parts(unit, error);
     return unit->target != NULL;
 }
 
@@ -140,14 +91,13 @@ static bool empty_rest(struct copy_unit *unit, bool *reads_zero, GError **error)
 
 /* What is no image of this size any more, or has damaged tables, is of no use; *why says so then.  A medium
  * that does not answer is an error. */
-static bool open_again(const struct cold_job *job, struct copy_unit *unit, struct storage *storage,
-                       char **why, GError **error)
+static bool open_again(const struct cold_job *job, struct copy_unit *unit, char **why, GError **error)
 {
     struct image *parent = parent_of(job, unit);
     struct image_check check = {0};
     g_autoptr(GError) local = NULL;
 
-    unit->target = image_open(storage, unit->format, true, &local);
+    unit->target = unit_open_parts(unit, &local);
     if (unit->target && unit->target->size < unit->chain->size)
         *why = g_strdup_printf("%s has only %" PRIu64 " bytes", unit->part_path, unit->target->size);
     else if (unit->target && image_check(unit->target, true, &check, &local) && check.corruptions > 0)
@@ -169,10 +119,9 @@ static bool open_again(const struct cold_job *job, struct copy_unit *unit, struc
  * checkpoint is forgotten: from there on the image is as fresh as on the first run. */
 static bool reopen_target(struct cold_job *job, struct copy_unit *unit, GError **error)
 {
-    struct storage *storage = open_storage(unit, false, error);
     g_autofree char *why = NULL;
 
-    if (!storage || !open_again(job, unit, storage, &why, error))
+    if (!open_again(job, unit, &why, error))
         return false;
     if (why) {
         job_notice(&job->base, "%s: copying it from the beginning", why);
