@@ -59,6 +59,7 @@ enum format_flags {
     FORMAT_PACKS = 1 << 3,          /* pack() and place_packed() exist */
     FORMAT_CREATE = 1 << 4,         /* create() and place() exist */
     FORMAT_NO_PARENT_NAME = 1 << 5, /* children do not name their parent: --parent is needed */
+    FORMAT_SAME_SIZE = 1 << 6,      /* a child is as large as its parent */
 };
 
 struct image_check {
@@ -233,6 +234,7 @@ extern const struct format *const formats[]; /* ends with NULL */
 extern const struct format format_raw;
 extern const struct format format_qcow2;
 extern const struct format format_vmdk;
+extern const struct format format_vhd;
 
 /* By the name that users and backing-format fields give; an error (USAGE) names the known ones. */
 const struct format *format_by_name(const char *name, GError **error);

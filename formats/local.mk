@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 noinst_LIBRARIES += libformats.a
 libformats_a_SOURCES = \
+	formats/block-table.c formats/block-table.h \
 	formats/chain.c formats/chain.h \
 	formats/chain-map.c \
+	formats/create-options.c formats/create-options.h \
 	formats/error.c formats/error.h \
 	formats/extent.c formats/extent.h \
 	formats/image.c formats/image.h \
@@ -21,9 +23,15 @@ libformats_a_SOURCES = \
 	formats/qcow2-place.c \
 	formats/qcow2-refcount.c \
 	formats/qcow2.c formats/qcow2.h \
-	formats/raw.c \
+	formats/raw.c formats/raw.h \
 	formats/storage.c formats/storage.h \
 	formats/utf16.c formats/utf16.h \
+	formats/uuid.c formats/uuid.h \
+	formats/vhd-create.c \
+	formats/vhd-header.c \
+	formats/vhd-map.c \
+	formats/vhd-place.c \
+	formats/vhd.c formats/vhd.h \
 	formats/vmdk-create.c \
 	formats/vmdk-descriptor.c \
 	formats/vmdk-flush.c \

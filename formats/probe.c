@@ -8,6 +8,7 @@
 
 const struct format *const formats[] = {
     &format_qcow2,
+    &format_vhd,
     &format_vmdk,
     &format_raw,
     NULL,
@@ -28,13 +29,12 @@ const struct format *format_by_name(const char *name, GError **error)
 }
 
 /* Disk images that we know by their first bytes but have no driver for: copied as raw they would look like a
- * success and be none.  A fixed VHD has its mark at the end only. */
+ * success and be none.  */
 static const struct {
     const char *name, *mark;
     size_t offset, length;
 } foreign[] = {
     {"VDI", "\x7f\x10\xda\xbe", 64, 4},
-    {"VHD", "conectix", 0, 8},
     {"VHDX", "vhdxfile", 0, 8},
     {"QED", "QED\0", 0, 4},
     {"Parallels", "WithoutFreeSpace", 0, 16},
@@ -43,19 +43,12 @@ static const struct {
 
 static bool is_raw(const uint8_t *head, size_t length, struct storage *storage, GError **error)
 {
-    uint8_t tail[8] = {0};
     const char *name = NULL;
 
     for (size_t i = 0; i < G_N_ELEMENTS(foreign) && !name; i++) {
         if (foreign[i].offset + foreign[i].length <= length &&
             memcmp(head + foreign[i].offset, foreign[i].mark, foreign[i].length) == 0)
             name = foreign[i].name;
-    }
-    if (!name && storage->size >= 512) {
-        if (!storage_pread(storage, tail, sizeof(tail), storage->size - 512, error))
-            return false;
-        if (memcmp(tail, "conectix", sizeof(tail)) == 0)
-            name = "VHD";
     }
     return !name ||
            blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,

@@ -3,9 +3,9 @@
  * New images.  From the start of the file, in clusters: header, refcount table (sized for a full disk, so
  * that it never has to move), refcount blocks of what is written here, L1 table.
  */
+#include "formats/create-options.h"
 #include "formats/qcow2.h"
 
-#include <errno.h>
 #include <string.h>
 
 #define V2_LENGTH     72
@@ -36,52 +36,22 @@ struct plan {
     uint64_t total;            /* written at creation */
 };
 
-static bool usage(GError **error, const char *key, const char *value, const char *allowed)
-{
-    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE, "qcow2: option %s=%s: must be %s", key, value,
-                allowed);
-    return false;
-}
-
-static const char *option(const struct image_create_options *options, const char *key, const char *fallback)
-{
-    const char *value = options->values ? g_hash_table_lookup(options->values, key) : NULL;
-
-    return value ? value : fallback;
-}
-
-/* The index of the option's value in `names` (NULL-terminated); -1 and an error if it is not there. */
-static int choose(const struct image_create_options *options, const char *key, const char *fallback,
-                  const char *const *names, GError **error)
-{
-    const char *value = option(options, key, fallback);
-    g_autofree char *allowed = NULL;
-
-    for (int i = 0; names[i]; i++) {
-        if (strcmp(names[i], value) == 0)
-            return i;
-    }
-    allowed = g_strjoinv(", ", (char **)names);
-    usage(error, key, value, allowed);
-    return -1;
-}
-
 static bool parse_cluster_size(const struct image_create_options *options, struct plan *plan, GError **error)
 {
-    const char *value = option(options, "cluster_size", "64k");
-    char *suffix;
     uint64_t size;
 
-    errno = 0;
-    size = g_ascii_strtoull(value, &suffix, 10);
-    if (g_ascii_tolower(*suffix) == 'k' || g_ascii_tolower(*suffix) == 'm')
-        size = size > 1u << 22 ? 0 : size << (g_ascii_tolower(*suffix++) == 'k' ? 10 : 20);
-    if (errno || *suffix || !g_ascii_isdigit(*value) || size < 1u << QCOW2_MIN_CLUSTER_BITS ||
-        size > 1u << QCOW2_MAX_CLUSTER_BITS || size & (size - 1))
-        return usage(error, "cluster_size", value, qcow2_options[0].help);
+    if (!create_option_size("qcow2", options, "cluster_size", "64k", 1u << QCOW2_MIN_CLUSTER_BITS,
+                            1u << QCOW2_MAX_CLUSTER_BITS, &size, error))
+        return false;
     plan->qcow2.cluster_bits = __builtin_ctzll(size);
     plan->qcow2.cluster_size = size;
     return true;
+}
+
+static int choose(const struct image_create_options *options, const char *key, const char *fallback,
+                  const char *const *names, GError **error)
+{
+    return create_option_choose("qcow2", options, key, fallback, names, error);
 }
 
 static bool parse_choices(const struct image_create_options *options, struct plan *plan, GError **error)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Raw: the guest's bytes are the storage's bytes.  Any size, also not a multiple of 512. */
-#include "formats/image.h"
+#include "formats/raw.h"
 
 #include <string.h>
 
@@ -64,6 +64,7 @@ static bool raw_create(struct storage *storage, const struct image_create_option
 static bool raw_open(struct image *image, GError **error)
 {
     image->size = image->storage->size;
+    image->identity = true;
     image->granularity = 1;
     image->cluster_size = 4096;
     image->identity = true;
@@ -71,8 +72,8 @@ static bool raw_open(struct image *image, GError **error)
     return true;
 }
 
-static bool raw_map(struct image *image, uint64_t offset, uint64_t length, struct extent *out, size_t max,
-                    size_t *count, GError **error)
+bool raw_map(struct image *image, uint64_t offset, uint64_t length, struct extent *out, size_t max,
+             size_t *count, GError **error)
 {
     size_t n = 0;
 
@@ -96,8 +97,7 @@ static bool raw_map(struct image *image, uint64_t offset, uint64_t length, struc
     return true;
 }
 
-static bool raw_place(struct image *image, uint64_t offset, uint64_t length, GArray *placements,
-                      GError **error)
+bool raw_place(struct image *image, uint64_t offset, uint64_t length, GArray *placements, GError **error)
 {
     struct placement placement = {
         .to = {.offset = offset,
@@ -112,8 +112,8 @@ static bool raw_place(struct image *image, uint64_t offset, uint64_t length, GAr
 }
 
 /* Holes where the storage can have them: thin stays thin. */
-static bool raw_zero(struct image *image, uint64_t offset, uint64_t length, uint64_t *done_offset,
-                     uint64_t *done_length, GError **error)
+bool raw_zero(struct image *image, uint64_t offset, uint64_t length, uint64_t *done_offset,
+              uint64_t *done_length, GError **error)
 {
     if (!storage_zero(image->storage, offset, length, true, error))
         return false;
@@ -122,7 +122,7 @@ static bool raw_zero(struct image *image, uint64_t offset, uint64_t length, uint
     return true;
 }
 
-static bool raw_flush(struct image *image, GError **error)
+bool raw_flush(struct image *image, GError **error)
 {
     return storage_flush(image->storage, error);
 }

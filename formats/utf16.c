@@ -17,7 +17,7 @@ static void swap_units(void *bytes, size_t count, enum utf16_order order)
 
 char *utf16_decode(const void *bytes, size_t length, enum utf16_order order, GError **error)
 {
-    g_autofree gunichar2 *units = g_memdup2(bytes, length);
+    g_autofree gunichar2 *units = g_malloc(length + 1); /* not NULL for an empty name */
     g_autoptr(GError) local = NULL;
     char *text;
 
@@ -25,6 +25,7 @@ char *utf16_decode(const void *bytes, size_t length, enum utf16_order order, GEr
         blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "a name in UTF-16 has an odd length: %zu bytes", length);
         return NULL;
     }
+    memcpy(units, bytes, length);
     swap_units(units, length / 2, order);
     text = g_utf16_to_utf8(units, length / 2, NULL, NULL, &local);
     if (!text)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
-EXTRA_DIST += tests/lib.sh tests/make-data.py tests/make-hostile-qcow2.py tests/make-qcow2.py
+EXTRA_DIST += tests/images tests/lib.sh tests/make-data.py tests/make-hostile-qcow2.py tests/make-qcow2.py \
+	tests/read-vhd.py
 dist_check_SCRIPTS += \
 	tests/a-killed-migration-never-leaves-the-guest-paused.sh \
 	tests/copy-prints-one-json-object.sh \
@@ -20,6 +21,8 @@ dist_check_SCRIPTS += \
 	tests/room-is-measured-on-real-file-systems.sh \
 	tests/usage-errors-exit-2.sh \
 	tests/verify-names-the-differing-ranges.sh \
+	tests/vhd-disks-are-read-by-others.sh \
+	tests/virtualbox-disks-read-the-same.sh \
 	tests/vmdk-images-of-others-read-the-same.sh
 
 # Whole copies, end to end.
@@ -28,6 +31,7 @@ dist_check_SCRIPTS += \
 	tests/a-device-that-changed-is-copied-again.sh \
 	tests/chain-keep-copies-every-layer.sh \
 	tests/chain-shallow-keeps-the-backing.sh \
+	tests/chains-are-kept-in-other-formats.sh \
 	tests/chains-flatten-like-qemu-img.sh \
 	tests/copy-refuses-a-disk-in-use.sh \
 	tests/copy-refuses-a-target-that-is-too-small.sh \

@@ -5,7 +5,7 @@
 . "${srcdir:-.}/tests/lib.sh"
 need_tool qemu-img qemu-io
 
-driver=$builddir/tests/helpers/qcow2-driver
+driver=$builddir/tests/helpers/image-driver
 seed=${BLOCKMIG_SEED:-$$}
 diag "seed $seed"
 RANDOM=$seed
@@ -31,7 +31,7 @@ scribble()
 same()
 {
     rm -f "$tmp/ours.raw" "$tmp/theirs.raw"
-    if qemu-img convert -f qcow2 -O raw "$1" "$tmp/theirs.raw" && "$driver" read "$1" "$tmp/ours.raw" &&
+    if qemu-img convert -f qcow2 -O raw "$1" "$tmp/theirs.raw" && "$driver" read qcow2 "$1" "$tmp/ours.raw" &&
         cmp "$tmp/ours.raw" "$tmp/theirs.raw"; then
         ok "$2"
     else

@@ -6,7 +6,7 @@
 . "${srcdir:-.}/tests/lib.sh"
 need_tool qemu-img qemu-io
 
-driver=$builddir/tests/helpers/qcow2-driver
+driver=$builddir/tests/helpers/image-driver
 seed=${BLOCKMIG_SEED:-$$}
 steps=60
 [ "${BLOCKMIG_LONG:-0}" = 1 ] && steps=2000
@@ -30,7 +30,7 @@ scribble()
 agree()
 {
     qemu-img check -q -f qcow2 "$tmp/d.qcow2" && qemu-img compare -q -f qcow2 -F raw "$tmp/d.qcow2" "$tmp/model.raw" &&
-        "$driver" check "$tmp/d.qcow2" look
+        "$driver" check qcow2 "$tmp/d.qcow2" look
 }
 
 # try SIZE OPTIONS
@@ -48,19 +48,19 @@ try()
                 arguments=(base.qcow2 qcow2)
             fi
             if [ "$who" = ours ]; then
-                "$driver" create "$tmp/d.qcow2" "$size" "$options" "${arguments[@]}"
+                "$driver" create qcow2 "$tmp/d.qcow2" "$size" "$options" "${arguments[@]}"
             else
                 qemu-img create -q -f qcow2 -o "$options" ${arguments[0]:+-b base.qcow2 -F qcow2} "$tmp/d.qcow2" "$size"
                 scribble "$tmp/d.qcow2" "$size"
             fi
-            if "$driver" random "$tmp/d.qcow2" "$tmp/model.raw" $((RANDOM << 15 | RANDOM)) "$steps" && agree; then
+            if "$driver" random qcow2 "$tmp/d.qcow2" "$tmp/model.raw" $((RANDOM << 15 | RANDOM)) "$steps" && agree; then
                 ok "$what"
             else
                 not_ok "$what (seed $seed)"
                 continue
             fi
             scribble "$tmp/d.qcow2" "$size"
-            "$driver" random "$tmp/d.qcow2" "$tmp/model.raw" "$RANDOM" 20 && agree && continue
+            "$driver" random qcow2 "$tmp/d.qcow2" "$tmp/model.raw" "$RANDOM" 20 && agree && continue
             not_ok "$what, after QEMU wrote to it again (seed $seed)"
         done
     done
@@ -88,7 +88,7 @@ for options in cluster_size=4k cluster_size=16k,extended_l2=on; do
     scribble "$tmp/d.qcow2" 9000448
     qemu-img convert -f qcow2 -O raw "$tmp/d.qcow2" "$tmp/before.raw"
     qemu-img snapshot -c one "$tmp/d.qcow2"
-    "$driver" random "$tmp/d.qcow2" "$tmp/model.raw" "$RANDOM" "$steps" && agree &&
+    "$driver" random qcow2 "$tmp/d.qcow2" "$tmp/model.raw" "$RANDOM" "$steps" && agree &&
         qemu-img convert -f qcow2 -l one -O raw "$tmp/d.qcow2" "$tmp/after.raw" &&
         cmp "$tmp/before.raw" "$tmp/after.raw"
     is $? 0 "$options: a snapshot keeps its content (seed $seed)"
@@ -97,7 +97,7 @@ done
 # Bitmaps do not know what we change: their promise is withdrawn.
 qemu-img create -q -f qcow2 "$tmp/bitmap.qcow2" 4M
 qemu-img bitmap --add "$tmp/bitmap.qcow2" dirty
-"$driver" random "$tmp/bitmap.qcow2" "$tmp/model.raw" "$RANDOM" 5
+"$driver" random qcow2 "$tmp/bitmap.qcow2" "$tmp/model.raw" "$RANDOM" 5
 run qemu-img info "$tmp/bitmap.qcow2"
 unlike "$out" "name: dirty" "a bitmap that cannot be kept up to date is invalid"
 
@@ -105,7 +105,7 @@ unlike "$out" "name: dirty" "a bitmap that cannot be kept up to date is invalid"
 for how in metadata falloc full; do
     for more in "" ,extended_l2=on ,cluster_size=4k; do
         rm -f "$tmp/d.qcow2" "$tmp/model.raw"
-        "$driver" create "$tmp/d.qcow2" 20000768 "preallocation=$how$more" && truncate -s 20000768 "$tmp/model.raw" && agree
+        "$driver" create qcow2 "$tmp/d.qcow2" 20000768 "preallocation=$how$more" && truncate -s 20000768 "$tmp/model.raw" && agree
         is $? 0 "preallocation=$how$more"
     done
 done

@@ -40,6 +40,10 @@ static bool create_target(struct cold_job *job, struct copy_unit *unit, GError *
     g_clear_pointer(&unit->digests, digest_table_free);
     unit->digests = digest_table_new(job->request->digest, unit->chain->size);
     unit->target = unit_open_parts(unit, error);
+    if (unit->target && unit->target->size != unit->chain->size)
+        job_notice(&job->base,
+                   "%s: the disk has %" PRIu64 " bytes where the source has %" PRIu64 ": the rest is zeros",
+                   unit->target_path, unit->target->size, unit->chain->size);
     return unit->target != NULL;
 }
 
@@ -71,14 +75,17 @@ static bool empty_in_place(struct copy_unit *unit, bool keep_blocks, GError **er
 }
 
 /* From the frontier on the target shall be as it was when it was created.  `reads_zero`: it is, without a
- * byte of rest. */
+ * byte of rest.  Zeros in a child would hide its parent where the source has holes; what an earlier run left
+ * there came from the same source, which has not changed, and is written once more. */
 static bool empty_rest(struct copy_unit *unit, bool *reads_zero, GError **error)
 {
     const char *preallocation = g_hash_table_lookup(unit->options, "preallocation");
     bool falloc = preallocation && strcmp(preallocation, "falloc") == 0;
     uint64_t done_offset, done_length;
 
-    *reads_zero = !unit->device;
+    *reads_zero = !unit->device && !image_is_differencing(unit->target);
+    if (image_is_differencing(unit->target))
+        return true;
     if (!unit->device && (falloc || (preallocation && strcmp(preallocation, "metadata") == 0)))
         return empty_in_place(unit, falloc, error);
     if (!image_discard(unit->target, unit->frontier, unit->chain->size - unit->frontier, &done_offset,

@@ -108,6 +108,12 @@ static bool set_format(struct copy_unit *unit, const struct copy_request *reques
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                              "format %s cannot have a backing file: use --chain=flatten or another -O",
                              unit->format->name);
+    if (unit->backing_name && unit->format->flags & FORMAT_SAME_SIZE &&
+        unit->below->size != unit->chain->size)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "%s: a child of format %s is as large as its parent, but this one has %" PRIu64
+                             " bytes and its parent %" PRIu64 ": use --chain=flatten or another -O",
+                             unit->source_path, unit->format->name, unit->chain->size, unit->below->size);
     if (request->compressed && !(unit->format->flags & FORMAT_PACKS))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                              "format %s cannot hold compressed clusters (--compressed)", unit->format->name);

@@ -157,7 +157,7 @@ bool writer_step(struct image *image, struct chain *backing, GRand *random, uint
     int what = g_rand_int_range(random, 0, 10);
 
     pick_range(random, image, offset, length);
-    if (what == 0)
+    if (what == 0 && image->packed_unit)
         return pack_step(image, backing, random, model, offset, length, error);
     if (what <= 3) {
         memset(model + *offset, 0, *length);

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Programs that behaviour tests run; no tests themselves.
-noinst_PROGRAMS += tests/helpers/qcow2-driver
-tests_helpers_qcow2_driver_SOURCES = tests/helpers/qcow2-driver.c \
+noinst_PROGRAMS += tests/helpers/image-driver
+tests_helpers_image_driver_SOURCES = tests/helpers/image-driver.c \
 	tests/helpers/image-writer.c tests/helpers/image-writer.h
-tests_helpers_qcow2_driver_LDADD = $(BLOCKMIG_LIBS)
+tests_helpers_image_driver_LDADD = $(BLOCKMIG_LIBS)
 noinst_PROGRAMS += tests/helpers/space-query
 tests_helpers_space_query_SOURCES = tests/helpers/space-query.c
 tests_helpers_space_query_LDADD = $(BLOCKMIG_LIBS)

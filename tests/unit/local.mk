@@ -25,6 +25,7 @@ tests_unit_qcow2_hostile_t_LDADD = $(UNIT_LIBS)
 
 check_PROGRAMS += tests/unit/qcow2.t
 tests_unit_qcow2_t_SOURCES = tests/unit/qcow2.c \
+	tests/helpers/crash.c tests/helpers/crash.h \
 	tests/helpers/image-writer.c tests/helpers/image-writer.h
 tests_unit_qcow2_t_LDADD = $(UNIT_LIBS)
 
@@ -90,3 +91,9 @@ tests_unit_guard_t_LDADD = $(UNIT_LIBS)
 check_PROGRAMS += tests/unit/utf16.t
 tests_unit_utf16_t_SOURCES = tests/unit/utf16.c tests/unit/harness.h
 tests_unit_utf16_t_LDADD = $(UNIT_LIBS)
+
+check_PROGRAMS += tests/unit/vhd.t
+tests_unit_vhd_t_SOURCES = tests/unit/vhd.c tests/unit/harness.h \
+	tests/helpers/crash.c tests/helpers/crash.h \
+	tests/helpers/image-writer.c tests/helpers/image-writer.h
+tests_unit_vhd_t_LDADD = $(UNIT_LIBS)

@@ -2,6 +2,7 @@
 /* The qcow2 driver on memory: exact layout, and what a crash at any moment leaves. */
 #include "blockmig/storage/memory.h"
 #include "formats/chain.h"
+#include "tests/helpers/crash.h"
 #include "tests/helpers/image-writer.h"
 #include "tests/unit/harness.h"
 
@@ -111,37 +112,6 @@ static void test_layout(void)
 
 /* ---- crashes ------------------------------------------------------------------------------------ */
 
-/* What the image held when image_flush() returned, and what was touched after it. */
-struct mark {
-    unsigned flush; /* of the storage */
-    uint8_t *model;
-    uint8_t *touched; /* one byte per byte */
-};
-
-static void mark_free(gpointer data)
-{
-    struct mark *mark = data;
-
-    g_free(mark->model);
-    g_free(mark->touched);
-    g_free(mark);
-}
-
-static struct mark *mark_new(struct storage *storage, const uint8_t *model, uint64_t size)
-{
-    struct mark *mark = g_new0(struct mark, 1);
-
-    mark->flush = storage_memory_flush_count(storage);
-    mark->model = g_memdup2(model, size);
-    mark->touched = g_malloc0(size);
-    return mark;
-}
-
-static bool keep_some(void *opaque, unsigned i)
-{
-    return g_rand_int_range(opaque, 0, 3) > 0;
-}
-
 static struct chain *make_backing(uint64_t size)
 {
     g_autofree uint8_t *bytes = g_malloc(size);
@@ -153,106 +123,21 @@ static struct chain *make_backing(uint64_t size)
     return chain_new_single(image, false);
 }
 
-/* The content that a crash left must be sound, and hold everything that was flushed and not touched since. */
-static void check_cut(GByteArray *cut, const struct mark *mark, struct chain *backing, bool exact, bool ask)
+static struct crash_case crash_case(struct chain *backing)
 {
-    struct storage *storage = storage_memory_new("cut", cut->data, cut->len, 0);
-    g_autoptr(image_t) image = open_image(storage, false);
-    g_autofree uint8_t *content = g_malloc(image->size);
-    g_autoptr(GError) error = NULL;
-    struct image_check result;
-
-    image_check(image, false, &result, &error);
-    g_assert_no_error(error);
-    g_assert_cmpuint(result.corruptions, ==, 0);
-    if (exact)
-        g_assert_cmpuint(result.leaks, ==, 0);
-    writer_read(image, backing, content, image->size, 0, &error);
-    g_assert_no_error(error);
-    for (uint64_t i = 0; i < image->size; i++) {
-        if (content[i] != mark->model[i] && !mark->touched[i])
-            g_error("flushed content was lost at %" G_GUINT64_FORMAT, i);
-    }
-    if (ask) {
-        int status = judge(cut->data, cut->len);
-
-        g_assert_true(status == 0 || (status == 3 && !exact));
-    }
-}
-
-/* A crashed target is opened again, repaired and used. */
-static void check_reuse(GByteArray *cut, struct chain *backing)
-{
-    struct storage *storage = storage_memory_new("cut", cut->data, cut->len, 0);
-    g_autoptr(image_t) image = open_image(storage, true);
-    g_autofree uint8_t *data = g_malloc(image->size);
-    g_autoptr(GError) error = NULL;
-    struct image_check result;
-
-    image_check(image, true, &result, &error);
-    g_assert_no_error(error);
-    g_assert_cmpuint(result.leaks, ==, result.repaired);
-    image_check(image, true, &result, &error);
-    g_assert_no_error(error);
-    g_assert_cmpuint(result.leaks + result.corruptions, ==, 0);
-    memset(data, 0x5a, image->size);
-    g_assert_true(writer_write(image, backing, data, image->size, 0, &error));
-    g_assert_true(image_flush(image, &error));
-    image_check(image, false, &result, &error);
-    g_assert_cmpuint(result.leaks + result.corruptions, ==, 0);
-}
-
-static void crash_everywhere(struct storage *storage, GPtrArray *marks, struct chain *backing, GRand *random)
-{
-    unsigned flushes = storage_memory_flush_count(storage);
-    const struct mark *first = marks->pdata[0];
-    guint current = 0;
-    bool ask = have_judge();
-
-    for (unsigned flush = first->flush; flush <= flushes; flush++) {
-        while (current + 1 < marks->len && ((struct mark *)marks->pdata[current + 1])->flush <= flush)
-            current++;
-        for (int round = 0; round < 5; round++) {
-            const struct mark *mark = marks->pdata[current];
-            size_t torn = g_rand_boolean(random) ? 512 * g_rand_int_range(random, 1, 8) : 0;
-            g_autoptr(GByteArray) cut =
-                storage_memory_cut(storage, flush, round ? keep_some : NULL, random, round ? torn : 0);
-
-            check_cut(cut, mark, backing, round == 0 && mark->flush == flush, ask && round < 2);
-            if (round == 1)
-                check_reuse(cut, backing);
-        }
-    }
+    return (struct crash_case){
+        .format = &format_qcow2, .backing = backing, .judge = have_judge() ? judge : NULL};
 }
 
 static void test_crash(gconstpointer data)
 {
     const char *options = data;
     bool backed = options[0] == '+';
-    g_autoptr(GRand) random = harness_rand();
-    uint64_t size = 700 * 1024 + 512, offset, length;
-    g_autofree uint8_t *model = g_malloc0(size);
-    g_autoptr(GPtrArray) marks = g_ptr_array_new_with_free_func(mark_free);
+    uint64_t size = 700 * 1024 + 512;
     g_autoptr(chain_t) backing = backed ? make_backing(size - 70000) : NULL;
-    struct storage *storage = create(size, options + backed, backed);
-    g_autoptr(image_t) image = open_image(storage, true);
-    g_autoptr(GError) error = NULL;
+    struct crash_case crash = crash_case(backing);
 
-    g_assert_true(writer_read(image, backing, model, size, 0, &error));
-    g_ptr_array_add(marks, mark_new(storage, model, size));
-    for (int i = 0; i < 100; i++) {
-        struct mark *mark = marks->pdata[marks->len - 1];
-
-        writer_step(image, backing, random, model, &offset, &length, &error);
-        g_assert_no_error(error);
-        memset(mark->touched + offset, 1, length);
-        if (i % 9 == 8) {
-            image_flush(image, &error);
-            g_assert_no_error(error);
-            g_ptr_array_add(marks, mark_new(storage, model, size));
-        }
-    }
-    crash_everywhere(storage, marks, backing, random);
+    crash_random(&crash, create(size, options + backed, backed), 100);
 }
 
 /* A refcount table that is too small moves, also when the power fails meanwhile. */
@@ -262,7 +147,8 @@ static void test_growth(void)
     struct storage *storage = create(size, "cluster_size=512,refcount_bits=64", false);
     const uint32_t one = GUINT32_TO_BE(1);
     g_autofree uint8_t *model = g_malloc0(size);
-    g_autoptr(GPtrArray) marks = g_ptr_array_new_with_free_func(mark_free);
+    struct crash_case crash = crash_case(NULL);
+    g_autoptr(GPtrArray) marks = g_ptr_array_new_with_free_func((GDestroyNotify)crash_mark_free);
     g_autoptr(GRand) random = harness_rand();
     g_autoptr(image_t) image = NULL;
     g_autoptr(GError) error = NULL;
@@ -276,18 +162,18 @@ static void test_growth(void)
     g_assert_cmpuint(result.corruptions, ==, 0);
     g_assert_cmpuint(result.repaired, >, 0);
     g_assert_true(image_flush(image, &error));
-    g_ptr_array_add(marks, mark_new(storage, model, size));
+    g_ptr_array_add(marks, crash_mark_new(storage, model, size));
     for (uint64_t offset = 0; offset < size; offset += 3 * MIB) {
-        struct mark *mark = marks->pdata[marks->len - 1];
+        struct crash_mark *mark = marks->pdata[marks->len - 1];
 
         memset(model + offset, 1 + offset / MIB, 3 * MIB);
         memset(mark->touched + offset, 1, 3 * MIB);
         g_assert_true(writer_write(image, NULL, model + offset, 3 * MIB, offset, &error));
         g_assert_true(image_flush(image, &error));
-        g_ptr_array_add(marks, mark_new(storage, model, size));
+        g_ptr_array_add(marks, crash_mark_new(storage, model, size));
     }
     g_assert_cmpuint(GUINT32_FROM_BE(*(const uint32_t *)(storage_memory_data(storage) + 56)), >, 1);
-    crash_everywhere(storage, marks, NULL, random);
+    crash_everywhere(&crash, storage, marks, random);
 }
 
 /* More L2 tables are changed between two flushes than the cache holds: those that the medium uses move, so

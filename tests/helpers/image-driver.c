@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The qcow2 driver on the command line, for tests that compare it with QEMU's.
+ * A driver on the command line, for tests that compare it with other programs.
  *
- *   qcow2-driver read IMAGE RAW         the guest's view, through the chain, into RAW
- *   qcow2-driver map IMAGE              number of extents and of bytes by status
- *   qcow2-driver create IMAGE SIZE OPTIONS [BACKING FORMAT]
- *   qcow2-driver check IMAGE repair|look    exit 0 clean, 3 leaks, 4 corruptions
- *   qcow2-driver random IMAGE RAW SEED STEPS
+ *   image-driver read FORMAT IMAGE RAW         the guest's view, through the chain, into RAW
+ *   image-driver map FORMAT IMAGE              number of extents and of bytes by status
+ *   image-driver create FORMAT IMAGE SIZE OPTIONS [BACKING BACKING-FORMAT]
+ *   image-driver check FORMAT IMAGE repair|look    exit 0 clean, 3 leaks, 4 corruptions
+ *   image-driver random FORMAT IMAGE RAW SEED STEPS [PARENT]
  *                      random writes, zeros, discards, packed clusters, flushes, reopenings; the
  *                      expected content goes to RAW
  */
@@ -20,6 +20,7 @@
 #define BUFFER   (1u << 20)
 #define MAX_DISK (1u << 28)
 
+static const struct format *format;
 static int exit_status;
 
 static struct chain *open_chain(const char *path, GError **error)
@@ -27,7 +28,7 @@ static struct chain *open_chain(const char *path, GError **error)
     static unsigned flags = FILE_NO_LOCK;
     const struct chain_policy policy = {.open = storage_file_open_for_chain, .opaque = &flags};
 
-    return chain_open(path, &format_qcow2, &policy, error);
+    return chain_open(path, format, &policy, error);
 }
 
 /* Leaves holes where the map knows zeros, so that huge disks stay small. */
@@ -81,10 +82,20 @@ static bool command_map(char **argv, GError **error)
     return true;
 }
 
+static struct image *open_parent(const char *child, const char *name, const char *format_name, GError **error)
+{
+    const struct format *below = format_by_name(format_name, error);
+    g_autofree char *directory = g_path_get_dirname(child), *path = g_build_filename(directory, name, NULL);
+    struct storage *storage = below ? storage_file_open(path, 0, NULL, NULL, error) : NULL;
+
+    return storage ? image_open(storage, below, false, error) : NULL;
+}
+
 static bool command_create(char **argv, GError **error)
 {
+    g_autoptr(image_t) parent = NULL;
     struct image_create_options options = {.size = g_ascii_strtoull(argv[1], NULL, 0)};
-    g_autoptr(GHashTable) values = format_parse_options(&format_qcow2, argv[2], error);
+    g_autoptr(GHashTable) values = format_parse_options(format, argv[2], error);
     g_autoptr(storage_t) storage = NULL;
 
     if (!values)
@@ -92,15 +103,18 @@ static bool command_create(char **argv, GError **error)
     options.values = values;
     options.backing_name = argv[3];
     options.backing_format = argv[3] ? argv[4] : NULL;
+    if (argv[3] && !(parent = open_parent(argv[0], argv[3], argv[4], error)))
+        return false;
+    options.parent = parent;
     storage = storage_file_open(argv[0], FILE_WRITE | FILE_CREATE, NULL, NULL, error);
-    return storage && image_create(storage, &format_qcow2, &options, error);
+    return storage && image_create(storage, format, &options, error);
 }
 
 static struct image *open_image(const char *path, bool writable, GError **error)
 {
     struct storage *storage = storage_file_open(path, writable ? FILE_WRITE : 0, NULL, NULL, error);
 
-    return storage ? image_open(storage, &format_qcow2, writable, error) : NULL;
+    return storage ? image_open(storage, format, writable, error) : NULL;
 }
 
 static bool command_check(char **argv, GError **error)
@@ -117,19 +131,22 @@ static bool command_check(char **argv, GError **error)
     return true;
 }
 
-/* The chain below an image; *backing stays NULL if there is none. */
-static bool open_backing(const char *path, struct image *image, struct chain **backing, GError **error)
+/* The chain below an image; *backing stays NULL if there is none.  `parent`: of an image that does not name
+ * it. */
+static bool open_backing(const char *path, struct image *image, const char *parent, struct chain **backing,
+                         GError **error)
 {
     static unsigned flags = FILE_NO_LOCK;
     const struct chain_policy policy = {.open = storage_file_open_for_chain, .opaque = &flags};
     g_autofree char *directory = g_path_get_dirname(path), *name = NULL;
-    const struct format *format;
+    const struct format *below = format;
 
-    if (!image->backing_name)
+    if (!image_is_differencing(image))
         return true;
-    name = g_build_filename(directory, image->backing_name, NULL);
-    format = format_by_name(image->backing_format, error);
-    *backing = format ? chain_open(name, format, &policy, error) : NULL;
+    name = g_build_filename(directory, parent ? parent : image->backing_name, NULL);
+    if (image->backing_format)
+        below = format_by_name(image->backing_format, error);
+    *backing = below ? chain_open(name, below, &policy, error) : NULL;
     return *backing;
 }
 
@@ -150,14 +167,14 @@ static bool compare_model(struct image *image, struct chain *backing, const uint
 }
 
 /* One session with the image: it ends with a flush and a comparison. */
-static bool random_session(const char *path, GRand *random, uint8_t **model, unsigned steps, uint64_t *size,
-                           GError **error)
+static bool random_session(const char *path, const char *parent, GRand *random, uint8_t **model,
+                           unsigned steps, uint64_t *size, GError **error)
 {
     g_autoptr(image_t) image = open_image(path, true, error);
     g_autoptr(chain_t) backing = NULL;
     uint64_t offset, length;
 
-    if (!image || image->size > MAX_DISK || !open_backing(path, image, &backing, error))
+    if (!image || image->size > MAX_DISK || !open_backing(path, image, parent, &backing, error))
         return false;
     *size = image->size;
     if (!*model) {
@@ -184,7 +201,7 @@ static bool command_random(char **argv, GError **error)
         unsigned now = g_rand_int_range(random, 1, 100);
 
         now = MIN(now, steps);
-        if (!random_session(argv[0], random, &model, now, &size, error))
+        if (!random_session(argv[0], argv[4], random, &model, now, &size, error))
             return false;
         steps -= now;
     }
@@ -197,22 +214,26 @@ static const struct {
     bool (*run)(char **argv, GError **error);
 } commands[] = {
     {"check", 2, 2, command_check},   {"create", 3, 5, command_create}, {"map", 1, 1, command_map},
-    {"random", 4, 4, command_random}, {"read", 2, 2, command_read},
+    {"random", 4, 5, command_random}, {"read", 2, 2, command_read},
 };
 
 int main(int argc, char **argv)
 {
     g_autoptr(GError) error = NULL;
 
-    for (unsigned i = 0; argc > 1 && i < G_N_ELEMENTS(commands); i++) {
-        if (strcmp(argv[1], commands[i].name) != 0 || argc < 2 + commands[i].least ||
-            argc > 2 + commands[i].most)
+    if (argc > 2 && !(format = format_by_name(argv[2], &error))) {
+        fprintf(stderr, "image-driver: %s\n", error->message);
+        return 2;
+    }
+    for (unsigned i = 0; argc > 2 && i < G_N_ELEMENTS(commands); i++) {
+        if (strcmp(argv[1], commands[i].name) != 0 || argc < 3 + commands[i].least ||
+            argc > 3 + commands[i].most)
             continue;
-        if (commands[i].run(argv + 2, &error))
+        if (commands[i].run(argv + 3, &error))
             return exit_status;
-        fprintf(stderr, "qcow2-driver: %s\n", error ? error->message : "too large");
+        fprintf(stderr, "image-driver: %s\n", error ? error->message : "too large");
         return 1;
     }
-    fprintf(stderr, "usage: qcow2-driver COMMAND ARGUMENT...\n");
+    fprintf(stderr, "usage: image-driver COMMAND FORMAT ARGUMENT...\n");
     return 2;
 }

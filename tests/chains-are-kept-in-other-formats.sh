@@ -1,0 +1,128 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# --chain=keep and --chain=shallow into formats that know their parents by identity: every layer is its own child,
+# the copy can be moved as a whole, goes on after a kill, and no stranger is taken for a parent.
+. "${srcdir:-.}/tests/lib.sh"
+need_tool qemu-img qemu-io jq python3
+use_seed
+
+mkdir "$tmp/from"
+make_pattern_image "$tmp/from/base.raw" raw 24M 40
+make_pattern_image "$tmp/from/middle.qcow2" qcow2 24M 20 -b base.raw -F raw
+make_pattern_image "$tmp/from/top.qcow2" qcow2 24M 20 -b middle.qcow2 -F qcow2
+
+# parents FORMAT FILE...: sets `parents` to what a command needs to find them, where images do not name them.
+parents()
+{
+    local file
+    parents=()
+    [ "$1" = vdi ] || return 0
+    shift
+    for file; do
+        parents+=(--parent "$file")
+    done
+}
+
+# same_chain FORMAT DIRECTORY WHAT
+same_chain()
+{
+    parents "$1" "$2/middle.qcow2" "$2/base.raw"
+    must qemu-img convert -f qcow2 -O raw "$tmp/from/top.qcow2" "$tmp/flat.raw"
+    run_ok "$3" blockmig verify -q --strict -F raw "${parents[@]}" "$2/top.qcow2" "$tmp/flat.raw"
+}
+
+kept()
+{
+    local format=$1 to=$tmp/$1
+    mkdir "$to"
+    run_ok "$format: the chain is copied" blockmig copy --chain=keep -O "$format" "$tmp/from/top.qcow2" "$to/"
+    same_chain "$format" "$to" "$format: it is the same disk"
+    parents "$format" "$to/middle.qcow2" "$to/base.raw"
+    run blockmig info --json "${parents[@]}" "$to/top.qcow2"
+    is "$(jq -r '[.chain[].format] | join(" ")' <<<"$out")" "$format $format $format" "$format: in three layers"
+    mv "$to" "$to.moved"
+    same_chain "$format" "$to.moved" "$format: it can be moved as a whole"
+    if [ "$format" = vhd ]; then
+        check "$format: the book agrees" python3 "$srcdir/tests/read-vhd.py" "$tmp/book.raw" "$to.moved"/{top.qcow2,middle.qcow2,base.raw}
+        check "$format: to the byte" cmp "$tmp/book.raw" "$tmp/flat.raw"
+    fi
+
+    # Copied once more it is a chain of others.
+    mkdir "$to"
+    parents "$format" "$to.moved/middle.qcow2" "$to.moved/base.raw"
+    run_ok "$format: a chain of it is copied" blockmig copy -q --chain=keep "${parents[@]}" "$to.moved/top.qcow2" "$to/"
+    same_chain "$format" "$to" "$format: and is the same disk"
+    cp "$to/middle.qcow2" "$to.moved/middle.qcow2"
+    parents "$format" "$to.moved/middle.qcow2" "$to.moved/base.raw"
+    fails_with 3 "$format: a stranger is not taken for a parent" blockmig info --json "${parents[@]}" "$to.moved/top.qcow2"
+    mkdir "$tmp/shallow"
+    parents "$format" "$to/middle.qcow2" "$to/base.raw"
+    run_ok "$format: the top alone is copied" blockmig copy -q --chain=shallow "${parents[@]}" "$to/top.qcow2" "$tmp/shallow/"
+    run_ok "$format: it stands on what stayed where it is" \
+        blockmig verify -q --allow-root "$to" "${parents[@]}" "$tmp/shallow/top.qcow2" "$tmp/flat.raw"
+    rm -rf "$to.moved" "$tmp/shallow"
+}
+
+# killed FORMAT: the copy of each layer is killed once, and goes on.
+killed()
+{
+    local format=$1 to=$tmp/killed layer
+    rm -rf "$to"
+    mkdir "$to"
+    for layer in base.raw middle.qcow2 top.qcow2; do
+        start "$blockmig" copy -q --chain=keep --bandwidth=4MiB/s -O "$format" "$tmp/from/top.qcow2" "$to/"
+        local pid=$REPLY
+        wait_for 60 test -s "$to/$layer.blockmig-part"
+        sleep 0.3
+        kill -KILL "$pid"
+        wait "$pid"
+    done
+    run_ok "$format: after three kills the copy goes on" blockmig copy -q --chain=keep -O "$format" "$tmp/from/top.qcow2" "$to/"
+    same_chain "$format" "$to" "$format: and is the same disk"
+}
+
+# resumed FORMAT: killed behind a checkpoint in a layer that has holes behind it.
+resumed()
+{
+    local format=$1 to=$tmp/resumed job
+    rm -rf "$to" "$tmp/state"
+    mkdir "$to"
+    start "$blockmig" copy -q --chain=keep --bandwidth=4MiB/s -O "$format" "$tmp/holes/top.qcow2" "$to/"
+    local pid=$REPLY
+    wait_for 60 overlay_has_checkpoint
+    kill -KILL "$pid"
+    wait "$pid"
+    run_ok "$format: killed behind a checkpoint the copy goes on" \
+        blockmig copy -q --chain=keep -O "$format" "$tmp/holes/top.qcow2" "$to/"
+    parents "$format" "$to/base.raw"
+    must qemu-img convert -f qcow2 -O raw "$tmp/holes/top.qcow2" "$tmp/flat.raw"
+    run_ok "$format: and shows the parent through its holes" \
+        blockmig verify -q --strict -F raw "${parents[@]}" "$to/top.qcow2" "$tmp/flat.raw"
+}
+
+overlay_has_checkpoint()
+{
+    "$blockmig" job show --json "$("$blockmig" job list --json | jq -r '.jobs[0].job')" |
+        jq -e '.disks[1].checkpoint > 0'
+}
+
+mkdir "$tmp/holes"
+must qemu-img create -q -f raw "$tmp/holes/base.raw" 64M
+must qemu-io -f raw -c "write -P 9 60M 1M" "$tmp/holes/base.raw"
+must qemu-img create -q -f qcow2 -b base.raw -F raw "$tmp/holes/top.qcow2" 64M
+must qemu-io -f qcow2 -c "write -P 5 0 48M" -c "write -z 50M 1M" -c "write -P 6 62M 1M" "$tmp/holes/top.qcow2"
+resumed qcow2
+for format in vhd; do
+    resumed "$format"
+    kept "$format"
+    killed "$format"
+    make_pattern_image "$tmp/from/longer.qcow2" qcow2 25M 5 -b base.raw -F raw
+    fails_with 3 "$format: a child that is longer than its parent is refused" \
+        blockmig copy -q --chain=keep -O "$format" "$tmp/from/longer.qcow2" "$tmp/shorter"
+    like "$err" "as large as its parent.*26214400 bytes and its parent 25165824" "$format: with both sizes"
+    fails_with 3 "$format: so is a parent of another format" \
+        blockmig copy -q --chain=shallow -O "$format" "$tmp/from/top.qcow2" "$tmp/shorter"
+    check "$format: nothing was written" test ! -e "$tmp/shorter"
+    rm "$tmp/from/longer.qcow2"
+done
+done_testing

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "tests/helpers/crash.h"
+
+#include "blockmig/storage/memory.h"
+#include "tests/helpers/image-writer.h"
+#include "tests/unit/harness.h"
+
+#include <string.h>
+
+void crash_mark_free(struct crash_mark *mark)
+{
+    g_free(mark->model);
+    g_free(mark->touched);
+    g_free(mark);
+}
+
+struct crash_mark *crash_mark_new(struct storage *storage, const uint8_t *model, uint64_t size)
+{
+    struct crash_mark *mark = g_new0(struct crash_mark, 1);
+
+    mark->flush = storage_memory_flush_count(storage);
+    mark->model = g_memdup2(model, size);
+    mark->touched = g_malloc0(size);
+    return mark;
+}
+
+static bool keep_some(void *opaque, unsigned i)
+{
+    return g_rand_int_range(opaque, 0, 3) > 0;
+}
+
+static struct image *open_cut(const struct crash_case *crash, struct storage *storage, bool writable)
+{
+    g_autoptr(GError) error = NULL;
+    struct image *image = image_open(storage, crash->format, writable, &error);
+
+    g_assert_no_error(error);
+    return image;
+}
+
+/* The content that a crash left must be sound, and hold everything that was flushed and not touched since. */
+static void check_cut(const struct crash_case *crash, GByteArray *cut, const struct crash_mark *mark,
+                      bool exact, bool ask)
+{
+    struct storage *storage = storage_memory_new("cut", cut->data, cut->len, 0);
+    g_autoptr(image_t) image = open_cut(crash, storage, false);
+    g_autofree uint8_t *content = g_malloc(image->size);
+    g_autoptr(GError) error = NULL;
+    struct image_check result;
+
+    image_check(image, false, &result, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(result.corruptions, ==, 0);
+    if (exact)
+        g_assert_cmpuint(result.leaks, ==, 0);
+    writer_read(image, crash->backing, content, image->size, 0, &error);
+    g_assert_no_error(error);
+    for (uint64_t i = 0; i < image->size; i++) {
+        if (content[i] != mark->model[i] && !mark->touched[i])
+            g_error("flushed content was lost at %" G_GUINT64_FORMAT, i);
+    }
+    if (ask) {
+        int status = crash->judge(cut->data, cut->len);
+
+        g_assert_true(status == 0 || (status == 3 && !exact));
+    }
+}
+
+/* A crashed target is opened again, repaired and used. */
+static void check_reuse(const struct crash_case *crash, GByteArray *cut)
+{
+    struct storage *storage = storage_memory_new("cut", cut->data, cut->len, 0);
+    g_autoptr(image_t) image = open_cut(crash, storage, true);
+    g_autofree uint8_t *data = g_malloc(image->size);
+    g_autoptr(GError) error = NULL;
+    struct image_check result;
+
+    image_check(image, true, &result, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(result.leaks, ==, result.repaired);
+    image_check(image, true, &result, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(result.leaks + result.corruptions, ==, 0);
+    memset(data, 0x5a, image->size);
+    g_assert_true(writer_write(image, crash->backing, data, image->size, 0, &error));
+    g_assert_true(image_flush(image, &error));
+    image_check(image, false, &result, &error);
+    g_assert_cmpuint(result.leaks + result.corruptions, ==, 0);
+}
+
+void crash_everywhere(const struct crash_case *crash, struct storage *storage, GPtrArray *marks,
+                      GRand *random)
+{
+    unsigned flushes = storage_memory_flush_count(storage);
+    const struct crash_mark *first = marks->pdata[0];
+    guint current = 0;
+
+    for (unsigned flush = first->flush; flush <= flushes; flush++) {
+        while (current + 1 < marks->len && ((struct crash_mark *)marks->pdata[current + 1])->flush <= flush)
+            current++;
+        for (int round = 0; round < 5; round++) {
+            const struct crash_mark *mark = marks->pdata[current];
+            size_t torn = g_rand_boolean(random) ? 512 * g_rand_int_range(random, 1, 8) : 0;
+            g_autoptr(GByteArray) cut =
+                storage_memory_cut(storage, flush, round ? keep_some : NULL, random, round ? torn : 0);
+
+            check_cut(crash, cut, mark, round == 0 && mark->flush == flush, crash->judge && round < 2);
+            if (round == 1)
+                check_reuse(crash, cut);
+        }
+    }
+}
+
+void crash_random(const struct crash_case *crash, struct storage *storage, unsigned steps)
+{
+    g_autoptr(GRand) random = harness_rand();
+    g_autoptr(GPtrArray) marks = g_ptr_array_new_with_free_func((GDestroyNotify)crash_mark_free);
+    g_autoptr(image_t) image = open_cut(crash, storage, true);
+    g_autofree uint8_t *model = g_malloc0(image->size);
+    g_autoptr(GError) error = NULL;
+    uint64_t offset, length;
+
+    g_assert_true(writer_read(image, crash->backing, model, image->size, 0, &error));
+    g_ptr_array_add(marks, crash_mark_new(storage, model, image->size));
+    for (unsigned i = 0; i < steps; i++) {
+        struct crash_mark *mark = marks->pdata[marks->len - 1];
+
+        writer_step(image, crash->backing, random, model, &offset, &length, &error);
+        g_assert_no_error(error);
+        memset(mark->touched + offset, 1, length);
+        if (i % 9 == 8) {
+            image_flush(image, &error);
+            g_assert_no_error(error);
+            g_ptr_array_add(marks, crash_mark_new(storage, model, image->size));
+        }
+    }
+    crash_everywhere(crash, storage, marks, random);
+}

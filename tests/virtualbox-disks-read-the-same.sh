@@ -1,0 +1,50 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Disks that VirtualBox 7.2.22 wrote read as VirtualBox read them; parents are found by name and known by identity.
+# The sums are of what two independent programs saw: tests/images/README.
+. "${srcdir:-.}/tests/lib.sh"
+need_tool tar xz jq
+
+must tar -C "$tmp" -xJf "$srcdir/tests/images/virtualbox.tar.xz"
+base=39cfbe214cf111da19bd93ddc134f84a8dd999d09e1ab4c5cdc35d0391981f30
+d1=7a2a9c6194c015eba8f50daa4d674352a0b74ff5b4f5ef221585151e774398fc
+d2=5810517235588be1ac9e0b8fa3e8435caa8d0f38aeeddbb64ab08a36c146e75b
+fixed=14e7cefa5ce63831de1013bdb45a12e8c5a1177769f6d28715150043c7970a0c
+
+# reads_as SUM WHAT COPY-ARGUMENTS...
+reads_as()
+{
+    local sum=$1 what=$2
+    shift 2
+    rm -f "$tmp/out.raw"
+    run blockmig copy -q -O raw "$@" "$tmp/out.raw"
+    [ "$status" -eq 0 ] || diag "$err"
+    is "$(sha256sum <"$tmp/out.raw" | cut -d' ' -f1)" "$sum" "$what"
+}
+
+# ---- VHD --------------------------------------------------------------------------------------------
+
+cd "$tmp" || exit
+reads_as "$fixed" "a fixed VHD" vbox-vhd-fixed.vhd
+reads_as "$base" "a dynamic VHD, to its last sector" vbox-vhd-dyn.vhd
+reads_as "$d1" "a differencing VHD with its parent" vbox-vhd-dyn-d1.vhd
+reads_as "$d2" "one more above it" vbox-vhd-dyn-d2.vhd
+run blockmig info --json vbox-vhd-dyn-d2.vhd
+is "$(jq -r '[.chain[] | .features.subformat // .features.disk_type] | join(" ")' <<<"$out")" \
+    "differencing differencing dynamic" "info names the kinds"
+like "$(jq -r '.chain[0].notices[]' <<<"$out")" "QEMU shows 16746496 of them.*481/4/17" "and what QEMU would cut"
+
+mkdir away
+mv vbox-vhd-dyn.vhd away
+fails_with 3 "without its parent a differencing VHD is refused" blockmig copy -O raw vbox-vhd-dyn-d1.vhd x.raw
+like "$err" '"vbox-vhd-dyn.vhd" \(.*No such file.*"/w/gen/vbox-vhd-dyn.vhd" \(.*No such file.*--parent' "all names that were tried are told"
+reads_as "$d1" "it can be given" --parent away/vbox-vhd-dyn.vhd vbox-vhd-dyn-d1.vhd
+reads_as "$d2" "all of them can be given" --parent vbox-vhd-dyn-d1.vhd --parent away/vbox-vhd-dyn.vhd vbox-vhd-dyn-d2.vhd
+fails_with 3 "another disk is not taken for the parent" \
+    blockmig copy -O raw --parent away/vbox-vhd-dyn.vhd vbox-vhd-dyn-d2.vhd x.raw
+like "$err" "made over the disk 2d9d7963-8483-8d47-bc4e-dbad77afc942, but .* is [0-9a-f-]{36}" "both identities are told"
+cp vbox-vhd-fixed.vhd vbox-vhd-dyn.vhd
+fails_with 3 "nor is one that has the parent's name" blockmig copy -O raw vbox-vhd-dyn-d1.vhd x.raw
+like "$err" "made over the disk" "its identity is told"
+mv away/vbox-vhd-dyn.vhd .
+done_testing
