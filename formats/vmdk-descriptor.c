@@ -233,15 +233,13 @@ static struct vmdk_span span_of(const struct reading *reading, struct line value
 static bool read_cid(struct line line, struct line value, bool *seen, uint32_t *cid, GError **error)
 {
     g_autofree char *text = g_strndup(value.start, value.length);
-    char *end;
-    guint64 parsed = g_ascii_strtoull(text, &end, 16);
 
     if (*seen)
         return refuse_line(error, line, "the key stands there twice");
-    if (value.length == 0 || value.length > 8 || *end || !g_ascii_isxdigit(text[0]))
+    if (value.length == 0 || value.length > 8 || strspn(text, "0123456789abcdefABCDEF") < value.length)
         return refuse_line(error, line, "not a number of up to 8 hexadecimal digits");
     *seen = true;
-    *cid = parsed;
+    *cid = g_ascii_strtoull(text, NULL, 16);
     return true;
 }
 

@@ -97,3 +97,9 @@ tests_unit_vhd_t_SOURCES = tests/unit/vhd.c tests/unit/harness.h \
 	tests/helpers/crash.c tests/helpers/crash.h \
 	tests/helpers/image-writer.c tests/helpers/image-writer.h
 tests_unit_vhd_t_LDADD = $(UNIT_LIBS)
+
+check_PROGRAMS += tests/unit/vmdk.t
+tests_unit_vmdk_t_SOURCES = tests/unit/vmdk.c \
+	tests/helpers/crash.c tests/helpers/crash.h \
+	tests/helpers/image-writer.c tests/helpers/image-writer.h
+tests_unit_vmdk_t_LDADD = $(UNIT_LIBS)
