@@ -3,81 +3,10 @@
 # Crafted qcow2 images end to end: each is refused with format, field and value, in bounded time and memory,
 # without opening any other file and without writing anything; or it reads as it should.
 . "${srcdir:-.}/tests/lib.sh"
-need_tool python3 strace qemu-img
+. "$srcdir/tests/lib-hostile.sh"
+need_tool qemu-img
 
-images=$tmp/images
-mkdir "$images" "$tmp/copies"
-must python3 "$srcdir/tests/make-hostile-qcow2.py" "$images"
-cases=$out
-mkfifo "$images/canary" # whoever opens it waits for ever
-run strace -o "$tmp/trace" true
-[ "$status" -eq 0 ] || skip_all "strace cannot trace here"
-
-# A program with sanitizers reserves terabytes of addresses and does not look for leaks when it is traced.
-memory=$((1 << 20))
-if grep -q __asan_init "$blockmig"; then
-    memory=unlimited
-    export ASAN_OPTIONS=detect_leaks=0
-fi
-
-# limited COMMAND...: 20 s, 1 GiB of addresses.
-limited()
-{
-    (ulimit -v "$memory" && exec timeout -s KILL 20 "$@")
-}
-
-# traced COMMAND...: limited, and sets REPLY to the files that were opened and have no business to be. -y shows
-# what a descriptor is, whatever name led there; O_PATH opens nothing, it only holds.
-traced()
-{
-    run limited strace -f -qq -y -e trace=open,openat,openat2,creat,connect -e signal=none -o "$tmp/trace" "$@"
-    REPLY=$(grep -v -e O_PATH "$tmp/trace" | sed -nE 's/.* = [0-9]+<(.*)>$/\1/p; /connect\(/p' | sort -u |
-        grep -Ev -e "^($image|$tmp/state(/.*)?|$tmp/copies(/.*)?|/usr/.*|/lib.*|/etc/ld.so.*|/etc/locale.alias|/dev/urandom|/sys/.*|/proc/filesystems)\$" \
-            -e '^/proc(/[0-9]+(/fd|/comm|/stat|/mountinfo)?|/cpuinfo|/meminfo|/mounts|/sys/.*)?$')
-}
-
-# fingerprint: content, size, owner and times of all that lies beside the images.
-fingerprint()
-{
-    (cd "$images" && stat -c '%n %s %Y %Z %i' -- * && find . -type f -exec sha256sum {} + | sort) | sha256sum
-}
-
-image=$images/good.qcow2
-traced cat "$image" /etc/passwd
-is "$REPLY" /etc/passwd "the trace sees what is opened"
-before=$(fingerprint)
-strays='' failed_info='' failed_copy='' wrong='' left='' count=0
-while IFS=$'\t' read -r name outcome pattern; do
-    image=$images/$name.qcow2 count=$((count + 1))
-    traced "$blockmig" info "$image"
-    info=$status
-    [ -z "$REPLY" ] || strays+="info $name: $REPLY; "
-    case $outcome in
-        open) [ "$info" -eq 3 ] && grep -Eq -e "$pattern" <<<"$err" || failed_info+="$name: exit $info: $err; " ;;
-        *) [ "$info" -eq 0 ] || failed_info+="$name: exit $info: $err; " ;;
-    esac
-    traced "$blockmig" copy -q -O raw "$image" "$tmp/copies/$name"
-    [ -z "$REPLY" ] || strays+="copy $name: $REPLY; "
-    case $outcome in
-        open | use)
-            # 3: found before the copy began; 5: found while reading.
-            [[ $status =~ ^[1-5]$ ]] && grep -Eq -e "$pattern" <<<"$err" ||
-                failed_copy+="$name: exit $status: $err; "
-            compgen -G "$tmp/copies/$name" >/dev/null && left+="$name "
-            ;;
-        read)
-            [ "$status" -eq 0 ] && cmp "$images/$name.raw" "$tmp/copies/$name" || wrong+="$name: exit $status: $err; "
-            ;;
-    esac
-    rm -f "$tmp/copies"/*
-done <<<"$cases"
-is "$([ "$count" -gt 100 ] && echo many)" many "$count images"
-is "$failed_info" "" "info refuses what is wrong in the header, and shows the others"
-is "$failed_copy" "" "copy refuses them, and says why"
-is "$wrong" "" "what can be read reads right"
-is "$left" "" "no target is left"
-is "$strays" "" "no other file was opened"
-is "$(fingerprint)" "$before" "nothing was written where the images are"
+hostile_images qcow2 100
 
 # ---- raw disks that look like images ----------------------------------------------------------------
 
@@ -92,29 +21,9 @@ check "to the last byte as well" cmp "$image" "$tmp/copies/over"
 
 # ---- truncated at every sector ----------------------------------------------------------------------
 
-# cut_everywhere NAME: an error, or the same content; never zeros for what is missing.
-cut_everywhere()
-{
-    local size step bad='' good=0 refused=0 image=$images/$1.qcow2
-    size=$(stat -c %s "$image")
-    for ((step = 0; step < size; step += 512)); do
-        head -c "$step" "$image" >"$tmp/cut.qcow2"
-        run limited "$blockmig" copy -q -f qcow2 -O raw "$tmp/cut.qcow2" "$tmp/copies/cut"
-        if [ "$status" -eq 0 ] && cmp -s "$images/$1.raw" "$tmp/copies/cut"; then
-            good=$((good + 1))
-        elif [[ $status =~ ^[1-5]$ ]] && [ -n "$err" ] && [ ! -e "$tmp/copies/cut" ]; then
-            refused=$((refused + 1))
-        else
-            bad+="at $step: exit $status: $err; "
-        fi
-        rm -f "$tmp/copies"/*
-    done
-    is "$bad" "" "$1: cut at $((size / 512)) places: $refused errors, $good times the same content"
-    check "$1: most of them are errors" test "$refused" -gt $((size / 512 / 2))
-}
-cut_everywhere good
-cut_everywhere bitmaps
-cut_everywhere packed
+cut_everywhere good qcow2
+cut_everywhere bitmaps qcow2
+cut_everywhere packed qcow2
 
 # ---- changed while it is read -----------------------------------------------------------------------
 

@@ -8,6 +8,7 @@
 #     EXTRA_DIST += tests/fuzz/corpus/NAME             (outside)
 #
 # tools/check runs every corpus through its target once.
+FUZZ_IMAGE = tests/fuzz/image.c tests/fuzz/image.h
 FUZZ_FLAGS = $(AM_LDFLAGS) $(FUZZ_LDFLAGS)
 if FUZZING
 noinst_PROGRAMS += tests/fuzz/receipt.fuzz
@@ -25,12 +26,12 @@ tests_fuzz_receipt_t_LDADD = $(UNIT_LIBS)
 if FUZZING
 noinst_PROGRAMS += tests/fuzz/qcow2.fuzz
 endif
-tests_fuzz_qcow2_fuzz_SOURCES = tests/fuzz/qcow2.c
+tests_fuzz_qcow2_fuzz_SOURCES = tests/fuzz/qcow2.c $(FUZZ_IMAGE)
 tests_fuzz_qcow2_fuzz_LDADD = $(UNIT_LIBS)
 tests_fuzz_qcow2_fuzz_LDFLAGS = $(FUZZ_FLAGS)
 EXTRA_DIST += tests/fuzz/corpus/qcow2
 check_PROGRAMS += tests/fuzz/qcow2.t
-tests_fuzz_qcow2_t_SOURCES = tests/fuzz/qcow2.c tests/fuzz/replay.c
+tests_fuzz_qcow2_t_SOURCES = tests/fuzz/qcow2.c tests/fuzz/replay.c $(FUZZ_IMAGE)
 tests_fuzz_qcow2_t_LDADD = $(UNIT_LIBS)
 
 if FUZZING
@@ -43,3 +44,36 @@ EXTRA_DIST += tests/fuzz/corpus/qmp
 check_PROGRAMS += tests/fuzz/qmp.t
 tests_fuzz_qmp_t_SOURCES = tests/fuzz/qmp.c tests/fuzz/replay.c
 tests_fuzz_qmp_t_LDADD = $(UNIT_LIBS)
+
+if FUZZING
+noinst_PROGRAMS += tests/fuzz/vhd.fuzz
+endif
+tests_fuzz_vhd_fuzz_SOURCES = tests/fuzz/vhd.c $(FUZZ_IMAGE)
+tests_fuzz_vhd_fuzz_LDADD = $(UNIT_LIBS)
+tests_fuzz_vhd_fuzz_LDFLAGS = $(FUZZ_FLAGS)
+EXTRA_DIST += tests/fuzz/corpus/vhd
+check_PROGRAMS += tests/fuzz/vhd.t
+tests_fuzz_vhd_t_SOURCES = tests/fuzz/vhd.c tests/fuzz/replay.c $(FUZZ_IMAGE)
+tests_fuzz_vhd_t_LDADD = $(UNIT_LIBS)
+
+if FUZZING
+noinst_PROGRAMS += tests/fuzz/vmdk.fuzz
+endif
+tests_fuzz_vmdk_fuzz_SOURCES = tests/fuzz/vmdk.c tests/fuzz/image.c tests/fuzz/image.h
+tests_fuzz_vmdk_fuzz_LDADD = $(UNIT_LIBS)
+tests_fuzz_vmdk_fuzz_LDFLAGS = $(FUZZ_FLAGS)
+EXTRA_DIST += tests/fuzz/corpus/vmdk
+check_PROGRAMS += tests/fuzz/vmdk.t
+tests_fuzz_vmdk_t_SOURCES = tests/fuzz/vmdk.c tests/fuzz/replay.c tests/fuzz/image.c tests/fuzz/image.h
+tests_fuzz_vmdk_t_LDADD = $(UNIT_LIBS)
+
+if FUZZING
+noinst_PROGRAMS += tests/fuzz/vmdk-extent.fuzz
+endif
+tests_fuzz_vmdk_extent_fuzz_SOURCES = tests/fuzz/vmdk-extent.c tests/fuzz/image.c tests/fuzz/image.h
+tests_fuzz_vmdk_extent_fuzz_LDADD = $(UNIT_LIBS)
+tests_fuzz_vmdk_extent_fuzz_LDFLAGS = $(FUZZ_FLAGS)
+EXTRA_DIST += tests/fuzz/corpus/vmdk-extent
+check_PROGRAMS += tests/fuzz/vmdk-extent.t
+tests_fuzz_vmdk_extent_t_SOURCES = tests/fuzz/vmdk-extent.c tests/fuzz/replay.c tests/fuzz/image.c tests/fuzz/image.h
+tests_fuzz_vmdk_extent_t_LDADD = $(UNIT_LIBS)

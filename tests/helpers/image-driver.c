@@ -82,6 +82,39 @@ static bool command_map(char **argv, GError **error)
     return true;
 }
 
+/* Its data files lie beside it. */
+static bool attach_data(struct image *image, const char *path, unsigned flags, GError **error)
+{
+    g_autofree char *directory = g_path_get_dirname(path);
+
+    for (guint i = 0; i < image->data_files->len; i++) {
+        g_autofree char *name = g_build_filename(directory, image_data_file(image, i)->name, NULL);
+        struct storage *storage = storage_file_open(name, flags, NULL, NULL, error);
+
+        if (!storage || !image_attach_data(image, i, storage, error))
+            return false;
+    }
+    return true;
+}
+
+static bool create_data(const char *path, const struct image_create_options *options, GError **error)
+{
+    g_autofree char *directory = g_path_get_dirname(path);
+    g_autoptr(GPtrArray) files = image_data_files_new();
+
+    if (!image_plan_data(format, options, files, error))
+        return false;
+    for (guint i = 0; i < files->len; i++) {
+        g_autofree char *name =
+            g_build_filename(directory, ((const struct data_file *)files->pdata[i])->name, NULL);
+        g_autoptr(storage_t) storage = storage_file_open(name, FILE_WRITE | FILE_CREATE, NULL, NULL, error);
+
+        if (!storage || !image_create_data(storage, format, options, i, error))
+            return false;
+    }
+    return true;
+}
+
 static struct image *open_parent(const char *child, const char *name, const char *format_name, GError **error)
 {
     const struct format *below = format_by_name(format_name, error);
@@ -94,7 +127,8 @@ static struct image *open_parent(const char *child, const char *name, const char
 static bool command_create(char **argv, GError **error)
 {
     g_autoptr(image_t) parent = NULL;
-    struct image_create_options options = {.size = g_ascii_strtoull(argv[1], NULL, 0)};
+    g_autofree char *name = g_path_get_basename(argv[0]);
+    struct image_create_options options = {.name = name, .size = g_ascii_strtoull(argv[1], NULL, 0)};
     g_autoptr(GHashTable) values = format_parse_options(format, argv[2], error);
     g_autoptr(storage_t) storage = NULL;
 
@@ -107,14 +141,16 @@ static bool command_create(char **argv, GError **error)
         return false;
     options.parent = parent;
     storage = storage_file_open(argv[0], FILE_WRITE | FILE_CREATE, NULL, NULL, error);
-    return storage && image_create(storage, format, &options, error);
+    return storage && image_create(storage, format, &options, error) && create_data(argv[0], &options, error);
 }
 
 static struct image *open_image(const char *path, bool writable, GError **error)
 {
-    struct storage *storage = storage_file_open(path, writable ? FILE_WRITE : 0, NULL, NULL, error);
+    unsigned flags = writable ? FILE_WRITE : 0;
+    struct storage *storage = storage_file_open(path, flags, NULL, NULL, error);
+    g_autoptr(image_t) image = storage ? image_open(storage, format, writable, error) : NULL;
 
-    return storage ? image_open(storage, format, writable, error) : NULL;
+    return image && attach_data(image, path, flags, error) ? g_steal_pointer(&image) : NULL;
 }
 
 static bool command_check(char **argv, GError **error)
