@@ -25,6 +25,7 @@ dist_check_SCRIPTS += \
 	tests/verify-names-the-differing-ranges.sh \
 	tests/vhd-disks-are-read-by-others.sh \
 	tests/virtualbox-disks-read-the-same.sh \
+	tests/vmdk-disks-are-read-by-others.sh \
 	tests/vmdk-images-of-others-read-the-same.sh
 
 # Whole copies, end to end.
