@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
 EXTRA_DIST += tests/images tests/lib-hostile.sh tests/lib.sh tests/make-data.py tests/make-hostile-qcow2.py \
-	tests/make-hostile-vhd.py tests/make-qcow2.py \
+	tests/make-hostile-vhd.py tests/make-hostile-vmdk.py tests/make-qcow2.py \
 	tests/read-vhd.py
 dist_check_SCRIPTS += \
 	tests/a-killed-migration-never-leaves-the-guest-paused.sh \
@@ -11,6 +11,7 @@ dist_check_SCRIPTS += \
 	tests/external-data-files-need-a-root.sh \
 	tests/hostile-qcow2-images-are-refused.sh \
 	tests/hostile-vhd-images-are-refused.sh \
+	tests/hostile-vmdk-images-are-refused.sh \
 	tests/images-without-a-driver-are-not-raw.sh \
 	tests/info-shows-a-chain-and-its-users.sh \
 	tests/jobs-are-listed-resumed-and-given-up.sh \
