@@ -274,8 +274,10 @@ static const struct format *stated_format(const struct image *image, GError **er
     const struct format *format;
 
     if (!image->backing_format) {
-        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s does not state its format, and it is not guessed",
-                      image->name);
+        blockmig_fail(
+            error, BLOCKMIG_ERROR_REFUSED,
+            "%s does not state its format, and it is not guessed; give it with --parent FORMAT:FILE",
+            image->name);
         return NULL;
     }
     format = format_by_name(image->backing_format, NULL);
@@ -401,6 +403,12 @@ static bool check_below(const struct chain *chain, GError **error)
     return image_check_parent(chain_layer(chain, depth - 2), chain_layer(chain, depth - 1), error);
 }
 
+/* A name that is only one of several, or of which the format is not known: what the user gives counts. */
+static bool is_a_hint(const struct image *image)
+{
+    return image->format->check_parent || !image->backing_format;
+}
+
 /* Opens what lies below `image`; *more false: nothing does.  What the user gives stands above a name that is
  * only a hint. */
 static bool open_below(struct opening *opening, const struct image *image, bool *more, GError **error)
@@ -415,7 +423,7 @@ static bool open_below(struct opening *opening, const struct image *image, bool 
                    error, BLOCKMIG_ERROR_REFUSED,
                    "%s: is a differencing image that does not name its parent; give it with --parent",
                    image->name);
-    if (image->backing_name && !(given && image->format->check_parent)) {
+    if (image->backing_name && !(given && is_a_hint(image))) {
         g_autofree char *shown = g_strescape(image->backing_name, NULL);
 
         ok = depth_check(opening, error) && open_backing(opening, image, error) &&

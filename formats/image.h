@@ -232,6 +232,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(image_t, image_close)
 /* probe.c: the table of all formats, raw last. */
 extern const struct format *const formats[]; /* ends with NULL */
 extern const struct format format_raw;
+extern const struct format format_qcow;
 extern const struct format format_qcow2;
 extern const struct format format_vmdk;
 extern const struct format format_vhd;

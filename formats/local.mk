@@ -9,6 +9,8 @@ libformats_a_SOURCES = \
 	formats/extent.c formats/extent.h \
 	formats/image.c formats/image.h \
 	formats/probe.c \
+	formats/inflate.c formats/inflate.h \
+	formats/qcow.c \
 	formats/qcow2-alloc.c \
 	formats/qcow2-bitmaps.c \
 	formats/qcow2-cache.c \

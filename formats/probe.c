@@ -7,7 +7,7 @@
 #define PROBE_LENGTH 4096
 
 const struct format *const formats[] = {
-    &format_qcow2, &format_vhd, &format_vmdk, &format_raw, NULL,
+    &format_qcow, &format_qcow2, &format_vhd, &format_vmdk, &format_raw, NULL,
 };
 
 const struct format *format_by_name(const char *name, GError **error)

@@ -3,54 +3,17 @@
  * streamOptimized: grains packed with zlib, each in a record that says which one it is (Virtual Disk
  * Format 5.0, "Stream-Optimized Compressed Sparse Extents").  pack and unpack run on any thread.
  */
+#include "formats/inflate.h"
 #include "formats/vmdk.h"
 
-#include <config.h>
 #include <string.h>
 #include <zlib.h>
-#ifdef HAVE_LIBDEFLATE
-#include <libdeflate.h>
-#endif
 
 #define RECORD_SLACK 4096u /* what a grain that cannot be compressed grows by, at most */
 
 uint32_t vmdk_record_max(uint64_t grain)
 {
     return vmdk_align(VMDK_RECORD + 2 * grain + RECORD_SLACK, VMDK_SECTOR);
-}
-
-#ifdef HAVE_LIBDEFLATE
-static void decompressor_free(gpointer data)
-{
-    libdeflate_free_decompressor(data);
-}
-
-static GPrivate decompressor = G_PRIVATE_INIT(decompressor_free);
-
-/* Faster than zlib, but it wants the output to fit: a false answer means "ask zlib". */
-static bool libdeflate_inflate(const void *packed, size_t length, void *out, size_t room, size_t *got)
-{
-    struct libdeflate_decompressor *context = g_private_get(&decompressor);
-
-    if (!context) {
-        context = libdeflate_alloc_decompressor();
-        g_private_set(&decompressor, context);
-    }
-    return context &&
-           libdeflate_zlib_decompress(context, packed, length, out, room, got) == LIBDEFLATE_SUCCESS;
-}
-#endif
-
-/* At most `room` bytes: more than that is of no interest, or a bomb. */
-static size_t zlib_inflate(const void *packed, size_t length, void *out, size_t room)
-{
-    z_stream stream = {.next_in = (Bytef *)packed, .avail_in = length, .next_out = out, .avail_out = room};
-
-    if (inflateInit(&stream) != Z_OK)
-        return 0;
-    inflate(&stream, Z_SYNC_FLUSH);
-    inflateEnd(&stream);
-    return stream.total_out;
 }
 
 /* Of the last grain as much as the disk shows is needed. */
@@ -60,10 +23,7 @@ static bool inflate_grain(const struct vmdk_extent *extent, uint64_t inside, con
     uint64_t needed = MIN(extent->grain, extent->size - inside);
     size_t got = 0;
 
-#ifdef HAVE_LIBDEFLATE
-    if (!libdeflate_inflate(packed, length, out, extent->grain, &got))
-#endif
-        got = zlib_inflate(packed, length, out, extent->grain);
+    inflate_bytes(INFLATE_ZLIB, packed, length, out, extent->grain, &got); /* what is more is not shown */
     if (got < needed)
         return vmdk_corrupt(error,
                             "the grain at offset %" G_GUINT64_FORMAT

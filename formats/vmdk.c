@@ -5,7 +5,8 @@
 #include <stdarg.h>
 #include <string.h>
 
-static bool fail(GError **error, enum blockmig_error code, const char *format, va_list arguments)
+static bool G_GNUC_PRINTF(3, 0)
+    fail(GError **error, enum blockmig_error code, const char *format, va_list arguments)
 {
     g_autofree char *text = g_strdup_vprintf(format, arguments);
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
-EXTRA_DIST += tests/images tests/lib-hostile.sh tests/lib.sh tests/make-data.py tests/make-hostile-qcow2.py \
+EXTRA_DIST += tests/images tests/lib-hostile.sh tests/lib.sh tests/make-data.py tests/make-hostile-qcow.py tests/make-hostile-qcow2.py \
 	tests/make-hostile-vhd.py tests/make-hostile-vmdk.py tests/make-qcow2.py \
 	tests/read-vhd.py
 dist_check_SCRIPTS += \
@@ -9,6 +9,7 @@ dist_check_SCRIPTS += \
 	tests/every-file-has-a-licence.sh \
 	tests/every-option-is-documented.sh \
 	tests/external-data-files-need-a-root.sh \
+	tests/hostile-qcow-images-are-refused.sh \
 	tests/hostile-qcow2-images-are-refused.sh \
 	tests/hostile-vhd-images-are-refused.sh \
 	tests/hostile-vmdk-images-are-refused.sh \
@@ -19,6 +20,7 @@ dist_check_SCRIPTS += \
 	tests/map-matches-qemu-img-map.sh \
 	tests/only-tools-print.sh \
 	tests/progress-is-calm.sh \
+	tests/qcow-images-read-the-same.sh \
 	tests/qcow2-images-of-qemu-read-the-same.sh \
 	tests/random-qcow2-writes-match-qemu-io.sh \
 	tests/room-is-measured-on-real-file-systems.sh \

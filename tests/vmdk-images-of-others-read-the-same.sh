@@ -48,35 +48,28 @@ like "$err" "d2.vmdk.*parentCID is [0-9a-f]{8}, the CID of the parent [0-9a-f]{8
 
 # ---- VirtualBox -------------------------------------------------------------------------------------
 
-images=$srcdir/../shared/images
-[ -d "$images" ] || {
-    skip "there are no sample images" "images of VirtualBox"
-    done_testing
-}
+need_tool tar xz
+mkdir "$tmp/vbox"
+must tar -C "$tmp/vbox" -xJf "$srcdir/tests/images/virtualbox-vmdk-qcow.tar.xz"
 base=39cfbe214cf111da19bd93ddc134f84a8dd999d09e1ab4c5cdc35d0391981f30
 d1=7a2a9c6194c015eba8f50daa4d674352a0b74ff5b4f5ef221585151e774398fc
 d2=5810517235588be1ac9e0b8fa3e8435caa8d0f38aeeddbb64ab08a36c146e75b
-mkdir "$tmp/vbox"
-for name in sparse sparse-d1 sparse-d2; do
-    gunzip <"$images/vbox-vmdk-$name.vmdk.gz" >"$tmp/vbox/$name.vmdk"
-done
-cp "$images/vbox-vmdk-stream.vmdk" "$tmp/vbox/stream.vmdk"
 
 # reads_as SHA-256 IMAGE [--parent FILE]...
 reads_as()
 {
-    local wanted=$1 image=$tmp/vbox/$2.vmdk name=$2
+    local wanted=$1 image=$tmp/vbox/vbox-vmdk-$2.vmdk name=$2
     shift 2
     run_ok "VirtualBox's $name is copied" blockmig copy --force -O raw "$@" "$image" "$tmp/copies/out"
     is "$(sha256sum <"$tmp/copies/out" | cut -d' ' -f1)" "$wanted" "$name: the content is right"
 }
 reads_as $base sparse
 reads_as $base stream
-reads_as $d1 sparse-d1 --parent "$tmp/vbox/sparse.vmdk"
-reads_as $d2 sparse-d2 --parent "$tmp/vbox/sparse-d1.vmdk" --parent "$tmp/vbox/sparse.vmdk"
-fails_with 3 "a delta of VirtualBox without its parent" blockmig copy "$tmp/vbox/sparse-d1.vmdk" "$tmp/copies/no.vmdk"
+reads_as $d1 sparse-d1 --parent "$tmp/vbox/vbox-vmdk-sparse.vmdk"
+reads_as $d2 sparse-d2 --parent "$tmp/vbox/vbox-vmdk-sparse-d1.vmdk" --parent "$tmp/vbox/vbox-vmdk-sparse.vmdk"
+fails_with 3 "a delta of VirtualBox without its parent" blockmig copy "$tmp/vbox/vbox-vmdk-sparse-d1.vmdk" "$tmp/copies/no.vmdk"
 like "$err" "does not name its parent; give it with --parent" "is never read as a disk of its own"
 fails_with 3 "the base is not the parent of the second delta" \
-    blockmig copy --parent "$tmp/vbox/sparse.vmdk" "$tmp/vbox/sparse-d2.vmdk" "$tmp/copies/no.vmdk"
+    blockmig copy --parent "$tmp/vbox/vbox-vmdk-sparse.vmdk" "$tmp/vbox/vbox-vmdk-sparse-d2.vmdk" "$tmp/copies/no.vmdk"
 like "$err" "ddb.uuid.parent is 4f3f4bcb.*ddb.uuid.image is 7fdbbc4d" "the message names both"
 done_testing

@@ -77,10 +77,7 @@ static void change(struct image *image)
 static bool attach(struct image *image, const uint8_t *data, size_t size)
 {
     for (guint i = 0; i < image->data_files->len; i++) {
-        uint64_t wanted = image_data_file(image, i)->size;
-
-        if (!image_attach_data(image, i, storage_memory_new("data", data, MIN(size, MAX(wanted, 512)), 0),
-                               NULL))
+        if (!image_attach_data(image, i, storage_memory_new("data", data, size, MAX_IMAGE), NULL))
             return false;
     }
     return true;

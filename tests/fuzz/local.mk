@@ -77,3 +77,14 @@ EXTRA_DIST += tests/fuzz/corpus/vmdk-extent
 check_PROGRAMS += tests/fuzz/vmdk-extent.t
 tests_fuzz_vmdk_extent_t_SOURCES = tests/fuzz/vmdk-extent.c tests/fuzz/replay.c tests/fuzz/image.c tests/fuzz/image.h
 tests_fuzz_vmdk_extent_t_LDADD = $(UNIT_LIBS)
+
+if FUZZING
+noinst_PROGRAMS += tests/fuzz/qcow.fuzz
+endif
+tests_fuzz_qcow_fuzz_SOURCES = tests/fuzz/qcow.c tests/fuzz/image.c tests/fuzz/image.h
+tests_fuzz_qcow_fuzz_LDADD = $(UNIT_LIBS)
+tests_fuzz_qcow_fuzz_LDFLAGS = $(FUZZ_FLAGS)
+EXTRA_DIST += tests/fuzz/corpus/qcow
+check_PROGRAMS += tests/fuzz/qcow.t
+tests_fuzz_qcow_t_SOURCES = tests/fuzz/qcow.c tests/fuzz/replay.c tests/fuzz/image.c tests/fuzz/image.h
+tests_fuzz_qcow_t_LDADD = $(UNIT_LIBS)
