@@ -12,7 +12,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                                  : "SPARSE";
     g_autofree char *text =
         g_strdup_printf("version=1\nCID=12345678\nparentCID=%s\ncreateType=custom\n"
-                        "RW 5000 %s \"x\"\nRW 9 ZERO\nRW 777 %s \"y\"\n",
+                        "RW 16 %s \"x\"\nRW 9 ZERO\nRW 5 %s \"y\"\n",
                         size && data[size - 1] & 2 ? "1\nparentFileNameHint=p" : "ffffffff", type, type);
 
     return fuzz_image_with_data(&format_vmdk, (const uint8_t *)text, strlen(text), data, size);
