@@ -142,6 +142,31 @@ static bool loop_check_name(const struct chain *chain, const char *path, GError 
     return true;
 }
 
+static void parent_clear(void *opaque)
+{
+    struct chain_parent *parent = opaque;
+
+    g_free(parent->path);
+    g_free(parent->format);
+}
+
+GArray *chain_parents(const char *const *texts)
+{
+    GArray *parents = g_array_new(FALSE, TRUE, sizeof(struct chain_parent));
+
+    g_array_set_clear_func(parents, parent_clear);
+    for (; texts && *texts; texts++) {
+        const char *colon = strchr(*texts, ':');
+        g_autofree char *name = colon ? g_strndup(*texts, colon - *texts) : NULL;
+        bool is_format = name && format_by_name(name, NULL);
+        struct chain_parent parent = {.path = g_strdup(is_format ? colon + 1 : *texts),
+                                      .format = is_format ? g_steal_pointer(&name) : NULL};
+
+        g_array_append_val(parents, parent);
+    }
+    return parents;
+}
+
 /* The format of a layer that the user named: stated, or probed. */
 static const struct format *user_format(struct storage *storage, const struct chain_parent *parent,
                                         GError **error)
@@ -206,9 +231,10 @@ static bool open_data(struct opening *opening, struct image *image, unsigned ind
 
 static bool open_layer_data(struct opening *opening, struct image *image, GError **error)
 {
+    bool wanted = !opening->policy->top_only || opening->policy->data;
     g_autoptr(GPtrArray) roots = data_roots(opening, image);
 
-    for (guint i = 0; i < image->data_files->len && !opening->policy->top_only; i++) {
+    for (guint i = 0; i < image->data_files->len && wanted; i++) {
         g_autofree char *shown = NULL;
 
         if (open_data(opening, image, i, (const char *const *)roots->pdata, error))
@@ -373,6 +399,8 @@ static bool open_parent(struct opening *opening, const struct image *image, GErr
     g_autoptr(storage_t) storage = NULL;
     g_autofree char *real = NULL;
 
+    if (policy->parents_used)
+        *policy->parents_used = opening->parents_taken;
     if (!(image->format->flags & FORMAT_BACKING) ||
         (image->format->check_parent && !image_is_differencing(image)))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
@@ -403,17 +431,26 @@ static bool check_below(const struct chain *chain, GError **error)
     return image_check_parent(chain_layer(chain, depth - 2), chain_layer(chain, depth - 1), error);
 }
 
-/* A name that is only one of several, or of which the format is not known: what the user gives counts. */
-static bool is_a_hint(const struct image *image)
+bool chain_takes_parent(const struct image *image)
 {
-    return image->format->check_parent || !image->backing_format;
+    return image->wants_parent ||
+           (image->backing_name && (image->format->check_parent || !image->backing_format));
 }
 
-/* Opens what lies below `image`; *more false: nothing does.  What the user gives stands above a name that is
- * only a hint. */
+/* Is the next parent that the user gave for this image? */
+static bool is_given(const struct opening *opening, const struct image *image)
+{
+    const struct chain_policy *policy = opening->policy;
+
+    if (opening->parents_taken == policy->parent_count)
+        return false;
+    return chain_takes_parent(image) || (!image->backing_name && !policy->parents_used);
+}
+
+/* Opens what lies below `image`; *more false: nothing does. */
 static bool open_below(struct opening *opening, const struct image *image, bool *more, GError **error)
 {
-    bool given = opening->parents_taken < opening->policy->parent_count;
+    bool given = is_given(opening, image);
     bool ok;
 
     *more = image->backing_name || given;
@@ -423,7 +460,7 @@ static bool open_below(struct opening *opening, const struct image *image, bool 
                    error, BLOCKMIG_ERROR_REFUSED,
                    "%s: is a differencing image that does not name its parent; give it with --parent",
                    image->name);
-    if (image->backing_name && !(given && is_a_hint(image))) {
+    if (!given) {
         g_autofree char *shown = g_strescape(image->backing_name, NULL);
 
         ok = depth_check(opening, error) && open_backing(opening, image, error) &&

@@ -24,8 +24,10 @@ struct chain_policy {
                          * For external data files that of the image counts only if data_beside. */
     const struct chain_parent *parents;
     size_t parent_count;
-    unsigned max_depth; /* 0: CHAIN_MAX_DEPTH */
-    bool top_only;      /* open only the top image, without data files; holes stay EXTENT_HOLE */
+    size_t *parents_used; /* how many were: only images that want a parent take one. NULL: all must be used */
+    unsigned max_depth;   /* 0: CHAIN_MAX_DEPTH */
+    bool top_only;        /* open only the top image, without data files; holes stay EXTENT_HOLE */
+    bool data;            /* with top_only: its data files all the same */
     bool writable_top;
     /* Opens `path` as a storage.  If `roots` is not NULL (NULL-terminated) the object must be a regular
      * file whose real path lies beneath one of them, checked on the opened object, not on the name;
@@ -58,6 +60,10 @@ void chain_append(struct chain *chain, struct image *image);
 struct chain *chain_view(const struct chain *chain, unsigned first, unsigned count, bool keep_holes);
 void chain_close(struct chain *chain); /* NULL is allowed */
 
+/* Is a parent that the user gives for this image?  It stands above a name that is only a hint, or that does
+ * not say of which format the file is. */
+bool chain_takes_parent(const struct image *image);
+
 struct image *chain_layer(const struct chain *chain, unsigned layer);
 unsigned chain_depth(const struct chain *chain);
 
@@ -68,6 +74,10 @@ bool chain_map(struct chain *chain, uint64_t offset, uint64_t length, struct ext
 
 /* Convenience for metadata-sized reads, tests and fills: reads guest bytes through the chain. */
 bool chain_read(struct chain *chain, void *buffer, size_t length, uint64_t offset, GError **error);
+
+/* What the user wrote as [FORMAT:]FILE (NULL-terminated; NULL: none): an array of struct chain_parent.  What
+ * stands before the first colon is a format only if there is one of that name. */
+GArray *chain_parents(const char *const *texts);
 
 /* Is `name`, found inside an image, a plain file name that may be looked up?
  * REFUSED error says why not (json:, protocol, control characters, empty). */

@@ -190,6 +190,14 @@ bool image_check_parent(struct image *image, struct image *parent, GError **erro
            finish(image->name, image->format->check_parent(image, parent, error), error);
 }
 
+bool image_begin_merge(struct image *image, struct image *child, GError **error)
+{
+    if (!write_check(image, "merge", image->format->place != NULL, error))
+        return false;
+    return !image->format->begin_merge || image->format != child->format ||
+           finish(image->name, image->format->begin_merge(image, child, error), error);
+}
+
 bool image_create(struct storage *storage, const struct format *format,
                   const struct image_create_options *options, GError **error)
 {

@@ -29,6 +29,9 @@ libformats_a_SOURCES = \
 	formats/storage.c formats/storage.h \
 	formats/utf16.c formats/utf16.h \
 	formats/uuid.c formats/uuid.h \
+	formats/vdi-create.c \
+	formats/vdi-place.c \
+	formats/vdi.c formats/vdi.h \
 	formats/vhd-create.c \
 	formats/vhd-header.c \
 	formats/vhd-map.c \

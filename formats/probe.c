@@ -7,7 +7,7 @@
 #define PROBE_LENGTH 4096
 
 const struct format *const formats[] = {
-    &format_qcow, &format_qcow2, &format_vhd, &format_vmdk, &format_raw, NULL,
+    &format_qcow, &format_qcow2, &format_vdi, &format_vhd, &format_vmdk, &format_raw, NULL,
 };
 
 const struct format *format_by_name(const char *name, GError **error)
@@ -30,7 +30,6 @@ static const struct {
     const char *name, *mark;
     size_t offset, length;
 } foreign[] = {
-    {"VDI", "\x7f\x10\xda\xbe", 64, 4},
     {"VHDX", "vhdxfile", 0, 8},
     {"QED", "QED\0", 0, 4},
     {"Parallels", "WithoutFreeSpace", 0, 16},

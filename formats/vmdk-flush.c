@@ -80,7 +80,8 @@ bool vmdk_begin_write(struct vmdk *vmdk, GError **error)
             return false;
     vmdk->writing = true;
     vmdk->failed = true; /* until it is known what the medium holds */
-    if (!change_cid(vmdk, error) || !change_uuid(vmdk, error) || !flush_storages(vmdk, error))
+    if (!vmdk->keeps_identity &&
+        (!change_cid(vmdk, error) || !change_uuid(vmdk, error) || !flush_storages(vmdk, error)))
         return false;
     vmdk->failed = false;
     return vmdk_flush(vmdk->image, error); /* tables that differed from their copies */

@@ -324,6 +324,14 @@ static bool vmdk_check_parent(struct image *image, struct image *parent, GError 
     return !child->parent_uuid || check_uuids(child, below, error);
 }
 
+/* The link of a child is all of the identity: it has to stay until the merge has come to its end, however
+ * often that is begun anew.  Other children are not told. */
+static bool vmdk_begin_merge(struct image *image, struct image *child, GError **error)
+{
+    ((struct vmdk *)image->opaque)->keeps_identity = true;
+    return true;
+}
+
 /* ---- describe ----------------------------------------------------------------------------------- */
 
 static void describe_sparse(const struct vmdk_extent *extent, image_describe_fn describe, void *opaque)
@@ -375,6 +383,7 @@ const struct format format_vmdk = {
     .open = vmdk_open,
     .open_data = vmdk_open_data,
     .check_parent = vmdk_check_parent,
+    .begin_merge = vmdk_begin_merge,
     .map = vmdk_map,
     .unpack = vmdk_unpack,
     .place = vmdk_place,

@@ -139,9 +139,10 @@ struct vmdk {
     uint64_t text_room;   /* bytes that it may take there */
     struct vmdk_extent *extents;
     unsigned extent_count;
-    bool stream;  /* the only extent is packed */
-    bool writing; /* vmdk_begin_write() was done */
-    bool failed;  /* an operation stopped half way: nothing more may be made durable */
+    bool stream;         /* the only extent is packed */
+    bool writing;        /* vmdk_begin_write() was done */
+    bool keeps_identity; /* a child is being merged into this image, and remains its child */
+    bool failed;         /* an operation stopped half way: nothing more may be made durable */
 };
 
 static inline uint32_t vmdk_load32(const void *bytes)

@@ -338,6 +338,18 @@ use_seed()
     diag "BLOCKMIG_SEED=$seed repeats this run"
 }
 
+# repeat COUNT WHAT FUNCTION ARGUMENTS...: what goes wrong is told by the first and last lines that it printed.
+repeat()
+{
+    local count=$1 what=$2 wrong=0 n
+    shift 2
+    for ((n = 0; n < count && wrong < 3; n++)); do
+        "$@" >"$tmp/log" 2>&1 && continue
+        wrong=$((wrong + 1))
+        diag "$(head -n 1 "$tmp/log")" "$(tail -n 3 "$tmp/log")"
+    done
+    is "$wrong" 0 "$count times $what"
+}
 # below N: REPLY is a random number in 0 .. N-1.  N up to 2^30.
 below()
 {

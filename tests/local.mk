@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
-EXTRA_DIST += tests/images tests/lib-hostile.sh tests/lib.sh tests/make-data.py tests/make-hostile-qcow.py tests/make-hostile-qcow2.py \
-	tests/make-hostile-vhd.py tests/make-hostile-vmdk.py tests/make-qcow2.py \
-	tests/read-vhd.py
+EXTRA_DIST += tests/images tests/lib-hostile.sh tests/lib.sh tests/make-data.py tests/make-hostile-qcow.py \
+	tests/make-hostile-qcow2.py tests/make-hostile-vdi.py tests/make-hostile-vhd.py tests/make-hostile-vmdk.py \
+	tests/make-qcow2.py tests/read-vdi.py tests/read-vhd.py
 dist_check_SCRIPTS += \
 	tests/a-killed-migration-never-leaves-the-guest-paused.sh \
 	tests/copy-prints-one-json-object.sh \
@@ -11,6 +11,7 @@ dist_check_SCRIPTS += \
 	tests/external-data-files-need-a-root.sh \
 	tests/hostile-qcow-images-are-refused.sh \
 	tests/hostile-qcow2-images-are-refused.sh \
+	tests/hostile-vdi-images-are-refused.sh \
 	tests/hostile-vhd-images-are-refused.sh \
 	tests/hostile-vmdk-images-are-refused.sh \
 	tests/images-without-a-driver-are-not-raw.sh \
@@ -26,6 +27,7 @@ dist_check_SCRIPTS += \
 	tests/room-is-measured-on-real-file-systems.sh \
 	tests/usage-errors-exit-2.sh \
 	tests/verify-names-the-differing-ranges.sh \
+	tests/vdi-disks-are-read-by-others.sh \
 	tests/vhd-disks-are-read-by-others.sh \
 	tests/virtualbox-disks-read-the-same.sh \
 	tests/vmdk-disks-are-read-by-others.sh \
@@ -35,6 +37,8 @@ dist_check_SCRIPTS += \
 dist_check_SCRIPTS += \
 	tests/a-damaged-part-is-copied-again.sh \
 	tests/a-device-that-changed-is-copied-again.sh \
+	tests/commit-merges-into-the-parent.sh \
+	tests/create-makes-images.sh \
 	tests/chain-keep-copies-every-layer.sh \
 	tests/chain-shallow-keeps-the-backing.sh \
 	tests/chains-are-kept-in-other-formats.sh \
@@ -58,9 +62,11 @@ dist_check_SCRIPTS += \
 # Disks of running machines.
 dist_check_SCRIPTS += \
 	tests/a-killed-move-is-rolled-back-or-finished.sh \
+	tests/a-pause-that-takes-too-long-is-given-up.sh \
 	tests/move-a-running-disk.sh \
 	tests/move-brings-the-machine-back-from-a-bad-target.sh \
 	tests/move-flattens-a-chain.sh \
+	tests/move-is-rolled-back-when-the-target-lies.sh \
 	tests/move-parks-when-the-pause-would-be-too-long.sh \
 	tests/move-refuses-what-it-cannot-move.sh \
 	tests/move-rolls-back-on-ctrl-c.sh \

@@ -46,5 +46,23 @@ like "$err" "made over the disk 2d9d7963-8483-8d47-bc4e-dbad77afc942, but .* is 
 cp vbox-vhd-fixed.vhd vbox-vhd-dyn.vhd
 fails_with 3 "nor is one that has the parent's name" blockmig copy -O raw vbox-vhd-dyn-d1.vhd x.raw
 like "$err" "made over the disk" "its identity is told"
-mv away/vbox-vhd-dyn.vhd .
+
+# ---- VDI --------------------------------------------------------------------------------------------
+
+reads_as "$base" "a dynamic VDI" vbox-vdi-dyn.vdi
+reads_as "$d1" "a differencing VDI with its parent" --parent vbox-vdi-dyn.vdi vbox-vdi-dyn-d1.vdi
+reads_as "$d2" "one more above it" --parent vbox-vdi-dyn-d1.vdi --parent vbox-vdi-dyn.vdi vbox-vdi-dyn-d2.vdi
+fails_with 3 "without its parent a differencing VDI is refused" blockmig copy -O raw vbox-vdi-dyn-d1.vdi x.raw
+like "$err" "does not name its parent; give it with --parent" "and what to do is told"
+fails_with 3 "another disk is not taken for the parent" \
+    blockmig copy -O raw --parent vbox-vdi-dyn.vdi vbox-vdi-dyn-d2.vdi x.raw
+like "$err" "made over the disk [0-9a-f-]{36}, but .* is [0-9a-f-]{36}" "both identities are told"
+run_ok "a child of a disk of VirtualBox" \
+    blockmig copy -q --chain=shallow --parent vbox-vdi-dyn.vdi vbox-vdi-dyn-d1.vdi child.vdi
+reads_as "$d1" "reads the same" --parent vbox-vdi-dyn.vdi child.vdi
+printf '\1' | dd of=vbox-vdi-dyn.vdi bs=1 seek=408 conv=notrunc status=none
+fails_with 3 "a parent that was written to since is refused" \
+    blockmig copy -O raw --parent vbox-vdi-dyn.vdi vbox-vdi-dyn-d1.vdi x.raw
+like "$err" "was written to since it was made: modification 01.* instead of" "with both states"
+check "nothing was written" test ! -e x.raw
 done_testing

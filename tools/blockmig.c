@@ -20,6 +20,8 @@ const struct command commands[] = {
     {"map", COMMAND_MAP, cmd_map, "IMAGE", "where the data of an image is, through its chain"},
     {"copy", COMMAND_COPY, cmd_copy, "SOURCE TARGET",
      "copy an image or chain and prove the copy; the source is kept"},
+    {"create", COMMAND_CREATE, cmd_create, "FILE [SIZE]", "make an empty image, or a child of another one"},
+    {"commit", COMMAND_COMMIT, cmd_commit, "OVERLAY", "merge an image into the one below it"},
     {"move", COMMAND_MOVE, cmd_move, "VM TARGET",
      "move disks of a running machine on this host, and prove the move"},
     {"verify", COMMAND_VERIFY, cmd_verify, "A B  |  IMAGE --receipt FILE",

@@ -118,9 +118,9 @@ int cmd_info(const struct options *options, GError **error)
     if (!command_arguments(options, 1, 1, error))
         return 0;
     const char *path = options->arguments->pdata[0];
-    g_autoptr(chain_t) chain = look_open(options, path, options->format, FILE_NO_LOCK, false, &chain_error);
+    g_autoptr(chain_t) chain = look_open(options, path, options->format, FILE_NO_LOCK, false, NULL, &chain_error);
     /* What is wrong may lie below the top: show what there is, and end with the error all the same. */
-    if (!chain && !(chain = look_open(options, path, options->format, FILE_NO_LOCK, true, NULL))) {
+    if (!chain && !(chain = look_open(options, path, options->format, FILE_NO_LOCK, true, NULL, NULL))) {
         g_propagate_error(error, g_steal_pointer(&chain_error));
         return 0;
     }

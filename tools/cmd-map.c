@@ -123,7 +123,7 @@ int cmd_map(const struct options *options, GError **error)
     if (!command_arguments(options, 1, 1, error))
         return 0;
     g_autoptr(chain_t) chain = look_open(options, options->arguments->pdata[0], options->format,
-                                         options->force_share ? FILE_NO_LOCK : 0, false, error);
+                                         options->force_share ? FILE_NO_LOCK : 0, false, NULL, error);
     if (!chain)
         return 0;
     struct printer printer = {.json = options->json};

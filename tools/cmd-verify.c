@@ -65,10 +65,15 @@ static bool compare_images(struct comparison *comparison, struct copy_result *re
 {
     const struct options *options = comparison->options;
     char **paths = (char **)options->arguments->pdata;
-    g_autoptr(chain_t) a = look_open(options, paths[0], options->format, 0, false, error);
-    g_autoptr(chain_t) b = a ? look_open(options, paths[1], options->second_format, 0, false, error) : NULL;
+    size_t used = 0;
+    g_autoptr(chain_t) a = look_open(options, paths[0], options->format, 0, false, &used, error);
+    g_autoptr(chain_t) b =
+        a ? look_open(options, paths[1], options->second_format, 0, false, &used, error) : NULL;
     if (!b)
         return false;
+    if (options->parents->pdata[used])
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "verify: --parent=%s is not wanted by either image",
+                             (char *)options->parents->pdata[used]);
     struct copy_options copy;
     make_copy_options(comparison, &copy);
     comparison->sizes[0] = a->size;
@@ -126,7 +131,7 @@ static bool compare_receipt(struct comparison *comparison, struct copy_result *r
     if (!receipt)
         return false;
     g_autoptr(chain_t) chain =
-        look_open(options, options->arguments->pdata[0], options->format, 0, receipt->layer, error);
+        look_open(options, options->arguments->pdata[0], options->format, 0, receipt->layer, NULL, error);
     if (!chain)
         return false;
     g_autoptr(digest_table_t) digests =

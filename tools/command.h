@@ -15,8 +15,10 @@ struct command {
     const char *description;
 };
 
+int cmd_commit(const struct options *options, GError **error);
 int cmd_completion(const struct options *options, GError **error);
 int cmd_copy(const struct options *options, GError **error);
+int cmd_create(const struct options *options, GError **error);
 int cmd_info(const struct options *options, GError **error);
 int cmd_job(const struct options *options, GError **error);
 int cmd_map(const struct options *options, GError **error);

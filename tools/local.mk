@@ -3,8 +3,10 @@
 bin_PROGRAMS += tools/blockmig
 tools_blockmig_SOURCES = \
 	tools/blockmig.c tools/command.h \
+	tools/cmd-commit.c \
 	tools/cmd-completion.c \
 	tools/cmd-copy.c \
+	tools/cmd-create.c \
 	tools/cmd-info.c \
 	tools/cmd-job.c \
 	tools/cmd-map.c \

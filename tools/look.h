@@ -7,8 +7,9 @@
 #include "formats/chain.h"
 #include "tools/options.h"
 
-/* `format` NULL: probe; `flags`: of enum file_flags. */
+/* `format` NULL: probe; `flags`: of enum file_flags.  `parents_used`: so many of --parent belong to images
+ * that were opened before, and then to this one, too; NULL: all of them are for this image. */
 struct chain *look_open(const struct options *options, const char *path, const char *format, unsigned flags,
-                        bool top_only, GError **error);
+                        bool top_only, size_t *parents_used, GError **error);
 
 #endif

@@ -39,7 +39,7 @@ struct option_spec {
 #define MOVES  (COMMAND_MOVE | COMMAND_PLAN)
 #define BOTH   (COMMAND_COPY | COMMAND_MOVE | COMMAND_PLAN)
 #define RUNS   (BOTH | COMMAND_JOB)
-#define TELLS  (IMAGES | COMMAND_MOVE | COMMAND_JOB)
+#define TELLS  (IMAGES | COMMAND_MOVE | COMMAND_JOB | COMMAND_CREATE | COMMAND_COMMIT)
 #define AT(x)  offsetof(struct options, x)
 
 static const char *const chain_choices[] = {"flatten", "keep", "shallow", NULL};
@@ -56,22 +56,22 @@ G_STATIC_ASSERT(QUIESCE_NO == 0 && QUIESCE_TRY == 1 && QUIESCE_REQUIRE == 2);
 
 /* In the order in which help shows them. */
 static const struct option_spec specs[] = {
-    {"format", 'f', "FORMAT", "format of the image; otherwise it is probed", IMAGES, OPTION_STRING,
-     AT(format)},
+    {"format", 'f', "FORMAT", "format of the image; otherwise it is probed", IMAGES | COMMAND_COMMIT,
+     OPTION_STRING, AT(format)},
     {"second-format", 'F', "FORMAT", "format of the second image", COMMAND_VERIFY, OPTION_STRING,
      AT(second_format)},
     {"disk", 0, "DISK", "a disk by its id; repeatable; default: all", MOVES, OPTION_LIST, AT(disks)},
-    {"target-format", 'O', "FORMAT", "format of the target; default: the source's", BOTH, OPTION_STRING,
-     AT(target_format)},
-    {"options", 'o', "KEY=VALUE,...", "options of the target format; \"help\" lists them", BOTH,
-     OPTION_STRING, AT(target_options)},
+    {"target-format", 'O', "FORMAT", "format of the target; default: the source's", BOTH | COMMAND_CREATE,
+     OPTION_STRING, AT(target_format)},
+    {"options", 'o', "KEY=VALUE,...", "options of the target format; \"help\" lists them",
+     BOTH | COMMAND_CREATE, OPTION_STRING, AT(target_options)},
     {"compressed", 0, NULL, "write compressed clusters", COPIES, OPTION_FLAG, AT(compressed)},
     {"chain", 0, "MODE", "flatten (one image), keep (all) or shallow (top)", BOTH, OPTION_CHOICE, AT(chain),
      chain_choices},
-    {"parent", 0, "[FORMAT:]FILE", "parent of an image that names none; repeatable", IMAGES, OPTION_LIST,
-     AT(parents)},
-    {"allow-root", 0, "DIR", "also follow backing files below DIR; repeatable", IMAGES, OPTION_LIST,
-     AT(roots)},
+    {"parent", 0, "[FORMAT:]FILE", "parent of an image that names none; repeatable",
+     IMAGES | COMMAND_CREATE | COMMAND_COMMIT, OPTION_LIST, AT(parents)},
+    {"allow-root", 0, "DIR", "also follow backing files below DIR; repeatable",
+     IMAGES | COMMAND_CREATE | COMMAND_COMMIT, OPTION_LIST, AT(roots)},
     {"force-share", 'U', NULL, "look at an image that a machine holds open", COMMAND_MAP, OPTION_FLAG,
      AT(force_share)},
     {"receipt", 0, "FILE", "compare one image with the receipt of a copy", COMMAND_VERIFY, OPTION_STRING,
@@ -89,21 +89,21 @@ static const struct option_spec specs[] = {
     {"scratch", 0, "DIR", "for overlays with no place beside the source", MOVES, OPTION_STRING, AT(scratch)},
     {"sample", 0, "TIME", "watch the machine for so long, for a forecast", COMMAND_PLAN, OPTION_TIME,
      AT(sample)},
-    {"verify", 0, "WHAT", "full (read back and prove), written or none", BOTH, OPTION_CHOICE, AT(verify),
-     verify_choices},
+    {"verify", 0, "WHAT", "full (read back and prove), written or none", BOTH | COMMAND_COMMIT, OPTION_CHOICE,
+     AT(verify), verify_choices},
     {"digest", 0, "ALGORITHM", "xxh3 or sha256", BOTH, OPTION_CHOICE, AT(digest), digest_choices},
-    {"bandwidth", 0, "RATE", "read no faster than RATE, as in 100MiB/s", BOTH | COMMAND_VERIFY, OPTION_RATE,
-     AT(bandwidth)},
+    {"bandwidth", 0, "RATE", "read no faster than RATE, as in 100MiB/s",
+     BOTH | COMMAND_VERIFY | COMMAND_COMMIT, OPTION_RATE, AT(bandwidth)},
     {"salvage", 0, NULL, "go on after read errors, list them and exit 6", COPIES, OPTION_FLAG, AT(salvage)},
-    {"delete-source", 0, NULL, "remove the source after the copy is proved", BOTH, OPTION_FLAG,
-     AT(delete_source)},
+    {"delete-source", 0, NULL, "remove the source after the copy is proved", BOTH | COMMAND_COMMIT,
+     OPTION_FLAG, AT(delete_source)},
     {"force", 0, NULL, "overwrite a target that exists", COPIES, OPTION_FLAG, AT(force)},
     {"restart", 0, NULL, "begin anew instead of resuming", COPIES, OPTION_FLAG, AT(restart)},
-    {"dry-run", 'n', NULL, "preflight only; change nothing", BOTH, OPTION_FLAG, AT(dry_run)},
+    {"dry-run", 'n', NULL, "preflight only; change nothing", BOTH | COMMAND_COMMIT, OPTION_FLAG, AT(dry_run)},
     {"state-dir", 0, "DIR", "directory of the journal and the receipts", RUNS, OPTION_STRING, AT(state_dir)},
     {"json", 0, NULL, "print one JSON object", TELLS, OPTION_FLAG, AT(json)},
-    {"progress", 0, "FD", "show progress; with FD, write N/100 lines to it", RUNS | COMMAND_VERIFY, OPTION_FD,
-     AT(progress)},
+    {"progress", 0, "FD", "show progress; with FD, write N/100 lines to it",
+     RUNS | COMMAND_VERIFY | COMMAND_COMMIT, OPTION_FD, AT(progress)},
     {"quiet", 'q', NULL, "errors only", TELLS, OPTION_FLAG, AT(quiet)},
     {"verbose", 'v', NULL, "more detail", TELLS, OPTION_FLAG, AT(verbose)},
     {"help", 'h', NULL, "show this help", COMMAND_ALL, OPTION_FLAG, AT(help)},

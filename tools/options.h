@@ -21,7 +21,9 @@ enum command_bit {
     COMMAND_JOB = 1 << 5,
     COMMAND_MOVE = 1 << 6,
     COMMAND_OTHER = 1 << 7, /* help, completion */
-    COMMAND_ALL = (1 << 8) - 1,
+    COMMAND_CREATE = 1 << 8,
+    COMMAND_COMMIT = 1 << 9,
+    COMMAND_ALL = (1 << 10) - 1,
 };
 
 /* Values of --progress=FD: a descriptor, or one of these. */

@@ -30,7 +30,7 @@ static bool allocate_buffers(struct copier *copier, GError **error)
                     copier->memory_size);
         return false;
     }
-    madvise(copier->memory, copier->memory_size, MADV_HUGEPAGE);
+    madvise(copier->memory, copier->memory_size, copier->options->patch ? MADV_NOHUGEPAGE : MADV_HUGEPAGE);
     copier->free_buffers = g_new(uint8_t *, copier->buffer_count);
     for (unsigned i = copier->buffer_count; i > 0; i--)
         copier_give_buffer(copier, copier->memory + (i - 1) * SLOT_SIZE);
@@ -42,13 +42,15 @@ bool copier_init(struct copier *copier, const struct copy_options *options, stru
 {
     *copier = (struct copier){.options = options ? options : &default_options, .result = result};
     *result = (struct copy_result){.bad = g_array_new(FALSE, FALSE, sizeof(struct copy_range))};
-    copier->ring = ring_new(copier->options->read_back ? DEPTH_READ_BACK : DEPTH,
+    /* A patch is many small requests, and its pages are not worth being pinned. */
+    copier->ring = ring_new(copier->options->read_back && !copier->options->patch ? DEPTH_READ_BACK : DEPTH,
                             CLAMP(g_get_num_processors(), 2, 8), copier->options->no_uring, error);
     if (!copier->ring || !allocate_buffers(copier, error)) {
         copier_clear(copier);
         return false;
     }
-    ring_register(copier->ring, copier->memory, copier->memory_size);
+    if (!copier->options->patch)
+        ring_register(copier->ring, copier->memory, copier->memory_size);
     result->engine = ring_engine(copier->ring);
     copier->next_tick = g_get_monotonic_time();
     return true;

@@ -65,12 +65,15 @@ void slot_prepared(struct slot *slot)
     slot->state = SLOT_READY;
 }
 
-static void hash_ready(struct hash *hash)
+static void slot_step_prepared(struct slot *slot)
 {
-    struct slot *slot = (struct slot *)hash->load;
-
     if (--slot->pending == 0 && slot->state == SLOT_PREPARING)
         slot_prepared(slot);
+}
+
+static void hash_ready(struct hash *hash)
+{
+    slot_step_prepared((struct slot *)hash->load);
 }
 
 static void slot_loaded(struct load *load)
@@ -85,7 +88,10 @@ static void slot_loaded(struct load *load)
     slot->pending = 1;
     if (slot->copy->packed_unit)
         slot_pack(slot);
-    hash_start(&slot->hash, load, slot->copy->copier.options->digests, hash_ready);
+    if (slot->copy->copier.options->patch)
+        slot_step_prepared(slot);
+    else
+        hash_start(&slot->hash, load, slot->copy->copier.options->digests, hash_ready);
 }
 
 void slot_written(struct slot *slot)
@@ -392,6 +398,8 @@ static bool check_options(const struct copy *copy, const struct chain *source, G
         return refuse(error, "a copy cannot begin inside a digest chunk or behind its end");
     if (copy->end % DIGEST_CHUNK_SIZE && copy->end != source->size)
         return refuse(error, "a copy cannot end inside a digest chunk");
+    if (options->patch && options->digests)
+        return refuse(error, "a patch has no digests");
     if (options->compress && !(copy->target->format->flags & FORMAT_PACKS))
         return refuse(error, "the target format cannot be compressed");
     if (copy->packed_unit && (copy->target->packed_unit < 512 || copy->target->packed_unit > SLOT_SIZE))
@@ -409,7 +417,7 @@ static void describe_target(struct copy *copy, struct image *target)
     copy->zero_is_free = target->reads_zero && !copy->overlay;
     copy->granule = copy->identity ? 4096 : CLAMP(target->cluster_size, 4096, SLOT_SIZE);
     copy->packed_unit = options->compress || target->packed_max ? target->packed_unit : 0;
-    copy->no_reflink = options->no_reflink;
+    copy->no_reflink = options->no_reflink || options->patch;
 }
 
 static bool prepare(struct copy *copy, struct chain *source, struct image *target, GError **error)
@@ -433,6 +441,7 @@ static bool prepare(struct copy *copy, struct chain *source, struct image *targe
     if (options->digests)
         digest_table_truncate(options->digests, copy->begin / DIGEST_CHUNK_SIZE);
     reader_init(&copy->reader, &copy->copier, source, NULL);
+    copy->reader.leave_holes = options->patch;
     /* Somebody who watches wants to know how much there is; the map is read once more for it. */
     return !options->progress ||
            reader_count(&copy->reader, copy->begin, copy->end, &counters->data_total, error);

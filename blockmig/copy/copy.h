@@ -43,15 +43,18 @@ struct copy_map_sum {
 };
 
 struct copy_options {
-    uint64_t start;      /* guest offset to begin at: a checkpoint, a multiple of DIGEST_CHUNK_SIZE */
-    uint64_t end;        /* guest offset to stop at, likewise; 0: the end of the source */
-    bool read_back;      /* read every written byte back past the page cache and compare it */
-    bool write_zeroes;   /* write zeros as data (preallocation=full) */
-    bool compress;       /* pack what gets smaller; the target must have FORMAT_PACKS */
-    bool salvage;        /* go on after read errors with zeros, listing the ranges */
-    bool no_reflink;     /* never share blocks with the source */
+    uint64_t start;    /* guest offset to begin at: a checkpoint, a multiple of DIGEST_CHUNK_SIZE */
+    uint64_t end;      /* guest offset to stop at, likewise; 0: the end of the source */
+    bool read_back;    /* read every written byte back past the page cache and compare it */
+    bool write_zeroes; /* write zeros as data (preallocation=full) */
+    bool compress;     /* pack what gets smaller; the target must have FORMAT_PACKS */
+    bool salvage;      /* go on after read errors with zeros, listing the ranges */
+    bool no_reflink;   /* never share blocks with the source */
+    /* The target is there, and the source is a layer with holes: what it holds is put into the target, soon.
+     * No digests, no map_sum, no shared blocks; nothing is done for what is a hole. */
+    bool patch;
     bool no_uring;       /* use the thread pool */
-    size_t buffer_bytes; /* 0: 64 MiB */
+    size_t buffer_bytes; /* 0: 64 MiB; of a patch, only so much of it is touched as there is to ship */
     struct chain *target_backing; /* what the target's holes show: fills come from there; or NULL: zeros */
     struct throttle *throttle;    /* or NULL; takes bytes that are read */
     struct digest_table *digests; /* of the source as the guest sees it (keep_holes: holes as zeros), or NULL;

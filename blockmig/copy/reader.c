@@ -483,7 +483,8 @@ void load_start(struct load *load)
     struct extent run;
 
     load->pending = 1; /* ours, so that done() does not come before the last piece is on its way */
-    memset(load->buffer + load->length, 0, SLOT_SIZE - load->length);
+    if (!load->reader->leave_holes)
+        memset(load->buffer + load->length, 0, SLOT_SIZE - load->length);
     for (guint i = 0; i < load->extents->len;) {
         const struct extent *extent = &g_array_index(load->extents, struct extent, i);
         if (extent->status == EXTENT_DATA) {
@@ -492,7 +493,8 @@ void load_start(struct load *load)
         } else if (extent->status == EXTENT_PACKED) {
             i += submit_unpack(load, i);
         } else {
-            memset(load_at(load, extent->offset), 0, extent->length);
+            if (extent->status != EXTENT_HOLE || !load->reader->leave_holes)
+                memset(load_at(load, extent->offset), 0, extent->length);
             i++;
         }
     }

@@ -19,6 +19,7 @@ struct reader {
     uint64_t size;
     bool past_cache; /* also where there is no O_DIRECT */
     bool keep_holes;
+    bool leave_holes; /* what the buffer of a load has in a hole, or behind its end, is of no interest */
     /* If set: only what must be zero according to it is data, the rest is passed over as if it were zeros. */
     const struct digest_table *only_zero;
     struct extent batch[READER_BATCH]; /* of the map, around where we are */

@@ -91,7 +91,7 @@ static bool chunk_is_zero(const struct slot *slot, uint64_t guest)
 static void sum_data(const struct slot *slot, struct copy_map_sum *sum, uint64_t guest, uint64_t host,
                      uint64_t length)
 {
-    if (slot->copy->identity)
+    if (slot->copy->identity || slot->copy->copier.options->patch)
         return;
     if (slot->copy->overlay) {
         map_sum_data(sum, guest, host, length);
@@ -104,7 +104,7 @@ static void sum_data(const struct slot *slot, struct copy_map_sum *sum, uint64_t
     }
 }
 
-/* What was a fill a moment ago, and is written now, counts once. */
+/* What was a fill a moment ago, and is written or found now, counts once. */
 static void sum_placed(struct slot *slot, const struct extent *to)
 {
     struct copy_map_sum twice = {0};
@@ -211,7 +211,7 @@ static bool adopt_allocated(struct slot *slot, uint64_t offset, uint64_t end, GE
             offset = extent_end(extent);
             if (extent->status != EXTENT_DATA)
                 continue;
-            sum_data(slot, &slot->sum, extent->offset, extent->host_offset, extent->length);
+            sum_placed(slot, extent);
             struct write_run run = {extent->storage,     slot_at(slot, extent->offset), extent->offset,
                                     extent->host_offset, (size_t)extent->length,        false};
             add_write(slot->checks, &run);

@@ -258,11 +258,13 @@ static bool fill_compare(struct task *task, uint64_t at, const uint8_t *data, ui
     return false;
 }
 
-/* In a thread: fills are small and rare. */
+/* In a thread: fills are small and rare.  Those that are zeros stay thin. */
 static bool fill(struct ring_op *op, GError **error)
 {
     struct task *task = (struct task *)op;
     const struct extent *to = &task->fill.to;
+    bool by_zeroing =
+        task->fill.from.status == EXTENT_ZERO && !task->slot->copy->copier.options->write_zeroes;
     bool read_back = task->slot->copy->copier.options->read_back;
     g_autofree uint8_t *data = g_malloc(MIN(to->length, FILL_STEP));
     g_autofree uint8_t *back = read_back ? g_malloc(MIN(to->length, FILL_STEP)) : NULL;
@@ -270,7 +272,8 @@ static bool fill(struct ring_op *op, GError **error)
     for (uint64_t at = 0; at < to->length; at += FILL_STEP) {
         size_t length = (size_t)MIN(FILL_STEP, to->length - at);
         if (!fill_source(task, at, data, length, error) ||
-            !storage_pwrite(to->storage, data, length, to->host_offset + at, error) ||
+            !(by_zeroing ? storage_zero(to->storage, to->host_offset + at, length, true, error)
+                         : storage_pwrite(to->storage, data, length, to->host_offset + at, error)) ||
             (read_back && !fill_compare(task, at, data, back, length, error)))
             return false;
     }

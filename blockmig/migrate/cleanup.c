@@ -81,15 +81,10 @@ static bool take_names(struct cold_job *job, const struct copy_unit *unit, GErro
  * file that the image only refers to may serve others, too. */
 static bool delete_data(struct cold_job *job, const struct image *image, GError **error)
 {
-    for (guint i = 0; i < image->data_files->len; i++) {
-        const char *name = image_data_file(image, i)->storage->name;
-
-        if (!image->data_beside)
-            job_notice(&job->base, "%s is kept: it held the data of %s", name, image->name);
-        else if (g_unlink(name) < 0)
-            return blockmig_set_errno(error, errno, "%s: cannot delete the source", name);
-    }
-    return true;
+    for (guint i = 0; i < image->data_files->len && !image->data_beside; i++)
+        job_notice(&job->base, "%s is kept: it held the data of %s", image_data_file(image, i)->storage->name,
+                   image->name);
+    return image_files_remove_data(image, error);
 }
 
 /* Backing files stay: other overlays may stand on them. */

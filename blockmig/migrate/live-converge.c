@@ -4,12 +4,16 @@
  * it, so that each has less to ship, until shipping takes no longer than one pass's fixed cost.
  *
  * The pause that is forecast is the time of the quickest pass, enlarged if the machine has written more
- * meanwhile than that pass had, plus what a pause costs without any shipping, as measured at the snapshot.
+ * meanwhile than that pass had, plus what a pause costs without any shipping, seen from what the hypervisor
+ * needs for as many commands in each pass.
  */
 #include "blockmig/migrate/live.h"
 #include "blockmig/migrate/units.h"
 
-#define MAX_PASSES  12u /* of overlays: the depth of the chain is bounded by it */
+#define MAX_PASSES 12u /* of overlays: the depth of the chain is bounded by it */
+/* Stopping, opening the target, the pivot and going on take so many times as long as putting layers on, which
+ * are as many commands to the same hypervisor (measured: 1.2 to 1.8). */
+#define OVERHEAD    1.5
 #define SMALL_BYTES (UINT64_C(8) << 20)
 #define DISTURBED   1.25
 #define SHRINKS     0.75 /* a pass of less than this part of the one before is worth another */
@@ -45,7 +49,7 @@ static void measure(struct live_pace *pace, const struct live_shipment *shipment
         pace->quick_time = shipment->time;
         pace->quick_bytes = shipment->bytes;
     }
-    pace->forecast = pace->overhead + ship_time(pace, pace->dirty_rate * since_layered);
+    pace->forecast = OVERHEAD * pace->layer_time + ship_time(pace, pace->dirty_rate * since_layered);
 }
 
 static bool one_pass(struct live_job *job, GError **error)
@@ -67,8 +71,10 @@ static bool one_pass(struct live_job *job, GError **error)
     live_tell(job, "pass %u: %s in %.0f ms, the machine writes %s, a pause would take %.0f ms of %u",
               job->base.report->passes, size, shipment.time * 1000, rate, job->pace.forecast * 1000,
               job->request->max_pause);
-    return job_event(&job->base, "result", error, "pass %u: %s shipped in %.1f ms, pause forecast %.1f ms",
-                     job->base.report->passes, size, shipment.time * 1000, job->pace.forecast * 1000);
+    return job_event(&job->base, "result", error,
+                     "pass %u: layers in %.1f ms, %s shipped in %.1f ms, pause forecast %.1f ms",
+                     job->base.report->passes, job->pace.layer_time * 1000, size, shipment.time * 1000,
+                     job->pace.forecast * 1000);
 }
 
 /* Another pass is worth its while as long as there is less to ship each time, or the last one was disturbed.

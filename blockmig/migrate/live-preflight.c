@@ -116,9 +116,10 @@ static bool choose_format(struct live_job *job, struct live_disk *disk, struct i
     if (job->request->target_format && !(disk->format = format_by_name(job->request->target_format, error)))
         return false;
     if (disk->format != &format_raw && disk->format != &format_qcow2)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                             "the disk of a running machine is moved to raw or qcow2, not to %s: choose with -O",
-                             disk->format->name);
+        return blockmig_fail(
+            error, BLOCKMIG_ERROR_REFUSED,
+            "the disk of a running machine is moved to raw or qcow2, not to %s: choose with -O",
+            disk->format->name);
     disk->options = target_options(job->request->target_options, disk->format, source, error);
     return disk->options != NULL;
 }

@@ -2,19 +2,12 @@
 /* Shipping: what an overlay holds is written into the merged target, in place, and read back. */
 #include "blockmig/migrate/live.h"
 
-#define PAUSE_BUFFERS ((size_t)16 << 20) /* fewer pages to touch while the machine stands still */
-
-struct shipping {
-    struct live_job *job;
-    int64_t deadline;
-};
-
+/* In a pause only its limit counts. */
 static bool is_over(void *opaque)
 {
-    const struct shipping *shipping = opaque;
+    struct live_job *job = opaque;
 
-    return shipping->deadline ? g_get_monotonic_time() > shipping->deadline
-                              : live_is_cancelled(shipping->job, NULL);
+    return g_atomic_int_get(&job->given_up) || (!job->paused && live_is_cancelled(job, NULL));
 }
 
 static void add_counters(struct disk_report *report, const struct copy_counters *more)
@@ -29,35 +22,20 @@ static void add_counters(struct disk_report *report, const struct copy_counters 
 bool live_ship(struct live_job *job, struct live_disk *disk, struct chain *overlay, struct image *target,
                struct live_shipment *shipment, GError **error)
 {
-    struct shipping shipping = {.job = job, .deadline = shipment->deadline};
-    struct copy_options options = {.read_back = job->request->verify != VERIFY_NONE,
-                                   .no_reflink = true,
-                                   .buffer_bytes = PAUSE_BUFFERS,
-                                   .cancelled = is_over,
-                                   .opaque = &shipping};
+    struct copy_options options = {
+        .read_back = job->request->verify != VERIFY_NONE, .patch = true, .cancelled = is_over, .opaque = job};
     g_autoptr(throttle_t) throttle = job->paused ? NULL : throttle_new(job->request->bandwidth);
     struct copy_result result = {0};
-    GError *local = NULL;
     int64_t begin = g_get_monotonic_time();
     bool ok;
 
     options.throttle = throttle;
     target->reads_zero = false; /* there is data already: zeros have to be written */
-    ok = copy_run(overlay, target, &options, &result, &local);
+    ok = copy_run(overlay, target, &options, &result, error);
     shipment->bytes += result.counters.bytes_written;
     shipment->time += (double)(g_get_monotonic_time() - begin) / G_USEC_PER_SEC;
     add_counters(disk->report, &result.counters);
     job->base.report->bytes_read += result.counters.bytes_read;
     copy_result_clear(&result);
-    if (ok)
-        return true;
-    if (shipping.deadline && g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED)) {
-        g_error_free(local);
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED,
-                    "the pause took more than twice the %u ms of --max-pause: given up",
-                    job->request->max_pause);
-        return false;
-    }
-    g_propagate_error(error, local);
-    return false;
+    return ok;
 }

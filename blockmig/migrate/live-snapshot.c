@@ -102,10 +102,17 @@ static bool take_names(struct live_job *job, GError **error)
  */
 static bool layer_running(struct live_job *job, GError **error)
 {
+    double *average = &job->pace.layer_time, time;
+    int64_t begin;
+
     if (!take_names(job, error))
         return false;
-    if (add_overlays(job, error))
+    begin = g_get_monotonic_time();
+    if (add_overlays(job, error)) {
+        time = (double)(g_get_monotonic_time() - begin) / G_USEC_PER_SEC;
+        *average = *average > 0 ? (*average + time) / 2 : time;
         return true;
+    }
     return_names(job, job->disks->len);
     return false;
 }

@@ -11,15 +11,33 @@
 #include "blockmig/storage/file.h"
 
 #include <glib/gstdio.h>
+#include <unistd.h>
 
 #define PIVOT_TIMEOUT 5000 /* ms */
 
-/* The overlay waits with nothing below it: the merged image can be opened only when nobody writes to it. */
-static bool add_overlay(struct live_job *job, struct live_disk *disk, GError **error)
+static bool hand_over(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    g_autofree char *merged = live_merged_node(job, disk);
+    int fd = live_descriptor(disk->target_path, error);
+    struct vm_node node = live_node(disk, merged, disk->target_path, NULL, NULL, &fd, true);
+    bool ok;
+
+    g_clear_pointer(&disk->handed_over, g_free);
+    ok = fd >= 0 && vm_hand_over(job->vm, &node, &disk->handed_over, error);
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
+/* What can be done already.  The overlay waits with nothing below it, of the merged image there is a
+ * descriptor only: it can be looked at when nobody writes to it any more, and the hypervisor would remember
+ * even the size that its file has now. */
+static bool add_target(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *overlay = live_new_node(job, disk);
 
-    return live_add_node(job, disk, overlay, disk->target_overlay, format_qcow2.name, NULL, false, error);
+    return live_add_node(job, disk, overlay, disk->target_overlay, format_qcow2.name, NULL, false, error) &&
+           hand_over(job, disk, error);
 }
 
 static bool prepare(struct live_job *job, GError **error)
@@ -31,18 +49,18 @@ static bool prepare(struct live_job *job, GError **error)
         disk->overlay_created = true;
         if (!live_overlay_create(job, disk->target_overlay, disk->size, name, disk->format->name,
                                  disk->target_path, error) ||
-            !add_overlay(job, disk, error))
+            !add_target(job, disk, error))
             return false;
     }
     return job_event(&job->base, "intent", error, "switch %u disks to the target", job->disks->len);
 }
 
 /* Closes the target: the hypervisor is to open it next. */
-static bool ship_last(struct live_job *job, struct live_disk *disk, int64_t deadline, GError **error)
+static bool ship_last(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *path = live_layer_path(disk, disk->top);
     g_autoptr(chain_t) overlay = live_open_overlay(path, FILE_NO_LOCK, error);
-    struct live_shipment shipment = {.deadline = deadline};
+    struct live_shipment shipment = {0};
 
     if (!overlay || !live_ship(job, disk, overlay, disk->target, &shipment, error))
         return false;
@@ -54,9 +72,11 @@ static bool ship_last(struct live_job *job, struct live_disk *disk, int64_t dead
 static bool add_merged(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *merged = live_merged_node(job, disk), *overlay = live_new_node(job, disk);
+    const int closed = -1;
+    struct vm_node node = live_node(disk, merged, disk->target_path, disk->format->name, NULL, &closed, true);
 
-    return live_add_node(job, disk, merged, disk->target_path, disk->format->name, NULL, true, error) &&
-           live_set_backing(job, disk, overlay, merged, error);
+    node.handed_over = disk->handed_over;
+    return vm_add_node(job->vm, &node, error) && live_set_backing(job, disk, overlay, merged, error);
 }
 
 static void remove_target(struct live_job *job, struct live_disk *disk)
@@ -94,12 +114,22 @@ static bool pivot(struct live_job *job, GError **error)
     return false;
 }
 
-static bool switch_disks(struct live_job *job, int64_t deadline, GError **error)
+static bool ship_all(struct live_job *job, GError **error)
 {
-    for (guint i = 0; i < job->disks->len; i++)
-        if (!ship_last(job, live_disk_at(job, i), deadline, error))
-            return false;
+    struct live_limit *limit = live_limit_begin(job);
+    bool ok = true;
+
+    for (guint i = 0; ok && i < job->disks->len; i++)
+        ok = ship_last(job, live_disk_at(job, i), error);
+    ok &= live_limit_end(limit, error);
     live_step(job, "ship");
+    return ok;
+}
+
+static bool switch_disks(struct live_job *job, GError **error)
+{
+    if (!ship_all(job, error))
+        return false;
     for (guint i = 0; i < job->disks->len; i++)
         if (!add_merged(job, live_disk_at(job, i), error))
             return false;
@@ -108,12 +138,6 @@ static bool switch_disks(struct live_job *job, int64_t deadline, GError **error)
         if (!live_layer_set_aside(live_disk_at(job, i), true, error))
             return false;
     live_step(job, "name");
-    if (g_get_monotonic_time() > deadline) {
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED,
-                    "the pause took more than twice the %u ms of --max-pause: given up",
-                    job->request->max_pause);
-        return false;
-    }
     return live_pause_merged(job, error) && pivot(job, error);
 }
 
@@ -142,7 +166,7 @@ static void close_top(struct live_job *job, struct live_disk *disk)
 bool live_switchover(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
-    int64_t stopped = 0, resumed = 0, deadline;
+    int64_t stopped = 0, resumed = 0;
 
     if (live_is_cancelled(job, error))
         return false;
@@ -150,9 +174,7 @@ bool live_switchover(struct job *base, GError **error)
         undo(job);
         return false;
     }
-    deadline = g_get_monotonic_time() + (int64_t)job->request->max_pause * 2000;
-    if (!live_pause(job, live_top_node, live_new_node, &stopped, error) ||
-        !switch_disks(job, deadline, error)) {
+    if (!live_pause(job, live_top_node, live_new_node, &stopped, error) || !switch_disks(job, error)) {
         undo(job);
         return false;
     }

@@ -2,6 +2,8 @@
 /* Moves of running machines from the outside, and what every phase of them needs. */
 #include "blockmig/migrate/live.h"
 
+#include <sched.h>
+
 #define PAUSE_TIMEOUT 10000 /* ms; a stop waits for the guest's requests in flight */
 #define GUARD_GRACE   20000 /* ms */
 
@@ -34,6 +36,7 @@ void live_disk_free(struct live_disk *disk)
     g_free(disk->base_node);
     g_free(disk->target_path);
     g_free(disk->target_overlay);
+    g_free(disk->handed_over);
     g_free(disk);
 }
 
@@ -133,11 +136,21 @@ static bool arm(struct live_job *job, live_node_fn from, live_node_fn to, GError
     return guard_arm(job->guard, devices, job->disks->len, guard_limit(job), error);
 }
 
+/* While the machine stands still nothing on this host is more urgent than this thread and those that it
+ * makes. Who may not ask for that waits as long as the others let him. */
+static void be_urgent(bool urgent)
+{
+    struct sched_param parameter = {.sched_priority = urgent ? sched_get_priority_min(SCHED_FIFO) : 0};
+
+    sched_setscheduler(0, urgent ? SCHED_FIFO : SCHED_OTHER, &parameter);
+}
+
 bool live_pause(struct live_job *job, live_node_fn from, live_node_fn to, int64_t *time, GError **error)
 {
     if (!arm(job, from, to, error))
         return false;
     job->paused = true;
+    be_urgent(true);
     g_string_truncate(job->steps, 0);
     job->pause_begin = job->step_begin = g_get_monotonic_time();
     if (!vm_pause(job->vm, PAUSE_TIMEOUT, time, error))
@@ -164,6 +177,7 @@ bool live_resume(struct live_job *job, int64_t *time, GError **error)
 {
     g_autoptr(GError) local = NULL;
 
+    be_urgent(false);
     if (!job->paused)
         return true;
     if (!vm_resume(job->vm, time, error))

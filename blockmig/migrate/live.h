@@ -40,6 +40,7 @@ struct live_disk {
     struct chain *base;
 
     char *target_path, *target_overlay;
+    char *handed_over; /* the merged target, of vm_hand_over() */
     const struct format *format;
     GHashTable *options;
     uint64_t needed; /* bytes on the target at most */
@@ -53,7 +54,7 @@ struct live_disk {
 /* What was measured, and what follows from it.  Seconds and bytes. */
 struct live_pace {
     int64_t layered;      /* monotonic time at which the present top layers were put on */
-    double overhead;      /* of a pause, without shipping */
+    double layer_time;    /* that the hypervisor takes to put layers on, mostly the last ones */
     uint64_t ship_bytes;  /* of the last pass */
     double quick_time;    /* of the least disturbed pass, for its size */
     uint64_t quick_bytes; /* its size */
@@ -71,6 +72,7 @@ struct live_job {
     unsigned tag;     /* makes our node names differ from those of earlier moves */
     struct live_pace pace;
     bool paused;         /* by us */
+    int given_up;        /* atomic: the last pause came to its limit (live-limit.c) */
     int64_t pause_begin; /* monotonic, of the last pause */
     GString *steps;      /* of the last pause: what took how long */
     int64_t step_begin;  /* monotonic */
@@ -116,6 +118,12 @@ typedef char *(*live_node_fn)(const struct live_job *job, const struct live_disk
 bool live_pause(struct live_job *job, live_node_fn from, live_node_fn to, int64_t *time, GError **error);
 bool live_pause_merged(struct live_job *job, GError **error);
 bool live_resume(struct live_job *job, int64_t *time, GError **error);
+
+/* live-limit.c: from here on the shipping of a pause may hang, not the machine.  Until the end the caller
+ * must not use job->vm.  PARKED if the limit was exceeded, in place of whatever error there was: the machine
+ * runs on where it was then. */
+struct live_limit *live_limit_begin(struct live_job *job);
+bool live_limit_end(struct live_limit *limit, GError **error);
 
 /* live-layer.c.  Paths and node names are the caller's to free. */
 char *live_layer_path(const struct live_disk *disk, unsigned layer);
@@ -178,7 +186,6 @@ bool live_fail_back(struct live_job *job, GError **error);
 struct live_shipment {
     uint64_t bytes; /* of data */
     double time;
-    int64_t deadline; /* monotonic; 0: none.  After it: PARKED */
 };
 bool live_ship(struct live_job *job, struct live_disk *disk, struct chain *overlay, struct image *target,
                struct live_shipment *shipment, GError **error);

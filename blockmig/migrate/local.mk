@@ -3,11 +3,13 @@ libengine_a_SOURCES += \
 	blockmig/migrate/base.c \
 	blockmig/migrate/cleanup.c \
 	blockmig/migrate/cold.c blockmig/migrate/cold.h \
+	blockmig/migrate/commit.c blockmig/migrate/commit.h \
 	blockmig/migrate/job.c blockmig/migrate/job.h \
 	blockmig/migrate/live-base.c \
 	blockmig/migrate/live-cleanup.c \
 	blockmig/migrate/live-converge.c \
 	blockmig/migrate/live-layer.c \
+	blockmig/migrate/live-limit.c \
 	blockmig/migrate/live-preflight.c \
 	blockmig/migrate/live-prove.c \
 	blockmig/migrate/live-recover.c \

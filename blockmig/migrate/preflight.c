@@ -19,40 +19,33 @@
 
 #define MAP_BATCH 1024
 
-/* "raw:base.img" -> format and path; a colon behind a slash belongs to the path. */
-static struct chain_parent parse_parent(const char *text)
+/* Borrowed, and ended by NULL. */
+static GPtrArray *terminated(const GPtrArray *strings)
 {
-    const char *colon = strchr(text, ':');
+    GPtrArray *copy = g_ptr_array_new();
 
-    if (colon && !memchr(text, '/', colon - text))
-        return (struct chain_parent){.path = g_strdup(colon + 1), .format = g_strndup(text, colon - text)};
-    return (struct chain_parent){.path = g_strdup(text)};
+    for (guint i = 0; strings && i < strings->len; i++)
+        g_ptr_array_add(copy, strings->pdata[i]);
+    g_ptr_array_add(copy, NULL);
+    return copy;
 }
 
 static bool open_source(struct cold_job *job, GError **error)
 {
     const struct copy_request *request = job->request;
-    unsigned count = request->parents ? request->parents->len : 0;
-    g_autofree struct chain_parent *parents = g_new0(struct chain_parent, count + 1);
-    g_autoptr(GPtrArray) roots = g_ptr_array_new();
+    g_autoptr(GPtrArray) roots = terminated(request->allowed_roots), names = terminated(request->parents);
+    g_autoptr(GArray) parents = chain_parents((const char *const *)names->pdata);
     const struct format *format = NULL;
     unsigned flags = 0;
-    struct chain_policy policy = {
-        .parents = parents, .parent_count = count, .open = storage_file_open_for_chain, .opaque = &flags};
+    struct chain_policy policy = {.allowed_roots = (const char *const *)roots->pdata,
+                                  .parents = (const struct chain_parent *)parents->data,
+                                  .parent_count = parents->len,
+                                  .open = storage_file_open_for_chain,
+                                  .opaque = &flags};
 
     if (request->source_format && !(format = format_by_name(request->source_format, error)))
         return false;
-    for (guint i = 0; request->allowed_roots && i < request->allowed_roots->len; i++)
-        g_ptr_array_add(roots, g_ptr_array_index(request->allowed_roots, i));
-    g_ptr_array_add(roots, NULL);
-    policy.allowed_roots = (const char *const *)roots->pdata;
-    for (unsigned i = 0; i < count; i++)
-        parents[i] = parse_parent(g_ptr_array_index(request->parents, i));
     job->source = chain_open(request->source, format, &policy, error);
-    for (unsigned i = 0; i < count; i++) {
-        g_free(parents[i].path);
-        g_free(parents[i].format);
-    }
     return job->source != NULL;
 }
 
@@ -262,7 +255,11 @@ static void write_plan(struct cold_job *job)
 
         job_plan(&job->base, "copy %s (%s, %s, %s of data) to %s as %s", unit->source_path,
                  unit->report->source_format, size, data, unit->target_path, unit->format->name);
-        if (unit->backing_name)
+        if (unit->backing_name && unit->format->flags & FORMAT_NO_PARENT_NAME)
+            job_plan(&job->base,
+                     "  its parent will be %s, which format %s does not record: --parent will be needed",
+                     unit->backing_name, unit->format->name);
+        else if (unit->backing_name)
             job_plan(&job->base, "  it records the backing file %s (%s)", unit->backing_name,
                      unit->backing_format);
         if (unit->frontier > 0)

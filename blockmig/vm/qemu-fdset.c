@@ -15,7 +15,7 @@
 
 #define TAG_PREFIX "blockmig "
 
-bool qemu_fdset_add(struct qmp *qmp, const char *node, int fd, json_int_t *id, GError **error)
+char *qemu_fdset_add(struct qmp *qmp, const char *node, int fd, GError **error)
 {
     g_autofree char *tag = g_strconcat(TAG_PREFIX, node, NULL);
     g_autoptr(json_t) value =
@@ -23,13 +23,12 @@ bool qemu_fdset_add(struct qmp *qmp, const char *node, int fd, json_int_t *id, G
     json_t *set = json_object_get(value, "fdset-id");
 
     if (!value)
-        return false;
+        return NULL;
     if (!json_is_integer(set) || json_integer_value(set) < 0) {
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNREACHABLE, "\"add-fd\" returned no \"fdset-id\"");
-        return false;
+        return NULL;
     }
-    *id = json_integer_value(set);
-    return true;
+    return g_strdup_printf("/dev/fdset/%" JSON_INTEGER_FORMAT, json_integer_value(set));
 }
 
 static bool is_tagged(json_t *set, const char *node)

@@ -127,51 +127,75 @@ static bool is_writable(int fd)
 }
 
 /* Writable if the descriptor is, so that it is never opened again. */
-static json_t *fdset_arguments(const struct vm_node *node, const char *name, json_int_t id)
+static json_t *fdset_arguments(const struct vm_node *node, const char *name, const char *filename)
 {
-    g_autofree char *filename = g_strdup_printf("/dev/fdset/%" JSON_INTEGER_FORMAT, id);
     json_t *arguments = file_arguments(node, filename);
 
     json_object_set_new(arguments, "node-name", json_string(name));
-    json_object_set_new(arguments, "read-only", json_boolean(!is_writable(*node->descriptor)));
+    json_object_set_new(arguments, "read-only",
+                        json_boolean(!node->handed_over && !is_writable(*node->descriptor)));
     return arguments;
+}
+
+static bool check_name(const struct vm_node *node, GError **error)
+{
+    size_t most = VM_NODE_NAME_MAX - (node->descriptor ? strlen(FILE_SUFFIX) : 0);
+
+    if (strlen(node->name) <= most)
+        return true;
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "node name \"%s\" has more than %zu bytes",
+                node->name, most);
+    return false;
+}
+
+static char *hand_over(struct qmp *qmp, const struct vm_node *node, GError **error)
+{
+    if (node->read_only || is_writable(*node->descriptor))
+        return qemu_fdset_add(qmp, node->name, *node->descriptor, error);
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "its descriptor is not open for writing");
+    return NULL;
 }
 
 static bool add_by_descriptor(struct qmp *qmp, const struct vm_node *node, GError **error)
 {
+    g_autofree char *filename = node->handed_over ? g_strdup(node->handed_over) : hand_over(qmp, node, error);
     char name[VM_NODE_NAME_MAX + 1];
-    json_int_t id;
 
-    if (!node->read_only && !is_writable(*node->descriptor)) {
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "its descriptor is not open for writing");
+    if (!filename)
         return false;
-    }
     file_node_name(node->name, name);
-    if (!qemu_fdset_add(qmp, node->name, *node->descriptor, &id, error))
-        return false;
-    if (blockdev_add(qmp, fdset_arguments(node, name, id), error)) {
+    if (blockdev_add(qmp, fdset_arguments(node, name, filename), error)) {
         if (blockdev_add(qmp, node_arguments(node, node->backing, json_string(name)), error))
             return true;
         qmp_do(qmp, "blockdev-del", json_pack("{s:s}", "node-name", name), QMP_TIMEOUT, NULL);
     }
-    qemu_fdset_remove(qmp, node->name, NULL);
+    if (!node->handed_over)
+        qemu_fdset_remove(qmp, node->name, NULL);
     return false;
+}
+
+static bool opened(const struct vm_node *node, bool ok, GError **error)
+{
+    if (!ok)
+        g_prefix_error(error, "opening %s as \"%s\": ", node->filename, node->name);
+    return ok;
 }
 
 bool qemu_add_node(struct vm *vm, const struct vm_node *node, GError **error)
 {
     struct qmp *qmp = qemu_of(vm)->qmp;
-    size_t most = VM_NODE_NAME_MAX - (node->descriptor ? strlen(FILE_SUFFIX) : 0);
 
-    if (strlen(node->name) > most) {
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "node name \"%s\" has more than %zu bytes",
-                    node->name, most);
-        return false;
-    }
-    if (node->descriptor ? add_by_descriptor(qmp, node, error) : add_by_name(qmp, node, error))
-        return true;
-    g_prefix_error(error, "opening %s as \"%s\": ", node->filename, node->name);
-    return false;
+    return check_name(node, error) &&
+           opened(node,
+                  node->descriptor ? add_by_descriptor(qmp, node, error) : add_by_name(qmp, node, error),
+                  error);
+}
+
+bool qemu_hand_over(struct vm *vm, const struct vm_node *node, char **name, GError **error)
+{
+    g_return_val_if_fail(is_writable(*node->descriptor), false);
+    *name = check_name(node, error) ? hand_over(qemu_of(vm)->qmp, node, error) : NULL;
+    return opened(node, *name != NULL, error);
 }
 
 /* blockdev-reopen wants every option again, or it falls back to the default. */

@@ -214,6 +214,7 @@ const struct vm_ops vm_qemu_ops = {
     .can_pivot = qemu_can_pivot,
     .can_mirror = qemu_can_mirror,
     .add_node = qemu_add_node,
+    .hand_over = qemu_hand_over,
     .remove_node = qemu_remove_node,
     .set_backing = qemu_set_backing,
     .keep_open = qemu_keep_open,

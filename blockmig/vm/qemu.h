@@ -49,6 +49,7 @@ bool qemu_is_filter(const char *driver);
 bool qemu_can_pivot(struct vm *vm, GError **error);
 bool qemu_can_mirror(struct vm *vm, GError **error);
 bool qemu_add_node(struct vm *vm, const struct vm_node *node, GError **error);
+bool qemu_hand_over(struct vm *vm, const struct vm_node *node, char **name, GError **error);
 bool qemu_remove_node(struct vm *vm, const char *node, GError **error);
 bool qemu_set_backing(struct vm *vm, const struct vm_node *node, const char *backing, GError **error);
 bool qemu_keep_open(struct vm *vm, const struct vm_disk *disk, GError **error);
@@ -57,8 +58,8 @@ bool qemu_snapshot(struct vm *vm, const struct vm_snapshot *disks, unsigned coun
 bool qemu_set_write_threshold(struct vm *vm, const char *node, uint64_t offset, GError **error);
 
 /* qemu-fdset.c */
-/* Hands a descriptor over; *id names the set. */
-bool qemu_fdset_add(struct qmp *qmp, const char *node, int fd, json_int_t *id, GError **error);
+/* Hands a descriptor over: "/dev/fdset/N", the caller's; NULL on error. */
+char *qemu_fdset_add(struct qmp *qmp, const char *node, int fd, GError **error);
 /* *there: a descriptor was handed over for a node of this name. */
 bool qemu_fdset_exists(struct qmp *qmp, const char *node, bool *there, GError **error);
 /* Takes it back; none is no error. */

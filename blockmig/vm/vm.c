@@ -226,6 +226,11 @@ bool vm_add_node(struct vm *vm, const struct vm_node *node, GError **error)
     return said(vm, vm->ops->add_node(vm, node, error), error);
 }
 
+bool vm_hand_over(struct vm *vm, const struct vm_node *node, char **name, GError **error)
+{
+    return said(vm, vm->ops->hand_over(vm, node, name, error), error);
+}
+
 bool vm_remove_node(struct vm *vm, const char *node, GError **error)
 {
     return said(vm, vm->ops->remove_node(vm, node, error), error);

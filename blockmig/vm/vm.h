@@ -93,6 +93,7 @@ struct vm_node {
     const int *descriptor;     /* NULL: opened by its name */
     const char *detect_zeroes; /* NULL: off */
     bool block_device;         /* `filename` is one */
+    const char *handed_over;   /* what vm_hand_over() said of the descriptor; NULL: nobody did that */
     bool direct, no_flush;
     bool discard; /* let the guest's discards through */
     bool read_only;
@@ -183,6 +184,7 @@ struct vm_ops {
     bool (*can_pivot)(struct vm *vm, GError **error);
     bool (*can_mirror)(struct vm *vm, GError **error);
     bool (*add_node)(struct vm *vm, const struct vm_node *node, GError **error);
+    bool (*hand_over)(struct vm *vm, const struct vm_node *node, char **name, GError **error);
     bool (*remove_node)(struct vm *vm, const char *node, GError **error);
     bool (*set_backing)(struct vm *vm, const struct vm_node *node, const char *backing, GError **error);
     bool (*keep_open)(struct vm *vm, const struct vm_disk *disk, GError **error);
@@ -237,6 +239,10 @@ bool vm_can_pivot(struct vm *vm, GError **error);
 bool vm_can_mirror(struct vm *vm, GError **error);
 
 bool vm_add_node(struct vm *vm, const struct vm_node *node, GError **error);
+/* The first part of adding a node by descriptor, which must be O_RDWR.  Nothing is looked at yet, not even
+ * the size of the file, so the image may still be written.  *name, the caller's, is for vm_node.handed_over.
+ * vm_remove_node() takes it back, with or without the rest. */
+bool vm_hand_over(struct vm *vm, const struct vm_node *node, char **name, GError **error);
 /* Only nodes that were added, by us or by -blockdev; one that is not there is no error.  With what was added
  * for it: NAME-file and the descriptor. */
 bool vm_remove_node(struct vm *vm, const char *node, GError **error);

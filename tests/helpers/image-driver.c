@@ -6,11 +6,12 @@
  *   image-driver map FORMAT IMAGE              number of extents and of bytes by status
  *   image-driver create FORMAT IMAGE SIZE OPTIONS [BACKING BACKING-FORMAT]
  *   image-driver check FORMAT IMAGE repair|look    exit 0 clean, 3 leaks, 4 corruptions
- *   image-driver random FORMAT IMAGE RAW SEED STEPS [PARENT]
+ *   image-driver random FORMAT IMAGE RAW SEED STEPS [PARENT-FORMAT:PARENT]
  *                      random writes, zeros, discards, packed clusters, flushes, reopenings; the
  *                      expected content goes to RAW
  */
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/image-files.h"
 #include "formats/chain.h"
 #include "tests/helpers/image-writer.h"
 
@@ -97,24 +98,6 @@ static bool attach_data(struct image *image, const char *path, unsigned flags, G
     return true;
 }
 
-static bool create_data(const char *path, const struct image_create_options *options, GError **error)
-{
-    g_autofree char *directory = g_path_get_dirname(path);
-    g_autoptr(GPtrArray) files = image_data_files_new();
-
-    if (!image_plan_data(format, options, files, error))
-        return false;
-    for (guint i = 0; i < files->len; i++) {
-        g_autofree char *name =
-            g_build_filename(directory, ((const struct data_file *)files->pdata[i])->name, NULL);
-        g_autoptr(storage_t) storage = storage_file_open(name, FILE_WRITE | FILE_CREATE, NULL, NULL, error);
-
-        if (!storage || !image_create_data(storage, format, options, i, error))
-            return false;
-    }
-    return true;
-}
-
 static struct image *open_parent(const char *child, const char *name, const char *format_name, GError **error)
 {
     const struct format *below = format_by_name(format_name, error);
@@ -127,10 +110,8 @@ static struct image *open_parent(const char *child, const char *name, const char
 static bool command_create(char **argv, GError **error)
 {
     g_autoptr(image_t) parent = NULL;
-    g_autofree char *name = g_path_get_basename(argv[0]);
-    struct image_create_options options = {.name = name, .size = g_ascii_strtoull(argv[1], NULL, 0)};
+    struct image_create_options options = {.size = g_ascii_strtoull(argv[1], NULL, 0)};
     g_autoptr(GHashTable) values = format_parse_options(format, argv[2], error);
-    g_autoptr(storage_t) storage = NULL;
 
     if (!values)
         return false;
@@ -140,8 +121,7 @@ static bool command_create(char **argv, GError **error)
     if (argv[3] && !(parent = open_parent(argv[0], argv[3], argv[4], error)))
         return false;
     options.parent = parent;
-    storage = storage_file_open(argv[0], FILE_WRITE | FILE_CREATE, NULL, NULL, error);
-    return storage && image_create(storage, format, &options, error) && create_data(argv[0], &options, error);
+    return image_files_create(argv[0], format, &options, error);
 }
 
 static struct image *open_image(const char *path, bool writable, GError **error)
@@ -175,13 +155,19 @@ static bool open_backing(const char *path, struct image *image, const char *pare
     static unsigned flags = FILE_NO_LOCK;
     const struct chain_policy policy = {.open = storage_file_open_for_chain, .opaque = &flags};
     g_autofree char *directory = g_path_get_dirname(path), *name = NULL;
-    const struct format *below = format;
+    const struct format *below;
 
     if (!image_is_differencing(image))
         return true;
-    name = g_build_filename(directory, parent ? parent : image->backing_name, NULL);
-    if (image->backing_format)
+    if (parent) {
+        g_auto(GStrv) parts = g_strsplit(parent, ":", 2);
+
+        below = format_by_name(parts[0], error);
+        name = g_build_filename(directory, parts[1], NULL);
+    } else {
         below = format_by_name(image->backing_format, error);
+        name = g_build_filename(directory, image->backing_name, NULL);
+    }
     *backing = below ? chain_open(name, below, &policy, error) : NULL;
     return *backing;
 }

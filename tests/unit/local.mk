@@ -98,6 +98,12 @@ tests_unit_vhd_t_SOURCES = tests/unit/vhd.c tests/unit/harness.h \
 	tests/helpers/image-writer.c tests/helpers/image-writer.h
 tests_unit_vhd_t_LDADD = $(UNIT_LIBS)
 
+check_PROGRAMS += tests/unit/vdi.t
+tests_unit_vdi_t_SOURCES = tests/unit/vdi.c tests/unit/harness.h \
+	tests/helpers/crash.c tests/helpers/crash.h \
+	tests/helpers/image-writer.c tests/helpers/image-writer.h
+tests_unit_vdi_t_LDADD = $(UNIT_LIBS)
+
 check_PROGRAMS += tests/unit/vmdk.t
 tests_unit_vmdk_t_SOURCES = tests/unit/vmdk.c \
 	tests/helpers/crash.c tests/helpers/crash.h \

@@ -922,6 +922,41 @@ static void test_names_are_exchanged_running(struct machine *machine, gconstpoin
     exchange_clear(&exchange);
 }
 
+/* What was handed over is looked at when the node is added: until then the file may grow. */
+static void test_handed_over_early(struct machine *machine, gconstpointer unused)
+{
+    g_autofree char *path = in(machine, "a.qcow2"), *name = NULL;
+    const char *fill[] = {"qemu-io", "-f", "qcow2", "-c", "write -P 7 0 3M", path, NULL};
+    int fd;
+    struct vm_node node = {.name = "n",
+                           .filename = path,
+                           .format = "qcow2",
+                           .descriptor = &fd,
+                           .direct = true,
+                           .read_only = true};
+    GError *error = NULL;
+
+    make_image(machine, "a.qcow2", "qcow2", NULL, NULL);
+    start(machine, "-nodefaults");
+    for (int round = 0; round < 2; round++) {
+        fd = open_file(path, O_RDWR);
+        assert_ok(vm_hand_over(machine->vm, &node, &name, &error));
+        close(fd);
+        fd = -1;
+        g_assert_cmpint(harness_run(NULL, fill), ==, 0);
+        node.handed_over = name;
+        if (round == 1) {
+            assert_ok(vm_add_node(machine->vm, &node, &error));
+            node_reads(machine, "n", "read -P 7 0 3M");
+        }
+        assert_ok(vm_remove_node(machine->vm, "n", &error));
+        g_assert_cmpuint(fdset_count(machine), ==, 0);
+        g_assert_cmpuint(open_count(machine, path), ==, 0);
+        g_clear_pointer(&name, g_free);
+        node.handed_over = NULL;
+    }
+}
+
 /* By the name that it was opened with, whatever it is called now. */
 static void test_unused_file_is_forgotten(struct machine *machine, gconstpointer unused)
 {
@@ -1222,6 +1257,7 @@ int main(int argc, char **argv)
         g_test_add(stopped, struct machine, &styles[i], set_up, test_names_are_exchanged, tear_down);
         g_test_add(running, struct machine, &styles[i], set_up, test_names_are_exchanged_running, tear_down);
     }
+    ADD("handed-over-early", test_handed_over_early);
     ADD("unused-file-is-forgotten", test_unused_file_is_forgotten);
     ADD("failed-node-leaves-nothing", test_failed_node_leaves_nothing);
     ADD("removal-is-repeated", test_removal_is_repeated);

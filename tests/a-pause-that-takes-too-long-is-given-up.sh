@@ -1,0 +1,42 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# The target becomes slow just when the machine stands still: at twice --max-pause the machine has its disk back and
+# runs on where it was.
+. "${srcdir:-.}/tests/lib.sh"
+. "$srcdir/tests/guest/lib-guest.sh"
+need_guest
+need_fuse
+need_loop
+need_free 1G
+
+# A file system on a medium that answers late while the machine stands still.
+export MEDIUM=$tmp/medium EVENTS=$tmp/g/events
+truncate -s 160M "$MEDIUM"
+fuse_file eval get_size='stat -Lc %s "$MEDIUM"' can_write='exit 0' can_flush='exit 0' flush='exit 0' \
+    pread='dd if="$MEDIUM" skip=$4 count=$3 iflag=count_bytes,skip_bytes,fullblock bs=1M status=none' \
+    pwrite='! tail -n 1 "$EVENTS" 2>/dev/null | grep -q STOP || sleep 2
+        dd of="$MEDIUM" seek=$4 oflag=seek_bytes iflag=fullblock bs=1M conv=notrunc status=none'
+loop_device "$REPLY" --direct-io=on
+must mkfs.ext4 -q -F "$REPLY"
+mkdir "$tmp/b" "$tmp/a"
+must mount "$REPLY" "$tmp/b"
+at_exit unmount "$tmp/b"
+
+must qemu-img create -q -f qcow2 "$tmp/a/disk.qcow2" 64M
+start_guest g --libvirt-style --disk "$tmp/a/disk.qcow2:qcow2" --append 'rate=50 span=8M flush=64 log=1'
+guest_wait_ready g
+run blockmig move "qmp:$tmp/g/qmp" "$tmp/b" --json --max-pause=900ms
+is "$status" 5 "the move is parked" || diag "$err"
+like "$err" "more than twice the 900 ms" "and the reason is told"
+is "$(jq -r .result <<<"$out")" parked "the result says so"
+# The medium would have needed some 20 seconds.
+is "$(guest_pauses g | awk 'NR == 1 { print ($1 < 10000) }')" 1 "the machine did not wait for the medium"
+diag "pauses of $(guest_pauses g | tr '\n' ' ')ms"
+is "$(guest_verdict g)" OK "the guest misses nothing"
+must guest_cmd g start
+run blockmig job cancel "$(jq -r .job <<<"$out")"
+is "$(guest_verdict g)" OK "nor when the move is given up"
+stop_guest g
+like "$(host_verdict g 0 "$tmp/a/disk.qcow2" qcow2)" '^OK [1-9]' "and the host agrees"
+is "$(ls "$tmp/a")" disk.qcow2 "nothing is left beside the source"
+done_testing

@@ -1,0 +1,116 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# blockmig commit: the parent shows what the overlay showed, zeros included, in every format that can be written;
+# killed at any moment, overlay and parent still show the disk, and the merge goes on. What is in use is refused.
+. "${srcdir:-.}/tests/lib.sh"
+need_tool qemu-img qemu-io jq python3
+use_seed
+driver=$builddir/tests/helpers/image-driver
+
+# make_layers FORMAT SIZE: base, a parent over it and an overlay; the content goes to model.raw (all layers) and below.raw
+# (without the overlay). Sets `parents`: what a command on the overlay needs; `lower`: the same on its parent.
+make_layers()
+{
+    local format=$1 size=$2 base_format=$1
+    rm -rf "$tmp/m"
+    mkdir "$tmp/m"
+    parents=() lower=()
+    [ "$format" = qcow2 ] && base_format=raw
+    must "$driver" create "$base_format" "$tmp/m/base" "$size" ""
+    must "$driver" random "$base_format" "$tmp/m/base" "$tmp/m/model.raw" "$RANDOM" 30
+    must cp "$tmp/m/model.raw" "$tmp/m/base.raw"
+    must "$driver" create "$format" "$tmp/m/parent" "$size" "" base "$base_format"
+    must "$driver" random "$format" "$tmp/m/parent" "$tmp/m/model.raw" "$RANDOM" 30 "raw:base.raw"
+    must cp "$tmp/m/model.raw" "$tmp/m/below.raw"
+    must "$driver" create "$format" "$tmp/m/overlay" "$size" "" parent "$format"
+    must "$driver" random "$format" "$tmp/m/overlay" "$tmp/m/model.raw" "$RANDOM" 30 "raw:below.raw"
+    if [ "$format" = vdi ]; then
+        parents=(--parent "$tmp/m/parent" --parent "$tmp/m/base")
+        lower=(--parent "$tmp/m/base")
+    fi
+}
+
+# shows IMAGE RAW PARENT-OPTIONS...
+shows()
+{
+    blockmig verify -q --strict -F raw "${@:3}" "$1" "$2"
+}
+
+for format in qcow2 vhd vdi; do
+    make_layers "$format" $((5 << 20))
+    cp -r "$tmp/m" "$tmp/kept"
+    run_ok "$format: a plan" blockmig commit -n "${parents[@]}" "$tmp/m/overlay"
+    check "changes nothing" cmp "$tmp/m/parent" "$tmp/kept/parent"
+    run_ok "$format: the overlay is merged" blockmig commit --json "${parents[@]}" "$tmp/m/overlay"
+    is "$(jq -r '.result, .source, .parent_format' <<<"$out" | xargs)" "done kept $format" "the report says so"
+    run_ok "the parent shows the disk" shows "$tmp/m/parent" "$tmp/m/model.raw" "${lower[@]}"
+    run_ok "so does the overlay still" shows "$tmp/m/overlay" "$tmp/m/model.raw" "${parents[@]}"
+    check "which was not changed" cmp "$tmp/m/overlay" "$tmp/kept/overlay"
+    check "nor was the base" cmp "$tmp/m/base" "$tmp/kept/base"
+    case $format in
+        qcow2) image_clean "$tmp/m/parent" "QEMU finds the parent sound" ;;
+        vhd) check "the book agrees" python3 "$srcdir/tests/read-vhd.py" "$tmp/book.raw" "$tmp/m/parent" "$tmp/m/base" ;;
+        vdi) check "the book agrees" python3 "$srcdir/tests/read-vdi.py" "$tmp/book.raw" "$tmp/m/parent" "$tmp/m/base" ;;
+    esac
+    [ "$format" = qcow2 ] || check "to the byte" cmp "$tmp/book.raw" "$tmp/m/model.raw"
+    run_ok "$format: and the parent into the base" blockmig commit -q --delete-source "${lower[@]}" "$tmp/m/parent"
+    check "which is deleted, for that was asked" test ! -e "$tmp/m/parent"
+    case $format in qcow2) base=raw ;; *) base=$format ;; esac
+    run_ok "the base shows the disk" blockmig verify -q --strict -f "$base" -F raw "$tmp/m/base" "$tmp/m/model.raw"
+    case $format in
+        vhd) same_content "$tmp/m/base" "$tmp/m/model.raw" "to QEMU, too" -f vpc -F raw ;;
+        *) same_content "$tmp/m/base" "$tmp/m/model.raw" "to QEMU, too" -f "$base" -F raw ;;
+    esac
+    fails_with 3 "$format: a base has nothing below it" blockmig commit -f "$base" "$tmp/m/base"
+    rm -rf "$tmp/kept"
+done
+
+# ---- killed -----------------------------------------------------------------------------------------
+
+# killed FORMAT: at random moments, until it has come to its end.
+killed()
+{
+    local format=$1 kills=0 pid
+    make_layers "$format" $((5 << 20))
+    while [ "$kills" -lt 6 ]; do
+        "$blockmig" commit -q --bandwidth=3MiB/s "${parents[@]}" "$tmp/m/overlay" 3>&- &
+        pid=$!
+        sleep "0.$((RANDOM % 8))$((RANDOM % 10))"
+        kill -KILL "$pid" 2>/dev/null
+        wait "$pid" 2>/dev/null
+        kills=$((kills + 1))
+        shows "$tmp/m/overlay" "$tmp/m/model.raw" "${parents[@]}" || return
+    done
+    blockmig commit -q "${parents[@]}" "$tmp/m/overlay" && shows "$tmp/m/parent" "$tmp/m/model.raw" "${lower[@]}" || return
+    [ "$format" != qcow2 ] || qemu-img check "$tmp/m/parent"
+}
+pick 1 20
+for format in qcow2 vhd vdi; do
+    repeat "$REPLY" "$format: six kills, then the merge goes on" killed "$format"
+done
+
+# ---- what is in the way -----------------------------------------------------------------------------
+
+make_layers qcow2 $((5 << 20))
+must qemu-img rebase -u -F qcow2 -b parent "$tmp/m/overlay"
+if command -v qemu-system-x86_64 >/dev/null; then
+    running_machine "$tmp/m/overlay" qcow2
+    before=$(sha256sum "$tmp/m/parent")
+    fails_with 3 "the disk of a running machine is refused" blockmig commit "$tmp/m/overlay"
+    like "$err" "lock" "and the lock is named"
+    is "$(sha256sum "$tmp/m/parent")" "$before" "the parent was not touched"
+    stop_process "$REPLY"
+else
+    skip "there is no QEMU" "the disk of a running machine is refused"
+fi
+must qemu-img create -q -f qcow2 -b parent -F qcow2 "$tmp/m/longer" 6M
+fails_with 3 "an overlay that is larger than its parent is refused" blockmig commit "$tmp/m/longer"
+like "$err" "6291456 bytes, its parent .* only 5242880" "with both sizes"
+make_layers vdi $((5 << 20))
+cp "$tmp/m/overlay" "$tmp/m/sibling"
+run_ok "of two children" blockmig commit -q "${parents[@]}" "$tmp/m/overlay"
+cp "$tmp/m/overlay" "$tmp/m/sibling"
+printf 'x' | dd of="$tmp/m/sibling" bs=1 seek=392 conv=notrunc status=none
+fails_with 3 "the other one sees that its parent has changed" blockmig info --json "${parents[@]}" "$tmp/m/sibling"
+like "$err" "was written to since" "and says so"
+done_testing

@@ -1,0 +1,50 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# blockmig create: empty images and children in every format that can be written, and what it refuses.
+. "${srcdir:-.}/tests/lib.sh"
+need_tool qemu-img jq
+cd "$tmp" || exit
+
+for format in raw qcow2 vhd vdi; do
+    run_ok "$format" blockmig create --json -O "$format" "new.$format" 20M
+    is "$(jq -r '.format, .virtual_size' <<<"$out" | xargs)" "$format 20971520" "the report says so"
+    run blockmig info --json "new.$format"
+    is "$(jq -r '.chain[0] | .format, .virtual_size' <<<"$out" | xargs)" "$format 20971520" "info sees the same"
+    fails_with 3 "$format: a file that is there is not overwritten" blockmig create -O "$format" "new.$format" 20M
+done
+truncate -s 20M zeros.raw
+for format in qcow2 vdi; do
+    same_content "new.$format" zeros.raw "QEMU finds $format empty" -f "$format" -F raw
+done
+same_content new.vhd zeros.raw "QEMU finds vhd empty" -f vpc -F raw
+
+for format in qcow2 vhd vdi; do
+    parents=(--parent "new.$format")
+    run_ok "a child of $format, as large as its parent" blockmig create -O "$format" "${parents[@]}" "child.$format"
+    [ "$format" = vdi ] || parents=()
+    run_ok "shows what its parent shows" blockmig verify -q --strict "${parents[@]}" -F raw "child.$format" zeros.raw
+done
+mkdir deeper
+run_ok "in another directory" blockmig create -O qcow2 --parent child.qcow2 deeper/child.qcow2
+is "$(qemu-img info --output=json deeper/child.qcow2 | jq -r '."backing-filename"')" "$(pwd -P)/child.qcow2" \
+    "the name of the parent is absolute"
+run_ok "a grandchild of VDI" blockmig create -O vdi --parent child.vdi --parent new.vdi grandchild.vdi
+run_ok "knows its parent" blockmig verify -q --parent child.vdi --parent new.vdi grandchild.vdi zeros.raw
+run_ok "options" blockmig create -q -O vhd -o subformat=fixed fixed.vhd 1M
+is "$(stat -c %s fixed.vhd)" $(((1 << 20) + 512)) "are followed"
+
+fails_with 2 "no format" blockmig create x 1M
+fails_with 2 "no size" blockmig create -O raw x
+fails_with 2 "a size that is none" blockmig create -O raw x many
+fails_with 2 "an unknown option" blockmig create -O vhd -o cluster_size=64k x 1M
+fails_with 2 "a wrong value" blockmig create -O vhd -o block_size=1000 x 1M
+like "$err" "block_size=1000: must be a power of two" "is told"
+fails_with 3 "a VHD that is too large" blockmig create -O vhd x 3T
+fails_with 3 "a parent of another format" blockmig create -O vhd --parent new.qcow2 x
+fails_with 3 "a parent that looks raw" blockmig create -O qcow2 --parent zeros.raw x
+run_ok "is taken if it is called raw" blockmig create -q -O qcow2 --parent raw:zeros.raw over-raw.qcow2
+fails_with 3 "another size than the parent's" blockmig create -O vdi --parent new.vdi x 21M
+fails_with 1 "raw has no parents" blockmig create -O raw --parent new.qcow2 x
+fails_with 2 "a parent too many" blockmig create -O vhd --parent new.vhd --parent new.vdi x
+check "nothing is left of what failed" test ! -e x
+done_testing
