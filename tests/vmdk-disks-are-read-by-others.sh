@@ -106,6 +106,23 @@ must qemu-io -f vmdk -c "write 0 512" "$tmp/kept/0.qcow2"
 fails_with 3 "who writes to its base breaks it" blockmig map "$tmp/kept/2.vmdk"
 like "$err" "parentCID is" "and that is seen"
 
+# ---- create and commit --------------------------------------------------------------------------------
+
+mkdir "$tmp/made"
+run_ok "a flat disk is created" blockmig create -q -O vmdk -o subformat=monolithicFlat "$tmp/made/base.vmdk" 5G
+run_ok "and a delta in pieces over it" \
+    blockmig create -q -O vmdk -o subformat=twoGbMaxExtentSparse --parent "$tmp/made/base.vmdk" "$tmp/made/child.vmdk"
+is "$(ls "$tmp/made" | tr '\n' ' ')" "base-flat.vmdk base.vmdk child-s001.vmdk child-s002.vmdk child-s003.vmdk child.vmdk " \
+    "with all their files"
+must qemu-io -f vmdk -c "write -P 7 3G 1M" -c "write -P 8 0 4k" "$tmp/made/child.vmdk"
+fails_with 3 "nothing is created over what is there" blockmig create -O vmdk -o subformat=monolithicFlat "$tmp/made/child-s002.vmdk" 1G
+echo mine >"$tmp/made/x-s002.vmdk"
+fails_with 3 "also of the files beside it" blockmig create -O vmdk -o subformat=twoGbMaxExtentSparse "$tmp/made/x.vmdk" 3G
+is "$(ls "$tmp/made"/x*)" "$tmp/made/x-s002.vmdk" "and what was begun does not stay"
+run_ok "the delta is merged" blockmig commit -q --delete-source "$tmp/made/child.vmdk"
+is "$(ls "$tmp/made" | tr '\n' ' ')" "base-flat.vmdk base.vmdk x-s002.vmdk " "and gone with its files"
+check "the base has it" qemu-io -f vmdk -c "read -P 7 3G 1M" -c "read -P 8 0 4k" -c "read -P 0 4k 1M" "$tmp/made/base.vmdk"
+
 # ---- random changes ---------------------------------------------------------------------------------
 
 # changes STEPS: ours, then QEMU's, then ours, in one disk.
