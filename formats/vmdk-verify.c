@@ -92,7 +92,7 @@ static bool tables_are_free(struct verify *verify, const uint32_t *gd, GError **
     uint64_t bytes = vmdk_table_bytes(extent);
 
     for (uint64_t k = 0; gd && k < extent->table_count; k++) {
-        uint64_t offset = gd[k] * VMDK_SECTOR;
+        uint64_t offset = gd[k] ? vmdk_table_offset(extent, gd, k) : 0;
 
         for (uint64_t i = offset / verify->unit; gd[k] && i < vmdk_divide_up(offset + bytes, verify->unit);
              i++)

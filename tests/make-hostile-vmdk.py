@@ -124,18 +124,15 @@ class Stream:
 
 
 class Several:
-    """A descriptor, and perhaps an extent beside it."""
+    """A descriptor, and perhaps extents beside it."""
 
-    def __init__(self, text, extent=None, second=None):
-        self.text, self.extent, self.second = text, extent, second
+    def __init__(self, text, *extents):
+        self.text, self.extents = text, extents
 
     def save(self, name):
-        text = self.text.replace(b"NAME", name.encode())
-        write(name + ".vmdk", text)
-        if self.extent is not None:
-            write(name + "-extent1.vmdk", self.extent)
-        if self.second is not None:
-            write(name + "-extent2.vmdk", self.second)
+        write(name + ".vmdk", self.text.replace(b"NAME", name.encode()))
+        for i, extent in enumerate(self.extents):
+            write(f"{name}-extent{i + 1}.vmdk", extent.replace(b"NAME", name.encode()))
 
 
 def cowd(version=1, capacity=128, grain=8, gd=4, count=1, entries=None, magic=b"COWD", gd_entry=8, length=None):
@@ -202,6 +199,13 @@ reads("vmfs", Several(descriptor('RW 128 VMFS "NAME-extent1.vmdk"'), content))
 reads("vmfs-offset", Several(descriptor('RW 128 VMFS "NAME-extent1.vmdk" 0'), content))
 reads("cowd", Several(descriptor('RW 128 VMFSSPARSE "NAME-extent1.vmdk"'), cowd()))
 reads("sesparse", Several(descriptor('RW 128 SESPARSE "NAME-extent1.vmdk"'), sesparse()))
+for kind, make in (("VMFSSPARSE", cowd), ("SESPARSE", sesparse), ("SPARSE", lambda entries: Sparse().bytes())):
+    under = bytearray(b"\x55" * SIZE)
+    for n in (0, 2, 5, 15) if kind != "SPARSE" else PRESENT:
+        under[n * GRAIN:(n + 1) * GRAIN] = content[n * GRAIN:(n + 1) * GRAIN]
+    reads("delta-" + kind.lower(), Several(
+        descriptor(f'RW 128 {kind} "NAME-extent1.vmdk"', parent="12345678", more='parentFileNameHint="NAME-extent2.vmdk"'),
+        make(entries={1: 0}), descriptor('RW 128 VMFS "NAME-extent3.vmdk"', kind="vmfs"), b"\x55" * SIZE), under)
 reads("extent", Several(descriptor('RW 128 SPARSE "NAME-extent1.vmdk"'), Sparse(text=b"").bytes()))
 reads("row", Several(descriptor('RW 64 FLAT "NAME-extent1.vmdk" 0', 'RW 7 ZERO', 'RDONLY 64 SPARSE "NAME-extent2.vmdk"'),
                      content, Sparse(text=b"").bytes()), content[:32768] + bytes(7 * 512) + content[:32768])

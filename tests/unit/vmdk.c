@@ -80,6 +80,19 @@ static void test_descriptor(void)
     vmdk_descriptor_free(descriptor);
 }
 
+/* Names are bytes here, and UTF-8 mostly. */
+static void test_encoding(void)
+{
+    g_autoptr(GError) error = NULL;
+    struct vmdk_descriptor *descriptor = parse(
+        "version=1\nencoding=\"windows-1252\"\nCID=1\ncreateType=custom\nRW 1 FLAT \"gr\xfc\xdf.vmdk\" 0\n",
+        &error);
+
+    g_assert_no_error(error);
+    g_assert_cmpstr(g_array_index(descriptor->lines, struct vmdk_line, 0).file, ==, "gr\u00fc\u00df.vmdk");
+    vmdk_descriptor_free(descriptor);
+}
+
 static void test_bad_descriptors(void)
 {
     static const struct {
@@ -356,6 +369,7 @@ int main(int argc, char **argv)
 
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/vmdk/descriptor", test_descriptor);
+    g_test_add_func("/vmdk/encoding", test_encoding);
     g_test_add_func("/vmdk/bad-descriptors", test_bad_descriptors);
     g_test_add_func("/vmdk/extent-limit", test_extent_limit);
     g_test_add_func("/vmdk/probe", test_probe);
