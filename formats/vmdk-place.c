@@ -139,6 +139,39 @@ static void append(GArray *placements, const GArray *some)
     }
 }
 
+/* Tables are holes in the file until they are written: they get their space before anything is placed, so
+ * that a flush needs none when the file system is full. */
+static bool reserve_table(struct vmdk_extent *extent, uint64_t index, GError **error)
+{
+    uint64_t bytes = vmdk_table_bytes(extent);
+    struct vmdk_table *table;
+
+    if (!vmdk_table_load(extent, index, &table, error))
+        return false;
+    return !table || table->dirty ||
+           (storage_allocate(extent->storage, vmdk_table_offset(extent, extent->gd, index), bytes, error) &&
+            (!extent->rgd || !extent->rgd[index] ||
+             storage_allocate(extent->storage, vmdk_table_offset(extent, extent->rgd, index), bytes, error)));
+}
+
+static bool reserve_tables(struct vmdk *vmdk, uint64_t offset, uint64_t end, GError **error)
+{
+    while (offset < end) {
+        struct vmdk_extent *extent = vmdk_find(vmdk, offset);
+        uint64_t stop = extent->start + extent->size, span = extent->grain * extent->entries;
+
+        if (extent->tables && !extent->packed && !extent->readonly) {
+            uint64_t index = (offset - extent->start) / span;
+
+            if (!reserve_table(extent, index, error))
+                return false;
+            stop = MIN(stop, extent->start + (index + 1) * span);
+        }
+        offset = stop;
+    }
+    return true;
+}
+
 bool vmdk_place(struct image *image, uint64_t offset, uint64_t length, GArray *placements, GError **error)
 {
     struct vmdk *vmdk = image->opaque;
@@ -146,7 +179,7 @@ bool vmdk_place(struct image *image, uint64_t offset, uint64_t length, GArray *p
     g_autoptr(GArray) fills = g_array_new(FALSE, FALSE, sizeof(struct placement));
     uint64_t end = offset + length;
 
-    if (!vmdk_begin_write(vmdk, error))
+    if (!vmdk_begin_write(vmdk, error) || !reserve_tables(vmdk, offset, end, error))
         return false;
     while (offset < end) {
         if (!place_some(vmdk, &offset, end, places, fills, error)) {

@@ -57,7 +57,8 @@ dist_check_SCRIPTS += \
 	tests/preallocation-survives-a-kill.sh \
 	tests/read-back-catches-corruption.sh \
 	tests/salvage-lists-bad-ranges.sh \
-	tests/targets-are-named-safely.sh
+	tests/targets-are-named-safely.sh \
+	tests/vmdk-copies-go-on.sh
 
 # Disks of running machines.
 dist_check_SCRIPTS += \
