@@ -36,7 +36,14 @@ is "$(guest_verdict g)" OK "the guest misses nothing"
 must guest_cmd g start
 run blockmig job cancel "$(jq -r .job <<<"$out")"
 is "$(guest_verdict g)" OK "nor when the move is given up"
+must guest_cmd g start
+run blockmig move "qmp:$tmp/g/qmp" "$tmp/b" --json --max-pause=900ms --on-busy=mirror --delete-source
+is "$status" 0 "with --on-busy=mirror it goes on without a pause" || diag "$err"
+is "$(jq -c '[.method, .on_busy, .pause_ms, .disks[0].bytes_in_pause]' <<<"$out")" '["mirror","mirror",null,0]' \
+    "and the report says so"
+like "$err" "the switch is made without a pause" "which is told when it is decided"
+is "$(guest_verdict g)" OK "and it loses nothing"
 stop_guest g
-like "$(host_verdict g 0 "$tmp/a/disk.qcow2" qcow2)" '^OK [1-9]' "and the host agrees"
-is "$(ls "$tmp/a")" disk.qcow2 "nothing is left beside the source"
+like "$(host_verdict g 0 "$tmp/b/disk.qcow2" qcow2)" '^OK [1-9]' "and the host agrees"
+is "$(ls "$tmp/a")" "" "nothing is left of the source"
 done_testing

@@ -177,6 +177,12 @@ fails_with()
     report_status "$what" "$status" "$wanted"
 }
 
+# on_terminal COLUMNS COMMAND...: as run; out is what was written to the terminal (tests/terminal.py), err is empty.
+on_terminal()
+{
+    run env -u NO_COLOR "TERM=${terminal:-xterm}" python3 "$srcdir/tests/terminal.py" "$@"
+}
+
 # The program under test with a private state directory ($BLOCKMIG_STATE_DIR).
 blockmig()
 {

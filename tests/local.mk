@@ -2,7 +2,7 @@
 TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
 EXTRA_DIST += tests/images tests/lib-hostile.sh tests/lib.sh tests/make-data.py tests/make-hostile-qcow.py \
 	tests/make-hostile-qcow2.py tests/make-hostile-vdi.py tests/make-hostile-vhd.py tests/make-hostile-vmdk.py \
-	tests/make-qcow2.py tests/read-vdi.py tests/read-vhd.py
+	tests/make-qcow2.py tests/read-vdi.py tests/read-vhd.py tests/terminal.py
 dist_check_SCRIPTS += \
 	tests/a-killed-migration-never-leaves-the-guest-paused.sh \
 	tests/copy-prints-one-json-object.sh \
@@ -62,16 +62,28 @@ dist_check_SCRIPTS += \
 
 # Disks of running machines.
 dist_check_SCRIPTS += \
-	tests/a-killed-move-is-rolled-back-or-finished.sh \
+	tests/a-killed-move-goes-on.sh \
 	tests/a-pause-that-takes-too-long-is-given-up.sh \
+	tests/moves-survive-a-crash-at-every-step.sh \
+	tests/moves-go-on-after-a-kill-at-every-step.sh \
+	tests/a-killed-move-without-a-pause.sh \
+	tests/move-a-machine-that-is-too-busy.sh \
 	tests/move-a-running-disk.sh \
 	tests/move-brings-the-machine-back-from-a-bad-target.sh \
 	tests/move-flattens-a-chain.sh \
 	tests/move-is-rolled-back-when-the-target-lies.sh \
+	tests/move-leaves-a-paused-machine-paused.sh \
+	tests/move-never-fills-a-datastore.sh \
+	tests/move-notices-what-happens.sh \
 	tests/move-parks-when-the-pause-would-be-too-long.sh \
+	tests/move-quiesces-the-guest.sh \
 	tests/move-refuses-what-it-cannot-move.sh \
 	tests/move-rolls-back-on-ctrl-c.sh \
+	tests/move-shows-its-pace.sh \
+	tests/move-survives-what-happens-to-the-machine.sh \
 	tests/move-two-disks-at-once.sh \
+	tests/move-without-a-pause.sh \
+	tests/plan-forecasts-a-move.sh \
 	tests/the-old-name-never-lies.sh
 
 include tests/guest/local.mk

@@ -18,7 +18,7 @@ base_is_copied()
     [ "$(stat -c %b "$1")" -gt 24576 ]
 }
 
-# damaged NAME STYLE FORMAT PAUSES
+# damaged NAME STYLE FORMAT PAUSES [OPTION...]
 damaged()
 {
     local name=$1 disk=disk.$3
@@ -27,7 +27,7 @@ damaged()
     must qemu-io -f "$3" -c 'write -P 7 16M 48M' "$tmp/$name.a/$disk"
     start_guest "$name" "$2" --disk "$tmp/$name.a/$disk:$3" --append 'span=8M flush=64 log=1'
     guest_wait_ready "$name"
-    "$builddir/tools/blockmig" move "qmp:$tmp/$name/qmp" "$tmp/$name.b" "${patient[@]}" -O raw --json --bandwidth 16MiB/s \
+    "$builddir/tools/blockmig" move "qmp:$tmp/$name/qmp" "$tmp/$name.b" "${patient[@]}" -O raw --json --bandwidth 16MiB/s "${@:5}" \
         >"$tmp/$name.json" 2>"$tmp/$name.err" 3>&- </dev/null &
     local pid=$!
     wait_for 20 base_is_copied "$tmp/$name.b/$disk" || not_ok "$name: the copy begins"
@@ -37,7 +37,7 @@ damaged()
     is "$?" 6 "$name: a difference has its own exit status" || diag "$(cat "$tmp/$name.err")"
     like "$(cat "$tmp/$name.err")" "differs from the source in the 1048576 bytes at 20971520" "$name: and is told"
     is "$(jq -r .result "$tmp/$name.json")" failed "$name: the result says so"
-    is "$(guest_pauses "$name" | wc -l)" "$4" "$name: it stood still for the switch, the return and the end"
+    is "$(guest_pauses "$name" | wc -l)" "$4" "$name: it stood still for the switch and the return"
     is "$(files "$tmp/$name.a")" "$disk " "$name: the source is as it was"
     is "$(files "$tmp/$name.b")" "" "$name: the bad target is gone"
     sleep 0.5
@@ -47,6 +47,8 @@ damaged()
     [ "$3" != qcow2 ] || image_clean "$tmp/$name.a/$disk" "$name: qemu-img check finds nothing"
 }
 
-damaged qcow2 --libvirt-style qcow2 3
-damaged raw --drive-style raw 4 # and for the snapshot
+damaged qcow2 --libvirt-style qcow2 2
+damaged raw --drive-style raw 3 # and for the snapshot
+# Without a pause the proof comes first: there is no way to come back.
+damaged mirror --libvirt-style qcow2 0 --method=mirror
 done_testing

@@ -4,35 +4,6 @@
 . "${srcdir:-.}/tests/lib.sh"
 need_tool python3 jq
 
-# on_terminal COLUMNS COMMAND...: sets out to what was written to the terminal, one repr() of each write a line
-# after "SECONDS ", and status.
-cat >"$tmp/terminal.py" <<'EOF'
-import fcntl, os, pty, struct, sys, termios, time
-pid, fd = pty.fork()
-if pid == 0:
-    fcntl.ioctl(2, termios.TIOCSWINSZ, struct.pack("HHHH", 25, int(sys.argv[1]), 0, 0))
-    os.execvp(sys.argv[2], sys.argv[2:])
-start = time.monotonic()
-press = float(os.environ.get("PRESS", "1e9"))
-while True:
-    if time.monotonic() - start > press:
-        os.write(fd, b"\x03")
-        press = 1e9
-    try:
-        data = os.read(fd, 65536)
-    except OSError:
-        break
-    if not data:
-        break
-    print("%.3f %r" % (time.monotonic() - start, data.decode()))
-sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-EOF
-
-on_terminal()
-{
-    run env -u NO_COLOR "TERM=${terminal:-xterm}" python3 "$tmp/terminal.py" "$@"
-}
-
 random_file "$tmp/a" 32M 1
 must cp "$tmp/a" "$tmp/b"
 program=$builddir/tools/blockmig

@@ -47,4 +47,35 @@ for style in --drive-style --libvirt-style; do
     like "$(host_verdict "$name" 0 "$tmp/$name.a/disk.raw.blockmig-1" qcow2)" '^OK [1-9]' \
         "raw, $style: the overlay beside it leads to every flushed write"
 done
+
+# Without a pause the machine writes to the target for a while, above the source.
+straddles()
+{
+    [ -e "$tmp/s.b/disk.qcow2.blockmig-new" ] || return 1
+    kill -STOP "$1"
+    case $(qmp s '{"execute": "query-block"}' | jq -r '[.. | .inserted? // empty][0]."node-name"') in
+        *-new) return 0 ;;
+    esac
+    kill -CONT "$1"
+    return 1
+}
+
+mkdir "$tmp/s.a" "$tmp/s.b"
+must qemu-img create -q -f qcow2 "$tmp/s.a/disk.qcow2" 512M
+must qemu-io -f qcow2 -c 'write -P 7 64M 448M' "$tmp/s.a/disk.qcow2"
+start_guest s --libvirt-style --disk "$tmp/s.a/disk.qcow2:qcow2" --append 'span=16M flush=16 log=1'
+guest_wait_ready s
+"$builddir/tools/blockmig" move "qmp:$tmp/s/qmp" "$tmp/s.b" --method=mirror 3>&- </dev/null &
+pid=$!
+for _ in $(seq 3000); do
+    straddles "$pid" && break
+    sleep 0.01
+done
+kill -KILL "$pid"
+kill_guest s
+wait "$pid" 2>/dev/null
+[ -e "$tmp/s.a/disk.qcow2" ] && not_ok "mirror: the name leads nowhere" || ok "mirror: the name leads nowhere"
+like "$(qemu-img info --output=json "$tmp/s.b/disk.qcow2.blockmig-new" | jq -r '."backing-filename"')" \
+    "^$tmp/s.a/disk.qcow2.blockmig-[0-9]" "mirror: the overlay on the target stands on the source"
+like "$(host_verdict s 0 "$tmp/s.b/disk.qcow2.blockmig-new" qcow2)" '^OK [1-9]' "mirror: and leads to every flushed write"
 done_testing

@@ -4,6 +4,7 @@ RESUME events, forecasts, bytes, and what the guest notices, beside QEMU's own m
 
 The guest is that of tests/guest: it writes 4 KiB blocks at random places as fast as it can, under TCG.
 """
+import atexit
 import json
 import os
 import signal
@@ -43,6 +44,7 @@ class Guest:
              "-kernel", os.path.join(build, "vmlinuz"), "-initrd", os.path.join(build, "initramfs"),
              "-append", "console=ttyS0 quiet loglevel=1 panic=-1 nokaslr mitigations=off rdinit=/init " + append,
              *arguments], stdin=subprocess.DEVNULL)
+        atexit.register(self.close)
         self.recorder = subprocess.Popen(
             [sys.executable, os.path.join(GUEST, "qmp.py"), "--record", self.path("events"), self.path("qmp-events")])
         self.wait_for(lambda: "guest: ready" in self.read("console"))
@@ -101,9 +103,11 @@ class Guest:
         return found
 
     def close(self):
+        atexit.unregister(self.close)
         for process in (self.process, self.recorder):
-            process.send_signal(signal.SIGTERM)
-            process.wait()
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                process.wait()
 
 
 class Moves:

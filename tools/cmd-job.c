@@ -17,10 +17,18 @@
 /* How long `cancel` waits for a running job to stop in order, in milliseconds. */
 #define STOP_TIMEOUT 60000
 
+static bool is_move(const struct journal_job *job)
+{
+    return strcmp(job->command, "move") == 0;
+}
+
 static const char *job_state(const struct journal_job *job)
 {
     if (journal_job_alive(job))
         return "running";
+    /* A move that was killed before it could say so. */
+    if (!job->result && is_move(job) && strcmp(job->phase, "done") == 0)
+        return "done";
     return job->result ? job->result : "unfinished";
 }
 
@@ -29,6 +37,8 @@ static bool is_resumable(const struct journal_job *job)
 {
     if (job->result && strcmp(job->phase, "done") == 0)
         return false;
+    if (is_move(job) && g_strcmp0(job->result, "rolled-back") == 0)
+        return false; /* nothing is left of it */
     const char *const states[] = {"unfinished", "parked", "failed", "rolled-back", NULL};
     return g_strv_contains(states, job_state(job));
 }
@@ -191,14 +201,38 @@ static void job_show(const struct options *options, struct journal *journal, con
 
 /* ---- resume and cancel --------------------------------------------------------------------------- */
 
-/* What a move left while the machine ran is not for this command. */
-static bool is_copy(const struct journal_job *job, GError **error)
+static bool need_request(const struct journal_job *job, GError **error)
 {
-    if (strcmp(job->command, "copy") == 0)
-        return true;
-    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
-                "job %s is a %s: it ends by itself, on the target or where it began", job->id, job->command);
-    return false;
+    if (!job->request)
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "job %s holds no request", job->id);
+    return job->request != NULL;
+}
+
+static move_request_t *move_of(struct journal *journal, const struct journal_job *job, GError **error)
+{
+    move_request_t *request = need_request(job, error) ? move_request_from_json(job->request, error) : NULL;
+    if (request)
+        request->state_dir = g_strdup(journal_directory(journal));
+    return request;
+}
+
+static int resume_copy(const struct options *options, struct journal *journal, const struct journal_job *job,
+                       GError **error)
+{
+    g_autoptr(copy_request_t) request =
+        need_request(job, error) ? copy_request_from_json(job->request, error) : NULL;
+    if (!request)
+        return 0;
+    g_free(request->state_dir);
+    request->state_dir = g_strdup(journal_directory(journal));
+    return job_output_copy(options, request, false, error);
+}
+
+static int resume_move(const struct options *options, struct journal *journal, const struct journal_job *job,
+                       GError **error)
+{
+    g_autoptr(move_request_t) request = move_of(journal, job, error);
+    return request ? job_output_resumed_move(options, request, job->id, error) : 0;
 }
 
 static int job_resume(const struct options *options, struct journal *journal, const struct journal_job *job,
@@ -209,17 +243,8 @@ static int job_resume(const struct options *options, struct journal *journal, co
                     job->id, strcmp(job->phase, "done") == 0 ? "done" : job->result);
         return 0;
     }
-    if (!is_copy(job, error))
-        return 0;
-    g_autoptr(copy_request_t) request = job->request ? copy_request_from_json(job->request, error) : NULL;
-    if (!request) {
-        if (!*error)
-            g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "job %s holds no request", job->id);
-        return 0;
-    }
-    g_free(request->state_dir);
-    request->state_dir = g_strdup(journal_directory(journal));
-    return job_output_copy(options, request, false, error);
+    return is_move(job) ? resume_move(options, journal, job, error)
+                        : resume_copy(options, journal, job, error);
 }
 
 /* Asks the owner of a running job to stop and waits until it has gone.  The descriptor is taken before the
@@ -241,22 +266,46 @@ static bool stop_owner(const struct journal_job *job, GError **error)
     return true;
 }
 
-static int job_cancel(const struct options *options, struct journal *journal, const struct journal_job *job,
-                      GError **error)
+static int tell_cancelled(const struct options *options, const struct journal_job *job, GError **error)
 {
-    if (journal_job_alive(job) && !stop_owner(job, error))
-        return 0;
-    if (!is_copy(job, error))
-        return 0;
-    if (!copy_job_discard(journal_directory(journal), job->id, error))
-        return 0;
     if (options->json)
         output_json(json_pack("{s:i, s:s, s:o, s:s}", "schema", 1, "command", "job cancel", "job",
                               output_json_string(job->id), "result", "cancelled"),
                     error);
     else if (!options->quiet)
-        printf("job %s is given up; what it left on the target is removed\n", job->id);
+        printf(is_move(job) ? "job %s is given up; the machine's disks are where they were\n"
+                            : "job %s is given up; what it left on the target is removed\n",
+               job->id);
     return 0;
+}
+
+/* One that ran has rolled back by itself when it was asked to stop; unless it had passed the switch. */
+static int cancel_move(const struct options *options, struct journal *journal, const char *id, GError **error)
+{
+    g_autoptr(journal_job_t) job = journal_job_load(journal, id, error);
+    g_autoptr(move_request_t) request = job ? move_of(journal, job, error) : NULL;
+    if (!request)
+        return 0;
+    if (g_strcmp0(job->result, "rolled-back") == 0)
+        return tell_cancelled(options, job, error);
+    if (!is_resumable(job)) {
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
+                    "job %s is %s: there is nothing to give up", job->id, job->result);
+        return 0;
+    }
+    return job_output_cancel_move(options, request, job->id, error) ? tell_cancelled(options, job, error) : 0;
+}
+
+static int job_cancel(const struct options *options, struct journal *journal, const struct journal_job *job,
+                      GError **error)
+{
+    if (journal_job_alive(job) && !stop_owner(job, error))
+        return 0;
+    if (is_move(job))
+        return cancel_move(options, journal, job->id, error);
+    if (!copy_job_discard(journal_directory(journal), job->id, error))
+        return 0;
+    return tell_cancelled(options, job, error);
 }
 
 /* These end the failback window of a live move; a copy has none. */

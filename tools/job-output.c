@@ -21,6 +21,11 @@ static void on_progress(void *opaque, const char *phase, const struct copy_count
     progress_update(opaque, counters);
 }
 
+static void on_pace(void *opaque, const struct job_pace *pace)
+{
+    progress_pace(opaque, pace);
+}
+
 static void on_notice(void *opaque, const char *text)
 {
     progress_message(opaque, text);
@@ -53,6 +58,13 @@ static void set_pause(json_t *object, const char *key, double milliseconds)
                         milliseconds < 0 ? json_null() : json_real(round(milliseconds * 1000) / 1000));
 }
 
+/* null: not measured. */
+static void set_rate(json_t *object, const char *key, double bytes_per_second)
+{
+    json_object_set_new(object, key,
+                        bytes_per_second < 0 ? json_null() : json_integer((json_int_t)bytes_per_second));
+}
+
 static json_t *disk_to_json(const struct disk_report *disk, const struct job_report *report)
 {
     json_t *object = json_object();
@@ -80,6 +92,16 @@ static json_t *disk_to_json(const struct disk_report *disk, const struct job_rep
     return object;
 }
 
+static json_t *forecast_to_json(const struct job_forecast *forecast)
+{
+    if (forecast->copy_rate <= 0)
+        return json_null();
+    return json_pack("{s:f, s:f, s:I, s:I, s:I, s:f}", "dirty_rate", forecast->dirty_rate, "copy_rate",
+                     forecast->copy_rate, "passes", (json_int_t)forecast->passes, "source_bytes",
+                     (json_int_t)forecast->source_bytes, "target_bytes", (json_int_t)forecast->target_bytes,
+                     "duration_s", forecast->seconds);
+}
+
 /* The receipt of the disk itself: with --chain=keep the layers below come first. */
 static const char *main_receipt(const struct job_report *report)
 {
@@ -105,6 +127,14 @@ static json_t *report_to_json(const struct job_report *report, const GError *fai
     set_pause(object, "pause_ms", report->pause_ms);
     set_pause(object, "pause_forecast_ms", report->pause_forecast_ms);
     set_pause(object, "snapshot_pause_ms", report->snapshot_pause_ms);
+    set_pause(object, "max_pause_ms", report->max_pause_ms);
+    set_pause(object, "frozen_ms", report->frozen_ms);
+    set_pause(object, "snapshot_frozen_ms", report->snapshot_frozen_ms);
+    set_rate(object, "dirty_rate", report->dirty_rate);
+    set_rate(object, "ship_rate", report->ship_rate);
+    json_object_set_new(object, "on_busy", report->on_busy ? json_string(report->on_busy) : json_null());
+    json_object_set_new(object, "write_limit",
+                        report->write_limit ? json_integer((json_int_t)report->write_limit) : json_null());
     json_object_set_new(object, "resumed", json_boolean(report->resumed));
     json_object_set_new(object, "disks", disks);
     set_string(object, "source", report->source);
@@ -112,6 +142,7 @@ static json_t *report_to_json(const struct job_report *report, const GError *fai
     json_object_set_new(object, "plan", output_json_strings(report->plan));
     set_integer(object, "space_needed", report->space_needed);
     set_integer(object, "space_available", report->space_available);
+    json_object_set_new(object, "forecast", forecast_to_json(&report->forecast));
     if (failure)
         set_string(object, "error", failure->message);
     if (report->advice)
@@ -166,6 +197,20 @@ static void print_disk(const struct disk_report *disk, bool moved)
         output_pair("receipt", "%s", disk->receipt);
 }
 
+static void print_pause(const struct job_report *report)
+{
+    if (report->pause_ms >= 0)
+        output_pair("pause", "%.1f ms (forecast %.1f, allowed %.0f), after %u passes", report->pause_ms,
+                    report->pause_forecast_ms, report->max_pause_ms, report->passes);
+    else if (strcmp(report->method, "mirror") == 0)
+        output_pair("pause", "none for the switch, after %u passes", report->passes);
+    if (report->snapshot_pause_ms >= 0)
+        output_pair("snapshot", "%.1f ms of pause", report->snapshot_pause_ms);
+    if (report->frozen_ms >= 0)
+        output_pair("frozen", "the guest's file systems: %.0f ms for the switch, %.0f ms for the snapshot",
+                    report->frozen_ms, MAX(report->snapshot_frozen_ms, 0));
+}
+
 static void print_end(const struct job_report *report)
 {
     g_autofree char *time = units_format_duration((int64_t)(report->duration_s * G_USEC_PER_SEC));
@@ -175,9 +220,14 @@ static void print_end(const struct job_report *report)
     output_pair("verified", "%s", verified_text(report->verified));
     output_pair("time", "%s%s%s%s%s", time, report->bytes_read ? ", " : "", report->bytes_read ? rate : "",
                 report->bytes_read ? " read" : "", report->resumed ? ", continued from an earlier run" : "");
-    if (report->pause_ms >= 0)
-        output_pair("pause", "%.1f ms (forecast %.1f), and %.1f ms for the snapshot; %u passes",
-                    report->pause_ms, report->pause_forecast_ms, report->snapshot_pause_ms, report->passes);
+    print_pause(report);
+    if (report->write_limit) {
+        g_autofree char *limit = units_format_rate((double)report->write_limit);
+
+        output_pair("too busy", "the machine's writes were limited to %s until the switch", limit);
+    } else if (report->on_busy) {
+        output_pair("too busy", "%s", report->on_busy);
+    }
     output_pair("source", "%s", report->source);
 }
 
@@ -216,24 +266,53 @@ static int tell_failure(const struct options *options, const struct job_report *
     return command_exit_status(COMMAND_COPY, failure);
 }
 
-/* One of the two requests is NULL. */
-static int run(const struct options *options, const struct copy_request *copy,
-               const struct move_request *move, bool dry_run, GError **error)
+/* What runs and tells; ends with its display. */
+typedef struct job_report *(*run_fn)(const void *request, const char *id, const struct job_listener *listener,
+                                     bool dry_run, GError **error);
+
+static struct job_report *run_copy(const void *request, const char *id, const struct job_listener *listener,
+                                   bool dry_run, GError **error)
 {
-    g_autoptr(GError) failure = NULL;
+    return copy_job_run(request, listener, dry_run, error);
+}
+
+static struct job_report *run_move(const void *request, const char *id, const struct job_listener *listener,
+                                   bool dry_run, GError **error)
+{
+    return id ? move_job_resume(request, id, listener, error)
+              : move_job_run(request, listener, dry_run, error);
+}
+
+static struct job_report *run_cancel(const void *request, const char *id, const struct job_listener *listener,
+                                     bool dry_run, GError **error)
+{
+    return move_job_cancel(request, id, listener, error);
+}
+
+static struct job_report *run_shown(const struct options *options, run_fn function, const void *request,
+                                    const char *id, bool dry_run, GError **failure)
+{
     struct progress *progress = progress_new(options);
     const struct job_listener listener = {
         .phase = on_phase,
         .progress = on_progress,
+        .pace = on_pace,
         .notice = on_notice,
         .cancelled = signals_cancelled,
         .opaque = progress,
     };
 
     signals_install();
-    g_autoptr(job_report_t) report = copy ? copy_job_run(copy, &listener, dry_run, &failure)
-                                          : move_job_run(move, &listener, dry_run, &failure);
-    progress_end(progress, !failure);
+    struct job_report *report = function(request, id, &listener, dry_run, failure);
+    progress_end(progress, !*failure);
+    return report;
+}
+
+static int run(const struct options *options, run_fn function, const void *request, const char *id,
+               bool dry_run, GError **error)
+{
+    g_autoptr(GError) failure = NULL;
+    g_autoptr(job_report_t) report = run_shown(options, function, request, id, dry_run, &failure);
     bool printed = true;
     if (options->json)
         printed = output_json(report_to_json(report, failure), failure ? NULL : error);
@@ -247,11 +326,29 @@ static int run(const struct options *options, const struct copy_request *copy,
 int job_output_copy(const struct options *options, const struct copy_request *request, bool dry_run,
                     GError **error)
 {
-    return run(options, request, NULL, dry_run, error);
+    return run(options, run_copy, request, NULL, dry_run, error);
 }
 
 int job_output_move(const struct options *options, const struct move_request *request, bool dry_run,
                     GError **error)
 {
-    return run(options, NULL, request, dry_run, error);
+    return run(options, run_move, request, NULL, dry_run, error);
+}
+
+int job_output_resumed_move(const struct options *options, const struct move_request *request, const char *id,
+                            GError **error)
+{
+    return run(options, run_move, request, id, false, error);
+}
+
+bool job_output_cancel_move(const struct options *options, const struct move_request *request, const char *id,
+                            GError **error)
+{
+    GError *failure = NULL;
+    g_autoptr(job_report_t) report = run_shown(options, run_cancel, request, id, false, &failure);
+    if (failure && report->advice)
+        output_message("%s", report->advice);
+    if (failure)
+        g_propagate_error(error, failure);
+    return !failure;
 }

@@ -12,5 +12,11 @@ int job_output_copy(const struct options *options, const struct copy_request *re
                     GError **error);
 int job_output_move(const struct options *options, const struct move_request *request, bool dry_run,
                     GError **error);
+/* Goes on with the unfinished move `id`. */
+int job_output_resumed_move(const struct options *options, const struct move_request *request, const char *id,
+                            GError **error);
+/* Gives it up; prints no report. */
+bool job_output_cancel_move(const struct options *options, const struct move_request *request, const char *id,
+                            GError **error);
 
 #endif

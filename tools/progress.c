@@ -25,7 +25,7 @@ struct progress {
     /* fixed after progress_new() */
     bool line;  /* a terminal on which one line is rewritten */
     bool plain; /* a line every PLAIN_PERIOD */
-    bool quiet;
+    bool quiet, verbose;
     int fd; /* of --progress=FD, or -1 */
     GThread *thread;
 
@@ -34,6 +34,7 @@ struct progress {
     bool ending;
     char *phase, *what;
     struct copy_counters counters;
+    struct job_pace pace; /* pass 0: nobody told */
     struct sample samples[SAMPLES];
     unsigned sample_count; /* all that were ever taken in this phase */
     int64_t last_plain;
@@ -108,7 +109,34 @@ static void append_size_field(GString *line, const char *before, uint64_t bytes,
     append_field(line, field, width);
 }
 
-/* "base  42%  3.4 GiB of 8 GiB  812 MiB/s  0:05 left  verified 3.1 GiB  layer 2 of 3" */
+static void append_rate_field(GString *line, const char *before, double bytes_per_second, unsigned width)
+{
+    g_autofree char *rate = units_format_rate(bytes_per_second);
+    g_autofree char *field = g_strconcat(before, rate, NULL);
+    if (bytes_per_second >= 0)
+        append_field(line, field, width);
+}
+
+/* "pass 3  machine writes 6.6 MiB/s  shipped at 110 MiB/s  pause 27 of 500 ms"; after it: "paused 18.4 ms" */
+static void append_pace(GString *line, const struct job_pace *pace, unsigned width)
+{
+    g_autofree char *pass = g_strdup_printf("pass %u", pace->pass);
+    g_autofree char *forecast = g_strdup_printf("pause %.0f of %.0f ms", pace->forecast_ms, pace->limit_ms);
+    g_autofree char *pause = g_strdup_printf("paused %.1f ms", pace->pause_ms);
+    if (pace->pass == 0)
+        return;
+    if (pace->pause_ms >= 0) {
+        append_field(line, pause, width);
+        return;
+    }
+    append_field(line, pass, width);
+    append_rate_field(line, "machine writes ", pace->dirty_rate, width);
+    if (pace->forecast_ms >= 0)
+        append_field(line, forecast, width);
+    append_rate_field(line, "shipped at ", pace->ship_rate, width);
+}
+
+/* "base  42%  3.4 GiB of 8 GiB  812 MiB/s  0:05 left  pass 1  verified 3.1 GiB  layer 2 of 3" */
 static char *make_line(const struct progress *progress, int64_t now, unsigned width)
 {
     const struct copy_counters *counters = &progress->counters;
@@ -130,6 +158,9 @@ static char *make_line(const struct progress *progress, int64_t now, unsigned wi
             g_string_append(left, " left");
         }
         append_field(line, left->str, width);
+    }
+    append_pace(line, &progress->pace, width);
+    if (total) {
         if (counters->bytes_verified)
             append_size_field(line, "verified ", counters->bytes_verified, "", width);
     }
@@ -217,6 +248,7 @@ struct progress *progress_new(const struct options *options)
     bool wanted = options->verbose || options->progress == PROGRESS_WANTED || terminal;
     progress->plain = wanted && !progress->line && !options->quiet && progress->fd < 0;
     progress->quiet = options->quiet;
+    progress->verbose = options->verbose && progress->fd < 0;
     progress->last_plain = g_get_monotonic_time();
     progress->last_percent = -1;
     g_mutex_init(&progress->mutex);
@@ -237,6 +269,15 @@ void progress_phase(struct progress *progress, const char *phase, const char *wh
         progress->part = progress->parts = 1;
     progress->counters = (struct copy_counters){0};
     progress->sample_count = 0;
+    if (progress->verbose)
+        print_plain(progress, g_get_monotonic_time());
+    g_mutex_unlock(&progress->mutex);
+}
+
+void progress_pace(struct progress *progress, const struct job_pace *pace)
+{
+    g_mutex_lock(&progress->mutex);
+    progress->pace = *pace;
     g_mutex_unlock(&progress->mutex);
 }
 

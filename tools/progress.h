@@ -3,15 +3,16 @@
  * One calm progress display on standard error.
  *
  * On a terminal one line is rewritten, at most five times a second.  Elsewhere there is a plain line every
- * five seconds if -v or --progress asks for it.  SIGUSR1 gets one line at once, also under -q. No colours and
- * no escape sequences are used, so NO_COLOR has nothing to turn off.
+ * five seconds if -v or --progress asks for it.  With -v each step begins with a line that stays.  SIGUSR1
+ * gets one line at once, also under -q. No colours and no escape sequences are used, so NO_COLOR has nothing
+ * to turn off.
  *
  * A thread of its own draws, so that a rate falls to zero when nothing moves any more.
  */
 #ifndef TOOLS_PROGRESS_H
 #define TOOLS_PROGRESS_H
 
-#include "blockmig/copy/copy.h"
+#include "blockmig/migrate/job.h"
 #include "tools/options.h"
 
 struct progress;
@@ -21,6 +22,8 @@ struct progress *progress_new(const struct options *options);
 void progress_phase(struct progress *progress, const char *phase, const char *what);
 /* Thread-safe; only keeps the numbers. */
 void progress_update(struct progress *progress, const struct copy_counters *counters);
+/* The same; what is not known is not shown. */
+void progress_pace(struct progress *progress, const struct job_pace *pace);
 /* A message that does not get mixed up with the line. */
 void progress_message(struct progress *progress, const char *text);
 /* Takes the line away; writes 100/100 to --progress=FD if all is done. NULL is allowed. */

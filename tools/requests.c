@@ -3,6 +3,8 @@
 
 #include "formats/error.h"
 
+#include <string.h>
+
 enum { METHOD_AUTO, METHOD_COLD, METHOD_STORAGE, METHOD_MIRROR }; /* as in the option table */
 
 #define LONGEST_PAUSE 3600000 /* ms */
@@ -86,13 +88,22 @@ static void set_move_modes(struct move_request *request, const struct options *o
     request->digest = (enum digest_algorithm)options->digest;
 }
 
+/* The journal knows machines by their names: a socket has one, from wherever it is looked at. */
+static char *absolute_machine(const char *name)
+{
+    if (!g_str_has_prefix(name, "qmp:") || !name[strlen("qmp:")])
+        return g_strdup(name);
+    g_autofree char *path = g_canonicalize_filename(name + strlen("qmp:"), NULL);
+    return g_strconcat("qmp:", path, NULL);
+}
+
 struct move_request *requests_move(const struct options *options, const char *machine, const char *target,
                                    GError **error)
 {
     if (!check_move(options, error))
         return NULL;
     struct move_request *request = move_request_new();
-    set_string(&request->machine, machine);
+    request->machine = absolute_machine(machine);
     set_string(&request->target, target);
     set_string(&request->target_format, options->target_format);
     set_string(&request->target_options, options->target_options);

@@ -9,7 +9,7 @@
 #ifndef BLOCKMIG_MIGRATE_COLD_H
 #define BLOCKMIG_MIGRATE_COLD_H
 
-#include "blockmig/migrate/phase.h"
+#include "blockmig/migrate/checkpoint.h"
 
 #include <inttypes.h>
 
@@ -28,7 +28,7 @@ struct copy_unit {
     bool layer;
     struct chain *below; /* what lies under the layer in the source, for filling up clusters; NULL: nothing */
     char *source_path;   /* of the topmost image in it */
-    char *source_identity; /* see cold_source_identity() */
+    char *source_identity; /* see checkpoint_source_identity() */
     GPtrArray *files;      /* of struct unit_file *: the image itself, then those that hold its data */
     char *target_path;     /* of the image itself: borrowed from there */
     char *part_path;
@@ -42,12 +42,7 @@ struct copy_unit {
 
     /* while it is being written */
     struct image *target;
-    struct digest_table *digests;
-    struct copy_map_sum map_sum;
-    struct copy_counters before; /* what earlier runs of the job did */
-    GArray *bad;                 /* of struct copy_range: what they salvaged; or NULL */
-    uint64_t frontier;           /* everything below it is on the target */
-    uint64_t saved;              /* digests below it are in the journal */
+    struct checkpoint done;
 
     struct disk_report *report; /* borrowed from the job's report */
 };
@@ -76,16 +71,15 @@ bool cold_tell_bad(const struct cold_job *job, GError **error);
 /* target.c: fills job->units from the request and the open source chain.  REFUSED and USAGE errors. */
 bool cold_choose_targets(struct cold_job *job, GError **error);
 /* resume.c: finds what an earlier run left for these targets and decides: nothing, go on with it
- * (job->base.record, unit->frontier, digests, ...), or it is already done (job->base.already_there). */
+ * (job->base.record, unit->done.frontier, digests, ...), or it is already done (job->base.already_there). */
 bool cold_look_for_earlier_run(struct cold_job *job, GError **error);
 /* Checks the last stretch before the frontier against its digests, on the medium. *frontier is lowered to the
  * first chunk that is not as promised. */
 bool cold_prove_window(struct cold_job *job, struct copy_unit *unit, GError **error);
-/* Digests [from, to) of `chain` anew and says at which byte the first chunk differs from `expected` (`to`:
- * none). */
-bool cold_first_difference(const struct cold_job *job, struct chain *chain,
-                           const struct digest_table *expected, uint64_t from, uint64_t to, uint64_t *differs,
-                           GError **error);
+/* As checkpoint_first_difference(), from the beginning; what cannot be read and is salvaged counts as the
+ * zeros that stand for it. */
+bool cold_first_difference(const struct cold_job *job, struct copy_unit *unit, struct chain *chain,
+                           uint64_t to, uint64_t *differs, GError **error);
 
 /* unit-files.c */
 /* Takes ownership of `target_path`. */
@@ -105,9 +99,6 @@ void cold_remove_parts(struct journal *journal, const struct journal_job *record
 /* base.c: what the journal knows of a unit; its receipt once there is one. */
 bool cold_save_disk(struct cold_job *job, const struct copy_unit *unit, GError **error);
 void copy_unit_free(struct copy_unit *unit);
-/* How the journal recognises that a source did not change: identity, size and mtime of every layer; a device
- * has no mtime that means anything, `*certain` is false then. */
-char *cold_source_identity(const struct chain *chain, bool *certain, GError **error);
 /* Options for the copier that every pass of this job shares. */
 void cold_copy_options(const struct cold_job *job, struct copy_options *options);
 

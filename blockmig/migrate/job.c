@@ -11,23 +11,36 @@
  *
  * storage (a running machine; "|" is the pivot, after which the target is the truth):
  *   preflight --> snapshot --> base --> converge --> switchover --|--> prove --> settle --> cleanup --> done
- *       |             |          |          |            |             |  |         |          |
- *       v             +----------+-----+----+------------+<-- differs -+  +----+----+----------+
- *    refused                           v                                       v
+ *       |   |         |        ^ |          |            |             |  |         |          |
+ *       |   +-> resume --------+ |          |            |             |  |         |          |
+ *       v         |   |          |          |            |             |  |         |          |
+ *    refused      +---+----------+-----+----+------------+<-- differs -+  +----+----+----------+
+ *                                      v                                       v
  *                                  rollback                    failed (the machine runs on the target)
  *                                      v
- *                  rolled-back | parked | failed (the machine runs on the source)
+ *                       rolled-back | failed (the machine runs on the source)
+ *
+ * From base to switchover a job may also park: the machine stays on its overlays and the target as it is.
+ *
+ * mirror (the same without a pause; the proof comes before the switch, and the method may still be chosen in
+ * converge, or when a pause was given up: then straddle follows switchover):
+ *   ... converge --> straddle --> prove --> switchover --|--> settle --> cleanup --> done
+ *           |            |          |           |        |       |          |
+ *           +------------+-----+----+-----------+        |       +----+-----+
+ *                              v                                      v
+ *                          rollback                      failed (the machine runs on the target)
  *
  *   refused      nothing was changed; there is no job in the journal
  *   failed       an error of the medium or the hypervisor, or a difference (which has its own exit status)
  *   parked       no space, a target's name is taken, or too busy for the pause that was allowed: goes on once
  *                asked again
- *   rolled-back  cancelled
+ *   rolled-back  cancelled, or the source has no room for another overlay
  *
  * A cold job leaves its part file, so that running the same command continues; the source is untouched.
- * A move that was killed is found by the next one of the same machine: preflight then leads to rollback, or,
- * if the machine runs on the target already, to prove or settle. job_enter() is the only function that
- * changes a phase: it checks the table, writes the journal, then tells the listener.
+ * A move that was killed or parked is found by the next one of the same machine: preflight then leads to
+ * resume, or to rollback if that was begun or asked for, or, if the machine runs on the target already, to
+ * prove or settle.  job_enter() is the only function that changes a phase: it checks the table, writes the
+ * journal, then tells the listener.
  */
 #include "blockmig/migrate/cold.h"
 #include "blockmig/migrate/live.h"
@@ -56,9 +69,10 @@ const struct method method_storage = {
         (const struct phase[]){
             {"preflight", live_preflight, "snapshot", NULL},
             {"snapshot", live_snapshot, "base", "rollback"},
-            {"base", live_base, "converge", "rollback"},
-            {"converge", live_converge, "switchover", "rollback"},
-            {"switchover", live_switchover, "prove", "rollback"},
+            {"resume", live_take_up, "base", "rollback"},
+            {"base", live_base, "converge", "rollback", .parks = true},
+            {"converge", live_converge, "switchover", "rollback", .parks = true},
+            {"switchover", live_switchover, "prove", "rollback", .parks = true},
             {"prove", live_prove, "settle", "rollback"},
             {"settle", live_settle, "cleanup", NULL},
             {"cleanup", live_cleanup, "done", NULL},
@@ -67,6 +81,29 @@ const struct method method_storage = {
         },
     .describe = live_describe,
     .advise = live_advise,
+    .explain = live_explain,
+};
+
+const struct method method_mirror = {
+    .name = "mirror",
+    .phases =
+        (const struct phase[]){
+            {"preflight", live_preflight, "snapshot", NULL},
+            {"snapshot", live_snapshot, "base", "rollback"},
+            {"resume", live_take_up, "base", "rollback"},
+            {"base", live_base, "converge", "rollback", .parks = true},
+            {"converge", live_converge, "straddle", "rollback", .parks = true},
+            {"straddle", live_straddle, "prove", "rollback"},
+            {"prove", live_prove, "switchover", "rollback"},
+            {"switchover", live_rebase, "settle", "rollback"},
+            {"settle", live_settle, "cleanup", NULL},
+            {"cleanup", live_cleanup, "done", NULL},
+            {"rollback", live_rollback, "failed", NULL},
+            {NULL},
+        },
+    .describe = live_describe,
+    .advise = live_advise,
+    .explain = live_explain,
 };
 
 static const struct phase *find_phase(const struct method *method, const char *name)
@@ -95,6 +132,16 @@ static bool job_enter(struct job *job, const char *name, GError **error)
     return true;
 }
 
+void job_set_method(struct job *job, const struct method *method)
+{
+    job->method = method;
+    job->report->method = method->name;
+    if (!job->record)
+        return;
+    g_free(job->record->method);
+    job->record->method = g_strdup(method->name);
+}
+
 /* From here on there is something to come back to. */
 static bool job_record(struct job *job, GError **error)
 {
@@ -117,18 +164,28 @@ static bool job_record(struct job *job, GError **error)
     return true;
 }
 
+static bool is_parked(const GError *error)
+{
+    return g_error_matches(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED) ||
+           g_error_matches(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_NOSPACE);
+}
+
 /* After a failure: undone is what can be, whatever the journal says about it. */
 static void job_undo(struct job *job, const struct phase *failed, GError **error)
 {
     const struct phase *undo = find_phase(job->method, failed->undo);
     g_autoptr(GError) journal = NULL, local = NULL;
 
-    if (!undo)
+    if (!undo || (failed->parks && is_parked(*error)))
         return;
     if (!job_enter(job, undo->name, &journal))
         job_notice(job, "%s", journal->message);
-    if (undo->run(job, &local))
+    if (undo->run(job, &local)) {
+        /* There is nothing any more that could be gone on with. */
+        if (is_parked(*error))
+            (*error)->code = BLOCKMIG_ERROR_CANCELLED;
         return;
+    }
     g_prefix_error(error, "rolling back failed: %s; this was necessary because: ", local->message);
     if (error && *error && local->domain == BLOCKMIG_ERROR)
         (*error)->code =
@@ -140,9 +197,12 @@ static bool run_phases(struct job *job, GError **error)
     const struct phase *phase = job->method->phases;
 
     while (phase) {
-        const char *next = phase->next;
+        bool entered = job_enter(job, phase->name, error);
 
-        if (!job_enter(job, phase->name, error) || !phase->run(job, error)) {
+        job->go_on_at = NULL;
+        if (!entered || !phase->run(job, error)) {
+            if (job->method->explain)
+                job->method->explain(job, error);
             job_undo(job, phase, error);
             return false;
         }
@@ -150,9 +210,8 @@ static bool run_phases(struct job *job, GError **error)
             return true;
         if (!job_record(job, error))
             return false;
-        if (phase == job->method->phases && job->go_on_at)
-            next = job->go_on_at;
-        phase = find_phase(job->method, next);
+        phase = find_phase(job->method, phase->name); /* it may have chosen another method */
+        phase = find_phase(job->method, job->go_on_at ? job->go_on_at : phase->next);
     }
     return job_enter(job, "done", error) && (!job->method->finish || job->method->finish(job, error));
 }

@@ -22,6 +22,7 @@ const char *verify_mode_name(enum verify_mode mode);
 /* USAGE errors that name the text and the known words. */
 bool chain_mode_parse(const char *text, enum chain_mode *mode, GError **error);
 bool verify_mode_parse(const char *text, enum verify_mode *mode, GError **error);
+const char *busy_policy_name(enum busy_policy policy);
 
 /* `copy SRC DST` and its options.  Strings are owned; NULL means the default. */
 struct copy_request {
@@ -81,11 +82,23 @@ void move_request_free(struct move_request *request);
 /* For the journal, as those of a copy. */
 char *move_request_to_json(const struct move_request *request);
 struct move_request *move_request_from_json(const char *text, GError **error);
+/* Would both texts make the same images of the same disks?  How long, how fast and what becomes of the source
+ * may differ. */
+bool move_request_same(const char *a, const char *b);
+
+/* How a move stands between the machine that writes and the pause that is allowed.  Bytes per second and
+ * milliseconds; negative: not known (yet). */
+struct job_pace {
+    unsigned pass; /* 1: the base */
+    double dirty_rate, ship_rate;
+    double forecast_ms, limit_ms, pause_ms;
+};
 
 /* Called in the thread that runs the job. Any may be NULL. */
 struct job_listener {
     void (*phase)(void *opaque, const char *phase, const char *what); /* "base", "layer 2 of 3: base.qcow2" */
     void (*progress)(void *opaque, const char *phase, const struct copy_counters *counters);
+    void (*pace)(void *opaque, const struct job_pace *pace);
     void (*notice)(void *opaque, const char *text); /* something an administrator must know */
     bool (*cancelled)(void *opaque);
     void *opaque;
@@ -106,6 +119,14 @@ struct disk_report {
     const char *engine;      /* "io_uring", "threads", NULL */
 };
 
+/* From a sample: bytes, seconds.  No copy_rate: there was none. */
+struct job_forecast {
+    double dirty_rate, copy_rate; /* per second */
+    unsigned passes;
+    uint64_t source_bytes, target_bytes; /* that the overlays and the target may take, at most */
+    double seconds;
+};
+
 struct job_report {
     char *id; /* NULL: refused or planned before there was a job */
     const char *command, *method, *phase;
@@ -123,6 +144,11 @@ struct job_report {
     unsigned passes; /* of copying: the base and every overlay shipped before the switch */
     /* Milliseconds, the hypervisor's own between STOP and RESUME; negative: there was none. */
     double pause_ms, pause_forecast_ms, snapshot_pause_ms;
+    struct job_forecast forecast;               /* of a plan */
+    double dirty_rate, ship_rate, max_pause_ms; /* as in struct job_pace */
+    double frozen_ms, snapshot_frozen_ms;       /* that the guest's file systems were frozen; negative: not */
+    const char *on_busy;  /* what was done about a machine that writes too much; NULL: it does not */
+    uint64_t write_limit; /* that it had until the switch, bytes per second; 0: none */
 };
 struct job_report *job_report_new(void);
 void job_report_free(struct job_report *report);
@@ -144,6 +170,12 @@ bool copy_job_discard(const char *state_dir, const char *id, GError **error);
  */
 struct job_report *move_job_run(const struct move_request *request, const struct job_listener *listener,
                                 bool dry_run, GError **error);
+/* Goes on with the unfinished move `id`, whose request this is; or brings its machine back to the source, and
+ * leaves nothing of it: no error then. */
+struct job_report *move_job_resume(const struct move_request *request, const char *id,
+                                   const struct job_listener *listener, GError **error);
+struct job_report *move_job_cancel(const struct move_request *request, const char *id,
+                                   const struct job_listener *listener, GError **error);
 
 typedef struct move_request move_request_t; /* for g_autoptr only */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(move_request_t, move_request_free)

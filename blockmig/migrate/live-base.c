@@ -1,58 +1,229 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The base phase: the frozen chain becomes one image on the target, while the machine writes to its overlay.
+/*
+ * The base phase: the frozen chain becomes one image on the target, while the machine writes to its overlay.
+ * An interrupted one goes on from its checkpoint, if what was frozen is the same as then.
  */
 #include "blockmig/migrate/live.h"
 #include "blockmig/migrate/metadata.h"
+#include "blockmig/migrate/target.h"
 #include "blockmig/storage/file.h"
+
+#include <errno.h>
+#include <glib/gstdio.h>
+#include <string.h>
+
+struct base_pass {
+    struct live_job *job;
+    struct live_disk *disk;
+    struct copy_options options; /* with the callbacks that every pass of a job has */
+    struct copy_result result;
+};
+
+/* ---- a new target ---- */
+
+static void carry_metadata(struct live_job *job, struct live_disk *disk, struct storage *storage)
+{
+    g_autoptr(GPtrArray) left =
+        metadata_carry(chain_layer(disk->base, 0)->storage->buffered_fd, storage->buffered_fd);
+
+    for (guint i = 0; i < left->len; i++)
+        job_notice(&job->base, "%s: not carried over: %s", disk->target_path,
+                   (const char *)g_ptr_array_index(left, i));
+}
+
+/* What an earlier run made is of no use any more. */
+static bool remove_old_target(const struct live_disk *disk, GError **error)
+{
+    return !disk->created || g_unlink(disk->target_path) == 0 || errno == ENOENT ||
+           blockmig_set_errno(error, errno, "removing %s", disk->target_path);
+}
 
 static bool create_target(struct live_job *job, struct live_disk *disk, GError **error)
 {
     struct image_create_options options = {.size = disk->size, .values = disk->options};
     struct storage *storage;
-    g_autoptr(GPtrArray) left = NULL;
 
-    if (!job_event(&job->base, "intent", error, "create %s", disk->target_path))
+    checkpoint_begin(&disk->done, job->request->digest, disk->size);
+    if (!journal_checkpoint_forget(job->base.journal, job->base.record, disk->index, error) ||
+        !live_save_disk(job, disk, error) || !remove_old_target(disk, error) ||
+        !job_event(&job->base, "intent", error, LIVE_CREATE "%s", disk->target_path))
         return false;
     storage = storage_file_open(disk->target_path, FILE_WRITE | FILE_CREATE, NULL, NULL, error);
     if (!storage)
         return false;
     disk->created = true;
-    left = metadata_carry(chain_layer(disk->base, 0)->storage->buffered_fd, storage->buffered_fd);
-    for (guint i = 0; i < left->len; i++)
-        job_notice(&job->base, "%s: not carried over: %s", disk->target_path,
-                   (const char *)g_ptr_array_index(left, i));
+    carry_metadata(job, disk, storage);
     if (!image_create(storage, disk->format, &options, error)) {
         storage_close(storage);
         return false;
     }
     disk->target = image_open(storage, disk->format, true, error);
-    if (disk->target && disk->target->cluster_size < 4096)
-        storage_file_avoid_direct(disk->target->storage);
     return disk->target && storage_file_sync_directory(disk->target_path, error);
+}
+
+/* ---- one that an earlier run began ---- */
+
+/* A device has no time of its last change: what was copied from it is read again. */
+static bool is_unchanged(struct live_job *job, struct live_disk *disk, const char *identity, bool certain,
+                         bool *unchanged, GError **error)
+{
+    struct copy_options how = {0};
+    uint64_t differs;
+
+    *unchanged = g_strcmp0(identity, disk->frozen) == 0;
+    if (!*unchanged || certain || disk->done.frontier == 0)
+        return true;
+    live_copy_options(job, &how);
+    how.progress = NULL;
+    if (!checkpoint_first_difference(disk->base, disk->done.digests, 0, disk->done.frontier, &how, &differs,
+                                     error))
+        return false;
+    *unchanged = differs == disk->done.frontier;
+    return true;
+}
+
+static bool check_source(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    bool certain, unchanged;
+    g_autofree char *identity = checkpoint_source_identity(disk->base, &certain, error);
+
+    if (!identity || !is_unchanged(job, disk, identity, certain, &unchanged, error))
+        return false;
+    if (!unchanged && disk->done.frontier > 0) {
+        job_notice(&job->base, "%s changed since it was copied: copying it from the beginning", disk->name);
+        disk->done.frontier = 0;
+    }
+    g_free(disk->frozen);
+    disk->frozen = g_steal_pointer(&identity);
+    return true;
+}
+
+/* The stretch before the checkpoint is compared only as long as no overlay can have been merged into it; the
+ * whole target is, in the end. */
+static bool prove_window(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    struct storage *storage;
+    struct image *written;
+    struct copy_options how = {0};
+
+    if (disk->done.frontier == disk->size)
+        return true;
+    storage = storage_file_open(disk->target_path, FILE_NO_LOCK, NULL, NULL, error);
+    written = storage ? image_open(storage, disk->format, false, error) : NULL;
+    live_copy_options(job, &how);
+    how.progress = NULL;
+    return written && checkpoint_prove(&disk->done, &job->base, written, &how, error);
+}
+
+/* The frontier is 0 afterwards if there is nothing to go on from. */
+static bool reopen_target(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    const char *preallocation = g_hash_table_lookup(disk->options, "preallocation");
+    struct storage *storage = storage_file_open(disk->target_path, FILE_WRITE, NULL, NULL, error);
+    g_autofree char *why = NULL;
+    GError *failure = NULL;
+    struct image *image;
+
+    if (!storage)
+        return false;
+    image = image_open(storage, disk->format, true, &failure);
+    if (!checkpoint_use_target(image, failure, disk->size, NULL, &disk->target, &why, error))
+        return false;
+    if (why) {
+        job_notice(&job->base, "%s: copying it from the beginning", why);
+        disk->done.frontier = 0;
+    } else if (!prove_window(job, disk, error)) {
+        return false;
+    }
+    if (disk->done.frontier > 0)
+        return checkpoint_empty_rest(&disk->done, disk->target, disk->size, preallocation, false, error);
+    g_clear_pointer(&disk->target, image_close);
+    return true;
+}
+
+static bool open_target(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    if (!check_source(job, disk, error))
+        return false;
+    if (disk->done.frontier > 0 && !disk->created)
+        disk->done.frontier = 0;
+    if (disk->done.frontier > 0 && !reopen_target(job, disk, error))
+        return false;
+    if (disk->done.frontier == 0 && !create_target(job, disk, error))
+        return false;
+    if (disk->target->cluster_size < 4096)
+        storage_file_avoid_direct(disk->target->storage);
+    return true;
+}
+
+/* ---- copying ---- */
+
+static bool cancelled(void *opaque)
+{
+    const struct base_pass *pass = opaque;
+
+    return pass->options.cancelled(pass->options.opaque);
+}
+
+static void progress(void *opaque, const struct copy_counters *counters)
+{
+    const struct base_pass *pass = opaque;
+    struct copy_counters total;
+
+    checkpoint_add_counters(&pass->disk->done, counters, &total);
+    total.total = pass->disk->size;
+    pass->options.progress(pass->options.opaque, &total);
+}
+
+static bool checkpoint(void *opaque, uint64_t frontier, const struct copy_map_sum *sum, GError **error)
+{
+    struct base_pass *pass = opaque;
+
+    pass->result.map_sum = *sum;
+    return checkpoint_save(&pass->disk->done, &pass->job->base, pass->disk->index, frontier, &pass->result,
+                           error);
 }
 
 static bool copy_disk(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    g_autoptr(throttle_t) throttle = throttle_new(job->request->bandwidth);
-    struct copy_options options = {0};
-    struct copy_result result = {0};
+    struct base_pass pass = {.job = job, .disk = disk};
+    struct copy_options options;
+    struct copy_counters total;
     bool ok;
 
-    disk->digests = digest_table_new(job->request->digest, disk->size);
-    live_copy_options(job, &options);
-    options.throttle = throttle;
-    options.digests = disk->digests;
-    ok = copy_run(disk->base, disk->target, &options, &result, error);
-    disk->report->counters = result.counters;
-    job->base.report->bytes_read += result.counters.bytes_read;
-    disk->report->engine = result.engine;
-    copy_result_clear(&result);
+    live_copy_options(job, &pass.options);
+    options = pass.options;
+    options.start = disk->done.frontier;
+    options.map_sum = disk->done.map_sum;
+    options.throttle = job->throttle;
+    options.digests = disk->done.digests;
+    options.checkpoint = checkpoint;
+    options.cancelled = cancelled;
+    options.progress = progress;
+    options.opaque = &pass;
+    ok = copy_run(disk->base, disk->target, &options, &pass.result, error);
+    checkpoint_add_counters(&disk->done, &pass.result.counters, &total);
+    disk->report->counters = disk->done.before = total;
+    disk->done.map_sum = pass.result.map_sum;
+    job->base.report->bytes_read += pass.result.counters.bytes_read;
+    disk->report->engine = pass.result.engine;
+    copy_result_clear(&pass.result);
     return ok;
+}
+
+/* Preflight has not chosen those of an interrupted job. */
+static bool choose_options(const struct live_job *job, struct live_disk *disk, GError **error)
+{
+    if (!disk->options)
+        disk->options =
+            target_options(job->request->target_options, disk->format, chain_layer(disk->base, 0), error);
+    return disk->options != NULL;
 }
 
 bool live_base(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
+    int64_t begin = g_get_monotonic_time();
 
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
@@ -60,8 +231,11 @@ bool live_base(struct job *base, GError **error)
         live_tell(job, "%s", disk->vm->name);
         /* The lock of this chain keeps writers away from the base until the end. */
         disk->base = live_open_base(disk, 0, error);
-        if (!disk->base || !create_target(job, disk, error) || !copy_disk(job, disk, error))
+        if (!disk->base || !choose_options(job, disk, error) || !open_target(job, disk, error))
+            return false;
+        if (disk->done.frontier < disk->size && !copy_disk(job, disk, error))
             return false;
     }
+    job->pace.base_time = (double)(g_get_monotonic_time() - begin) / G_USEC_PER_SEC;
     return true;
 }

@@ -27,11 +27,25 @@ static bool write_overlays(struct live_job *job, struct chain *overlays, struct 
     return ok;
 }
 
-/* All overlays as one, into layer 0; doing it twice gives the same. */
-static bool merge_source(struct live_job *job, struct live_disk *disk, GError **error)
+/* With what a machine wrote to the target's overlay while that stood on the source. */
+static struct chain *open_overlays(const struct live_disk *disk, GError **error)
+{
+    g_autoptr(chain_t) own = live_open_overlays(disk, 1, error);
+    g_autoptr(chain_t) all = NULL;
+
+    if (!own || !disk->straddles)
+        return g_steal_pointer(&own);
+    if (!(all = live_open_overlay(disk->target_overlay, 0, error)))
+        return NULL;
+    while (chain_depth(own) > 0)
+        chain_append(all, (struct image *)g_ptr_array_steal_index(own->layers, 0));
+    return g_steal_pointer(&all);
+}
+
+bool live_merge_source(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *path = live_layer_path(disk, 0);
-    g_autoptr(chain_t) overlays = live_open_overlays(disk, 1, error);
+    g_autoptr(chain_t) overlays = open_overlays(disk, error);
     /* Only what is below layer 0 is read through this; layer 0 itself is about to be locked for writing. */
     g_autoptr(chain_t) chain = overlays ? live_open_base(disk, FILE_NO_LOCK, error) : NULL;
     unsigned depth = chain ? chain_depth(chain) : 0;
@@ -67,7 +81,7 @@ static bool keep_source(struct live_job *job, struct live_disk *disk, const char
 
     /* An interrupted run may have come as far as this. */
     if (!job->interrupted || g_file_test(base, G_FILE_TEST_EXISTS)) {
-        if (!merge_source(job, disk, error))
+        if (!live_merge_source(job, disk, error))
             return false;
         if (renameat2(AT_FDCWD, base, AT_FDCWD, kept, RENAME_NOREPLACE) < 0)
             return blockmig_set_errno(error, errno, "renaming %s to %s", base, kept);

@@ -9,6 +9,8 @@
 #include <glib/gstdio.h>
 #include <linux/fs.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* 4 KiB of granularity, and few tables. */
@@ -46,6 +48,11 @@ char *live_top_node(const struct live_job *job, const struct live_disk *disk)
 char *live_next_node(const struct live_job *job, const struct live_disk *disk)
 {
     return live_layer_node(job, disk, disk->top + 1);
+}
+
+char *live_active_node(const struct live_job *job, const struct live_disk *disk)
+{
+    return disk->straddles ? live_new_node(job, disk) : live_top_node(job, disk);
 }
 
 char *live_base_node(const struct live_job *job, const struct live_disk *disk)
@@ -86,12 +93,13 @@ bool live_layer_take_name(struct live_disk *disk, unsigned layer, GError **error
 bool live_layer_return_name(struct live_disk *disk, unsigned layer, GError **error)
 {
     g_autofree char *below = numbered(disk, layer - 1);
+    bool taken = disk->by_exchange && !disk->set_aside;
 
     if ((disk->by_exchange || layer == 1) &&
-        !rename_synced(disk, below, disk->name, disk->by_exchange ? RENAME_EXCHANGE : RENAME_NOREPLACE,
-                       error))
+        !rename_synced(disk, below, disk->name, taken ? RENAME_EXCHANGE : RENAME_NOREPLACE, error))
         return false;
     disk->exchanged = layer > 1;
+    disk->set_aside = false;
     return true;
 }
 
@@ -100,12 +108,17 @@ bool live_layer_set_aside(struct live_disk *disk, bool aside, GError **error)
     g_autofree char *other = numbered(disk, disk->top);
     const char *from = aside ? disk->name : other, *to = aside ? other : disk->name;
 
-    if (!disk->by_exchange || disk->set_aside == aside)
+    if (!disk->by_exchange || !disk->exchanged || disk->set_aside == aside)
         return true;
     if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) < 0)
         return blockmig_set_errno(error, errno, "renaming %s to %s", from, to);
     disk->set_aside = aside;
     return true;
+}
+
+bool live_layer_restore_name(struct live_disk *disk, GError **error)
+{
+    return !disk->exchanged || live_layer_return_name(disk, 1, error);
 }
 
 bool live_layer_remove(struct live_disk *disk, unsigned layer, GError **error)
@@ -115,6 +128,66 @@ bool live_layer_remove(struct live_disk *disk, unsigned layer, GError **error)
     if (g_unlink(path) < 0 && errno != ENOENT)
         return blockmig_set_errno(error, errno, "removing %s", path);
     return true;
+}
+
+static void forget_files(const struct live_disk *disk, bool marked)
+{
+    for (unsigned layer = disk->by_exchange ? 0 : 1; layer <= disk->files; layer++) {
+        g_autofree char *path = numbered(disk, layer);
+
+        if (live_is_merged(path) == marked)
+            g_unlink(path);
+    }
+    storage_file_sync_directory(disk->name, NULL);
+}
+
+void live_layers_forget(const struct live_job *job, const struct live_disk *disk)
+{
+    if (!g_file_test(disk->name, G_FILE_TEST_EXISTS) || live_is_overlay(disk, disk->name)) {
+        job_notice(&job->base, "%s is not what it was before: all beside it is kept", disk->name);
+        return;
+    }
+    /* As long as there is any, there is the mark. */
+    forget_files(disk, false);
+    forget_files(disk, true);
+}
+
+bool live_has_unmerged(const struct live_disk *disk)
+{
+    bool any = false;
+
+    for (unsigned layer = disk->by_exchange ? 0 : 1; layer <= disk->files; layer++) {
+        g_autofree char *path = numbered(disk, layer);
+
+        if (live_is_merged(path))
+            return false;
+        any |= g_file_test(path, G_FILE_TEST_EXISTS) && !live_overlay_is_empty(path);
+    }
+    return any;
+}
+
+/* No time of the present is this one, and every write sets the present. */
+static const struct timespec merged_mark = {.tv_sec = 1};
+
+bool live_mark_merged(const char *path, GError **error)
+{
+    const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, merged_mark};
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    bool ok = fd >= 0 && futimens(fd, times) == 0 && fsync(fd) == 0;
+
+    if (!ok)
+        blockmig_set_errno(error, errno, "marking %s as merged", path);
+    if (fd >= 0)
+        close(fd);
+    return ok;
+}
+
+bool live_is_merged(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && st.st_mtim.tv_sec == merged_mark.tv_sec &&
+           st.st_mtim.tv_nsec == merged_mark.tv_nsec;
 }
 
 /* ---- files ---- */
@@ -197,15 +270,6 @@ static struct image *open_image(const char *path, unsigned flags, GError **error
     return storage ? image_open(storage, &format_qcow2, false, error) : NULL;
 }
 
-bool live_is_overlay(const struct live_disk *disk, const char *path)
-{
-    g_autofree char *base = g_path_get_basename(disk->name);
-    g_autofree char *prefix = g_strconcat(base, ".blockmig-", NULL);
-    g_autoptr(image_t) image = open_image(path, FILE_NO_LOCK, NULL);
-
-    return image && image->backing_name && g_str_has_prefix(image->backing_name, prefix);
-}
-
 struct chain *live_open_overlay(const char *path, unsigned flags, GError **error)
 {
     struct image *image = open_image(path, flags, error);
@@ -213,11 +277,53 @@ struct chain *live_open_overlay(const char *path, unsigned flags, GError **error
     return image ? chain_new_single(image, true) : NULL;
 }
 
+bool live_stands_on(const struct live_disk *disk, const char *path, unsigned *layer)
+{
+    g_autofree char *name = g_path_get_basename(disk->name);
+    g_autofree char *prefix = g_strconcat(name, ".blockmig-", NULL);
+    g_autoptr(image_t) image = NULL;
+
+    /* A raw disk may look like whatever its guest wrote. */
+    if (!disk->by_exchange && strcmp(path, disk->name) == 0)
+        return false;
+    image = open_image(path, FILE_NO_LOCK, NULL);
+    if (!image || !image->backing_name || !g_str_has_prefix(image->backing_name, prefix))
+        return false;
+    *layer = (unsigned)g_ascii_strtoull(image->backing_name + strlen(prefix), NULL, 10);
+    return true;
+}
+
+bool live_is_overlay(const struct live_disk *disk, const char *path)
+{
+    unsigned below;
+
+    return live_stands_on(disk, path, &below);
+}
+
+/* One that cannot be read may hold anything. */
+bool live_overlay_is_empty(const char *path)
+{
+    g_autoptr(chain_t) overlay = live_open_overlay(path, FILE_NO_LOCK, NULL);
+    struct extent extent;
+    size_t count;
+
+    for (uint64_t at = 0; overlay && at < overlay->size; at = extent_end(&extent))
+        if (!chain_map(overlay, at, overlay->size - at, &extent, 1, &count, NULL) ||
+            extent.status != EXTENT_HOLE)
+            return false;
+    return overlay != NULL;
+}
+
 struct chain *live_open_overlays(const struct live_disk *disk, unsigned from, GError **error)
+{
+    return live_open_layers(disk, from, disk->top, error);
+}
+
+struct chain *live_open_layers(const struct live_disk *disk, unsigned from, unsigned to, GError **error)
 {
     g_autoptr(chain_t) chain = NULL;
 
-    for (unsigned layer = disk->top; layer >= from; layer--) {
+    for (unsigned layer = to; layer >= from; layer--) {
         g_autofree char *path = live_layer_path(disk, layer);
         struct image *image = open_image(path, 0, error);
 

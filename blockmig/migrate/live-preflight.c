@@ -234,12 +234,47 @@ static bool check_space(struct live_job *job, GError **error)
     return true;
 }
 
+const struct method *live_choose_method(const struct move_request *request)
+{
+    return request->method == MOVE_MIRROR || request->max_pause == 0 ? &method_mirror : &method_storage;
+}
+
+static void plan_method(const struct job *base, const struct move_request *request)
+{
+    if (base->method == &method_storage)
+        job_plan(base,
+                 "method storage: the machine runs on this host and may stand still for %u ms (mirror was "
+                 "passed over: until the target is proved, the machine would need both datastores)",
+                 request->max_pause);
+    else if (request->method == MOVE_MIRROR)
+        job_plan(base, "method mirror, as asked for: the machine runs on this host");
+    else
+        job_plan(base, "method mirror: the machine runs on this host and may not stand still (storage was "
+                       "passed over: it needs a pause)");
+}
+
+static void plan_pause(const struct job *base, const struct move_request *request)
+{
+    static const char *const policies[] = {
+        [BUSY_PARK] = "the machine stays where it is",
+        [BUSY_MIRROR] = "the switch is made without a pause (method mirror)",
+        [BUSY_THROTTLE] = "the machine's writes are limited until the switch is over",
+    };
+
+    if (base->method == &method_storage)
+        job_plan(base, "pause: at most %u ms; if it would be longer: %s", request->max_pause,
+                 policies[request->on_busy]);
+    else
+        job_plan(base, "pause: none for the switch; from the switch to the target's overlay until the proof, "
+                       "the machine needs both datastores");
+}
+
 static void write_plan(struct live_job *job)
 {
     const struct job *base = &job->base;
     g_autofree char *needed = units_format_size(base->report->space_needed);
 
-    job_plan(base, "method storage: the machine runs on this host and goes on running");
+    plan_method(base, job->request);
     for (guint i = 0; i < job->disks->len; i++) {
         const struct live_disk *disk = live_disk_at(job, i);
         g_autofree char *size = units_format_size(disk->size);
@@ -253,8 +288,12 @@ static void write_plan(struct live_job *job)
                      disk->vm->layers->len);
         job_plan(base, "  overlays beside the source while it is copied: at least %s", room);
     }
+    if (job->request->quiesce != QUIESCE_NO)
+        job_plan(base,
+                 "the guest's file systems are frozen, by its agent, for the snapshot and for the switch%s",
+                 job->request->quiesce == QUIESCE_TRY ? ", if it can do that" : "");
     job_plan(base, "space: about %s on the target", needed);
-    job_plan(base, "pause: at most %u ms, or the machine stays where it is", job->request->max_pause);
+    plan_pause(base, job->request);
     job_plan(base, job->request->delete_source
                        ? "the source is deleted after the proof"
                        : "the source is kept as NAME.blockmig-source, as it was at the switch");
@@ -263,14 +302,10 @@ static void write_plan(struct live_job *job)
 /* What the command line knows and no phase does yet. */
 static const char *unsupported(const struct move_request *request)
 {
-    return request->method == MOVE_MIRROR || request->max_pause == 0 ? "the method mirror"
-           : request->on_busy != BUSY_PARK                           ? "--on-busy"
-           : request->quiesce != QUIESCE_NO                          ? "--quiesce"
-           : request->chain != CHAIN_FLATTEN                         ? "--chain"
-           : request->keep_failback                                  ? "--keep-failback"
-           : request->scratch                                        ? "--scratch"
-           : request->sample                                         ? "--sample"
-                                                                     : NULL;
+    return request->chain != CHAIN_FLATTEN ? "--chain"
+           : request->keep_failback        ? "--keep-failback"
+           : request->scratch              ? "--scratch"
+                                           : NULL;
 }
 
 static bool check_request(const struct move_request *request, GError **error)
@@ -285,25 +320,51 @@ static bool check_request(const struct move_request *request, GError **error)
                          "--delete-source needs a proof: it goes with --verify=full only");
 }
 
+static bool describe(struct live_job *job, GError **error)
+{
+    return vm_can_pivot(job->vm, error) && (job->description = vm_describe(job->vm, error));
+}
+
+/* A machine that has gone may have left a job behind: then its files are looked after. */
+static bool recover(struct live_job *job, GError **error)
+{
+    GError *gone = NULL;
+
+    job->vm = vm_open(job->request->machine, &gone);
+    if (job->vm ? !describe(job, error)
+                : !g_error_matches(gone, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNREACHABLE)) {
+        if (gone)
+            g_propagate_error(error, gone);
+        return false;
+    }
+    if (job->base.journal && !live_recover(job, error)) {
+        g_clear_error(&gone);
+        return false;
+    }
+    if (!job->vm && !job->base.go_on_at) {
+        g_propagate_error(error, gone);
+        return false;
+    }
+    g_clear_error(&gone);
+    return true;
+}
+
 static bool look(struct live_job *job, GError **error)
 {
-    if (!check_request(job->request, error) || !(job->vm = vm_open(job->request->machine, error)) ||
-        !vm_can_pivot(job->vm, error) || !(job->description = vm_describe(job->vm, error)))
+    if (!check_request(job->request, error) || !recover(job, error))
         return false;
+    if (job->base.go_on_at)
+        return true;
     if (!job->description->running)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                              "the machine is not running (%s): copy its images instead",
                              job->description->status);
-    if (job->base.journal && !live_recover(job, error))
-        return false;
-    if (job->base.go_on_at)
-        return true;
     if (!(job->request->disks->len ? add_named(job, error) : add_all(job, error)))
         return false;
     for (guint i = 0; i < job->disks->len; i++)
         if (!look_at_disk(job, live_disk_at(job, i), error))
             return false;
-    return check_space(job, error);
+    return live_check_agent(job, error) && check_space(job, error);
 }
 
 bool live_preflight(struct job *base, GError **error)
@@ -322,5 +383,5 @@ bool live_preflight(struct job *base, GError **error)
     }
     if (!base->go_on_at)
         write_plan(job);
-    return true;
+    return base->go_on_at || !base->dry_run || !job->request->sample || live_sample(job, error);
 }

@@ -3,9 +3,9 @@
  * The prove phase: the machine writes to the overlay on the target, so the whole source chain and the merged
  * target are frozen.  Chunks that an overlay touched are digested again from the source; then the whole
  * target is read past the page cache and must have the same digests.  If it has not, the machine goes back at
- * once.
+ * once; by the method mirror it has not been there yet.
  */
-#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/live-watch.h"
 #include "blockmig/storage/file.h"
 #include "blockmig/store/receipt.h"
 
@@ -51,13 +51,13 @@ static bool digest_range(struct live_job *job, struct live_disk *disk, struct ch
     ok = copy_digest(source, &options, &result, error);
     copy_result_clear(&result);
     for (uint64_t chunk = from; ok && chunk < to; chunk++)
-        digest_table_set(disk->digests, chunk, digest_table_get(table, chunk));
+        digest_table_set(disk->done.digests, chunk, digest_table_get(table, chunk));
     return ok;
 }
 
 static bool digest_touched(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    bool all = !disk->digests; /* an earlier run has taken what it knew with it */
+    bool all = !disk->done.digests; /* an earlier run has taken what it knew with it */
     g_autofree uint8_t *touched = NULL;
     g_autoptr(chain_t) overlays = live_open_overlays(disk, 1, error);
     g_autoptr(chain_t) source = overlays ? live_open_source(disk, error) : NULL;
@@ -65,8 +65,8 @@ static bool digest_touched(struct live_job *job, struct live_disk *disk, GError 
     uint64_t chunks;
 
     if (all)
-        disk->digests = digest_table_new(job->request->digest, disk->size);
-    chunks = digest_table_chunks(disk->digests);
+        disk->done.digests = digest_table_new(job->request->digest, disk->size);
+    chunks = digest_table_chunks(disk->done.digests);
     touched = g_malloc0(chunks);
     if (!source || (all && !digest_range(job, disk, source, 0, chunks, error)) ||
         (!all && !mark_touched(overlays, touched, error)))
@@ -100,8 +100,8 @@ static bool compare_digests(const struct live_disk *disk, const struct digest_ta
 {
     size_t length = digest_length(digest_table_algorithm(target));
 
-    for (uint64_t chunk = 0; chunk < digest_table_chunks(disk->digests); chunk++) {
-        if (memcmp(digest_table_get(disk->digests, chunk), digest_table_get(target, chunk), length) == 0)
+    for (uint64_t chunk = 0; chunk < digest_table_chunks(disk->done.digests); chunk++) {
+        if (memcmp(digest_table_get(disk->done.digests, chunk), digest_table_get(target, chunk), length) == 0)
             continue;
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT,
                     "%s differs from the source in the %" PRIu64 " bytes at %" PRIu64, disk->target_path,
@@ -148,7 +148,7 @@ static bool write_receipt(struct live_job *job, struct live_disk *disk, GError *
                               .finished = g_get_real_time(),
                               .size = disk->size,
                               .counters = report->counters,
-                              .digests = disk->digests};
+                              .digests = disk->done.digests};
 
     if (g_mkdir_with_parents(directory, 0700) < 0 || !receipt_write(&receipt, path, error))
         return false;
@@ -163,11 +163,18 @@ static bool prove_disk(struct live_job *job, struct live_disk *disk, GError **er
     live_tell(job, "%s", disk->vm->name);
     if (!digest_touched(job, disk, error))
         return false;
-    digest_table_root(disk->digests, root);
-    disk->report->root = digest_to_hex(digest_table_algorithm(disk->digests), root);
+    digest_table_root(disk->done.digests, root);
+    disk->report->root = digest_to_hex(digest_table_algorithm(disk->done.digests), root);
     if (job->request->verify == VERIFY_FULL && !compare_target(job, disk, error))
         return false;
     return write_receipt(job, disk, error);
+}
+
+/* The target is wrong, or has no room for what the machine writes. */
+static bool must_go_back(const GError *error)
+{
+    return g_error_matches(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT) ||
+           g_error_matches(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED);
 }
 
 bool live_prove(struct job *base, GError **error)
@@ -175,19 +182,33 @@ bool live_prove(struct job *base, GError **error)
     struct live_job *job = live_of(base);
     g_autoptr(GError) local = NULL, worse = NULL;
 
+    if (job->give_up)
+        return live_stop_settling(job, error) && live_fail_back(job, error) &&
+               blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED, "job %s is given up", base->record->id);
     for (guint i = 0; !local && i < job->disks->len; i++)
         prove_disk(job, live_disk_at(job, i), &local);
     if (!local)
         return true;
-    if (!g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT)) {
+    if (!job->pivoted) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return false;
+    }
+    if (live_watch_trouble(job) && !live_watch_lost(job)) {
+        g_error_free(local);
+        local = live_watch_take_trouble(job);
+    }
+    if (!must_go_back(local)) {
         base->report->advice =
             g_strdup("the machine runs on the target; it could not be proved: the source is "
                      "kept as it was at the switch");
+    } else if (!job->vm) {
+        base->report->advice =
+            g_strdup("the machine ran on the target, which differs; both are kept as they are");
     } else if (!live_fail_back(job, &worse)) {
-        base->report->advice = g_strdup_printf(
-            "the machine still runs on the target, which differs, and could not be brought back "
-            "(%s); everything is kept",
-            worse->message);
+        base->report->advice =
+            g_strdup_printf("the machine still runs on the target and could not be brought back "
+                            "(%s); everything is kept",
+                            worse->message);
     }
     g_propagate_error(error, g_steal_pointer(&local));
     return false;

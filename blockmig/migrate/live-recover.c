@@ -4,12 +4,16 @@
  * only says which disks it was about, and whether the target had been proved.
  *
  * The node that a device is on says how far the move was: a layer of ours or the machine's own node (before
- * the switch: rolled back), the overlay on the target (after it: proved and settled), or the merged target.
+ * the switch: gone on with, or rolled back if that was begun or asked for), the overlay on the target above
+ * the source (rolled back), above the merged target (after it: proved and settled), or the merged target.  A
+ * machine that does not run any more: live-offline.c.
  */
-#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/live-watch.h"
 
 #include <stdio.h>
 #include <string.h>
+
+#define END_TIMEOUT 5000 /* ms */
 
 bool live_has_job(struct live_job *job, const char *name, bool *there, GError **error)
 {
@@ -21,8 +25,45 @@ bool live_has_job(struct live_job *job, const char *name, bool *there, GError **
     return jobs != NULL;
 }
 
-/* The newest move of this machine, if it did not come to its end; the caller's.  NULL without an error: none.
- */
+static bool has_event(const struct live_job *job, const struct journal_job *record, const char *kind,
+                      const char *text)
+{
+    g_autoptr(GPtrArray) events = journal_events(job->base.journal, record, NULL);
+
+    for (guint i = 0; events && i < events->len; i++) {
+        const struct journal_event *event = g_ptr_array_index(events, i);
+
+        if (strcmp(event->kind, kind) == 0 && g_strcmp0(event->text, text) == 0)
+            return true;
+    }
+    return false;
+}
+
+bool live_has_event(const struct live_job *job, const char *kind, const char *text)
+{
+    return has_event(job, job->base.record, kind, text);
+}
+
+/* ---- which job ---- */
+
+/* In "done" there is nothing more to do, whatever became of the last word. */
+static bool is_unfinished(const struct journal_job *record)
+{
+    if (strcmp(record->phase, "done") == 0)
+        return false;
+    return !record->result || strcmp(record->result, "failed") == 0 || strcmp(record->result, "parked") == 0;
+}
+
+static bool check_owner(const struct journal_job *record, GError **error)
+{
+    return !journal_job_alive(record) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "job %s moves disks of this machine (process %" PRId64 ")", record->id,
+                         record->owner_pid);
+}
+
+/* The newest move of this machine, if it did not come to its end, or the one that is wanted; the caller's.
+ * NULL without an error: none. */
 static struct journal_job *find_record(struct live_job *job, GError **error)
 {
     g_autoptr(GPtrArray) list = journal_job_list(job->base.journal, error);
@@ -30,25 +71,35 @@ static struct journal_job *find_record(struct live_job *job, GError **error)
     for (guint i = 0; list && i < list->len; i++) {
         const struct journal_job *record = g_ptr_array_index(list, i);
 
-        if (strcmp(record->command, "move") != 0 || strcmp(record->source, job->request->machine) != 0)
+        if (job->wanted
+                ? strcmp(record->id, job->wanted) != 0
+                : strcmp(record->command, "move") != 0 || strcmp(record->source, job->request->machine) != 0)
             continue;
-        if (journal_job_alive(record)) {
-            g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
-                        "job %s moves disks of this machine (process %" PRId64 ")", record->id,
-                        record->owner_pid);
-            return NULL;
-        }
-        if (record->result && strcmp(record->result, "failed") != 0)
+        if (!check_owner(record, error) || !is_unfinished(record))
             return NULL;
         return journal_job_load(job->base.journal, record->id, error);
     }
     return NULL;
 }
 
-static const struct vm_disk *find_device(const struct live_job *job, const char *qdev)
+/* Somebody who wants something else is told what stands in the way. */
+static bool check_request(const struct live_job *job, const struct journal_job *record, GError **error)
 {
-    for (guint i = 0; i < job->description->disks->len; i++) {
-        const struct vm_disk *vm = g_ptr_array_index(job->description->disks, i);
+    g_autofree char *text = move_request_to_json(job->request);
+
+    return job->wanted || move_request_same(record->request, text) ||
+           blockmig_fail(
+               error, BLOCKMIG_ERROR_REFUSED,
+               "job %s, which moves disks of this machine to %s, is not finished, and this is not the "
+               "same command: 'blockmig job resume %s' goes on with it, 'blockmig job cancel %s' "
+               "brings the machine back",
+               record->id, record->target, record->id, record->id);
+}
+
+static struct vm_disk *find_device(const struct live_job *job, const char *qdev)
+{
+    for (guint i = 0; job->description && i < job->description->disks->len; i++) {
+        struct vm_disk *vm = g_ptr_array_index(job->description->disks, i);
 
         if (strcmp(vm->qdev, qdev) == 0)
             return vm;
@@ -56,8 +107,7 @@ static const struct vm_disk *find_device(const struct live_job *job, const char 
     return NULL;
 }
 
-/* The highest n of NAME.blockmig-n, and whether there is any. */
-static bool highest_file(const struct live_disk *disk, unsigned *highest)
+bool live_highest_file(const struct live_disk *disk, unsigned *highest)
 {
     bool any = false;
 
@@ -72,63 +122,62 @@ static bool highest_file(const struct live_disk *disk, unsigned *highest)
     return any;
 }
 
-/* The hypervisor only knows the names that its files had once: who has the disk's name is seen there. */
-static void look_at_name(struct live_disk *disk)
+/* Is anything left of it? */
+static bool has_leftovers(const struct live_job *job, const struct journal_job *record, GPtrArray *disks)
 {
-    bool nobody = !g_file_test(disk->name, G_FILE_TEST_EXISTS);
+    for (guint i = 0; i < disks->len; i++) {
+        const struct journal_disk *saved = g_ptr_array_index(disks, i);
+        const struct vm_disk *vm = find_device(job, saved->source_identity);
+        struct live_disk disk = {.name = saved->source};
+        g_autofree char *overlay = g_strconcat(saved->target, ".blockmig-new", NULL);
+        g_autofree char *created = g_strconcat(LIVE_CREATE, saved->target, NULL);
+        g_autofree char *prefix = g_strdup_printf("bm-%s-%u-", saved->target_identity, saved->index);
+        g_autofree char *base = g_strconcat(prefix, "s0", NULL); /* it may stay there for good */
+        unsigned highest;
 
-    disk->exchanged = nobody || live_is_overlay(disk, disk->name);
-    disk->set_aside = nobody && disk->by_exchange;
+        if (live_highest_file(&disk, &highest) || g_file_test(overlay, G_FILE_TEST_EXISTS) ||
+            (vm && vm->node && g_str_has_prefix(vm->node, prefix) && strcmp(vm->node, base) != 0) ||
+            (g_file_test(saved->target, G_FILE_TEST_EXISTS) && has_event(job, record, "intent", created)))
+            return true;
+    }
+    return false;
 }
 
-/* Before the switch: which layer is on top, and where layer 0 is. */
-static void look_at_source(const struct live_job *job, struct live_disk *disk)
+/* Whatever the machine does, it does it without these disks. */
+static bool are_unplugged(const struct live_job *job, GPtrArray *disks)
 {
-    g_autofree char *prefix = g_strdup_printf("bm-%08x-%u-s", job->tag, disk->index);
-    g_autofree char *first = live_layer_node(job, disk, 0);
-    const GPtrArray *layers = disk->vm->layers;
-    const struct vm_layer *active = g_ptr_array_index(layers, 0), *base;
-
-    if (g_str_has_prefix(active->node, prefix))
-        disk->top = (unsigned)g_ascii_strtoull(active->node + strlen(prefix), NULL, 10);
-    disk->snapshotted = disk->top > 0;
-    disk->files = MAX(disk->files, disk->top); /* the top one may have the disk's name */
-    base = g_ptr_array_index(layers, MIN(disk->top, layers->len - 1));
-    disk->based = strcmp(base->node, first) == 0;
-    disk->base_node = g_strdup(base->node);
-    look_at_name(disk);
-    disk->created = g_file_test(disk->target_path, G_FILE_TEST_EXISTS);
-    disk->overlay_created = g_file_test(disk->target_overlay, G_FILE_TEST_EXISTS);
+    for (guint i = 0; i < disks->len; i++)
+        if (find_device(job, ((const struct journal_disk *)g_ptr_array_index(disks, i))->source_identity))
+            return false;
+    return true;
 }
 
-static void look_at_target(struct live_job *job, struct live_disk *disk)
-{
-    g_autofree char *node = NULL;
+/* ---- where the machine is ---- */
 
-    disk->top = disk->files;
-    disk->snapshotted = disk->based = disk->created = disk->exchanged = true;
-    disk->set_aside = disk->by_exchange;
-    node = live_top_node(job, disk);
-    vm_remove_node(job->vm, node, NULL); /* its file is still open for writing there */
-}
-
-static struct live_disk *rebuild(struct live_job *job, const struct journal_disk *saved, GError **error)
+struct live_disk *live_rebuild(struct live_job *job, const struct journal_disk *saved, GError **error)
 {
     const struct vm_disk *vm = find_device(job, saved->source_identity);
+    g_autofree char *created = g_strconcat(LIVE_CREATE, saved->target, NULL);
     struct live_disk *disk = g_new0(struct live_disk, 1);
 
     disk->index = saved->index;
     disk->vm = vm;
     disk->name = g_strdup(saved->source);
     disk->size = saved->size;
+    disk->frozen = g_strdup(saved->frozen);
+    disk->base_node = g_strdup(saved->base_node);
     disk->target_path = g_strdup(saved->target);
     disk->target_overlay = g_strconcat(saved->target, ".blockmig-new", NULL);
+    disk->created = g_file_test(saved->target, G_FILE_TEST_EXISTS) && live_has_event(job, "intent", created);
+    disk->overlay_created = g_file_test(disk->target_overlay, G_FILE_TEST_EXISTS);
     g_ptr_array_add(job->disks, disk);
     job->tag = (unsigned)g_ascii_strtoull(saved->target_identity, NULL, 16);
     if (!(disk->source_format = format_by_name(saved->source_format, error)) ||
-        !(disk->format = format_by_name(saved->target_format, error)))
+        !(disk->format = format_by_name(saved->target_format, error)) ||
+        !checkpoint_load(&disk->done, &job->base, disk->index, job->request->digest, disk->size, error))
         return NULL;
     disk->by_exchange = disk->source_format->flags & FORMAT_BACKING;
+    live_highest_file(disk, &disk->files);
     if (vm && vm->layers->len > 0)
         return disk;
     g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "%s is not a disk of the machine any more",
@@ -136,74 +185,229 @@ static struct live_disk *rebuild(struct live_job *job, const struct journal_disk
     return NULL;
 }
 
-/* A machine that was started anew has opened the chain by its names: ours are not there. */
-static bool is_restarted(const struct live_disk *disk)
+static bool is_ours(const struct live_disk *disk, unsigned layer)
+{
+    const struct vm_layer *vm =
+        layer < disk->vm->layers->len ? g_ptr_array_index(disk->vm->layers, layer) : NULL;
+
+    return vm && g_str_has_prefix(vm->node, "bm-");
+}
+
+/*
+ * The hypervisor only knows the names that its files had once: who has the disk's name is seen there.  It is
+ * the top layer, or an empty one that was to be put on, or still the one below the top, if the snapshot or an
+ * adoption was interrupted.
+ */
+static void look_at_name(struct live_disk *disk)
+{
+    bool nobody = !g_file_test(disk->name, G_FILE_TEST_EXISTS);
+    unsigned below = 0, layer = live_stands_on(disk, disk->name, &below) ? below + 1 : 0;
+
+    disk->exchanged = nobody || layer > 0;
+    disk->set_aside = nobody && disk->by_exchange;
+    disk->fresh = layer > disk->top;
+    disk->topped = !nobody && layer < disk->top;
+}
+
+/* Which layer of the machine's chain is layer 0, and what of it is ours? */
+static void look_at_source(const struct live_job *job, struct live_disk *disk)
+{
+    g_autofree char *prefix = g_strdup_printf("bm-%08x-%u-s", job->tag, disk->index);
+    g_autofree char *first = live_layer_node(job, disk, 0);
+    GPtrArray *layers = disk->vm->layers;
+    guint above = disk->straddles ? 1 : 0; /* what is above our layers */
+    const struct vm_layer *active = g_ptr_array_index(layers, above), *base;
+
+    if (g_str_has_prefix(active->node, prefix))
+        disk->top = (unsigned)g_ascii_strtoull(active->node + strlen(prefix), NULL, 10);
+    disk->snapshotted = disk->top > 0;
+    disk->files = MAX(disk->files, disk->top); /* the top one may have the disk's name */
+    base = g_ptr_array_index(layers, MIN(above + disk->top, layers->len - 1));
+    disk->based = strcmp(base->node, first) == 0;
+    g_free(disk->base_node);
+    disk->base_node = g_strdup(base->node);
+    look_at_name(disk);
+    disk->by_name = disk->topped && !is_ours(disk, above + 1);
+    g_ptr_array_remove_range(layers, 0, disk->by_name ? 1 : MIN(above + disk->top, layers->len - 1));
+    disk->top -= disk->topped;
+}
+
+static bool look_at_target(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    g_autofree char *node = NULL, *first = live_layer_node(job, disk, 0);
+
+    disk->top = disk->files;
+    disk->snapshotted = disk->created = disk->exchanged = true;
+    disk->based = g_strcmp0(disk->base_node, first) == 0;
+    disk->set_aside = disk->by_exchange;
+    node = live_top_node(job, disk);
+    vm_remove_node(job->vm, node, NULL); /* its file is still open for writing there */
+    return live_describe_base(disk, error);
+}
+
+/* A machine that was started anew has opened what the disk's name leads to: layer `top`, and below it the
+ * others by their names. */
+static bool look_at_names(struct live_disk *disk, GError **error)
+{
+    g_autofree char *first = g_strconcat(disk->name, ".blockmig-0", NULL);
+    GPtrArray *layers = disk->vm->layers;
+
+    for (disk->top = 0; disk->top < layers->len; disk->top++) {
+        const struct vm_layer *layer = g_ptr_array_index(layers, disk->top);
+
+        if (g_strcmp0(layer->filename, first) == 0)
+            break;
+    }
+    if (disk->top == layers->len || disk->top == 0)
+        return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN,
+                             "the machine was started anew while %s was moved, and does not use all of its "
+                             "layers NAME.blockmig-N: none may be removed",
+                             disk->name);
+    disk->by_name = disk->snapshotted = true;
+    disk->files = MAX(disk->files, disk->top);
+    disk->exchanged = true;
+    g_free(disk->base_node);
+    disk->base_node = g_strdup(((struct vm_layer *)g_ptr_array_index(layers, disk->top))->node);
+    return true;
+}
+
+/* The machine's own node: it was never on a layer of ours, or has left them, or was started anew. */
+static bool look_at_own_node(const struct live_job *job, struct live_disk *disk, GError **error)
 {
     const struct vm_layer *active = g_ptr_array_index(disk->vm->layers, 0);
     g_autofree char *prefix = g_strconcat(disk->name, ".blockmig-", NULL);
+    bool any = false;
 
-    if (g_str_has_prefix(active->node, "bm-"))
-        return false;
+    if (disk->target_overlay && g_strcmp0(active->filename, disk->target_overlay) == 0)
+        return blockmig_fail(
+            error, BLOCKMIG_ERROR_REFUSED,
+            "the machine was started anew on %s: stop it, and 'blockmig job resume' finishes "
+            "the move",
+            disk->target_overlay);
     for (guint i = 0; i < disk->vm->layers->len; i++) {
         const struct vm_layer *layer = g_ptr_array_index(disk->vm->layers, i);
 
-        if (layer->filename && g_str_has_prefix(layer->filename, prefix))
-            return true;
+        any |= layer->filename && g_str_has_prefix(layer->filename, prefix);
     }
-    return false;
+    if (any)
+        return look_at_names(disk, error);
+    if (live_has_unmerged(disk))
+        return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN,
+                             "the machine was started anew on %s without the overlays NAME.blockmig-N, which "
+                             "hold what it had written before: none may be removed",
+                             disk->name);
+    look_at_source(job, disk);
+    return true;
 }
 
-/* *pivoted: on which side the machine is; all disks are on one, the guard sees to that. */
+static void note_resized(struct live_job *job, const struct live_disk *disk)
+{
+    if (disk->vm->virtual_size == disk->size || job->resized)
+        return;
+    job->resized = g_strdup_printf("%s was resized from %" PRIu64 " to %" PRIu64 " bytes during the move",
+                                   disk->name, disk->size, disk->vm->virtual_size);
+}
+
+/* Is the disk on `fresh`, and that on something else than `merged`? */
+static bool is_straddling(const struct live_disk *disk, const char *fresh, const char *merged)
+{
+    const GPtrArray *layers = disk->vm->layers;
+
+    return strcmp(disk->vm->node, fresh) == 0 && layers->len > 1 &&
+           strcmp(((const struct vm_layer *)g_ptr_array_index(layers, 1))->node, merged) != 0;
+}
+
+/* *pivoted: on which side the machine is; all disks are on one: the guard, or a transaction, sees to that. */
 static bool look_at_disk(struct live_job *job, const struct journal_disk *saved, bool *pivoted,
                          GError **error)
 {
-    struct live_disk *disk = rebuild(job, saved, error);
+    struct live_disk *disk = live_rebuild(job, saved, error);
     g_autofree char *fresh = disk ? live_new_node(job, disk) : NULL;
     g_autofree char *merged = disk ? live_merged_node(job, disk) : NULL;
 
     if (!disk)
         return false;
-    if (is_restarted(disk)) {
-        g_set_error(
-            error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
-            "the machine was started anew while %s was moved: its layers NAME.blockmig-N are all in use "
-            "and none may be removed",
-            disk->name);
-        return false;
-    }
-    highest_file(disk, &disk->files);
-    disk->settled = strcmp(disk->vm->node, merged) == 0;
-    *pivoted = disk->settled || strcmp(disk->vm->node, fresh) == 0;
-    if (*pivoted)
-        look_at_target(job, disk);
-    else
-        look_at_source(job, disk);
     live_describe_disk(job, disk);
+    note_resized(job, disk);
+    disk->settled = strcmp(disk->vm->node, merged) == 0;
+    disk->straddles = is_straddling(disk, fresh, merged);
+    *pivoted = disk->settled || (!disk->straddles && strcmp(disk->vm->node, fresh) == 0);
+    if (*pivoted)
+        return look_at_target(job, disk, error);
+    if (!is_ours(disk, 0))
+        return look_at_own_node(job, disk, error);
+    look_at_source(job, disk);
     return true;
 }
 
-/* Is anything left of it? */
-static bool has_leftovers(const struct live_job *job, GPtrArray *disks)
+static bool is_settled(const struct live_job *job)
 {
-    for (guint i = 0; i < disks->len; i++) {
-        const struct journal_disk *saved = g_ptr_array_index(disks, i);
-        const struct vm_disk *vm = find_device(job, saved->source_identity);
-        struct live_disk disk = {.name = saved->source};
-        g_autofree char *overlay = g_strconcat(saved->target, ".blockmig-new", NULL);
-        g_autofree char *prefix = g_strdup_printf("bm-%s-%u-s", saved->target_identity, saved->index);
-        unsigned highest;
-
-        if (highest_file(&disk, &highest) || g_file_test(overlay, G_FILE_TEST_EXISTS) ||
-            (vm && vm->node && g_str_has_prefix(vm->node, prefix)))
+    for (guint i = 0; i < job->disks->len; i++)
+        if (live_disk_at(job, i)->settled)
             return true;
-    }
     return false;
 }
 
-static bool look_at_disks(struct live_job *job, const struct journal_job *record, GPtrArray *disks,
-                          GError **error)
+static bool check_way_back(const struct live_job *job, GError **error)
 {
-    bool proved = strcmp(record->phase, "settle") == 0 || strcmp(record->phase, "cleanup") == 0;
+    return !job->give_up || !is_settled(job) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "job %s is settled on the target already: 'blockmig job resume %s' finishes it, and "
+                         "another move brings the disks back",
+                         job->base.record->id, job->base.record->id);
+}
+
+/* What was proved has a receipt, whenever that was. */
+static bool is_proved(GPtrArray *disks)
+{
+    for (guint i = 0; i < disks->len; i++)
+        if (!((const struct journal_disk *)g_ptr_array_index(disks, i))->receipt)
+            return false;
+    return true;
+}
+
+static const char *where_to_go_on(const struct live_job *job, GPtrArray *disks)
+{
+    bool back = job->give_up || job->resized || strcmp(job->base.record->phase, "rollback") == 0;
+
+    for (guint i = 0; i < job->disks->len; i++)
+        back |= live_disk_at(job, i)->straddles;
+    if (job->pivoted)
+        return (is_proved(disks) || is_settled(job)) && !job->give_up ? "settle" : "prove";
+    return back ? "rollback" : "resume";
+}
+
+/* By what the watch wrote down. */
+static bool was_paused_by_others(const GPtrArray *events)
+{
+    bool paused = false;
+
+    for (guint i = 0; i < events->len; i++) {
+        const struct journal_event *event = g_ptr_array_index(events, i);
+
+        if (strcmp(event->text, LIVE_RUNS_AGAIN) == 0)
+            paused = false;
+        else if (strcmp(event->text, LIVE_PAUSED_BY_OTHERS) == 0)
+            paused = true;
+    }
+    return paused;
+}
+
+/* A pause that nobody ended: we were killed, and the guard too. */
+static bool end_pause(struct live_job *job, GError **error)
+{
+    g_autoptr(GPtrArray) events = journal_events(job->base.journal, job->base.record, error);
+    const struct journal_event *last = events && events->len ? events->pdata[events->len - 1] : NULL;
+
+    if (!last || job->description->running || strcmp(job->description->status, "paused") != 0 ||
+        strcmp(last->kind, "intent") != 0 || was_paused_by_others(events))
+        return events != NULL;
+    job_notice(&job->base, "the machine was left standing still: it goes on");
+    return vm_resume(job->vm, NULL, error);
+}
+
+static bool look_at_disks(struct live_job *job, GPtrArray *disks, GError **error)
+{
     bool pivoted = false, first = false;
 
     for (guint i = 0; i < disks->len; i++) {
@@ -211,14 +415,38 @@ static bool look_at_disks(struct live_job *job, const struct journal_job *record
             return false;
         if (i == 0)
             first = pivoted;
-        if (first != pivoted) {
-            g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNCERTAIN,
-                        "job %s: some disks are on the target and some are not", record->id);
-            return false;
-        }
+        if (first != pivoted)
+            return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN,
+                                 "job %s: some disks are on the target and some are not",
+                                 job->base.record->id);
     }
     job->pivoted = pivoted;
-    job->base.go_on_at = !pivoted ? "rollback" : proved ? "settle" : "prove";
+    return true;
+}
+
+/* What ended meanwhile, and what still holds nodes, is put away before anybody looks. */
+static bool look_at_machine(struct live_job *job, GPtrArray *disks, GError **error)
+{
+    if (!vm_end_pivots(job->vm, END_TIMEOUT, error))
+        return false;
+    vm_description_free(job->description);
+    job->description = vm_describe(job->vm, error);
+    if (strcmp(job->base.record->method, method_mirror.name) == 0)
+        job_set_method(&job->base, &method_mirror);
+    return job->description && look_at_disks(job, disks, error) && end_pause(job, error) &&
+           live_unthrottle(job, error);
+}
+
+/* Killed before it did anything, or after it had tidied up. */
+static bool take_up_nothing(struct live_job *job, struct journal_job **record, GError **error)
+{
+    if (!job->wanted)
+        return true;
+    if (!journal_job_claim(job->base.journal, *record, error))
+        return false;
+    job->base.record = g_steal_pointer(record);
+    job->going_back = job->give_up;
+    job->base.go_on_at = job->going_back ? "rollback" : NULL;
     return true;
 }
 
@@ -233,16 +461,33 @@ bool live_recover(struct live_job *job, GError **error)
         return false;
     }
     if (!record)
-        return true;
+        return !job->wanted || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                                             "job %s came to its end: there is nothing to do", job->wanted);
     if (!(disks = journal_disk_list(job->base.journal, record, error)))
         return false;
-    if (disks->len == 0 || !has_leftovers(job, disks))
+    if (disks->len == 0 ||
+        !(has_leftovers(job, record, disks) || (job->vm && live_is_throttled(job, record))))
+        return take_up_nothing(job, &record, error);
+    if (!check_request(job, record, error))
+        return false;
+    job_notice(&job->base, "job %s of this machine was %s in its phase \"%s\"", record->id,
+               g_strcmp0(record->result, "parked") == 0 ? "parked" : "interrupted", record->phase);
+    if (job->base.dry_run) {
+        job_plan(&job->base, "the same command goes on with job %s, from its phase \"%s\"", record->id,
+                 record->phase);
+        job->base.go_on_at = "resume";
         return true;
-    job_notice(&job->base, "job %s of this machine was interrupted in its phase \"%s\"", record->id,
-               record->phase);
-    if (job->base.dry_run || !journal_job_claim(job->base.journal, record, error))
-        return job->base.dry_run;
+    }
+    if (!journal_job_claim(job->base.journal, record, error))
+        return false;
     job->base.record = g_steal_pointer(&record);
     job->base.report->resumed = job->interrupted = true;
-    return look_at_disks(job, job->base.record, disks, error);
+    if (job->vm && are_unplugged(job, disks))
+        g_clear_pointer(&job->vm, vm_close);
+    if (!(job->vm ? look_at_machine(job, disks, error) : live_look_offline(job, disks, error)) ||
+        !check_way_back(job, error))
+        return false;
+    job->base.go_on_at = where_to_go_on(job, disks);
+    job->going_back = strcmp(job->base.go_on_at, "rollback") == 0;
+    return true;
 }

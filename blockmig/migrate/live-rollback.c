@@ -3,32 +3,35 @@
  * Rollback: the overlays are committed live into the source, names and files are as they were before; and
  * failing back, which brings a machine that was switched already to where rollback can begin.
  */
-#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/live-watch.h"
 #include "blockmig/storage/file.h"
 
 #include <errno.h>
 #include <glib/gstdio.h>
+#include <string.h>
 
 #define WAIT          1000
 #define COMPLETE      60000
 #define PIVOT_TIMEOUT 5000
+#define PATIENCE      60 /* s, with a job of somebody else that is in the way */
 
 static void job_name(const struct live_disk *disk, char name[32])
 {
     g_snprintf(name, 32, "blockmig-rollback-%u", disk->index);
 }
 
-/* Nothing of the source may be locked by us while the hypervisor writes to it again. */
+/* Nothing of the source may be locked by us while the hypervisor writes to it again.  Of a disk that an
+ * earlier run took back the job's end may be left. */
 static bool start_commit(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    g_autofree char *active = live_top_node(job, disk), *base = live_base_node(job, disk);
+    g_autofree char *active = live_active_node(job, disk), *base = live_base_node(job, disk);
     bool there;
     char name[32];
 
     g_clear_pointer(&disk->base, chain_close);
-    if (!disk->snapshotted)
-        return true;
     job_name(disk, name);
+    if (!disk->snapshotted)
+        return vm_job_cancel(job->vm, name, COMPLETE, error);
     if (!live_has_job(job, name, &there, error))
         return false;
     if (there)
@@ -51,50 +54,59 @@ static bool wait_for(struct live_job *job, struct live_disk *disk, enum vm_job_s
     return true;
 }
 
-/* The machine stands still from before the hypervisor leaves the overlay until the name is the base's again,
- * so at every instant the name leads to all that was written. */
 static bool complete(struct live_job *job, struct live_disk *disk, GError **error)
 {
     char name[32];
 
-    if (!disk->snapshotted)
-        return true;
     job_name(disk, name);
     return vm_job_complete(job->vm, name, error) && wait_for(job, disk, VM_JOB_DONE, error);
 }
 
-static bool restore_name(struct live_disk *disk, GError **error)
+/* The machine has left its overlays for good: nobody writes to them any more. */
+static bool note_left(const struct live_disk *disk, GError **error)
 {
-    return !disk->exchanged || live_layer_return_name(disk, 1, error);
+    g_autofree char *top = live_layer_path(disk, disk->top);
+
+    return live_mark_merged(top, error) &&
+           (!disk->straddles || live_mark_merged(disk->target_overlay, error));
 }
 
-static bool leave_overlays(struct live_job *job, GError **error)
+/* From before the hypervisor leaves the overlay until the base has the name again, it leads nowhere: the
+ * machine runs on, and only the hypervisor knows which of them is the truth. */
+static bool leave_overlay(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    bool ok = live_pause(job, live_top_node, live_base_node, NULL, error) && live_pause_merged(job, error);
-
-    for (guint i = 0; ok && i < job->disks->len; i++)
-        ok = complete(job, live_disk_at(job, i), error) && restore_name(live_disk_at(job, i), error);
-    return live_resume(job, NULL, ok ? error : NULL) && ok;
+    if (!disk->snapshotted)
+        return live_layer_restore_name(disk, error);
+    if (disk->exchanged && !live_layer_set_aside(disk, true, error))
+        return false;
+    if (job_event(&job->base, "intent", error, LIVE_LEAVE "%s", disk->name) && complete(job, disk, error))
+        return note_left(disk, error) && live_layer_restore_name(disk, error);
+    if (!disk->straddles)
+        live_layer_set_aside(disk, false, NULL);
+    return false;
 }
 
-/* By exchange what had the disk's name stands as NAME.blockmig-0 now; the base must not be there any more. */
-static void forget_overlays(struct live_job *job, struct live_disk *disk)
+/* Its end was perhaps never looked at, and its nodes are busy until then. */
+static void forget_job(struct live_job *job, struct live_disk *disk)
 {
-    for (unsigned layer = disk->files; layer > 0; layer--) {
+    char name[32];
+
+    job_name(disk, name);
+    vm_job_cancel(job->vm, name, COMPLETE, NULL);
+}
+
+static void forget_nodes(struct live_job *job, struct live_disk *disk)
+{
+    g_autofree char *overlay = live_new_node(job, disk), *merged = live_merged_node(job, disk);
+
+    vm_remove_node(job->vm, overlay, NULL);
+    vm_remove_node(job->vm, merged, NULL);
+    disk->straddles = false;
+    for (unsigned layer = disk->files + 1; layer > 0; layer--) {
         g_autofree char *node = live_layer_node(job, disk, layer);
 
         vm_remove_node(job->vm, node, NULL);
     }
-    if (!g_file_test(disk->name, G_FILE_TEST_EXISTS) || live_is_overlay(disk, disk->name)) {
-        job_notice(&job->base, "%s is not what it was before: all beside it is kept", disk->name);
-        return;
-    }
-    for (unsigned n = disk->by_exchange ? 0 : 1; n <= disk->files; n++) {
-        g_autofree char *path = g_strdup_printf("%s.blockmig-%u", disk->name, n);
-
-        g_unlink(path);
-    }
-    storage_file_sync_directory(disk->name, NULL);
 }
 
 static void remove_target(struct live_disk *disk)
@@ -109,60 +121,111 @@ static void remove_target(struct live_disk *disk)
     disk->created = disk->overlay_created = false;
 }
 
-static bool any_snapshotted(const struct live_job *job)
-{
-    for (guint i = 0; i < job->disks->len; i++)
-        if (live_disk_at(job, i)->snapshotted)
-            return true;
-    return false;
-}
-
+/* A disk that cannot go back keeps no other from it. */
 static bool leave_all(struct live_job *job, GError **error)
 {
+    GError *first = NULL;
+
     for (guint i = 0; i < job->disks->len; i++)
-        if (!live_layer_set_aside(live_disk_at(job, i), false, error) ||
-            !start_commit(job, live_disk_at(job, i), error))
+        if (!start_commit(job, live_disk_at(job, i), error))
             return false;
-    if (!any_snapshotted(job)) {
-        for (guint i = 0; i < job->disks->len; i++)
-            if (!restore_name(live_disk_at(job, i), error))
-                return false;
-        return true;
-    }
     for (guint i = 0; i < job->disks->len; i++)
         if (!wait_for(job, live_disk_at(job, i), VM_JOB_READY, error))
             return false;
-    return leave_overlays(job, error);
+    for (guint i = 0; i < job->disks->len; i++)
+        leave_overlay(job, live_disk_at(job, i), first ? NULL : &first);
+    if (first)
+        g_propagate_error(error, first);
+    return !first;
+}
+
+/* Nothing may be touched by who cannot see what the machine does with it.  What is told then; NULL: it can be
+ * seen. */
+static const char *out_of_reach(const struct live_job *job)
+{
+    if (live_watch_lost(job))
+        return "nothing more was touched: the overlays and the target are kept, and the disk's name leads to "
+               "what the machine wrote or to nothing";
+    if (job->uncertain || g_error_matches(live_watch_trouble(job), BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNCERTAIN))
+        return "it is not known on which disk the machine runs: everything is kept";
+    return NULL;
+}
+
+/* The reason of the failure is known already, but for a run that only came to roll back. */
+static bool leave_untouched(struct live_job *job, const char *advice, GError **error)
+{
+    const GError *trouble = live_watch_trouble(job);
+
+    g_free(job->base.report->advice);
+    job->base.report->advice = g_strdup(advice);
+    if (job->interrupted && trouble)
+        g_propagate_error(error, g_error_copy(trouble));
+    return !job->interrupted || !trouble;
+}
+
+/* The machine stopped itself when its overlay met the end of the datastore; now there is room, and the write
+ * that waits is done again. */
+static void feed(struct live_job *job)
+{
+    g_autofree char *status = NULL;
+    bool running = true;
+
+    if (vm_status(job->vm, &running, &status, NULL) && !running && g_strcmp0(status, "io-error") == 0 &&
+        vm_resume(job->vm, NULL, NULL))
+        live_watch_say(job, "there is room again: the machine goes on");
+}
+
+/* Of a job that was interrupted and only had to be rolled back. */
+static bool tell_end(const struct live_job *job, GError **error)
+{
+    return blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED,
+                         "%s%sjob %s was interrupted before the switch; it is rolled back",
+                         job->resized ? job->resized : "", job->resized ? ": " : "", job->base.record->id);
+}
+
+/* A machine that does not answer is left alone: what it has open must not change. */
+static bool leave(struct live_job *job, GError **error)
+{
+    bool running;
+
+    if (!vm_status(job->vm, &running, NULL, error))
+        return false;
+    if (job->paused && !live_resume(job, NULL, error))
+        return false;
+    if (!live_wait_for_others(job, PATIENCE, error) || !live_put_in_order(job, error) ||
+        !leave_all(job, error) || !live_unthrottle(job, error))
+        return false;
+    if (live_watch_starved(job))
+        feed(job);
+    for (guint i = 0; i < job->disks->len; i++) {
+        forget_job(job, live_disk_at(job, i));
+        forget_nodes(job, live_disk_at(job, i));
+        live_layers_forget(job, live_disk_at(job, i));
+    }
+    return true;
 }
 
 bool live_rollback(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
+    const char *advice;
 
-    if (job->uncertain) {
-        base->report->advice = g_strdup("it is not known on which disk the machine runs: everything is kept");
-        return true;
-    }
+    live_watch_now(job, NULL);
+    advice = out_of_reach(job);
+    if (advice)
+        return leave_untouched(job, advice, error);
     if (job->pivoted)
         return true; /* the reason was told */
-    if (job->paused && !live_resume(job, NULL, error))
+    if (!(job->vm ? leave(job, error) : live_leave_offline(job, error)))
         return false;
-    if (!leave_all(job, error))
-        return false;
-    for (guint i = 0; i < job->disks->len; i++) {
-        forget_overlays(job, live_disk_at(job, i));
+    for (guint i = 0; i < job->disks->len; i++)
         remove_target(live_disk_at(job, i));
-    }
-    if (job->interrupted) {
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED,
-                    "job %s was interrupted before the switch; it is rolled back", base->record->id);
-        base->report->advice = g_strdup("the machine runs on the source as before: run the command again");
-        return false;
-    }
     if (!base->report->advice)
         base->report->advice =
-            g_strdup("the machine runs on the source as before; nothing is left of the move");
-    return true;
+            g_strdup(job->vm ? "the machine runs on the source as before; nothing is left of the move"
+                             : "the disk has its name again and all that the machine wrote; nothing is left "
+                               "of the move");
+    return !job->going_back || tell_end(job, error);
 }
 
 /* ---- back from the target ------------------------------------------------------------------------- */
@@ -170,7 +233,8 @@ bool live_rollback(struct job *base, GError **error)
 static bool reopen_top(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *path = live_layer_path(disk, disk->top), *node = live_top_node(job, disk);
-    g_autofree char *below = live_layer_node(job, disk, disk->top - 1);
+    g_autofree char *below =
+        disk->top > 1 ? live_layer_node(job, disk, disk->top - 1) : live_base_node(job, disk);
 
     return live_add_node(job, disk, node, path, format_qcow2.name, below, true, error);
 }
@@ -242,7 +306,7 @@ static void after_return(struct live_job *job, struct live_disk *disk)
 
 bool live_fail_back(struct live_job *job, GError **error)
 {
-    bool ok = job_event(&job->base, "intent", error, "bring the machine back to the source");
+    bool ok = job_event(&job->base, "intent", error, LIVE_RETURN);
 
     for (guint i = 0; ok && i < job->disks->len; i++)
         ok = reopen_top(job, live_disk_at(job, i), error) && create_next(job, live_disk_at(job, i), error);
@@ -254,5 +318,5 @@ bool live_fail_back(struct live_job *job, GError **error)
         return false;
     for (guint i = 0; i < job->disks->len; i++)
         after_return(job, live_disk_at(job, i));
-    return job_event(&job->base, "result", error, "the machine runs on the source again");
+    return job_event(&job->base, "result", error, LIVE_RETURNED);
 }

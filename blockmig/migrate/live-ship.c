@@ -10,6 +10,11 @@ static bool is_over(void *opaque)
     return g_atomic_int_get(&job->given_up) || (!job->paused && live_is_cancelled(job, NULL));
 }
 
+static void progress(void *opaque, const struct copy_counters *counters)
+{
+    live_progress(opaque, counters);
+}
+
 static void add_counters(struct disk_report *report, const struct copy_counters *more)
 {
     report->counters.bytes_read += more->bytes_read;
@@ -22,14 +27,16 @@ static void add_counters(struct disk_report *report, const struct copy_counters 
 bool live_ship(struct live_job *job, struct live_disk *disk, struct chain *overlay, struct image *target,
                struct live_shipment *shipment, GError **error)
 {
-    struct copy_options options = {
-        .read_back = job->request->verify != VERIFY_NONE, .patch = true, .cancelled = is_over, .opaque = job};
-    g_autoptr(throttle_t) throttle = job->paused ? NULL : throttle_new(job->request->bandwidth);
+    struct copy_options options = {.read_back = job->request->verify != VERIFY_NONE,
+                                   .patch = true,
+                                   .cancelled = is_over,
+                                   .progress = progress,
+                                   .opaque = job};
     struct copy_result result = {0};
     int64_t begin = g_get_monotonic_time();
     bool ok;
 
-    options.throttle = throttle;
+    options.throttle = job->paused ? NULL : job->throttle;
     target->reads_zero = false; /* there is data already: zeros have to be written */
     ok = copy_run(overlay, target, &options, &result, error);
     shipment->bytes += result.counters.bytes_written;

@@ -16,7 +16,7 @@
 
 bool live_save_disk(struct live_job *job, const struct live_disk *disk, GError **error)
 {
-    g_autofree char *tag = g_strdup_printf("%08x", job->tag);
+    g_autofree char *tag = g_strdup_printf("%08x", job->tag), *base = live_base_node(job, disk);
     struct journal_disk record = {.index = disk->index,
                                   .source = disk->name,
                                   .target = disk->target_path,
@@ -25,7 +25,9 @@ bool live_save_disk(struct live_job *job, const struct live_disk *disk, GError *
                                   .source_identity = disk->vm->qdev,
                                   .target_identity = tag,
                                   .size = disk->size,
-                                  .receipt = disk->report->receipt};
+                                  .receipt = disk->report->receipt,
+                                  .frozen = disk->frozen,
+                                  .base_node = base};
 
     return journal_disk_save(job->base.journal, job->base.record, &record, error);
 }
@@ -39,35 +41,47 @@ static bool create_overlays(struct live_job *job, GError **error)
     return true;
 }
 
-/* In one transaction: overlay `top + 1` of every disk. */
-static bool add_overlays(struct live_job *job, GError **error)
+bool live_overlays_add(struct live_job *job, live_node_fn below, live_node_fn node, live_path_fn path,
+                       GError **error)
 {
-    unsigned count = job->disks->len;
+    unsigned count = job->disks->len, open = 0;
     g_autofree struct vm_snapshot *snapshots = g_new0(struct vm_snapshot, count);
     g_autofree int *files = g_new(int, count);
     g_autoptr(GPtrArray) strings = g_ptr_array_new_with_free_func(g_free);
-    unsigned open = 0;
     bool ok = true;
 
-    for (unsigned i = 0; ok && i < count; i++) {
-        struct live_disk *disk = live_disk_at(job, i);
-        char *path = live_layer_path(disk, disk->top + 1);
-        char *below = disk->top ? live_top_node(job, disk) : live_base_node(job, disk);
-        char *node = live_next_node(job, disk);
+    for (; ok && open < count; open += ok) {
+        struct live_disk *disk = live_disk_at(job, open);
+        char *under = below(job, disk), *name = node(job, disk), *file = path(disk);
 
-        g_ptr_array_add(strings, path);
-        g_ptr_array_add(strings, below);
-        g_ptr_array_add(strings, node);
-        files[i] = live_descriptor(path, error);
-        ok = files[i] >= 0;
-        open += ok;
-        snapshots[i].node = below;
-        snapshots[i].overlay = live_node(disk, node, path, format_qcow2.name, NULL, &files[i], false);
+        g_ptr_array_add(strings, under);
+        g_ptr_array_add(strings, name);
+        g_ptr_array_add(strings, file);
+        files[open] = live_descriptor(file, error);
+        ok = files[open] >= 0;
+        snapshots[open].node = under;
+        snapshots[open].overlay = live_node(disk, name, file, format_qcow2.name, NULL, &files[open], false);
     }
     ok = ok && vm_snapshot(job->vm, snapshots, count, error);
-    for (unsigned i = 0; i < open; i++)
-        close(files[i]);
-    if (!ok)
+    while (open-- > 0)
+        close(files[open]);
+    return ok;
+}
+
+static char *present_node(const struct live_job *job, const struct live_disk *disk)
+{
+    return disk->top ? live_top_node(job, disk) : live_base_node(job, disk);
+}
+
+static char *next_path(const struct live_disk *disk)
+{
+    return live_layer_path(disk, disk->top + 1);
+}
+
+/* Overlay `top + 1` of every disk. */
+static bool add_overlays(struct live_job *job, GError **error)
+{
+    if (!live_overlays_add(job, present_node, live_next_node, next_path, error))
         return false;
     job->pace.layered = g_get_monotonic_time();
     for (guint i = 0; i < job->disks->len; i++) {
@@ -180,17 +194,27 @@ static bool hold_files(struct live_job *job)
     return true;
 }
 
+static bool layer_first(struct live_job *job, GError **error)
+{
+    if (!hold_files(job))
+        return layer_stopped(job, error);
+    return layer_running(job, error) &&
+           job_event(&job->base, "result", error, "overlays are on; the machine ran on");
+}
+
 bool live_snapshot(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
+    bool ok;
 
     if (!create_overlays(job, error) ||
         !job_event(base, "intent", error, "overlays over %u disks", job->disks->len))
         return false;
-    if (!hold_files(job))
-        return layer_stopped(job, error);
-    return layer_running(job, error) &&
-           job_event(base, "result", error, "overlays are on; the machine ran on");
+    if (!live_freeze(job, error))
+        return false;
+    ok = layer_first(job, error) && live_held(job, error);
+    live_thaw(job, &base->report->snapshot_frozen_ms);
+    return ok;
 }
 
 bool live_layers_add(struct live_job *job, GError **error)

@@ -7,15 +7,16 @@
  * the disk's name away from the source, so that nobody can boot what is about to become stale; pivot; resume.
  * Whatever fails before the pivot is undone and the machine goes on where it was.
  */
-#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/live-watch.h"
 #include "blockmig/storage/file.h"
 
+#include <errno.h>
 #include <glib/gstdio.h>
 #include <unistd.h>
 
 #define PIVOT_TIMEOUT 5000 /* ms */
 
-static bool hand_over(struct live_job *job, struct live_disk *disk, GError **error)
+bool live_hand_over(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *merged = live_merged_node(job, disk);
     int fd = live_descriptor(disk->target_path, error);
@@ -37,7 +38,7 @@ static bool add_target(struct live_job *job, struct live_disk *disk, GError **er
     g_autofree char *overlay = live_new_node(job, disk);
 
     return live_add_node(job, disk, overlay, disk->target_overlay, format_qcow2.name, NULL, false, error) &&
-           hand_over(job, disk, error);
+           live_hand_over(job, disk, error);
 }
 
 static bool prepare(struct live_job *job, GError **error)
@@ -55,8 +56,7 @@ static bool prepare(struct live_job *job, GError **error)
     return job_event(&job->base, "intent", error, "switch %u disks to the target", job->disks->len);
 }
 
-/* Closes the target: the hypervisor is to open it next. */
-static bool ship_last(struct live_job *job, struct live_disk *disk, GError **error)
+bool live_ship_last(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *path = live_layer_path(disk, disk->top);
     g_autoptr(chain_t) overlay = live_open_overlay(path, FILE_NO_LOCK, error);
@@ -64,19 +64,26 @@ static bool ship_last(struct live_job *job, struct live_disk *disk, GError **err
 
     if (!overlay || !live_ship(job, disk, overlay, disk->target, &shipment, error))
         return false;
-    disk->report->bytes_in_pause = shipment.bytes;
+    disk->report->bytes_in_pause = job->paused ? shipment.bytes : 0;
     g_clear_pointer(&disk->target, image_close);
     return true;
+}
+
+bool live_open_merged(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    g_autofree char *merged = live_merged_node(job, disk);
+    const int closed = -1;
+    struct vm_node node = live_node(disk, merged, disk->target_path, disk->format->name, NULL, &closed, true);
+
+    node.handed_over = disk->handed_over;
+    return vm_add_node(job->vm, &node, error);
 }
 
 static bool add_merged(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *merged = live_merged_node(job, disk), *overlay = live_new_node(job, disk);
-    const int closed = -1;
-    struct vm_node node = live_node(disk, merged, disk->target_path, disk->format->name, NULL, &closed, true);
 
-    node.handed_over = disk->handed_over;
-    return vm_add_node(job->vm, &node, error) && live_set_backing(job, disk, overlay, merged, error);
+    return live_open_merged(job, disk, error) && live_set_backing(job, disk, overlay, merged, error);
 }
 
 static void remove_target(struct live_job *job, struct live_disk *disk)
@@ -120,7 +127,7 @@ static bool ship_all(struct live_job *job, GError **error)
     bool ok = true;
 
     for (guint i = 0; ok && i < job->disks->len; i++)
-        ok = ship_last(job, live_disk_at(job, i), error);
+        ok = live_ship_last(job, live_disk_at(job, i), error);
     ok &= live_limit_end(limit, error);
     live_step(job, "ship");
     return ok;
@@ -149,12 +156,12 @@ static void undo(struct live_job *job)
     for (guint i = 0; i < job->disks->len; i++)
         live_layer_set_aside(live_disk_at(job, i), false, NULL);
     live_resume(job, NULL, NULL);
+    live_thaw(job, NULL);
     for (guint i = 0; i < job->disks->len; i++)
         remove_target(job, live_disk_at(job, i));
 }
 
-/* A top layer that nobody uses is still open for writing in the hypervisor until it is closed. */
-static void close_top(struct live_job *job, struct live_disk *disk)
+void live_close_top(struct live_job *job, struct live_disk *disk)
 {
     g_autofree char *node = live_top_node(job, disk);
     g_autoptr(GError) local = NULL;
@@ -163,30 +170,77 @@ static void close_top(struct live_job *job, struct live_disk *disk)
         job_notice(&job->base, "%s", local->message);
 }
 
+/* What the guest writes when it is frozen is shipped while it still runs. */
+static bool quiesce(struct live_job *job, GError **error)
+{
+    return live_freeze(job, error) && (!job->frozen || live_pass(job, error));
+}
+
+/* What was shipped in the pause is shipped once more. */
+static bool reopen_target(struct live_disk *disk, GError **error)
+{
+    struct storage *storage;
+
+    if (g_unlink(disk->target_overlay) < 0 && errno != ENOENT)
+        return blockmig_set_errno(error, errno, "removing %s", disk->target_overlay);
+    if (disk->target)
+        return true;
+    storage = storage_file_open(disk->target_path, FILE_WRITE, NULL, NULL, error);
+    disk->target = storage ? image_open(storage, disk->format, true, error) : NULL;
+    if (disk->target && disk->target->cluster_size < 4096)
+        storage_file_avoid_direct(disk->target->storage);
+    return disk->target != NULL;
+}
+
+/* The machine runs where it was.  Was the pause too long, and is there another way? */
+static bool go_without_pause(struct live_job *job, GError *failure, GError **error)
+{
+    g_autofree char *reason = g_strdup(failure->message);
+
+    if (job->uncertain || job->request->on_busy != BUSY_MIRROR ||
+        !g_error_matches(failure, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED)) {
+        g_propagate_error(error, failure);
+        return false;
+    }
+    g_error_free(failure);
+    for (guint i = 0; i < job->disks->len; i++)
+        if (!reopen_target(live_disk_at(job, i), error))
+            return false;
+    live_choose_mirror(job, reason);
+    job->base.go_on_at = "straddle";
+    return true;
+}
+
 bool live_switchover(struct job *base, GError **error)
 {
     struct live_job *job = live_of(base);
     int64_t stopped = 0, resumed = 0;
+    GError *failure = NULL;
 
-    if (live_is_cancelled(job, error))
+    if (!live_watch_now(job, error) || live_is_cancelled(job, error) ||
+        !live_wait_for_others(job, 0, error) || !live_space_allows_switch(job, error))
         return false;
-    if (!prepare(job, error)) {
+    if (!quiesce(job, error) || !prepare(job, error)) {
         undo(job);
         return false;
     }
-    if (!live_pause(job, live_top_node, live_new_node, &stopped, error) || !switch_disks(job, error)) {
+    if (!live_pause(job, live_top_node, live_new_node, &stopped, &failure) || !live_held(job, &failure) ||
+        !switch_disks(job, &failure)) {
         undo(job);
-        return false;
+        return go_without_pause(job, failure, error);
     }
     job->pivoted = true;
     if (!live_resume(job, &resumed, error)) {
         job->uncertain = true;
         return false;
     }
+    live_thaw(job, &base->report->frozen_ms);
     if (stopped && resumed)
         base->report->pause_ms = (double)(resumed - stopped) / 1000;
+    live_tell(job, "the machine runs on the target");
     for (guint i = 0; i < job->disks->len; i++)
-        close_top(job, live_disk_at(job, i));
-    return job_event(base, "result", error, "the machine runs on the target after %.1f ms (%s)",
+        live_close_top(job, live_disk_at(job, i));
+    return live_unthrottle(job, error) &&
+           job_event(base, "result", error, "the machine runs on the target after %.1f ms (%s)",
                      base->report->pause_ms, job->steps->str);
 }

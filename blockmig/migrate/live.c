@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Moves of running machines from the outside, and what every phase of them needs. */
-#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/live-watch.h"
 
 #include <sched.h>
 
@@ -20,17 +20,28 @@ void live_describe(const struct job *base, struct journal_job *record)
 char *live_advise(const struct job *base, const GError *error)
 {
     const struct live_job *job = (const struct live_job *)base;
+    const char *id = base->record->id;
 
-    if (!job->pivoted)
-        return NULL;
-    return g_strdup("the machine runs on the target, which was proved; run the same command again to finish");
+    if (job->pivoted)
+        return g_strdup("the machine runs on the target, which was proved; run the same command again to "
+                        "finish");
+    if (g_error_matches(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNREACHABLE) ||
+        g_error_matches(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNCERTAIN))
+        return g_strdup_printf("nothing was changed any more: all that the machine wrote is in its overlays. "
+                               "Once it answers, or is off: 'blockmig job resume %s' goes on, 'blockmig job "
+                               "cancel %s' rolls back",
+                               id, id);
+    return g_strdup_printf("the machine runs on, and what was copied is kept: 'blockmig job resume %s' goes "
+                           "on, 'blockmig job cancel %s' rolls back",
+                           id, id);
 }
 
 void live_disk_free(struct live_disk *disk)
 {
     chain_close(disk->base);
     image_close(disk->target);
-    digest_table_free(disk->digests);
+    checkpoint_clear(&disk->done);
+    g_free(disk->frozen);
     g_clear_pointer(&disk->options, g_hash_table_unref);
     g_free(disk->name);
     g_free(disk->base_node);
@@ -40,28 +51,57 @@ void live_disk_free(struct live_disk *disk)
     g_free(disk);
 }
 
+static struct job_report *run(struct live_job *job, const struct job_listener *listener, GError **error)
+{
+    struct job *base = &job->base;
+
+    base->method = live_choose_method(job->request);
+    base->listener = listener;
+    base->report = job_report_new();
+    base->report->command = "move";
+    base->report->verified = job->request->verify;
+    base->report->max_pause_ms = job->request->max_pause;
+    job->watch = live_watch_new();
+    job->throttle = throttle_new(job->request->bandwidth);
+    job->tag = g_random_int();
+    job->steps = g_string_new(NULL);
+    job->disks = g_ptr_array_new_with_free_func((GDestroyNotify)live_disk_free);
+    job_run(base, job->request->state_dir, error);
+    g_ptr_array_unref(job->disks);
+    g_string_free(job->steps, true);
+    g_free(job->resized);
+    vm_description_free(job->description);
+    guard_stop(job->guard);
+    vm_close(job->vm);
+    live_watch_free(job->watch);
+    throttle_free(job->throttle);
+    job_clear(base);
+    return base->report;
+}
+
 struct job_report *move_job_run(const struct move_request *request, const struct job_listener *listener,
                                 bool dry_run, GError **error)
 {
-    struct live_job job = {.base = {.method = &method_storage,
-                                    .listener = listener,
-                                    .dry_run = dry_run,
-                                    .report = job_report_new()},
-                           .request = request,
-                           .tag = g_random_int(),
-                           .steps = g_string_new(NULL)};
+    return run(&(struct live_job){.request = request, .base.dry_run = dry_run}, listener, error);
+}
 
-    job.base.report->command = "move";
-    job.base.report->verified = request->verify;
-    job.disks = g_ptr_array_new_with_free_func((GDestroyNotify)live_disk_free);
-    job_run(&job.base, request->state_dir, error);
-    g_ptr_array_unref(job.disks);
-    g_string_free(job.steps, true);
-    vm_description_free(job.description);
-    guard_stop(job.guard);
-    vm_close(job.vm);
-    job_clear(&job.base);
-    return job.base.report;
+struct job_report *move_job_resume(const struct move_request *request, const char *id,
+                                   const struct job_listener *listener, GError **error)
+{
+    return run(&(struct live_job){.request = request, .wanted = id}, listener, error);
+}
+
+struct job_report *move_job_cancel(const struct move_request *request, const char *id,
+                                   const struct job_listener *listener, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+    struct job_report *report =
+        run(&(struct live_job){.request = request, .wanted = id, .give_up = true}, listener, &local);
+
+    /* That it was rolled back is what was asked for. */
+    if (local && !g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED))
+        g_propagate_error(error, g_steal_pointer(&local));
+    return report;
 }
 
 /* After the pivot nothing is cancelled: what is begun there ends on the target. */
@@ -70,15 +110,51 @@ static bool cancelled(void *opaque)
     const struct live_job *job = opaque;
     const struct job_listener *listener = job->base.listener;
 
-    return !job->pivoted && listener->cancelled && listener->cancelled(listener->opaque);
+    return !live_watch(job) ||
+           (!job->pivoted && listener->cancelled && listener->cancelled(listener->opaque));
 }
 
 bool live_is_cancelled(const struct live_job *job, GError **error)
 {
+    const GError *trouble;
+
     if (!cancelled((void *)job))
         return false;
-    g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED, "cancelled");
+    trouble = live_watch_trouble(job);
+    if (trouble)
+        g_propagate_error(error, g_error_copy(trouble));
+    else
+        g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED, "cancelled");
     return true;
+}
+
+/* A copy that the watch ended knows only that it was cancelled. */
+void live_explain(const struct job *base, GError **error)
+{
+    const GError *trouble = live_watch_trouble((const struct live_job *)base);
+
+    if (!trouble || !g_error_matches(*error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED))
+        return;
+    g_clear_error(error);
+    g_propagate_error(error, g_error_copy(trouble));
+}
+
+/* While the base is copied nothing was shipped yet: then the growth of the overlays tells what is written. */
+static void tell_pace(const struct live_job *job)
+{
+    const struct job_listener *listener = job->base.listener;
+    struct job_report *report = job->base.report;
+    struct job_pace pace = {.pass = report->passes,
+                            .dirty_rate = report->dirty_rate,
+                            .ship_rate = report->ship_rate,
+                            .forecast_ms = report->pause_forecast_ms,
+                            .limit_ms = report->max_pause_ms,
+                            .pause_ms = report->pause_ms};
+
+    if (report->passes == 1)
+        pace.dirty_rate = live_watch_dirty_rate(job);
+    if (listener->pace)
+        listener->pace(listener->opaque, &pace);
 }
 
 static void progress(void *opaque, const struct copy_counters *counters)
@@ -86,8 +162,16 @@ static void progress(void *opaque, const struct copy_counters *counters)
     const struct live_job *job = opaque;
     const struct job_listener *listener = job->base.listener;
 
-    if (listener->progress && !job->paused)
+    if (job->paused)
+        return;
+    tell_pace(job);
+    if (listener->progress)
         listener->progress(listener->opaque, job->base.report->phase, counters);
+}
+
+void live_progress(const struct live_job *job, const struct copy_counters *counters)
+{
+    progress((void *)job, counters);
 }
 
 void live_copy_options(const struct live_job *job, struct copy_options *options)
@@ -107,6 +191,7 @@ void live_tell(const struct live_job *job, const char *format, ...)
     va_start(args, format);
     text = g_strdup_vprintf(format, args);
     va_end(args);
+    tell_pace(job);
     if (listener->phase)
         listener->phase(listener->opaque, job->base.report->phase, text);
 }
@@ -117,14 +202,29 @@ static unsigned guard_limit(const struct live_job *job)
     return 2 * job->request->max_pause + GUARD_GRACE;
 }
 
+/* A guard that has died protects nobody: there must be another before the machine is stopped or frozen. */
+bool live_guard(struct live_job *job, GError **error)
+{
+    g_autofree char *log = g_build_filename(journal_directory(job->base.journal), "guard.log", NULL);
+
+    if (!job->guard)
+        job->guard = guard_start(job->vm, log, error);
+    return job->guard != NULL;
+}
+
+static bool arm_guard(struct live_job *job, const struct guard_device *devices, GError **error)
+{
+    if (job->guard && guard_arm(job->guard, devices, job->disks->len, guard_limit(job), NULL))
+        return true;
+    g_clear_pointer(&job->guard, guard_stop);
+    return live_guard(job, error) && guard_arm(job->guard, devices, job->disks->len, guard_limit(job), error);
+}
+
 static bool arm(struct live_job *job, live_node_fn from, live_node_fn to, GError **error)
 {
     g_autofree struct guard_device *devices = g_new0(struct guard_device, job->disks->len);
-    g_autofree char *log = g_build_filename(journal_directory(job->base.journal), "guard.log", NULL);
     g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
 
-    if (!job->guard && !(job->guard = guard_start(job->vm, log, error)))
-        return false;
     for (guint i = 0; i < job->disks->len; i++) {
         const struct live_disk *disk = live_disk_at(job, i);
 
@@ -133,7 +233,7 @@ static bool arm(struct live_job *job, live_node_fn from, live_node_fn to, GError
         g_ptr_array_add(names, (char *)devices[i].from);
         g_ptr_array_add(names, (char *)devices[i].to);
     }
-    return guard_arm(job->guard, devices, job->disks->len, guard_limit(job), error);
+    return arm_guard(job, devices, error);
 }
 
 /* While the machine stands still nothing on this host is more urgent than this thread and those that it
@@ -147,16 +247,24 @@ static void be_urgent(bool urgent)
 
 bool live_pause(struct live_job *job, live_node_fn from, live_node_fn to, int64_t *time, GError **error)
 {
+    int64_t stopped = 0;
+
     if (!arm(job, from, to, error))
         return false;
     job->paused = true;
+    job->stays = false;
     be_urgent(true);
     g_string_truncate(job->steps, 0);
     job->pause_begin = job->step_begin = g_get_monotonic_time();
-    if (!vm_pause(job->vm, PAUSE_TIMEOUT, time, error))
+    if (time)
+        *time = 0;
+    if (!vm_pause(job->vm, PAUSE_TIMEOUT, &stopped, error))
         return false;
     live_step(job, "stop");
-    return true;
+    if (time)
+        *time = stopped;
+    job->stays = !stopped;
+    return !job->stays || guard_stay(job->guard, error);
 }
 
 void live_step(struct live_job *job, const char *name)
@@ -168,8 +276,15 @@ void live_step(struct live_job *job, const char *name)
     job->step_begin = now;
 }
 
+/* One question more in the pause: what a machine that somebody resumed wrote since would be lost. */
 bool live_pause_merged(struct live_job *job, GError **error)
 {
+    bool running;
+
+    if (!vm_status(job->vm, &running, NULL, error))
+        return false;
+    if (running)
+        return blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED, "somebody resumed the machine in the pause");
     return guard_merged(job->guard, error);
 }
 
@@ -177,10 +292,14 @@ bool live_resume(struct live_job *job, int64_t *time, GError **error)
 {
     g_autoptr(GError) local = NULL;
 
+    if (time)
+        *time = 0;
     be_urgent(false);
     if (!job->paused)
         return true;
-    if (!vm_resume(job->vm, time, error))
+    if (time)
+        *time = 0;
+    if (!job->stays && !vm_resume(job->vm, time, error))
         return false;
     live_step(job, "resume");
     job->paused = false;

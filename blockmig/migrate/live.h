@@ -11,18 +11,22 @@
  *
  * The hypervisor opens these files by descriptors, because it opens files again by name whenever a disk
  * becomes read-only or writable.  The target has its final name from the beginning; the overlay above it is
- * TARGET.blockmig-new.
+ * TARGET.blockmig-new; by the method mirror that stands on the source's top layer until the target is proved.
+ *
+ * A rollback takes the disk's name from the top layer, and gives it to layer 0 when the machine has left the
+ * overlays.  In between the top layer is marked as merged (live_mark_merged()): whoever finds the mark knows
+ * that layer 0 has all of it.
  */
 #ifndef BLOCKMIG_MIGRATE_LIVE_H
 #define BLOCKMIG_MIGRATE_LIVE_H
 
-#include "blockmig/migrate/phase.h"
+#include "blockmig/migrate/checkpoint.h"
 #include "blockmig/vm/guard.h"
 #include "blockmig/vm/vm.h"
 
 struct live_disk {
     unsigned index;
-    const struct vm_disk *vm; /* as it was described in preflight */
+    const struct vm_disk *vm; /* as it was described in preflight; of a resumed job: without our layers */
     char *name;               /* absolute path of the disk's image */
     const struct format *source_format;
     uint64_t size; /* virtual */
@@ -36,7 +40,11 @@ struct live_disk {
     bool based;       /* layer 0 is a node of ours, by descriptors */
     bool exchanged;   /* layer 0 gave up the disk's name */
     bool set_aside;   /* the top layer gave up the disk's name (live_layer_set_aside) */
+    bool straddles;   /* the machine writes to the target's overlay, which stands on layer `top` */
     bool settled;     /* the machine writes to the merged target */
+    bool fresh;       /* layer top + 1 has the disk's name already; nothing was written to it */
+    bool by_name;     /* the machine has opened layers 0..top by their names (live-adopt.c) */
+    bool topped;      /* layer top + 1 is on, but has not taken the disk's name yet */
     struct chain *base;
 
     char *target_path, *target_overlay;
@@ -46,7 +54,8 @@ struct live_disk {
     uint64_t needed; /* bytes on the target at most */
     bool created, overlay_created;
     struct image *target; /* open while we write to it */
-    struct digest_table *digests;
+    char *frozen;         /* identity of layer 0 and what is below it, as in the journal; NULL: not yet */
+    struct checkpoint done;
 
     struct disk_report *report; /* borrowed from the job's report */
 };
@@ -60,25 +69,34 @@ struct live_pace {
     uint64_t quick_bytes; /* its size */
     double dirty_rate;    /* of all disks together, per second */
     double forecast;
+    double base_time; /* that the copy of the base took */
 };
 
 struct live_job {
     struct job base; /* must be first */
     const struct move_request *request;
-    struct vm *vm;
+    const char *wanted;  /* id of the unfinished job that is meant; NULL: whatever there is of this machine */
+    bool give_up;        /* it is to be rolled back */
+    bool going_back;     /* recovery leads to the rollback, and no further */
+    struct vm *vm;       /* NULL: the machine does not run any more; only files are left (live-offline.c) */
     struct guard *guard; /* NULL until the first pause */
     struct vm_description *description;
     GPtrArray *disks; /* of struct live_disk */
     unsigned tag;     /* makes our node names differ from those of earlier moves */
     struct live_pace pace;
-    bool paused;         /* by us */
-    int given_up;        /* atomic: the last pause came to its limit (live-limit.c) */
-    int64_t pause_begin; /* monotonic, of the last pause */
-    GString *steps;      /* of the last pause: what took how long */
-    int64_t step_begin;  /* monotonic */
-    bool pivoted;        /* the machine runs on the target */
-    bool interrupted;    /* what is here was left by an earlier run */
-    bool uncertain;      /* nobody knows on which: nothing may be touched */
+    struct live_watch *watch;
+    struct throttle *throttle; /* of everything but pauses */
+    bool paused;               /* by us */
+    bool stays;                /* it stood still before: it is not resumed */
+    int given_up;              /* atomic: the last pause came to its limit (live-limit.c) */
+    int64_t pause_begin;       /* monotonic, of the last pause */
+    int64_t frozen;            /* monotonic: since when the guest's file systems are; 0: they are not */
+    GString *steps;            /* of the last pause: what took how long */
+    int64_t step_begin;        /* monotonic */
+    bool pivoted;              /* the machine runs on the target */
+    bool interrupted;          /* what is here was left by an earlier run */
+    char *resized;             /* a disk's size changed under an interrupted move: the whole story, or NULL */
+    bool uncertain;            /* nobody knows on which: nothing may be touched */
 };
 
 static inline struct live_job *live_of(struct job *base)
@@ -93,9 +111,12 @@ static inline struct live_disk *live_disk_at(const struct live_job *job, unsigne
 
 bool live_preflight(struct job *base, GError **error);
 bool live_snapshot(struct job *base, GError **error);
+bool live_take_up(struct job *base, GError **error);
 bool live_base(struct job *base, GError **error);
 bool live_converge(struct job *base, GError **error);
 bool live_switchover(struct job *base, GError **error);
+bool live_straddle(struct job *base, GError **error);
+bool live_rebase(struct job *base, GError **error);
 bool live_prove(struct job *base, GError **error);
 bool live_settle(struct job *base, GError **error);
 bool live_cleanup(struct job *base, GError **error);
@@ -105,15 +126,17 @@ bool live_rollback(struct job *base, GError **error);
 void live_disk_free(struct live_disk *disk);
 bool live_is_cancelled(const struct live_job *job, GError **error);
 void live_copy_options(const struct live_job *job, struct copy_options *options);
+/* For copies with callbacks of their own. */
+void live_progress(const struct live_job *job, const struct copy_counters *counters);
 void live_tell(const struct live_job *job, const char *format, ...) G_GNUC_PRINTF(2, 3);
 /* Notes that the step of a pause that began when the last ended is over. */
 void live_step(struct live_job *job, const char *name);
 /* The node that a disk's device is on, or will be; the caller's. */
 typedef char *(*live_node_fn)(const struct live_job *job, const struct live_disk *disk);
 /*
- * Stops and continues the machine; *time is the hypervisor's, in microseconds.  In between the guard watches:
- * if we die, it resumes the machine, on `from` as long as live_pause_merged() was not called, else on `to` if
- * all devices are there.
+ * Stops and continues the machine; *time is the hypervisor's, in microseconds.  A machine that stood still
+ * before stays so, and *time is 0.  In between the guard watches: if we die, it resumes the machine, on
+ * `from` as long as live_pause_merged() was not called, else on `to` if all devices are there.
  */
 bool live_pause(struct live_job *job, live_node_fn from, live_node_fn to, int64_t *time, GError **error);
 bool live_pause_merged(struct live_job *job, GError **error);
@@ -125,11 +148,43 @@ bool live_resume(struct live_job *job, int64_t *time, GError **error);
 struct live_limit *live_limit_begin(struct live_job *job);
 bool live_limit_end(struct live_limit *limit, GError **error);
 
+/* The guard, started if there is none yet. */
+bool live_guard(struct live_job *job, GError **error);
+
+/*
+ * live-quiesce.c: the guest's file systems are frozen around the snapshot and the switch, if that was asked
+ * for. live_thaw() follows in any case.  `require` makes errors (CANCELLED) of what `try` only tells.
+ */
+bool live_check_agent(struct live_job *job, GError **error); /* in preflight: REFUSED */
+bool live_freeze(struct live_job *job, GError **error);
+/* Has nothing been written since?  True also if nothing was to be frozen. */
+bool live_held(struct live_job *job, GError **error);
+void live_thaw(struct live_job *job, double *milliseconds);
+
+#define LIVE_MAX_PASSES 12u /* of overlays: the depth of the chain is bounded by it */
+
+/* live-converge.c: one pass. */
+bool live_pass(struct live_job *job, GError **error);
+struct live_shipment;
+/* What follows from a pass that shipped what was written in so many seconds, and from the seconds since its
+ * layers were put on.  It is settled, and another pass not worth its while, unless there is less to ship each
+ * time (`before`: bytes of the pass before) or the last one was disturbed (`best`: seconds forecast so far).
+ */
+void live_pace_measure(struct live_pace *pace, const struct live_shipment *shipment, double written_in,
+                       double since_layered);
+bool live_pace_is_settled(const struct live_pace *pace, uint64_t before, double best);
+
+/* live-sample.c: watches the machine for as long as was asked, and adds a forecast to the plan and the
+ * report. Leaves nothing behind. */
+bool live_sample(const struct live_job *job, GError **error);
+
 /* live-layer.c.  Paths and node names are the caller's to free. */
 char *live_layer_path(const struct live_disk *disk, unsigned layer);
 char *live_layer_node(const struct live_job *job, const struct live_disk *disk, unsigned layer);
 char *live_top_node(const struct live_job *job, const struct live_disk *disk);
 char *live_next_node(const struct live_job *job, const struct live_disk *disk); /* of layer top + 1 */
+/* What the machine writes to before the switch. */
+char *live_active_node(const struct live_job *job, const struct live_disk *disk);
 char *live_merged_node(const struct live_job *job, const struct live_disk *disk);
 char *live_new_node(const struct live_job *job, const struct live_disk *disk);
 /* Where layer 0 is: the machine's own node until it is ours. */
@@ -144,13 +199,26 @@ bool live_layer_return_name(struct live_disk *disk, unsigned layer, GError **err
 bool live_layers_add(struct live_job *job, GError **error);
 /* After the switch the disk's name leads nowhere: the top layer becomes NAME.blockmig-top; and back. */
 bool live_layer_set_aside(struct live_disk *disk, bool aside, GError **error);
+/* Gives the disk's name back to layer 0, from the top layer or from nobody. */
+bool live_layer_restore_name(struct live_disk *disk, GError **error);
 bool live_layer_remove(struct live_disk *disk, unsigned layer, GError **error);
+/* Is there an overlay that holds anything, and no mark that layer 0 has it? */
+bool live_has_unmerged(const struct live_disk *disk);
+bool live_overlay_is_empty(const char *path);
+/* Is the file at `path` an overlay of ours, over NAME.blockmig-*layer? */
+bool live_stands_on(const struct live_disk *disk, const char *path, unsigned *layer);
+/* Removes the files of all overlays, once layer 0 has the disk's name and all that they held. */
+void live_layers_forget(const struct live_job *job, const struct live_disk *disk);
+/* Notes on an overlay itself that what is below it holds all of it.  It lasts until somebody writes to it. */
+bool live_mark_merged(const char *path, GError **error);
+bool live_is_merged(const char *path);
 /* Opens layer 0 and what is below it; or one overlay with its holes. `flags` of storage_file_open(). */
 struct chain *live_open_base(const struct live_disk *disk, unsigned flags, GError **error);
 struct chain *live_open_overlay(const char *path, unsigned flags, GError **error);
 /* Is this an overlay that a move put over the disk? Its header names what it stands on. */
 bool live_is_overlay(const struct live_disk *disk, const char *path);
-/* Overlays [from, top] as one with holes; and the whole source, from the top down. */
+/* Overlays [from, to] as one with holes; the same up to the top; and the whole source, from the top down. */
+struct chain *live_open_layers(const struct live_disk *disk, unsigned from, unsigned to, GError **error);
 struct chain *live_open_overlays(const struct live_disk *disk, unsigned from, GError **error);
 struct chain *live_open_source(const struct live_disk *disk, GError **error);
 /* An empty overlay, owned and labelled as `like`. */
@@ -169,15 +237,75 @@ bool live_set_backing(struct live_job *job, const struct live_disk *disk, const 
 /* O_RDWR; -1 on error. */
 int live_descriptor(const char *path, GError **error);
 
+/* live-snapshot.c: puts an overlay over every disk, in one transaction. */
+typedef char *(*live_path_fn)(const struct live_disk *disk);
+bool live_overlays_add(struct live_job *job, live_node_fn below, live_node_fn node, live_path_fn path,
+                       GError **error);
+/* live-switchover.c: what is not in the target yet; closes the target, for the hypervisor is to open it next.
+ */
+bool live_ship_last(struct live_job *job, struct live_disk *disk, GError **error);
+/* Gives a descriptor of the target to the hypervisor; and makes a node of it, when it is whole. */
+bool live_hand_over(struct live_job *job, struct live_disk *disk, GError **error);
+bool live_open_merged(struct live_job *job, struct live_disk *disk, GError **error);
+/* A top layer that nobody uses is still open for writing in the hypervisor until this. */
+void live_close_top(struct live_job *job, struct live_disk *disk);
+
 /* live-recover.c: is there an interrupted move of this machine?  Then job->disks, and go_on_at, are its.  A
  * plan only tells of it. */
 bool live_recover(struct live_job *job, GError **error);
 /* Does the hypervisor have a job of this name, from an earlier run? */
 bool live_has_job(struct live_job *job, const char *name, bool *there, GError **error);
+/* What an earlier run wrote into the journal: is there such an event? */
+bool live_has_event(const struct live_job *job, const char *kind, const char *text);
+/* The parts of it.  Adds the disk that the journal knows, as far as it says; the highest n of
+ * NAME.blockmig-n, and whether there is any. */
+struct live_disk *live_rebuild(struct live_job *job, const struct journal_disk *saved, GError **error);
+bool live_highest_file(const struct live_disk *disk, unsigned *highest);
+/* The machine's layers are what the headers of layer 0 and below say, in place of what it has open now. */
+bool live_describe_base(struct live_disk *disk, GError **error);
+
+/* live-offline.c: as live_recover() for disks whose machine does not run; UNREACHABLE if it might. */
+bool live_look_offline(struct live_job *job, GPtrArray *disks, GError **error);
+/* Without the machine: the overlays go into the source, and its names are restored; the target's overlay goes
+ * into the target. */
+bool live_leave_offline(struct live_job *job, GError **error);
+bool live_settle_offline(struct live_job *job, struct live_disk *disk, GError **error);
+/* live-cleanup.c: all overlays into layer 0; doing it twice gives the same. */
+bool live_merge_source(struct live_job *job, struct live_disk *disk, GError **error);
+
+/* live-adopt.c: a machine that has opened layers by their names gets one more of ours, over nodes of ours. */
+bool live_adopt(struct live_job *job, GError **error);
+/* live-resume.c: what a kill left half done around the layers and on the target is undone or finished. */
+bool live_put_in_order(struct live_job *job, GError **error);
+/* live-settle.c: what was begun there ends where it is. */
+bool live_stop_settling(struct live_job *job, GError **error);
+/* How the journal's event begins that says what is ours on the target. */
+#define LIVE_CREATE "create "
+/* And the one after which the machine leaves an overlay. */
+#define LIVE_LEAVE "leave "
+#define LIVE_MERGE "merge "
+/* And around a return to the source after the switch. */
+/* After it the target's overlay stands on the source. */
+#define LIVE_STRADDLES "the machine writes to the target"
+#define LIVE_RETURN    "bring the machine back to the source"
+#define LIVE_RETURNED  "the machine runs on the source again"
 /* live-snapshot.c: what an interrupted job is recovered from. */
 bool live_save_disk(struct live_job *job, const struct live_disk *disk, GError **error);
 /* live-preflight.c */
 void live_describe_disk(struct live_job *job, struct live_disk *disk);
+/* The method by what is asked of the pause. */
+const struct method *live_choose_method(const struct move_request *request);
+
+/* live-converge.c: the switch is made without a pause, for this reason. */
+void live_choose_mirror(struct live_job *job, const char *reason);
+
+/* live-throttle.c: all disks together write no more than `rate` bytes per second from now on, each an equal
+ * part. */
+bool live_throttle(struct live_job *job, uint64_t rate, GError **error);
+/* What the journal says that we limited is as it was before; nothing to do is no error. */
+bool live_unthrottle(struct live_job *job, GError **error);
+/* Did a job end without that? */
+bool live_is_throttled(struct live_job *job, const struct journal_job *record);
 
 /* live-rollback.c: from the target back to the source, with what was written since. */
 bool live_fail_back(struct live_job *job, GError **error);

@@ -1,23 +1,33 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 libengine_a_SOURCES += \
 	blockmig/migrate/base.c \
+	blockmig/migrate/checkpoint.c blockmig/migrate/checkpoint.h \
 	blockmig/migrate/cleanup.c \
 	blockmig/migrate/cold.c blockmig/migrate/cold.h \
 	blockmig/migrate/commit.c blockmig/migrate/commit.h \
 	blockmig/migrate/job.c blockmig/migrate/job.h \
+	blockmig/migrate/live-adopt.c \
 	blockmig/migrate/live-base.c \
 	blockmig/migrate/live-cleanup.c \
 	blockmig/migrate/live-converge.c \
 	blockmig/migrate/live-layer.c \
 	blockmig/migrate/live-limit.c \
+	blockmig/migrate/live-offline.c \
 	blockmig/migrate/live-preflight.c \
 	blockmig/migrate/live-prove.c \
+	blockmig/migrate/live-quiesce.c \
 	blockmig/migrate/live-recover.c \
+	blockmig/migrate/live-resume.c \
 	blockmig/migrate/live-rollback.c \
+	blockmig/migrate/live-sample.c \
 	blockmig/migrate/live-settle.c \
 	blockmig/migrate/live-ship.c \
 	blockmig/migrate/live-snapshot.c \
+	blockmig/migrate/live-space.c \
+	blockmig/migrate/live-straddle.c \
 	blockmig/migrate/live-switchover.c \
+	blockmig/migrate/live-throttle.c \
+	blockmig/migrate/live-watch.c blockmig/migrate/live-watch.h \
 	blockmig/migrate/live.c blockmig/migrate/live.h \
 	blockmig/migrate/metadata.c blockmig/migrate/metadata.h \
 	blockmig/migrate/move-request.c \

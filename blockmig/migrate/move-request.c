@@ -9,6 +9,11 @@ static const char *const methods[] = {"auto", "storage", "mirror", NULL};
 static const char *const busy_policies[] = {"park", "mirror", "throttle", NULL};
 static const char *const quiesce_modes[] = {"no", "try", "require", NULL};
 
+const char *busy_policy_name(enum busy_policy policy)
+{
+    return busy_policies[policy];
+}
+
 struct move_request *move_request_new(void)
 {
     struct move_request *request = g_new0(struct move_request, 1);
@@ -116,4 +121,13 @@ struct move_request *move_request_from_json(const char *text, GError **error)
 
     json_decref(object);
     return ok ? g_steal_pointer(&request) : NULL;
+}
+
+/* They do not change what is written to the target. */
+static const char *const free_keys[] = {"bandwidth",     "max_pause", "method", "on_busy", "quiesce",
+                                        "keep_failback", "verify",    "delete_source", NULL};
+
+bool move_request_same(const char *a, const char *b)
+{
+    return request_same(a, b, free_keys);
 }

@@ -21,7 +21,7 @@ struct job {
     char *ended, *ended_error; /* how that job had ended before; NULL: it had not */
     struct journal *journal;
     struct journal_job *record; /* NULL until preflight has passed */
-    const char *go_on_at;       /* set by preflight: the phase in which an interrupted job goes on */
+    const char *go_on_at;       /* set by a phase: the one that follows, if it is not the table's */
     struct job_report *report;
 };
 
@@ -30,6 +30,7 @@ struct phase {
     bool (*run)(struct job *job, GError **error);
     const char *next;
     const char *undo; /* the phase that follows a failure; NULL: what is there stays */
+    bool parks;       /* out of space or too busy: nothing is undone, the job can go on from here */
 };
 
 struct method {
@@ -41,12 +42,16 @@ struct method {
     bool (*begin)(struct job *job, GError **error);
     bool (*finish)(struct job *job, GError **error);
     char *(*advise)(const struct job *job, const GError *error);
+    /* Puts the real reason in the place of an error that says only that a phase was told to end. */
+    void (*explain)(const struct job *job, GError **error);
 };
 
-extern const struct method method_cold, method_storage;
+extern const struct method method_cold, method_storage, method_mirror;
 
 /* Opens the journal and runs the phases; the report says how it ended, and so does `error`. */
 bool job_run(struct job *job, const char *state_dir, GError **error);
+/* For a phase that the new method has too: the next one is the new method's. */
+void job_set_method(struct job *job, const struct method *method);
 /* Closes what job_run() opened. */
 void job_clear(struct job *job);
 void job_notice(const struct job *job, const char *format, ...) G_GNUC_PRINTF(2, 3);
@@ -61,6 +66,7 @@ bool cold_finish(struct job *job, GError **error);
 char *cold_advise(const struct job *job, const GError *error);
 void cold_describe(const struct job *job, struct journal_job *record);
 char *live_advise(const struct job *job, const GError *error);
+void live_explain(const struct job *job, GError **error);
 void live_describe(const struct job *job, struct journal_job *record);
 
 #endif

@@ -99,7 +99,7 @@ static bool identify_source(struct copy_unit *unit, GError **error)
 {
     bool certain;
 
-    unit->source_identity = cold_source_identity(unit->chain, &certain, error);
+    unit->source_identity = checkpoint_source_identity(unit->chain, &certain, error);
     return unit->source_identity != NULL;
 }
 
@@ -262,9 +262,9 @@ static void write_plan(struct cold_job *job)
         else if (unit->backing_name)
             job_plan(&job->base, "  it records the backing file %s (%s)", unit->backing_name,
                      unit->backing_format);
-        if (unit->frontier > 0)
+        if (unit->done.frontier > 0)
             job_plan(&job->base, "  goes on at byte %" PRIu64 ", after the checkpoint of job %s",
-                     unit->frontier, job->base.record->id);
+                     unit->done.frontier, job->base.record->id);
     }
     job_plan(&job->base, "space: at most %s on the target", needed);
     job_plan(&job->base, "proof: %s", proofs[job->request->verify]);

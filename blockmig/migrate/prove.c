@@ -24,7 +24,7 @@ static bool prove_map(struct cold_job *job, struct copy_unit *unit, GError **err
     if (!image)
         return false;
     cold_copy_options(job, &options);
-    ok = copy_prove(image, unit->digests, &unit->map_sum, &options, &result, error);
+    ok = copy_prove(image, unit->done.digests, &unit->done.map_sum, &options, &result, error);
     copy_result_clear(&result);
     return ok;
 }
@@ -36,7 +36,7 @@ static bool prove_content(struct cold_job *job, struct copy_unit *unit, GError *
     g_autoptr(chain_t) chain = image ? chain_new_single(image, true) : NULL;
     uint64_t differs;
 
-    if (!chain || !cold_first_difference(job, chain, unit->digests, 0, unit->chain->size, &differs, error))
+    if (!chain || !cold_first_difference(job, unit, chain, unit->chain->size, &differs, error))
         return false;
     if (differs == unit->chain->size)
         return true;
@@ -73,7 +73,7 @@ static bool write_receipt(struct cold_job *job, struct copy_unit *unit, GError *
                               .layer = unit->layer,
                               .counters = report->counters,
                               .bad = report->bad,
-                              .digests = unit->digests};
+                              .digests = unit->done.digests};
 
     if (g_mkdir_with_parents(directory, 0700) < 0 || !receipt_write(&receipt, path, error))
         return false;
@@ -85,8 +85,8 @@ static void report_root(struct copy_unit *unit)
 {
     uint8_t root[DIGEST_MAX_LENGTH];
 
-    digest_table_root(unit->digests, root);
-    unit->report->root = digest_to_hex(digest_table_algorithm(unit->digests), root);
+    digest_table_root(unit->done.digests, root);
+    unit->report->root = digest_to_hex(digest_table_algorithm(unit->done.digests), root);
 }
 
 static bool prove_unit(struct cold_job *job, struct copy_unit *unit, GError **error)
@@ -97,8 +97,8 @@ static bool prove_unit(struct cold_job *job, struct copy_unit *unit, GError **er
         listener->phase(listener->opaque, "prove", unit->what);
     report_root(unit);
     if (job->base.already_there) {
-        unit->report->counters = unit->before;
-        unit->report->bad = unit->bad ? g_array_ref(unit->bad) : NULL;
+        unit->report->counters = unit->done.before;
+        unit->report->bad = unit->done.bad ? g_array_ref(unit->done.bad) : NULL;
         return prove_content(job, unit, error);
     }
     if (job->request->verify == VERIFY_FULL && !prove_map(job, unit, error))

@@ -23,6 +23,8 @@ struct job_report *job_report_new(void)
     report->source = "kept";
     report->passes = 1;
     report->pause_ms = report->pause_forecast_ms = report->snapshot_pause_ms = -1;
+    report->dirty_rate = report->ship_rate = report->max_pause_ms = -1;
+    report->frozen_ms = report->snapshot_frozen_ms = -1;
     report->disks = g_ptr_array_new_with_free_func((GDestroyNotify)disk_report_free);
     report->plan = g_ptr_array_new_with_free_func(g_free);
     return report;

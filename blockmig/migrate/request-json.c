@@ -92,3 +92,21 @@ bool request_parse_word(const char *text, const char *const *words, const char *
                 text, known->str);
     return false;
 }
+
+bool request_same(const char *a, const char *b, const char *const *free_keys)
+{
+    json_t *left = json_loads(a, 0, NULL);
+    json_t *right = json_loads(b, 0, NULL);
+    bool same = false;
+
+    if (left && right) {
+        for (; *free_keys; free_keys++) {
+            json_object_del(left, *free_keys);
+            json_object_del(right, *free_keys);
+        }
+        same = json_equal(left, right);
+    }
+    json_decref(left);
+    json_decref(right);
+    return same;
+}

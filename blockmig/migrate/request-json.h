@@ -20,6 +20,8 @@ GPtrArray *request_get_strings(json_t *object, const char *key);
 char *request_to_text(json_t *object);
 /* FAILED if it is not a JSON object. */
 json_t *request_from_text(const char *text, GError **error);
+/* Are both texts the same object, but for `free_keys` (NULL-terminated)? */
+bool request_same(const char *a, const char *b, const char *const *free_keys);
 /* The index of `text` among `words` (NULL-terminated) into *value; USAGE names them: "WHAT 'text' is not ..."
  */
 bool request_parse_word(const char *text, const char *const *words, const char *what, unsigned *value,

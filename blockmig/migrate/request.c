@@ -152,22 +152,9 @@ struct copy_request *copy_request_from_json(const char *text, GError **error)
 }
 
 /* They do not change what is written. */
-static const char *const free_keys[] = {"bandwidth", "force"};
+static const char *const free_keys[] = {"bandwidth", "force", NULL};
 
 bool copy_request_same(const char *a, const char *b)
 {
-    json_t *left = json_loads(a, 0, NULL);
-    json_t *right = json_loads(b, 0, NULL);
-    bool same = false;
-
-    if (left && right) {
-        for (size_t i = 0; i < G_N_ELEMENTS(free_keys); i++) {
-            json_object_del(left, free_keys[i]);
-            json_object_del(right, free_keys[i]);
-        }
-        same = json_equal(left, right);
-    }
-    json_decref(left);
-    json_decref(right);
-    return same;
+    return request_same(a, b, free_keys);
 }

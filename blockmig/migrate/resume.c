@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Going on where an earlier run was stopped, at whatever moment.
- *
- * What is trusted: a checkpoint, because the target was flushed before it was written.  What is
- * not: that the source is still the same (its identity is compared, a device is read again), and that the
- * medium kept its word (the stretch before the checkpoint is read again and compared with its digests).
+ * Going on where an earlier run was stopped, at whatever moment.  checkpoint.h says what is trusted; that the
+ * source is still the same is found out here: its identity is compared, a device is read again.
  */
 #include "blockmig/migrate/cold.h"
 #include "blockmig/storage/file.h"
@@ -15,108 +12,22 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define WINDOW_BYTES (UINT64_C(256) << 20)
-
-/* Adds what `storage`, which lies at `path`, is and when it was written to last. */
-static bool add_identity(GString *text, const struct storage *storage, const char *path, bool *certain,
-                         GError **error)
+bool cold_first_difference(const struct cold_job *job, struct copy_unit *unit, struct chain *chain,
+                           uint64_t to, uint64_t *differs, GError **error)
 {
-    struct stat st;
+    struct copy_options how = {.salvage = job->request->salvage};
 
-    if (stat(path, &st) < 0)
-        return blockmig_set_errno(error, errno, "%s", path);
-    if (S_ISBLK(st.st_mode)) {
-        *certain = false;
-        memset(&st.st_mtim, 0, sizeof(st.st_mtim));
-    }
-    g_string_append_printf(text, "%s size %" PRIu64 " mtime %" PRId64 ".%09ld;", storage->identity,
-                           storage->size, (int64_t)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
-    return true;
-}
-
-char *cold_source_identity(const struct chain *chain, bool *certain, GError **error)
-{
-    g_autoptr(GString) text = g_string_new(NULL);
-
-    *certain = true;
-    for (unsigned i = 0; i < chain_depth(chain); i++) {
-        const struct image *image = chain_layer(chain, i);
-        const char *path = g_ptr_array_index(chain->paths, i);
-
-        if (!add_identity(text, image->storage, path, certain, error))
-            return NULL;
-        for (guint k = 0; k < image->data_files->len; k++) {
-            const struct storage *data = image_data_file(image, k)->storage;
-
-            if (!add_identity(text, data, data->name, certain, error))
-                return NULL;
-        }
-    }
-    return g_string_free(g_steal_pointer(&text), false);
-}
-
-bool cold_first_difference(const struct cold_job *job, struct chain *chain,
-                           const struct digest_table *expected, uint64_t from, uint64_t to, uint64_t *differs,
-                           GError **error)
-{
-    g_autoptr(digest_table_t) table =
-        digest_table_new(digest_table_algorithm(expected), digest_table_size(expected));
-    struct copy_options options = {0};
-    struct copy_result result = {0};
-    size_t length = digest_length(digest_table_algorithm(expected));
-    bool ok;
-
-    cold_copy_options(job, &options);
-    options.salvage = job->request->salvage; /* what cannot be read counts as the zeros that stand for it */
-    options.start = from;
-    options.end = to;
-    options.digests = table;
-    ok = copy_digest(chain, &options, &result, error);
-    copy_result_clear(&result);
-    *differs = to;
-    if (!ok)
-        return false;
-    for (uint64_t chunk = from / DIGEST_CHUNK_SIZE; chunk * DIGEST_CHUNK_SIZE < to; chunk++) {
-        if (digest_table_is_zero(table, chunk) && digest_table_is_zero(expected, chunk)) {
-            /* Empty stretches are skipped: cost grows with data. */
-            uint64_t a = chunk, b = chunk;
-            bool more_a = digest_table_next(table, &a), more_b = digest_table_next(expected, &b);
-
-            if (!more_a && !more_b)
-                break;
-            chunk = MIN(more_a ? a : UINT64_MAX, more_b ? b : UINT64_MAX);
-            if (chunk * DIGEST_CHUNK_SIZE >= to)
-                break;
-        }
-        if (memcmp(digest_table_get(table, chunk), digest_table_get(expected, chunk), length) != 0) {
-            *differs = chunk * DIGEST_CHUNK_SIZE;
-            break;
-        }
-    }
-    return true;
+    cold_copy_options(job, &how);
+    return checkpoint_first_difference(chain, unit->done.digests, 0, to, &how, differs, error);
 }
 
 bool cold_prove_window(struct cold_job *job, struct copy_unit *unit, GError **error)
 {
-    uint64_t from = unit->frontier > WINDOW_BYTES ? unit->frontier - WINDOW_BYTES : 0;
+    struct copy_options how = {.salvage = job->request->salvage};
     struct image *image = cold_reopen(unit, error);
-    g_autoptr(chain_t) chain = NULL;
-    uint64_t differs;
 
-    if (!image)
-        return false;
-    chain = chain_new_single(image, true);
-    from -= from % DIGEST_CHUNK_SIZE;
-    if (!cold_first_difference(job, chain, unit->digests, from, unit->frontier, &differs, error))
-        return false;
-    if (differs < unit->frontier) {
-        job_notice(&job->base,
-                   "%s: what was written before the checkpoint at %" PRIu64
-                   " is not on the medium from byte %" PRIu64 " on: copying it again from the beginning",
-                   unit->part_path, unit->frontier, differs);
-        unit->frontier = 0;
-    }
-    return true;
+    cold_copy_options(job, &how);
+    return image && checkpoint_prove(&unit->done, &job->base, image, &how, error);
 }
 
 static struct journal_disk *find_disk(GPtrArray *disks, unsigned index)
@@ -170,10 +81,10 @@ static bool load_receipts(struct cold_job *job, GPtrArray *disks, GError **error
         if (!receipt)
             return false;
         unit->report->receipt = g_strdup(path);
-        unit->digests = g_steal_pointer(&receipt->digests);
-        unit->before = receipt->counters;
-        unit->bad = g_steal_pointer(&receipt->bad);
-        unit->frontier = unit->chain->size;
+        unit->done.digests = g_steal_pointer(&receipt->digests);
+        unit->done.before = receipt->counters;
+        unit->done.bad = g_steal_pointer(&receipt->bad);
+        unit->done.frontier = unit->chain->size;
     }
     return true;
 }
@@ -184,43 +95,16 @@ static void forget_units(struct cold_job *job)
     for (guint i = 0; i < job->units->len; i++) {
         struct copy_unit *unit = g_ptr_array_index(job->units, i);
 
-        g_clear_pointer(&unit->digests, digest_table_free);
-        g_clear_pointer(&unit->bad, g_array_unref);
+        checkpoint_clear(&unit->done);
         g_clear_pointer(&unit->report->receipt, g_free);
-        unit->before = (struct copy_counters){0};
-        unit->frontier = 0;
     }
 }
 
 static bool load_checkpoint(struct cold_job *job, struct copy_unit *unit, GError **error)
 {
-    struct journal_checkpoint checkpoint = {0};
-    g_autoptr(GBytes) digests = NULL;
-    bool found = false;
-    size_t length;
-    const void *data;
-
-    if (!journal_checkpoint_load(job->base.journal, job->base.record, unit->index, &checkpoint, &digests,
-                                 &found, error))
-        return false;
-    if (!found || !g_file_test(unit->part_path, G_FILE_TEST_EXISTS))
-        return true;
-    data = g_bytes_get_data(digests, &length);
-    unit->digests = digest_table_new(job->request->digest, unit->chain->size);
-    if (!digest_table_unpack(unit->digests, data, length, error))
-        return false;
-    digest_table_truncate(unit->digests, (checkpoint.frontier + DIGEST_CHUNK_SIZE - 1) / DIGEST_CHUNK_SIZE);
-    unit->frontier = checkpoint.frontier;
-    unit->saved = checkpoint.frontier;
-    unit->map_sum = (struct copy_map_sum){checkpoint.map_sum_low, checkpoint.map_sum_high};
-    unit->before.bytes_read = checkpoint.bytes_read;
-    unit->before.bytes_written = checkpoint.bytes_written;
-    unit->before.bytes_zero = checkpoint.bytes_zero;
-    unit->before.bytes_cloned = checkpoint.bytes_cloned;
-    unit->before.bytes_verified = checkpoint.bytes_verified;
-    unit->before.data_done = checkpoint.data_done;
-    unit->bad = journal_bad_ranges(job->base.journal, job->base.record, unit->index, error);
-    return unit->bad != NULL;
+    return !g_file_test(unit->part_path, G_FILE_TEST_EXISTS) ||
+           checkpoint_load(&unit->done, &job->base, unit->index, job->request->digest, unit->chain->size,
+                           error);
 }
 
 /* A device has no mtime: what was copied from it is read once more and must be the same. */
@@ -229,16 +113,16 @@ static bool check_device_source(struct cold_job *job, struct copy_unit *unit, GE
     bool certain;
     uint64_t differs;
 
-    g_free(cold_source_identity(unit->chain, &certain, NULL));
-    if (certain || unit->frontier == 0)
+    g_free(checkpoint_source_identity(unit->chain, &certain, NULL));
+    if (certain || unit->done.frontier == 0)
         return true;
-    if (!cold_first_difference(job, unit->chain, unit->digests, 0, unit->frontier, &differs, error))
+    if (!cold_first_difference(job, unit, unit->chain, unit->done.frontier, &differs, error))
         return false;
-    if (differs < unit->frontier) {
+    if (differs < unit->done.frontier) {
         job_notice(&job->base,
                    "%s changed at byte %" PRIu64 " since it was copied: what was copied is not used",
                    unit->source_path, differs);
-        unit->frontier = 0;
+        unit->done.frontier = 0;
     }
     return true;
 }
@@ -253,7 +137,7 @@ static bool adopt_finished(struct cold_job *job, struct journal_job *record, GPt
 
         if (!check_device_source(job, unit, error))
             return false;
-        if (unit->frontier != unit->chain->size) {
+        if (unit->done.frontier != unit->chain->size) {
             forget_units(job);
             return true;
         }
@@ -288,7 +172,7 @@ static bool adopt(struct cold_job *job, struct journal_job *record, GPtrArray *d
 
         if (!load_checkpoint(job, unit, error) || !check_device_source(job, unit, error))
             return false;
-        job->base.report->resumed |= unit->frontier > 0;
+        job->base.report->resumed |= unit->done.frontier > 0;
     }
     return true;
 }

@@ -304,8 +304,7 @@ void copy_unit_free(struct copy_unit *unit)
     chain_close(unit->chain);
     chain_close(unit->below);
     image_close(unit->target);
-    digest_table_free(unit->digests);
-    g_clear_pointer(&unit->bad, g_array_unref);
+    checkpoint_clear(&unit->done);
     g_clear_pointer(&unit->options, g_hash_table_unref);
     g_free(unit->what);
     g_free(unit->source_path);

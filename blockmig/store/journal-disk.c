@@ -17,6 +17,8 @@ void journal_disk_free(struct journal_disk *disk)
     g_free(disk->source_identity);
     g_free(disk->target_identity);
     g_free(disk->receipt);
+    g_free(disk->frozen);
+    g_free(disk->base_node);
     g_free(disk);
 }
 
@@ -27,9 +29,10 @@ static bool save_disk(struct journal *journal, const struct journal_job *job, co
     if (!journal_refuse_rivals(journal, rivals, disk->target, error))
         return false;
     sqlite3_stmt *stmt =
-        journal_bind(journal, DISK_SAVE, "sissssssus", job->id, (int64_t)disk->index, disk->source,
+        journal_bind(journal, DISK_SAVE, "sissssssusss", job->id, (int64_t)disk->index, disk->source,
                      disk->target, disk->source_format, disk->target_format, disk->source_identity,
-                     disk->target_identity, disk->size, disk->receipt);
+                     disk->target_identity, disk->size, disk->receipt, disk->frozen,
+                     disk->base_node);
     return journal_run(journal, stmt, error);
 }
 
@@ -53,6 +56,8 @@ static struct journal_disk *disk_from_row(sqlite3_stmt *row)
         *texts[i] = journal_text(row, 1 + i);
     disk->size = journal_u64(row, 7);
     disk->receipt = journal_text(row, 8);
+    disk->frozen = journal_text(row, 9);
+    disk->base_node = journal_text(row, 10);
     return disk;
 }
 
@@ -104,9 +109,9 @@ static bool save_checkpoint(struct journal *journal, const struct journal_job *j
                             const struct journal_checkpoint *c, GBytes *digests, GError **error)
 {
     sqlite3_stmt *stmt =
-        journal_bind(journal, CHECKPOINT_SAVE, "siuuuuuuuuu", job->id, (int64_t)disk, c->frontier,
+        journal_bind(journal, CHECKPOINT_SAVE, "siuuuuuuuuui", job->id, (int64_t)disk, c->frontier,
                      c->map_sum_low, c->map_sum_high, c->bytes_read, c->bytes_written, c->bytes_zero,
-                     c->bytes_cloned, c->bytes_verified, c->data_done);
+                     c->bytes_cloned, c->bytes_verified, c->data_done, (int64_t)c->merged);
     if (!journal_run(journal, stmt, error) || !save_bad_ranges(journal, job, disk, c->bad, error))
         return false;
     if (!digests || g_bytes_get_size(digests) == 0)
@@ -143,6 +148,7 @@ static bool load_checkpoint(struct journal *journal, const struct journal_job *j
             .bytes_cloned = journal_u64(stmt, 6),
             .bytes_verified = journal_u64(stmt, 7),
             .data_done = journal_u64(stmt, 8),
+            .merged = (unsigned)journal_u64(stmt, 9),
         };
         journal_reset(stmt);
     }

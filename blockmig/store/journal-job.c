@@ -251,7 +251,8 @@ bool journal_job_set_phase(struct journal *journal, struct journal_job *job, con
     if (!journal_begin(journal, error))
         return false;
     bool ok = journal_check_owner(journal, job, error) &&
-              journal_run(journal, journal_bind(journal, JOB_PHASE, "ssi", job->id, phase, now), error);
+              journal_run(journal, journal_bind(journal, JOB_PHASE, "ssis", job->id, phase, now, job->method),
+                          error);
     if (!journal_end(journal, ok, error))
         return false;
     char *old = job->phase; /* `phase` may be this very string */

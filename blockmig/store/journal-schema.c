@@ -46,6 +46,8 @@ static const char *const migrations[] = {
     "  job TEXT NOT NULL, disk INTEGER NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL,"
     "  PRIMARY KEY (job, disk, offset), FOREIGN KEY (job, disk) REFERENCES disk (job, disk) ON DELETE CASCADE"
     ") WITHOUT ROWID;",
+    "ALTER TABLE checkpoint ADD COLUMN merged INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE disk ADD COLUMN frozen TEXT; ALTER TABLE disk ADD COLUMN base_node TEXT;",
 };
 
 /* The order in which job_from_row() reads them. */
@@ -67,26 +69,28 @@ const char *const journal_sql[STATEMENT_COUNT] = {
                    " WHERE source IS ? AND target IS ? AND owner_pid <> 0",
     [JOB_CLAIM] = "UPDATE job SET owner_pid = ?2, owner_process = ?3, updated = ?4,"
                   " result = NULL, error = NULL, finished = 0 WHERE id = ?1",
-    [JOB_PHASE] = "UPDATE job SET phase = ?2, updated = ?3 WHERE id = ?1",
+    [JOB_PHASE] = "UPDATE job SET phase = ?2, updated = ?3, method = ?4 WHERE id = ?1",
     [JOB_FINISH] = "UPDATE job SET result = ?2, error = ?3, finished = ?4, updated = ?4,"
                    " owner_pid = 0, owner_process = NULL WHERE id = ?1",
     [JOB_OWNED] = "SELECT owner_pid, owner_process FROM job WHERE id = ?",
     [DISK_SAVE] = "INSERT INTO disk (job, disk, source, target, source_format, target_format,"
-                  " source_identity, target_identity, size, receipt) VALUES (?,?,?,?,?,?,?,?,?,?)"
+                  " source_identity, target_identity, size, receipt, frozen, base_node) VALUES"
+                  " (?,?,?,?,?,?,?,?,?,?,?,?)"
                   " ON CONFLICT (job, disk) DO UPDATE SET source = excluded.source,"
                   " target = excluded.target, source_format = excluded.source_format,"
                   " target_format = excluded.target_format, source_identity = excluded.source_identity,"
                   " target_identity = excluded.target_identity, size = excluded.size,"
-                  " receipt = excluded.receipt",
+                  " receipt = excluded.receipt, frozen = excluded.frozen,"
+                  " base_node = excluded.base_node",
     [DISK_LIST] = "SELECT disk, source, target, source_format, target_format, source_identity,"
-                  " target_identity, size, receipt FROM disk WHERE job = ? ORDER BY disk",
+                  " target_identity, size, receipt, frozen, base_node FROM disk WHERE job = ? ORDER BY disk",
     [DISK_RIVALS] = "SELECT job.id, owner_pid, owner_process FROM disk JOIN job ON job.id = disk.job"
                     " WHERE disk.target = ? AND job.id <> ? AND owner_pid <> 0",
     [CHECKPOINT_SAVE] = "INSERT OR REPLACE INTO checkpoint (job, disk, frontier, map_sum_low, map_sum_high,"
-                        " bytes_read, bytes_written, bytes_zero, bytes_cloned, bytes_verified, data_done)"
-                        " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                        " bytes_read, bytes_written, bytes_zero, bytes_cloned, bytes_verified, data_done,"
+                        " merged) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
     [CHECKPOINT_LOAD] = "SELECT frontier, map_sum_low, map_sum_high, bytes_read, bytes_written, bytes_zero,"
-                        " bytes_cloned, bytes_verified, data_done FROM checkpoint WHERE job = ? AND disk = ?",
+                        " bytes_cloned, bytes_verified, data_done, merged FROM checkpoint WHERE job = ? AND disk = ?",
     [CHECKPOINT_FORGET] = "DELETE FROM checkpoint WHERE job = ? AND disk = ?",
     [CHECKPOINT_CLEAR] = "DELETE FROM checkpoint WHERE job = ?",
     [DIGEST_APPEND] = "INSERT INTO digest (job, disk, records) VALUES (?,?,?)",

@@ -43,6 +43,8 @@ struct journal_disk {
     char *target_identity;
     uint64_t size;
     char *receipt; /* path, or NULL */
+    char *frozen;  /* of a running machine's disk: identity, size, mtime of what is below its overlays; or NULL */
+    char *base_node; /* and how the hypervisor calls that; or NULL */
 };
 
 struct journal_checkpoint {
@@ -50,6 +52,7 @@ struct journal_checkpoint {
     uint64_t map_sum_low, map_sum_high;
     uint64_t bytes_read, bytes_written, bytes_zero; /* so far, for the report */
     uint64_t bytes_cloned, bytes_verified, data_done;
+    unsigned merged; /* overlays of a running machine that are on the target, too */
     const GArray *bad; /* of struct copy_range: all that was salvaged so far, or NULL; only for saving */
 };
 
@@ -79,6 +82,7 @@ GPtrArray *journal_job_list(struct journal *journal,
 /* Makes this process the owner and the job unfinished again; *job becomes what is stored.
  * Atomic among processes: REFUSED with the pid if another live process is the owner. */
 bool journal_job_claim(struct journal *journal, struct journal_job *job, GError **error);
+/* With the method, which may change on the way. */
 bool journal_job_set_phase(struct journal *journal, struct journal_job *job, const char *phase,
                            GError **error);
 /* Sets result, error, finished and gives up ownership. */

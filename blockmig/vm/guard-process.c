@@ -37,7 +37,7 @@ struct watch {
     size_t count;
     gint64 deadline; /* monotonic; 0: none */
     gint64 began;    /* when it took over */
-    bool merged, frozen, expired;
+    bool merged, stay, frozen, expired;
 };
 
 /* ---- the log ---- */
@@ -71,7 +71,7 @@ static void disarm(struct watch *watch)
     g_clear_pointer(&watch->to_place, g_free);
     watch->count = 0;
     watch->deadline = 0;
-    watch->merged = false;
+    watch->merged = watch->stay = false;
 }
 
 static bool is_device(json_t *entry)
@@ -131,6 +131,8 @@ static bool obey(struct watch *watch, const char *packet, size_t length)
         answer(arm(watch, message));
     } else if (g_strcmp0(word, "merged") == 0) {
         watch->merged = watch->devices != NULL;
+    } else if (g_strcmp0(word, "stay") == 0) {
+        watch->stay = watch->devices != NULL;
     } else if (g_strcmp0(word, "disarm") == 0) {
         disarm(watch);
     } else if (g_strcmp0(word, "freezing") == 0) {
@@ -273,14 +275,14 @@ static void take_over(const struct watch *watch, struct vm *vm)
         note(watch, "%s", fault->message);
     if (running)
         note(watch, "the guest runs already");
-    else if (status && strcmp(status, "paused") != 0)
-        /* Not by our stop: it is off, has crashed, or waits for an administrator. */
-        note(watch, "the guest is \"%s\" and stays so", status);
-    else if (choose_side(watch, vm))
-        resume(watch, vm);
-    else
+    else if (!choose_side(watch, vm))
         note(watch, "THE GUEST STAYS PAUSED: a device is on a target that is not complete and cannot be "
                     "brought back");
+    else if (watch->stay || (status && strcmp(status, "paused") != 0))
+        /* Not by our stop: it is off, has crashed, or waits for an administrator. */
+        note(watch, "the guest is \"%s\" and stays so", status ? status : "stopped");
+    else
+        resume(watch, vm);
 }
 
 static int act(struct watch *watch)

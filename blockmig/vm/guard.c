@@ -202,6 +202,11 @@ bool guard_arm(struct guard *guard, const struct guard_device *devices, unsigned
     return true;
 }
 
+bool guard_stay(struct guard *guard, GError **error)
+{
+    return tell_word(guard, "stay", error);
+}
+
 bool guard_merged(struct guard *guard, GError **error)
 {
     return tell_word(guard, "merged", error);

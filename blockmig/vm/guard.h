@@ -44,6 +44,8 @@ struct guard *guard_start(struct vm *vm, const char *log, GError **error);
  */
 bool guard_arm(struct guard *guard, const struct guard_device *devices, unsigned count, unsigned limit,
                GError **error);
+/* The machine stood still before we stopped it: it is brought to one side, but not resumed. */
+bool guard_stay(struct guard *guard, GError **error);
 /* The targets hold everything now, durably and compared. */
 bool guard_merged(struct guard *guard, GError **error);
 /* Fails if the guard has died meanwhile, which does no harm any more. */

@@ -301,7 +301,6 @@ static void add_device(const struct survey *survey, struct vm_disk *disk)
 static void add_medium(struct vm_disk *disk, json_t *inserted)
 {
     json_t *cache = json_object_get(inserted, "cache");
-    struct vm_limits *limits = &disk->limits;
 
     disk->has_medium = true;
     disk->root = g_strdup(member_text(inserted, "node-name"));
@@ -313,22 +312,9 @@ static void add_medium(struct vm_disk *disk, json_t *inserted)
         .no_flush = member_flag(cache, "no-flush"),
         .writeback = member_flag(cache, "writeback"),
     };
-    *limits = (struct vm_limits){
-        .bps = member_size(inserted, "bps"),
-        .bps_rd = member_size(inserted, "bps_rd"),
-        .bps_wr = member_size(inserted, "bps_wr"),
-        .iops = member_size(inserted, "iops"),
-        .iops_rd = member_size(inserted, "iops_rd"),
-        .iops_wr = member_size(inserted, "iops_wr"),
-        .bps_max = member_size(inserted, "bps_max"),
-        .bps_rd_max = member_size(inserted, "bps_rd_max"),
-        .bps_wr_max = member_size(inserted, "bps_wr_max"),
-        .iops_max = member_size(inserted, "iops_max"),
-        .iops_rd_max = member_size(inserted, "iops_rd_max"),
-        .iops_wr_max = member_size(inserted, "iops_wr_max"),
-        .iops_size = member_size(inserted, "iops_size"),
-        .group = g_strdup(member_text(inserted, "group")),
-    };
+    for (const struct vm_limit *limit = vm_limit_table; limit->name; limit++)
+        *vm_limit_of(&disk->limits, limit) = member_size(inserted, limit->name);
+    disk->limits.group = g_strdup(member_text(inserted, "group"));
 }
 
 static void name_disk(struct vm_disk *disk)

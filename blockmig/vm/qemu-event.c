@@ -75,6 +75,7 @@ bool qemu_next_event(struct vm *vm, unsigned timeout, struct vm_event **event, G
     (*event)->type = kind->type;
     (*event)->time = qmp_event_time(raw);
     (*event)->detail = detail_of(kind, qmp_event_data(raw));
+    (*event)->no_space = member_flag(qmp_event_data(raw), "nospace");
     for (guint i = 0; kind->subject[i] && !(*event)->subject; i++) {
         const char *subject = member_text(qmp_event_data(raw), kind->subject[i]);
 

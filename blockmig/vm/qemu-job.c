@@ -162,17 +162,6 @@ static bool start(struct qmp *qmp, const char *command, json_t *arguments, uint6
     return qmp_do(qmp, command, arguments, QMP_TIMEOUT, error);
 }
 
-bool qemu_mirror(struct vm *vm, const struct vm_mirror *mirror, GError **error)
-{
-    json_t *arguments = json_pack("{s:s, s:s, s:s, s:s, s:s}", "job-id", mirror->id, "device", mirror->from,
-                                  "target", mirror->to, "sync", "top", "copy-mode", "write-blocking");
-
-    if (start(qemu_of(vm)->qmp, "blockdev-mirror", arguments, mirror->speed, error))
-        return true;
-    g_prefix_error(error, "mirror from \"%s\" to \"%s\": ", mirror->from, mirror->to);
-    return false;
-}
-
 bool qemu_commit(struct vm *vm, const struct vm_commit *commit, GError **error)
 {
     const char *top = commit->top ? commit->top : commit->active;

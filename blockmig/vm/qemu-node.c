@@ -41,8 +41,8 @@ static bool need_value(struct qmp *qmp, const char *command, const char *argumen
 bool qemu_can_pivot(struct vm *vm, GError **error)
 {
     static const char *const commands[] = {
-        "blockdev-add", "blockdev-del", "blockdev-snapshot", "blockdev-mirror",         "block-commit",
-        "transaction",  "query-jobs",   "job-dismiss",       "query-named-block-nodes",
+        "blockdev-add", "blockdev-del", "blockdev-snapshot", "blockdev-reopen",         "blockdev-mirror",
+        "block-commit", "transaction",  "query-jobs",        "query-named-block-nodes", "job-dismiss",
     };
     struct qmp *qmp = qemu_of(vm)->qmp;
 
@@ -51,12 +51,6 @@ bool qemu_can_pivot(struct vm *vm, GError **error)
             return false;
     return need_value(qmp, "blockdev-mirror", "sync", "none", error) &&
            need_value(qmp, "blockdev-add", "driver", "qcow2", error);
-}
-
-bool qemu_can_mirror(struct vm *vm, GError **error)
-{
-    return qemu_can_pivot(vm, error) &&
-           need_value(qemu_of(vm)->qmp, "blockdev-mirror", "copy-mode", "write-blocking", error);
 }
 
 static json_t *cache_of(const struct vm_node *node)
@@ -198,18 +192,23 @@ bool qemu_hand_over(struct vm *vm, const struct vm_node *node, char **name, GErr
     return opened(node, *name != NULL, error);
 }
 
-/* blockdev-reopen wants every option again, or it falls back to the default. */
-bool qemu_set_backing(struct vm *vm, const struct vm_node *node, const char *backing, GError **error)
+/* blockdev-reopen wants every option again, or it falls back to the default.  Several nodes are changed in
+ * one transaction. */
+bool qemu_set_backings(struct vm *vm, const struct vm_rebase *disks, unsigned count, GError **error)
 {
-    char name[VM_NODE_NAME_MAX + 1];
-    json_t *options;
+    json_t *options = json_array();
 
-    g_return_val_if_fail(node->descriptor, false);
-    file_node_name(node->name, name);
-    options = json_pack("{s:[o]}", "options", node_arguments(node, backing, json_string(name)));
-    if (qmp_do(qemu_of(vm)->qmp, "blockdev-reopen", options, QMP_TIMEOUT, error))
+    for (unsigned i = 0; i < count; i++) {
+        char name[VM_NODE_NAME_MAX + 1];
+
+        file_node_name(disks[i].node.name, name);
+        json_array_append_new(options, node_arguments(&disks[i].node, disks[i].backing, json_string(name)));
+    }
+    if (qmp_do(qemu_of(vm)->qmp, "blockdev-reopen", json_pack("{s:o}", "options", options), QMP_TIMEOUT,
+               error))
         return true;
-    g_prefix_error(error, "backing of \"%s\" becomes \"%s\": ", node->name, backing ? backing : "none");
+    g_prefix_error(error, "backing of \"%s\"%s becomes \"%s\": ", disks[0].node.name,
+                   count > 1 ? " and others" : "", disks[0].backing ? disks[0].backing : "none");
     return false;
 }
 
@@ -395,10 +394,11 @@ static char *real_name(const char *path)
     return name;
 }
 
-static bool is_file(json_t *node, const char *wanted)
+static bool is_file(json_t *node, const char *wanted, json_t *sets, pid_t pid)
 {
     const char *file = member_text(node, "file");
-    g_autofree char *name = file ? real_name(file) : NULL;
+    bool by_descriptor = file && g_str_has_prefix(file, "/dev/fdset/");
+    g_autofree char *name = by_descriptor ? qemu_fdset_file(sets, file, pid) : file ? real_name(file) : NULL;
 
     return name && strcmp(name, wanted) == 0;
 }
@@ -408,6 +408,7 @@ bool qemu_forget_file(struct vm *vm, const char *path, GError **error)
 {
     struct qmp *qmp = qemu_of(vm)->qmp;
     g_autofree char *wanted = real_name(path);
+    g_autoptr(json_t) sets = qmp_command(qmp, "query-fdsets", NULL, QMP_TIMEOUT, error);
 
     for (unsigned round = 0; wanted && round < 2; round++) {
         g_autoptr(json_t) nodes =
@@ -415,14 +416,14 @@ bool qemu_forget_file(struct vm *vm, const char *path, GError **error)
         size_t i;
         json_t *node;
 
-        if (!nodes)
+        if (!sets || !nodes)
             return false;
         json_array_foreach(nodes, i, node)
         {
             const char *name = member_text(node, "node-name");
 
-            if (name && name[0] != '#' && is_file(node, wanted))
-                qmp_do(qmp, "blockdev-del", json_pack("{s:s}", "node-name", name), QMP_TIMEOUT, NULL);
+            if (name && name[0] != '#' && is_file(node, wanted, sets, qmp_peer(qmp)))
+                qemu_remove_node(vm, name, NULL);
         }
     }
     return true;

@@ -6,6 +6,8 @@
 
 #include <string.h>
 
+#define REQUIRED_LIMITS 6 /* of block_set_io_throttle; a maximum of 0 is refused */
+
 static struct vm *wrap(struct qmp *qmp)
 {
     struct qemu *qemu;
@@ -113,36 +115,18 @@ static bool qemu_stats(struct vm *vm, const char *qdev, struct vm_stats *stats, 
     return true;
 }
 
-static void set_size(json_t *arguments, const char *name, uint64_t value)
-{
-    json_object_set_new(arguments, name, json_integer((json_int_t)value));
-}
-
-/* A maximum without a limit is refused by QEMU, so 0 is left out. */
-static void set_optional(json_t *arguments, const char *name, uint64_t value)
-{
-    if (value)
-        set_size(arguments, name, value);
-}
-
-/* A device is named by its QOM path, which QEMU takes in place of an id, also of devices that have none. */
+/* A device is named by its QOM path, which QEMU takes in place of an id, also of devices that have none. What
+ * is left out is 0, and the six that must be there are the first. */
 static bool qemu_set_limits(struct vm *vm, const char *qdev, const struct vm_limits *limits, GError **error)
 {
     json_t *arguments = json_pack("{s:s}", "id", qdev);
 
-    set_size(arguments, "bps", limits->bps);
-    set_size(arguments, "bps_rd", limits->bps_rd);
-    set_size(arguments, "bps_wr", limits->bps_wr);
-    set_size(arguments, "iops", limits->iops);
-    set_size(arguments, "iops_rd", limits->iops_rd);
-    set_size(arguments, "iops_wr", limits->iops_wr);
-    set_optional(arguments, "bps_max", limits->bps_max);
-    set_optional(arguments, "bps_rd_max", limits->bps_rd_max);
-    set_optional(arguments, "bps_wr_max", limits->bps_wr_max);
-    set_optional(arguments, "iops_max", limits->iops_max);
-    set_optional(arguments, "iops_rd_max", limits->iops_rd_max);
-    set_optional(arguments, "iops_wr_max", limits->iops_wr_max);
-    set_optional(arguments, "iops_size", limits->iops_size);
+    for (const struct vm_limit *limit = vm_limit_table; limit->name; limit++) {
+        uint64_t value = *vm_limit_of((struct vm_limits *)limits, limit);
+
+        if (value || limit < vm_limit_table + REQUIRED_LIMITS)
+            json_object_set_new(arguments, limit->name, json_integer((json_int_t)value));
+    }
     if (limits->group)
         json_object_set_new(arguments, "group", json_string(limits->group));
     if (qmp_do(qemu_of(vm)->qmp, "block_set_io_throttle", arguments, QMP_TIMEOUT, error))
@@ -153,20 +137,33 @@ static bool qemu_set_limits(struct vm *vm, const char *qdev, const struct vm_lim
 
 /* ---- the guest's file systems ---- */
 
-static bool qemu_freeze(struct vm *vm, unsigned limit, unsigned *filesystems, GError **error)
+/* The agent, the caller's, if there is one that answers. */
+static struct agent *find_agent(struct qemu *qemu, GError **error)
 {
-    struct qemu *qemu = qemu_of(vm);
     g_autofree char *path = NULL;
 
     if (!qemu_agent_path(qemu, &path, error))
-        return false;
-    if (!path) {
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
-                    "the machine has no guest agent behind a unix socket");
-        return false;
-    }
+        return NULL;
+    if (path)
+        return agent_open(path, error);
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
+                "the machine has no guest agent behind a unix socket");
+    return NULL;
+}
+
+static bool qemu_agent_answers(struct vm *vm, GError **error)
+{
+    g_autoptr(agent_t) agent = find_agent(qemu_of(vm), error);
+
+    return agent != NULL;
+}
+
+static bool qemu_freeze(struct vm *vm, unsigned limit, unsigned *filesystems, GError **error)
+{
+    struct qemu *qemu = qemu_of(vm);
+
     g_clear_pointer(&qemu->agent, agent_close);
-    qemu->agent = agent_open(path, error);
+    qemu->agent = find_agent(qemu, error);
     if (qemu->agent && agent_freeze(qemu->agent, limit, filesystems, error))
         return true;
     g_clear_pointer(&qemu->agent, agent_close);
@@ -212,11 +209,10 @@ const struct vm_ops vm_qemu_ops = {
     .status = qemu_status,
     .active_nodes = qemu_active_nodes,
     .can_pivot = qemu_can_pivot,
-    .can_mirror = qemu_can_mirror,
     .add_node = qemu_add_node,
     .hand_over = qemu_hand_over,
     .remove_node = qemu_remove_node,
-    .set_backing = qemu_set_backing,
+    .set_backings = qemu_set_backings,
     .keep_open = qemu_keep_open,
     .forget_file = qemu_forget_file,
     .snapshot = qemu_snapshot,
@@ -224,7 +220,6 @@ const struct vm_ops vm_qemu_ops = {
     .resume = qemu_resume,
     .pivot = qemu_pivot,
     .end_pivots = qemu_end_pivots,
-    .mirror = qemu_mirror,
     .commit = qemu_commit,
     .jobs = qemu_jobs,
     .job_wait = qemu_job_wait,
@@ -235,6 +230,7 @@ const struct vm_ops vm_qemu_ops = {
     .set_limits = qemu_set_limits,
     .set_write_threshold = qemu_set_write_threshold,
     .next_event = qemu_next_event,
+    .find_agent = qemu_agent_answers,
     .freeze = qemu_freeze,
     .thaw = qemu_thaw,
     .thaw_left = qemu_thaw_left,

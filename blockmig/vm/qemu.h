@@ -47,11 +47,10 @@ bool qemu_is_filter(const char *driver);
 
 /* qemu-node.c */
 bool qemu_can_pivot(struct vm *vm, GError **error);
-bool qemu_can_mirror(struct vm *vm, GError **error);
 bool qemu_add_node(struct vm *vm, const struct vm_node *node, GError **error);
 bool qemu_hand_over(struct vm *vm, const struct vm_node *node, char **name, GError **error);
 bool qemu_remove_node(struct vm *vm, const char *node, GError **error);
-bool qemu_set_backing(struct vm *vm, const struct vm_node *node, const char *backing, GError **error);
+bool qemu_set_backings(struct vm *vm, const struct vm_rebase *disks, unsigned count, GError **error);
 bool qemu_keep_open(struct vm *vm, const struct vm_disk *disk, GError **error);
 bool qemu_forget_file(struct vm *vm, const char *path, GError **error);
 bool qemu_snapshot(struct vm *vm, const struct vm_snapshot *disks, unsigned count, GError **error);
@@ -69,7 +68,6 @@ bool qemu_fdset_remove(struct qmp *qmp, const char *node, GError **error);
 char *qemu_fdset_file(json_t *sets, const char *name, pid_t pid);
 
 /* qemu-job.c */
-bool qemu_mirror(struct vm *vm, const struct vm_mirror *mirror, GError **error);
 bool qemu_commit(struct vm *vm, const struct vm_commit *commit, GError **error);
 GPtrArray *qemu_jobs(struct vm *vm, GError **error);
 bool qemu_job_wait(struct vm *vm, const char *id, enum vm_job_state wanted, unsigned timeout,

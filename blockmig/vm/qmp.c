@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 #define READ_SIZE 65536
+#define OVERTIME  (G_USEC_PER_SEC / 10)
 
 static gint64 deadline_in(unsigned timeout)
 {
@@ -85,15 +86,17 @@ static void sort_message(struct qmp *qmp, json_t *message)
     }
 }
 
-/* Sleeps until the socket can be read or written, or the time is over (*ready is then false). */
+/* Sleeps until the socket can be read or written, or the time is over (*ready is then false).  What has come
+ * by then is read all the same, but a peer that never stops does not hold us for more than OVERTIME. */
 static bool wait_socket(struct qmp *qmp, GIOCondition condition, gint64 deadline, bool *ready, GError **error)
 {
     gint64 left = deadline - g_get_monotonic_time();
     GError *fault = NULL;
 
-    *ready = false;
-    if (left <= 0)
+    if (left <= 0) {
+        *ready = left > -OVERTIME && g_socket_condition_check(qmp->socket, condition);
         return true;
+    }
     /* poll() counts in milliseconds: rounded up, or the last one would be spent in a busy loop. */
     *ready = g_socket_condition_timed_wait(qmp->socket, condition, (left + 999) / 1000 * 1000, NULL, &fault);
     if (*ready)
@@ -151,6 +154,15 @@ static bool pump(struct qmp *qmp, gint64 deadline, bool *got, GError **error)
     return false;
 }
 
+/* What a peer said before it went is still to be read. */
+static void hear_out(struct qmp *qmp)
+{
+    bool got = true;
+
+    while (got && pump(qmp, deadline_in(0), &got, NULL))
+        ;
+}
+
 /* A descriptor that is not -1 travels with the first byte. */
 static gssize write_some(struct qmp *qmp, const char *bytes, gsize length, int fd, GError **error)
 {
@@ -189,8 +201,10 @@ static bool write_all(struct qmp *qmp, const char *bytes, gsize length, int fd, 
             fd = -1;
             continue;
         }
-        if (!g_error_matches(fault, G_IO_ERROR, G_IO_ERROR_WOULD_BLOCK))
+        if (!g_error_matches(fault, G_IO_ERROR, G_IO_ERROR_WOULD_BLOCK)) {
+            hear_out(qmp);
             return die(qmp, fault, error);
+        }
         g_clear_error(&fault);
         if (!wait_socket(qmp, G_IO_OUT, deadline, &ready, error))
             return false;

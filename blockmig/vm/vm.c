@@ -136,12 +136,19 @@ struct vm_disk *vm_disk_new(void)
     return disk;
 }
 
+struct vm_description *vm_description_new(void)
+{
+    struct vm_description *description = g_new0(struct vm_description, 1);
+
+    description->disks = g_ptr_array_new_with_free_func(disk_free);
+    return description;
+}
+
 struct vm_description *vm_describe(struct vm *vm, GError **error)
 {
-    g_autoptr(vm_description_t) description = g_new0(struct vm_description, 1);
+    g_autoptr(vm_description_t) description = vm_description_new();
 
     description->name = g_strdup(vm->name);
-    description->disks = g_ptr_array_new_with_free_func(disk_free);
     if (!said(vm, vm->ops->describe(vm, description, error), error))
         return NULL;
     return g_steal_pointer(&description);
@@ -214,11 +221,6 @@ bool vm_can_pivot(struct vm *vm, GError **error)
     return said(vm, vm->ops->can_pivot(vm, error), error);
 }
 
-bool vm_can_mirror(struct vm *vm, GError **error)
-{
-    return said(vm, vm->ops->can_mirror(vm, error), error);
-}
-
 /* ---- nodes, jobs, the machine ---- */
 
 bool vm_add_node(struct vm *vm, const struct vm_node *node, GError **error)
@@ -236,9 +238,14 @@ bool vm_remove_node(struct vm *vm, const char *node, GError **error)
     return said(vm, vm->ops->remove_node(vm, node, error), error);
 }
 
+bool vm_set_backings(struct vm *vm, const struct vm_rebase *disks, unsigned count, GError **error)
+{
+    return said(vm, vm->ops->set_backings(vm, disks, count, error), error);
+}
+
 bool vm_set_backing(struct vm *vm, const struct vm_node *node, const char *backing, GError **error)
 {
-    return said(vm, vm->ops->set_backing(vm, node, backing, error), error);
+    return vm_set_backings(vm, &(struct vm_rebase){*node, backing}, 1, error);
 }
 
 bool vm_keep_open(struct vm *vm, const struct vm_disk *disk, GError **error)
@@ -274,11 +281,6 @@ bool vm_pivot(struct vm *vm, const struct vm_pivot *disks, unsigned count, unsig
 bool vm_end_pivots(struct vm *vm, unsigned timeout, GError **error)
 {
     return said(vm, vm->ops->end_pivots(vm, timeout, error), error);
-}
-
-bool vm_mirror(struct vm *vm, const struct vm_mirror *mirror, GError **error)
-{
-    return said(vm, vm->ops->mirror(vm, mirror, error), error);
 }
 
 bool vm_commit(struct vm *vm, const struct vm_commit *commit, GError **error)
@@ -335,6 +337,11 @@ bool vm_next_event(struct vm *vm, unsigned timeout, struct vm_event **event, GEr
     return said(vm, vm->ops->next_event(vm, timeout, event, error), error);
 }
 
+bool vm_find_agent(struct vm *vm, GError **error)
+{
+    return said(vm, vm->ops->find_agent(vm, error), error);
+}
+
 bool vm_freeze(struct vm *vm, unsigned limit, unsigned *filesystems, GError **error)
 {
     return said(vm, vm->ops->freeze(vm, limit, filesystems, error), error);
@@ -354,6 +361,46 @@ int vm_agent_fd(struct vm *vm)
 {
     return vm->ops->agent_fd(vm);
 }
+
+/* ---- limits ---- */
+
+#define LIMIT(name)                                                                                          \
+    {                                                                                                        \
+#name, offsetof(struct vm_limits, name)                                                              \
+    }
+
+const struct vm_limit vm_limit_table[] = {
+    LIMIT(bps),
+    LIMIT(bps_rd),
+    LIMIT(bps_wr),
+    LIMIT(iops),
+    LIMIT(iops_rd),
+    LIMIT(iops_wr),
+    LIMIT(bps_max),
+    LIMIT(bps_rd_max),
+    LIMIT(bps_wr_max),
+    LIMIT(iops_max),
+    LIMIT(iops_rd_max),
+    LIMIT(iops_wr_max),
+    LIMIT(iops_size),
+    LIMIT(bps_max_length),
+    LIMIT(bps_rd_max_length),
+    LIMIT(bps_wr_max_length),
+    LIMIT(iops_max_length),
+    LIMIT(iops_rd_max_length),
+    LIMIT(iops_wr_max_length),
+    {NULL, 0},
+};
+
+bool vm_limits_equal(const struct vm_limits *a, const struct vm_limits *b)
+{
+    for (const struct vm_limit *limit = vm_limit_table; limit->name; limit++)
+        if (*vm_limit_of((struct vm_limits *)a, limit) != *vm_limit_of((struct vm_limits *)b, limit))
+            return false;
+    return g_strcmp0(a->group, b->group) == 0;
+}
+
+/* ---- what is returned ---- */
 
 void vm_job_clear(struct vm_job *job)
 {

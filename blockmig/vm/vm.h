@@ -14,6 +14,7 @@
 
 #include <glib.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -39,8 +40,22 @@ struct vm_bitmap {
 struct vm_limits {
     uint64_t bps, bps_rd, bps_wr, iops, iops_rd, iops_wr; /* per second; 0: none */
     uint64_t bps_max, bps_rd_max, bps_wr_max, iops_max, iops_rd_max, iops_wr_max, iops_size;
+    uint64_t bps_max_length, bps_rd_max_length, bps_wr_max_length; /* seconds; 0: the maximum is none */
+    uint64_t iops_max_length, iops_rd_max_length, iops_wr_max_length;
     char *group; /* NULL: none */
 };
+
+/* The numbers of struct vm_limits by their names; the last has no name. */
+struct vm_limit {
+    const char *name;
+    size_t offset;
+};
+extern const struct vm_limit vm_limit_table[];
+
+static inline uint64_t *vm_limit_of(struct vm_limits *limits, const struct vm_limit *limit)
+{
+    return (uint64_t *)((char *)limits + limit->offset);
+}
 
 struct vm_cache {
     bool direct, no_flush;
@@ -104,6 +119,11 @@ struct vm_snapshot {
     struct vm_node overlay; /* an image made by us, as large as the disk; its backing must be NULL */
 };
 
+struct vm_rebase {
+    struct vm_node node; /* as it was added, by descriptor */
+    const char *backing; /* node that is open; NULL: none */
+};
+
 struct vm_pivot {
     const char *from, *to; /* nodes; `to` is open and not in use */
 };
@@ -121,11 +141,6 @@ struct vm_job {
     char *error;              /* of a failed one; NULL otherwise */
     uint64_t current, total;  /* bytes */
     enum vm_job_state state;
-};
-
-struct vm_mirror {
-    const char *id, *from, *to;
-    uint64_t speed; /* bytes per second, 0: no limit */
 };
 
 struct vm_commit {
@@ -161,6 +176,7 @@ enum vm_event_type {
 struct vm_event {
     enum vm_event_type type;
     char *subject, *detail; /* NULL: none */
+    bool no_space;          /* of an I/O error: for want of it */
     int64_t time;
 };
 
@@ -182,11 +198,10 @@ struct vm_ops {
     bool (*active_nodes)(struct vm *vm, const char *const *qdevs, unsigned count, char **nodes,
                          GError **error);
     bool (*can_pivot)(struct vm *vm, GError **error);
-    bool (*can_mirror)(struct vm *vm, GError **error);
     bool (*add_node)(struct vm *vm, const struct vm_node *node, GError **error);
     bool (*hand_over)(struct vm *vm, const struct vm_node *node, char **name, GError **error);
     bool (*remove_node)(struct vm *vm, const char *node, GError **error);
-    bool (*set_backing)(struct vm *vm, const struct vm_node *node, const char *backing, GError **error);
+    bool (*set_backings)(struct vm *vm, const struct vm_rebase *disks, unsigned count, GError **error);
     bool (*keep_open)(struct vm *vm, const struct vm_disk *disk, GError **error);
     bool (*forget_file)(struct vm *vm, const char *path, GError **error);
     bool (*snapshot)(struct vm *vm, const struct vm_snapshot *disks, unsigned count, GError **error);
@@ -195,7 +210,6 @@ struct vm_ops {
     bool (*pivot)(struct vm *vm, const struct vm_pivot *disks, unsigned count, unsigned timeout,
                   GError **error);
     bool (*end_pivots)(struct vm *vm, unsigned timeout, GError **error);
-    bool (*mirror)(struct vm *vm, const struct vm_mirror *mirror, GError **error);
     bool (*commit)(struct vm *vm, const struct vm_commit *commit, GError **error);
     GPtrArray *(*jobs)(struct vm *vm, GError **error);
     bool (*job_wait)(struct vm *vm, const char *id, enum vm_job_state wanted, unsigned timeout,
@@ -207,6 +221,7 @@ struct vm_ops {
     bool (*set_limits)(struct vm *vm, const char *qdev, const struct vm_limits *limits, GError **error);
     bool (*set_write_threshold)(struct vm *vm, const char *node, uint64_t offset, GError **error);
     bool (*next_event)(struct vm *vm, unsigned timeout, struct vm_event **event, GError **error);
+    bool (*find_agent)(struct vm *vm, GError **error);
     bool (*freeze)(struct vm *vm, unsigned limit, unsigned *filesystems, GError **error);
     bool (*thaw)(struct vm *vm, GError **error);
     bool (*thaw_left)(struct vm *vm, GError **error);
@@ -225,6 +240,7 @@ int vm_fd(struct vm *vm);
 
 struct vm_description *vm_describe(struct vm *vm, GError **error);
 struct vm_disk *vm_disk_new(void); /* for implementations of describe */
+struct vm_description *vm_description_new(void);
 void vm_description_free(struct vm_description *description);
 /* By its name, device id, drive id, node or QOM path; REFUSED if none or several are called so. */
 struct vm_disk *vm_find_disk(const struct vm_description *description, const char *name, GError **error);
@@ -236,7 +252,6 @@ bool vm_active_node(struct vm *vm, const char *qdev, char **node, GError **error
 bool vm_active_nodes(struct vm *vm, const char *const *qdevs, unsigned count, char **nodes, GError **error);
 /* REFUSED, naming the command or option that is not there. */
 bool vm_can_pivot(struct vm *vm, GError **error);
-bool vm_can_mirror(struct vm *vm, GError **error);
 
 bool vm_add_node(struct vm *vm, const struct vm_node *node, GError **error);
 /* The first part of adding a node by descriptor, which must be O_RDWR.  Nothing is looked at yet, not even
@@ -249,6 +264,10 @@ bool vm_remove_node(struct vm *vm, const char *node, GError **error);
 /* Puts a node that was added by descriptor onto another backing node (NULL: none), as large and with the same
  * content as its present one, while the guest runs.  All else in `node` must be as it was added. */
 bool vm_set_backing(struct vm *vm, const struct vm_node *node, const char *backing, GError **error);
+/* The same for several nodes, all or none. */
+bool vm_set_backings(struct vm *vm, const struct vm_rebase *disks, unsigned count, GError **error);
+/* Do both say the same? */
+bool vm_limits_equal(const struct vm_limits *a, const struct vm_limits *b);
 /* Makes the hypervisor keep the file of a disk's top image open, read-write, in every state, while the
  * machine runs: then the file's name may change although the image becomes read-only.  REFUSED or FAILED
  * where that cannot be had; nothing has changed for the machine then. */
@@ -269,8 +288,6 @@ bool vm_pivot(struct vm *vm, const struct vm_pivot *disks, unsigned count, unsig
 /* Ends what a pivot left behind that was interrupted, so that each device is on one node or the other:
  * vm_active_node() tells which. */
 bool vm_end_pivots(struct vm *vm, unsigned timeout, GError **error);
-/* Starts a write-blocking mirror of the top layer; vm_job_wait() for READY, then vm_job_complete(). */
-bool vm_mirror(struct vm *vm, const struct vm_mirror *mirror, GError **error);
 bool vm_commit(struct vm *vm, const struct vm_commit *commit, GError **error);
 
 /* Every job there is, of struct vm_job; also those that ended while nobody listened. */
@@ -297,6 +314,8 @@ bool vm_set_write_threshold(struct vm *vm, const char *node, uint64_t offset, GE
 /* *event is NULL if none came in time; free with vm_event_free(). */
 bool vm_next_event(struct vm *vm, unsigned timeout, struct vm_event **event, GError **error);
 
+/* Does an agent in the guest answer?  REFUSED if there is none, UNREACHABLE if it is silent. */
+bool vm_find_agent(struct vm *vm, GError **error);
 /*
  * Freezes the guest's file systems through its agent, for `limit` at most (10,000 is the most that is
  * granted): after that a watchdog thaws them, and vm_thaw() says so with REFUSED, for what was done in

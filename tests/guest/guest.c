@@ -7,6 +7,7 @@
  * span=P% (the part of each disk that is written), flush=N (a flush after every N writes; 0: only when
  * told to stop), seed=N, log=1 (a line for each flush on the console), hold=1 (begin stopped); the words
  * "sequential" and "fill".  A seed is for one boot; without it every boot takes one of its own.
+ * With a virtio port for an agent (agent.h): agent_delay=MS, agent_refuses=1.
  *
  * Commands, one per line on the second serial port, each answered by one line:
  *   stop, start       finish and flush all writes; go on
@@ -16,6 +17,7 @@
  *   rate N, flush     change the rate; flush now
  *   reboot, poweroff
  */
+#include "agent.h"
 #include "stamp.h"
 
 #include <ctype.h>
@@ -257,6 +259,24 @@ static void fill_all(void)
         while (disks[i].fill && disks[i].error == 0)
             pthread_cond_wait(&changed, &lock);
     pthread_mutex_unlock(&lock);
+}
+
+/* ---- freezing ----------------------------------------------------------------------------------- */
+
+static bool wrote; /* when it was frozen */
+
+static void freeze_all(void)
+{
+    pthread_mutex_lock(&lock);
+    wrote = running;
+    pthread_mutex_unlock(&lock);
+    set_running(false);
+}
+
+static void thaw_all(void)
+{
+    if (wrote)
+        set_running(true);
 }
 
 /* ---- the verdict -------------------------------------------------------------------------------- */
@@ -618,6 +638,11 @@ int main(int argc, char **argv)
         fill_all();
     if (option("hold", 0) == 0)
         set_running(true);
+    agent_serve(&(struct agent_hooks){.freeze = freeze_all,
+                                      .thaw = thaw_all,
+                                      .disks = n_disks,
+                                      .delay_ms = (unsigned)option("agent_delay", 0),
+                                      .refuses = option("agent_refuses", 0) != 0});
     printf("guest: ready, %u disks\n", n_disks);
     serve(port);
 }

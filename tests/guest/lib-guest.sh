@@ -33,7 +33,7 @@ need_guest()
 }
 
 # start_guest NAME [--disk FILE:FORMAT[:OPTIONS]]... [--drive-style | --libvirt-style]
-#     [--append KERNEL-ARGUMENTS] [--memory MIB] [-- QEMU-ARGUMENTS...]
+#     [--append KERNEL-ARGUMENTS] [--memory MIB] [--agent] [-- QEMU-ARGUMENTS...]
 start_guest()
 {
     local name=$1 style=blockdev append='' memory=128 disks=() arguments=() i file format options
@@ -45,7 +45,10 @@ start_guest()
             --libvirt-style) style=libvirt ;;
             --append) append=$2; shift ;;
             --memory) memory=$2; shift ;;
-            --) shift; arguments=("$@"); break ;;
+            --agent) arguments+=(-device virtio-serial-pci
+                -chardev "socket,id=agent,path=$tmp/$name/agent,server=on,wait=off"
+                -device virtserialport,chardev=agent,name=org.qemu.guest_agent.0) ;;
+            --) shift; arguments+=("$@"); break ;;
         esac
         shift
     done
@@ -170,4 +173,34 @@ kill_guest()
     kill -KILL "$pid"
     wait "$pid" 2>/dev/null
     return 0
+}
+
+# files DIRECTORY: what is in it, in one line.
+files()
+{
+    (cd "$1" && LC_ALL=C ls | tr '\n' ' ')
+}
+
+# is_running NAME: for wait_for.
+is_running()
+{
+    [ "$(qmp "$1" '{"execute": "query-status"}' | jq -r .status)" = running ]
+}
+
+# killed_at COMMIT PID COMMAND...: the program is killed after that commit of the journal, and before it the process
+# PID (0: none).  False if it came to its end before.
+killed_at()
+{
+    local commit=$1 pid=$2
+    shift 2
+    ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}verify_asan_link_order=0 KILL_AT_COMMIT=$commit KILL_TOO=$pid \
+        LD_PRELOAD=$builddir/tests/helpers/kill-at-commit.so "$builddir/tools/blockmig" "$@" \
+        >"$tmp/.killed" 2>&1 3>&- </dev/null
+    [ $? -eq 137 ]
+}
+
+# newest_job [JQ-FILTER]
+newest_job()
+{
+    "$builddir/tools/blockmig" job list --json 2>/dev/null | jq -r ".jobs[0]${1:-.job}"
 }

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Built by tests/guest/build at the first test that needs it, with its own flags: the guest is static.
 EXTRA_DIST += \
+	tests/guest/agent.c \
+	tests/guest/agent.h \
 	tests/guest/build \
 	tests/guest/guest-check.c \
 	tests/guest/guest-cmd.py \

@@ -10,3 +10,9 @@ tests_helpers_space_query_LDADD = $(BLOCKMIG_LIBS)
 noinst_PROGRAMS += tests/helpers/guarded-pause
 tests_helpers_guarded_pause_SOURCES = tests/helpers/guarded-pause.c
 tests_helpers_guarded_pause_LDADD = $(BLOCKMIG_LIBS)
+# For LD_PRELOAD, also into a program that is built with sanitizers.
+EXTRA_DIST += tests/helpers/kill-at-commit.c
+CLEANFILES += tests/helpers/kill-at-commit.so
+noinst_DATA += tests/helpers/kill-at-commit.so
+tests/helpers/kill-at-commit.so: tests/helpers/kill-at-commit.c
+	$(AM_V_CC)$(MKDIR_P) $(@D) && $(CC) -O2 -Wall -fPIC -shared -o $@ $<

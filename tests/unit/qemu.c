@@ -366,7 +366,6 @@ static void test_abilities(struct machine *machine, gconstpointer unused)
 
     start(machine, "-S");
     assert_ok(vm_can_pivot(machine->vm, &error));
-    assert_ok(vm_can_mirror(machine->vm, &error));
     assert_ok(qmp_has_argument(monitor(machine), "blockdev-mirror", "copy-mode", &error));
     assert_ok(qmp_has_argument(monitor(machine), "blockdev-add", "pass-discard-snapshot", &error));
     assert_ok(qmp_has_value(monitor(machine), "transaction", "completion-mode", "grouped", &error) ||
@@ -620,39 +619,6 @@ static void test_pivot_is_all_or_none(struct machine *machine, gconstpointer unu
     g_assert_no_error(error);
     g_assert_cmpuint(jobs->len, ==, 0);
     assert_ok(vm_remove_node(machine->vm, "ta1", &error));
-}
-
-/* Without a pause: what is written while the mirror runs is on both sides when it completes. */
-static void test_mirror(struct machine *machine, gconstpointer unused)
-{
-    g_autoptr(vm_description_t) description = two_disks(machine);
-    const char *da = disk_called(description, "da")->qdev;
-    struct vm_mirror mirror = {.id = "m", .from = "a1", .to = "ta1"};
-    g_auto(vm_job_t) job = {0};
-    GError *error = NULL;
-
-    device_io(machine, da, "write -P 1 0 1M");
-    snapshot_two(machine, description);
-    device_io(machine, da, "write -P 2 1M 1M");
-    copy_to(machine, "a.qcow2", "ta.qcow2");
-    make_image(machine, "ta1.qcow2", "qcow2", "ta.qcow2", "qcow2");
-    add(machine, "ta", "ta.qcow2", "qcow2", NULL);
-    add(machine, "ta1", "ta1.qcow2", "qcow2", "ta");
-    assert_ok(vm_mirror(machine->vm, &mirror, &error));
-    assert_ok(vm_job_wait(machine->vm, "m", VM_JOB_READY, 10000, &job, &error));
-    g_assert_cmpint(job.state, ==, VM_JOB_READY);
-    /* The mirror's filter is not the answer. */
-    assert_active(machine, da, "a1");
-    device_io(machine, da, "write -P 3 8M 64k");
-    /* Cancelled, it leaves the machine where it was. */
-    assert_ok(vm_job_cancel(machine->vm, "m", 5000, &error));
-    assert_ok(vm_job_cancel(machine->vm, "m", 5000, &error));
-    assert_active(machine, da, "a1");
-    assert_ok(vm_mirror(machine->vm, &mirror, &error));
-    complete(machine, "m");
-    assert_active(machine, da, "ta1");
-    image_reads(machine, "ta1.qcow2", "read -P 3 8M 64k");
-    assert_same(machine, "a1.qcow2", "ta1.qcow2");
 }
 
 /* ---- files whose names change ---- */
@@ -1044,12 +1010,107 @@ static void test_removal_is_repeated(struct machine *machine, gconstpointer unus
     g_assert_cmpuint(open_count(machine, path), ==, 0);
 }
 
+/* ---- from one side to the other without a pause ---- */
+
+/* Two disks write to overlays that stand on the sources' chains; `nodes` and their files stay open. */
+static void write_over_sources(struct machine *machine, const struct vm_description *description,
+                               struct vm_rebase *nodes, int *files, char **paths)
+{
+    static const char *const names[] = {"ta1", "tb1"};
+    struct vm_snapshot disks[] = {{.node = "a1"}, {.node = "b1"}};
+    GError *error = NULL;
+
+    snapshot_two(machine, description);
+    device_io(machine, disk_called(description, "da")->qdev, "write -P 1 0 1M");
+    device_io(machine, disk_called(description, "drb")->qdev, "write -P 2 1M 1M");
+    make_image(machine, "ta1.qcow2", "qcow2", "a1.qcow2", "qcow2");
+    make_image(machine, "tb1.qcow2", "qcow2", "b1.qcow2", "qcow2");
+    for (int i = 0; i < 2; i++) {
+        g_autofree char *file = g_strconcat(names[i], ".qcow2", NULL);
+
+        paths[i] = in(machine, file);
+        files[i] = open_file(paths[i], O_RDWR);
+        nodes[i] = (struct vm_rebase){.node = {.name = names[i],
+                                               .filename = paths[i],
+                                               .format = "qcow2",
+                                               .descriptor = &files[i],
+                                               .direct = true}};
+        disks[i].overlay = nodes[i].node;
+    }
+    assert_ok(vm_snapshot(machine->vm, disks, 2, &error));
+}
+
+static void close_files(const int *files, char **paths)
+{
+    for (int i = 0; i < 2; i++) {
+        close(files[i]);
+        g_free(paths[i]);
+    }
+}
+
+/* What is below the machines' overlays is copied while they run, and the copy takes its place. */
+static void test_rebase(struct machine *machine, gconstpointer unused)
+{
+    g_autoptr(vm_description_t) description = two_disks(machine);
+    g_autoptr(vm_description_t) after = NULL;
+    const char *da = disk_called(description, "da")->qdev, *db = disk_called(description, "drb")->qdev;
+    struct vm_rebase nodes[2];
+    int files[2];
+    char *paths[2];
+    GError *error = NULL;
+
+    write_over_sources(machine, description, nodes, files, paths);
+    device_io(machine, da, "write -P 3 8M 64k");
+    copy_to(machine, "a1.qcow2", "ta.qcow2");
+    copy_to(machine, "b1.qcow2", "tb.qcow2");
+    add(machine, "ta", "ta.qcow2", "qcow2", NULL);
+    add(machine, "tb", "tb.qcow2", "qcow2", NULL);
+    nodes[0].backing = "ta";
+    nodes[1].backing = "tb";
+    assert_ok(vm_set_backings(machine->vm, nodes, 2, &error));
+    assert_active(machine, da, "ta1");
+    assert_active(machine, db, "tb1");
+    /* Nothing holds the sources any more. */
+    assert_ok(vm_remove_node(machine->vm, "a1", &error));
+    assert_ok(vm_remove_node(machine->vm, "b1", &error));
+    node_reads(machine, "ta1", "read -P 1 0 1M");
+    node_reads(machine, "ta1", "read -P 3 8M 64k");
+    node_reads(machine, "tb1", "read -P 2 1M 1M");
+    after = vm_describe(machine->vm, &error);
+    g_assert_no_error(error);
+    g_assert_cmpuint(disk_called(after, "da")->layers->len, ==, 2);
+    g_assert_cmpstr(((struct vm_layer *)disk_called(after, "da")->layers->pdata[1])->node, ==, "ta");
+    g_assert_cmpstr(disk_called(after, "da")->refusal, ==, NULL);
+    close_files(files, paths);
+}
+
+/* The second has nowhere to go: the first stays as well. */
+static void test_rebase_is_all_or_none(struct machine *machine, gconstpointer unused)
+{
+    g_autoptr(vm_description_t) description = two_disks(machine);
+    struct vm_rebase nodes[2];
+    int files[2];
+    char *paths[2];
+    GError *error = NULL;
+
+    write_over_sources(machine, description, nodes, files, paths);
+    copy_to(machine, "a1.qcow2", "ta.qcow2");
+    add(machine, "ta", "ta.qcow2", "qcow2", NULL);
+    nodes[0].backing = "ta";
+    nodes[1].backing = "nowhere";
+    assert_fails(vm_set_backings(machine->vm, nodes, 2, &error), BLOCKMIG_ERROR_FAILED, "and others");
+    assert_ok(vm_remove_node(machine->vm, "ta", &error));
+    assert_fails(vm_remove_node(machine->vm, "a1", &error), BLOCKMIG_ERROR_FAILED, "backing");
+    node_reads(machine, "ta1", "read -P 1 0 1M");
+    node_reads(machine, "tb1", "read -P 2 1M 1M");
+    close_files(files, paths);
+}
+
 /* ---- when we die ---- */
 
 static void test_jobs_are_adopted(struct machine *machine, gconstpointer unused)
 {
     g_autoptr(vm_description_t) description = two_disks(machine);
-    struct vm_mirror mirror = {.id = "slow", .from = "a1", .to = "ta1", .speed = 1};
     g_autofree char *name = g_strdup(machine->vm->name);
     g_autoptr(GPtrArray) jobs = NULL;
     g_auto(vm_job_t) job = {0};
@@ -1060,7 +1121,9 @@ static void test_jobs_are_adopted(struct machine *machine, gconstpointer unused)
     device_io(machine, disk_called(description, "da")->qdev, "write -P 2 0 8M");
     make_image(machine, "ta1.qcow2", "qcow2", NULL, NULL);
     add(machine, "ta1", "ta1.qcow2", "qcow2", NULL);
-    assert_ok(vm_mirror(machine->vm, &mirror, &error));
+    command(machine, "blockdev-mirror",
+            json_pack("{s:s, s:s, s:s, s:s, s:i, s:b}", "job-id", "slow", "device", "a1", "target", "ta1",
+                      "sync", "top", "speed", 1, "auto-dismiss", false));
     vm_close(machine->vm);
     machine->vm = vm_open(name, &error);
     g_assert_no_error(error);
@@ -1140,27 +1203,41 @@ static void test_machine_is_killed(struct machine *machine, gconstpointer unused
 
 /* ---- limits, events ---- */
 
+/* Every number that QEMU keeps comes back as it was, with the group and the lengths of the bursts. */
 static void test_limits(struct machine *machine, gconstpointer unused)
 {
     g_autoptr(vm_description_t) before = two_disks(machine);
-    struct vm_limits limits = {.bps_wr = 1 << 20, .bps_wr_max = 4 << 20};
+    struct vm_limits own = {.bps_rd = 3 << 20,
+                            .bps_wr = 2 << 20,
+                            .bps_wr_max = 4 << 20,
+                            .bps_wr_max_length = 7,
+                            .iops = 900,
+                            .iops_size = 8192,
+                            .group = (char *)"both"};
+    struct vm_limits tight = {.bps_wr = 1 << 20};
     GError *error = NULL;
 
     for (guint i = 0; i < before->disks->len; i++) {
         const struct vm_disk *disk = before->disks->pdata[i];
-        g_autoptr(vm_description_t) limited = NULL;
-        g_autoptr(vm_description_t) restored = NULL;
+        const struct vm_limits *steps[] = {&tight, &disk->limits, &own, &tight, &own};
 
-        assert_ok(vm_set_limits(machine->vm, disk->qdev, &limits, &error));
-        limited = vm_describe(machine->vm, &error);
-        g_assert_cmpuint(disk_called(limited, disk->name)->limits.bps_wr, ==, 1 << 20);
-        g_assert_cmpuint(disk_called(limited, disk->name)->limits.bps_wr_max, ==, 4 << 20);
-        assert_ok(vm_set_limits(machine->vm, disk->qdev, &disk->limits, &error));
-        restored = vm_describe(machine->vm, &error);
-        g_assert_cmpuint(disk_called(restored, disk->name)->limits.bps_wr, ==, 0);
-        g_assert_cmpstr(disk_called(restored, disk->name)->limits.group, ==, NULL);
+        for (guint k = 0; k < G_N_ELEMENTS(steps); k++) {
+            g_autoptr(vm_description_t) now = NULL;
+            struct vm_limits *found;
+
+            assert_ok(vm_set_limits(machine->vm, disk->qdev, steps[k], &error));
+            now = vm_describe(machine->vm, &error);
+            found = &((struct vm_disk *)disk_called(now, disk->name))->limits;
+            if (steps[k] == &tight) {
+                /* QEMU gives a disk that has none a group of its own. */
+                g_assert_nonnull(found->group);
+                g_clear_pointer(&found->group, g_free);
+            }
+            g_assert_true(vm_limits_equal(found, steps[k]));
+            g_assert_cmpint(vm_limits_equal(found, &own), ==, steps[k] == &own);
+        }
     }
-    assert_fails(vm_set_limits(machine->vm, "/machine/nothing", &limits, &error), BLOCKMIG_ERROR_FAILED,
+    assert_fails(vm_set_limits(machine->vm, "/machine/nothing", &tight, &error), BLOCKMIG_ERROR_FAILED,
                  "/machine/nothing");
 }
 
@@ -1249,7 +1326,8 @@ int main(int argc, char **argv)
     ADD("pivot", test_pivot);
     ADD("pause-is-short", test_pause_is_short);
     ADD("pivot-is-all-or-none", test_pivot_is_all_or_none);
-    ADD("mirror", test_mirror);
+    ADD("rebase", test_rebase);
+    ADD("rebase-is-all-or-none", test_rebase_is_all_or_none);
     for (guint i = 0; i < G_N_ELEMENTS(styles); i++) {
         g_autofree char *stopped = g_strdup_printf("/qemu/names-are-exchanged/%u", i);
         g_autofree char *running = g_strdup_printf("/qemu/names-are-exchanged-running/%u", i);

@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "blockmig/migrate/checkpoint.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define WINDOW_BYTES (UINT64_C(256) << 20)
+#define MAP_BATCH    256
+
+/* ---- in the journal ------------------------------------------------------------------------------- */
+
+void checkpoint_clear(struct checkpoint *done)
+{
+    digest_table_free(done->digests);
+    g_clear_pointer(&done->bad, g_array_unref);
+    *done = (struct checkpoint){0};
+}
+
+void checkpoint_begin(struct checkpoint *done, enum digest_algorithm algorithm, uint64_t size)
+{
+    checkpoint_clear(done);
+    done->digests = digest_table_new(algorithm, size);
+}
+
+bool checkpoint_load(struct checkpoint *done, const struct job *job, unsigned index,
+                     enum digest_algorithm algorithm, uint64_t size, GError **error)
+{
+    struct journal_checkpoint record = {0};
+    g_autoptr(GBytes) digests = NULL;
+    bool found = false;
+    size_t length;
+    const void *data;
+
+    if (!journal_checkpoint_load(job->journal, job->record, index, &record, &digests, &found, error))
+        return false;
+    if (!found)
+        return true;
+    data = g_bytes_get_data(digests, &length);
+    checkpoint_begin(done, algorithm, size);
+    if (!digest_table_unpack(done->digests, data, length, error))
+        return false;
+    digest_table_truncate(done->digests, (record.frontier + DIGEST_CHUNK_SIZE - 1) / DIGEST_CHUNK_SIZE);
+    done->frontier = done->saved = record.frontier;
+    done->merged = record.merged;
+    done->map_sum = (struct copy_map_sum){record.map_sum_low, record.map_sum_high};
+    done->before = (struct copy_counters){.bytes_read = record.bytes_read,
+                                          .bytes_written = record.bytes_written,
+                                          .bytes_zero = record.bytes_zero,
+                                          .bytes_cloned = record.bytes_cloned,
+                                          .bytes_verified = record.bytes_verified,
+                                          .data_done = record.data_done};
+    done->bad = journal_bad_ranges(job->journal, job->record, index, error);
+    return done->bad != NULL;
+}
+
+void checkpoint_add_counters(const struct checkpoint *done, const struct copy_counters *now,
+                             struct copy_counters *total)
+{
+    const struct copy_counters *before = &done->before;
+
+    *total = *now;
+    total->data_done += before->data_done;
+    total->bytes_read += before->bytes_read;
+    total->bytes_written += before->bytes_written;
+    total->bytes_cloned += before->bytes_cloned;
+    total->bytes_zero += before->bytes_zero;
+    total->bytes_verified += before->bytes_verified;
+}
+
+/* Ranges ascend: an earlier run stopped below where this one began.  One that was cut there is whole again.
+ */
+GArray *checkpoint_all_bad(const struct checkpoint *done, const GArray *now)
+{
+    GArray *all = g_array_new(FALSE, FALSE, sizeof(struct copy_range));
+
+    if (done->bad)
+        g_array_append_vals(all, done->bad->data, done->bad->len);
+    for (guint i = 0; now && i < now->len; i++) {
+        const struct copy_range *range = &g_array_index(now, struct copy_range, i);
+        struct copy_range *last = all->len ? &g_array_index(all, struct copy_range, all->len - 1) : NULL;
+
+        if (last && last->offset + last->length == range->offset)
+            last->length += range->length;
+        else
+            g_array_append_val(all, *range);
+    }
+    return all;
+}
+
+bool checkpoint_save(struct checkpoint *done, const struct job *job, unsigned index, uint64_t frontier,
+                     const struct copy_result *now, GError **error)
+{
+    struct copy_counters total;
+    uint64_t to = (frontier + DIGEST_CHUNK_SIZE - 1) / DIGEST_CHUNK_SIZE;
+    g_autoptr(GBytes) digests = digest_table_pack(done->digests, done->saved / DIGEST_CHUNK_SIZE, to);
+    g_autoptr(GArray) bad = checkpoint_all_bad(done, now->bad);
+    struct journal_checkpoint record;
+
+    checkpoint_add_counters(done, &now->counters, &total);
+    record = (struct journal_checkpoint){.frontier = frontier,
+                                         .merged = done->merged,
+                                         .map_sum_low = now->map_sum.low,
+                                         .map_sum_high = now->map_sum.high,
+                                         .bytes_read = total.bytes_read,
+                                         .bytes_written = total.bytes_written,
+                                         .bytes_zero = total.bytes_zero,
+                                         .bytes_cloned = total.bytes_cloned,
+                                         .bytes_verified = total.bytes_verified,
+                                         .data_done = total.data_done,
+                                         .bad = bad};
+    if (!journal_checkpoint_save(job->journal, job->record, index, &record, digests, error))
+        return false;
+    done->saved = done->frontier = frontier;
+    return true;
+}
+
+/* ---- on the medium -------------------------------------------------------------------------------- */
+
+bool checkpoint_first_difference(struct chain *chain, const struct digest_table *expected, uint64_t from,
+                                 uint64_t to, const struct copy_options *how, uint64_t *differs,
+                                 GError **error)
+{
+    g_autoptr(digest_table_t) table =
+        digest_table_new(digest_table_algorithm(expected), digest_table_size(expected));
+    struct copy_options options = *how;
+    struct copy_result result = {0};
+    size_t length = digest_length(digest_table_algorithm(expected));
+    bool ok;
+
+    options.start = from;
+    options.end = to;
+    options.digests = table;
+    ok = copy_digest(chain, &options, &result, error);
+    copy_result_clear(&result);
+    *differs = to;
+    if (!ok)
+        return false;
+    for (uint64_t chunk = from / DIGEST_CHUNK_SIZE; chunk * DIGEST_CHUNK_SIZE < to; chunk++) {
+        if (digest_table_is_zero(table, chunk) && digest_table_is_zero(expected, chunk)) {
+            /* Empty stretches are skipped: cost grows with data. */
+            uint64_t a = chunk, b = chunk;
+            bool more_a = digest_table_next(table, &a), more_b = digest_table_next(expected, &b);
+
+            if (!more_a && !more_b)
+                break;
+            chunk = MIN(more_a ? a : UINT64_MAX, more_b ? b : UINT64_MAX);
+            if (chunk * DIGEST_CHUNK_SIZE >= to)
+                break;
+        }
+        if (memcmp(digest_table_get(table, chunk), digest_table_get(expected, chunk), length) != 0) {
+            *differs = chunk * DIGEST_CHUNK_SIZE;
+            break;
+        }
+    }
+    return true;
+}
+
+bool checkpoint_prove(struct checkpoint *done, const struct job *job, struct image *written,
+                      const struct copy_options *how, GError **error)
+{
+    uint64_t from = done->frontier > WINDOW_BYTES ? done->frontier - WINDOW_BYTES : 0;
+    g_autoptr(chain_t) chain = chain_new_single(written, true);
+    uint64_t differs;
+
+    from -= from % DIGEST_CHUNK_SIZE;
+    if (!checkpoint_first_difference(chain, done->digests, from, done->frontier, how, &differs, error))
+        return false;
+    if (differs < done->frontier) {
+        job_notice(job,
+                   "%s: what was written before the checkpoint at %" PRIu64
+                   " is not on the medium from byte %" PRIu64 " on: copying it again from the beginning",
+                   written->name, done->frontier, differs);
+        done->frontier = 0;
+    }
+    return true;
+}
+
+bool checkpoint_use_target(struct image *opened, GError *failure, uint64_t size, struct image *parent,
+                           struct image **target, char **why, GError **error)
+{
+    struct image_check check = {0};
+    g_autoptr(GError) local = failure;
+    g_autoptr(image_t) image = opened;
+
+    *target = NULL;
+    if (image && image->size < size)
+        *why = g_strdup_printf("%s has only %" PRIu64 " bytes", image->name, image->size);
+    else if (image && image_check(image, true, &check, &local) && check.corruptions > 0)
+        *why = g_strdup_printf("%s has %" PRIu64 " damaged entries", image->name, check.corruptions);
+    else if (image && !local && parent)
+        image_check_parent(image, parent, &local);
+    if (!local && !*why)
+        *target = g_steal_pointer(&image);
+    if (!local)
+        return true;
+    if (g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED) ||
+        g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED)) {
+        *why = g_strdup(local->message);
+        return true;
+    }
+    g_propagate_error(error, g_steal_pointer(&local));
+    return false;
+}
+
+/* What was preallocated stays allocated: it is emptied in place.  Only falloc has reserved the blocks
+ * themselves. */
+static bool empty_in_place(const struct checkpoint *done, struct image *target, bool keep_blocks,
+                           GError **error)
+{
+    struct extent extents[MAP_BATCH];
+    uint64_t done_offset, done_length;
+    size_t count;
+
+    for (uint64_t at = done->frontier; at < target->size; at = extent_end(&extents[count - 1])) {
+        if (!image_map(target, at, target->size - at, extents, MAP_BATCH, &count, error))
+            return false;
+        for (size_t i = 0; i < count; i++) {
+            const struct extent *extent = &extents[i];
+            bool ok = true;
+
+            if (extent->status == EXTENT_DATA)
+                ok = storage_zero(extent->storage, extent->host_offset, extent->length, !keep_blocks, error);
+            else if (extent->status == EXTENT_PACKED)
+                ok = image_discard(target, extent->offset, extent->length, &done_offset, &done_length, error);
+            if (!ok)
+                return false;
+        }
+    }
+    return true;
+}
+
+bool checkpoint_empty_rest(const struct checkpoint *done, struct image *target, uint64_t size,
+                           const char *preallocation, bool device, GError **error)
+{
+    bool falloc = g_strcmp0(preallocation, "falloc") == 0;
+    uint64_t done_offset, done_length;
+
+    if (done->frontier >= size)
+        return true;
+    if (image_is_differencing(target)) {
+        target->reads_zero = false;
+        return true;
+    }
+    if (!device && (falloc || g_strcmp0(preallocation, "metadata") == 0)) {
+        target->reads_zero = true;
+        return empty_in_place(done, target, falloc, error) && image_flush(target, error);
+    }
+    if (!image_discard(target, done->frontier, size - done->frontier, &done_offset, &done_length, error))
+        return false;
+    target->reads_zero = !device && done_offset <= done->frontier && done_offset + done_length >= size;
+    return image_flush(target, error);
+}
+
+/* ---- the source ----------------------------------------------------------------------------------- */
+
+/* Adds what `storage`, which lies at `path`, is and when it was written to last. */
+static bool add_identity(GString *text, const struct storage *storage, const char *path, bool *certain,
+                         GError **error)
+{
+    struct stat st;
+
+    if (stat(path, &st) < 0)
+        return blockmig_set_errno(error, errno, "%s", path);
+    if (S_ISBLK(st.st_mode)) {
+        *certain = false;
+        memset(&st.st_mtim, 0, sizeof(st.st_mtim));
+    }
+    g_string_append_printf(text, "%s size %" PRIu64 " mtime %" PRId64 ".%09ld;", storage->identity,
+                           storage->size, (int64_t)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
+    return true;
+}
+
+char *checkpoint_source_identity(const struct chain *chain, bool *certain, GError **error)
+{
+    g_autoptr(GString) text = g_string_new(NULL);
+
+    *certain = true;
+    for (unsigned i = 0; i < chain_depth(chain); i++) {
+        const struct image *image = chain_layer(chain, i);
+        const char *path = g_ptr_array_index(chain->paths, i);
+
+        if (!add_identity(text, image->storage, path, certain, error))
+            return NULL;
+        for (guint k = 0; k < image->data_files->len; k++) {
+            const struct storage *data = image_data_file(image, k)->storage;
+
+            if (!add_identity(text, data, data->name, certain, error))
+                return NULL;
+        }
+    }
+    return g_string_free(g_steal_pointer(&text), false);
+}
