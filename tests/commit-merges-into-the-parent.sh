@@ -68,20 +68,33 @@ done
 
 # ---- killed -----------------------------------------------------------------------------------------
 
-# killed FORMAT: at random moments, until it has come to its end.
+# has_changed PID TIME: the merge has begun to write, or has ended.
+has_changed()
+{
+    [ "$(stat -c %.Y "$tmp/m/parent")" != "$2" ] || ! kill -0 "$1"
+}
+
+# killed FORMAT: again and again, every time a moment after it began to write.
 killed()
 {
-    local format=$1 kills=0 pid
-    make_layers "$format" $((5 << 20))
+    local format=$1 kills=0 inside=0 pid before
+    make_layers "$format" $((24 << 20))
     while [ "$kills" -lt 6 ]; do
-        "$blockmig" commit -q --bandwidth=3MiB/s "${parents[@]}" "$tmp/m/overlay" 3>&- &
+        before=$(stat -c %.Y "$tmp/m/parent")
+        "$blockmig" commit -q --bandwidth=$((5 + RANDOM % 20))MiB/s "${parents[@]}" "$tmp/m/overlay" 3>&- &
         pid=$!
-        sleep "0.$((RANDOM % 8))$((RANDOM % 10))"
+        until has_changed "$pid" "$before"; do
+            :
+        done
+        sleep "0.0$((RANDOM % 4))$((RANDOM % 10))"
         kill -KILL "$pid" 2>/dev/null
         wait "$pid" 2>/dev/null
+        [ $? -ne 137 ] || inside=$((inside + 1))
         kills=$((kills + 1))
         shows "$tmp/m/overlay" "$tmp/m/model.raw" "${parents[@]}" || return
     done
+    echo "$inside of $kills kills were inside"
+    [ "$inside" -gt 0 ] || return
     blockmig commit -q "${parents[@]}" "$tmp/m/overlay" && shows "$tmp/m/parent" "$tmp/m/model.raw" "${lower[@]}" || return
     [ "$format" != qcow2 ] || qemu-img check "$tmp/m/parent"
 }

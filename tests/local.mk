@@ -54,6 +54,7 @@ dist_check_SCRIPTS += \
 	tests/ctrl-c-cancels-and-resumes.sh \
 	tests/a-full-state-directory-is-told.sh \
 	tests/forced-copies-are-resumed.sh \
+	tests/other-formats-on-devices.sh \
 	tests/preallocation-survives-a-kill.sh \
 	tests/read-back-catches-corruption.sh \
 	tests/salvage-lists-bad-ranges.sh \

@@ -236,12 +236,8 @@ bool checkpoint_empty_rest(const struct checkpoint *done, struct image *target, 
     bool falloc = g_strcmp0(preallocation, "falloc") == 0;
     uint64_t done_offset, done_length;
 
-    if (done->frontier >= size)
+    if (done->frontier >= size || image_is_differencing(target))
         return true;
-    if (image_is_differencing(target)) {
-        target->reads_zero = false;
-        return true;
-    }
     if (!device && (falloc || g_strcmp0(preallocation, "metadata") == 0)) {
         target->reads_zero = true;
         return empty_in_place(done, target, falloc, error) && image_flush(target, error);
