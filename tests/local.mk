@@ -63,6 +63,12 @@ dist_check_SCRIPTS += \
 
 # Disks of running machines.
 dist_check_SCRIPTS += \
+	tests/failback-brings-the-machine-back.sh \
+	tests/failback-of-a-machine-that-is-off.sh \
+	tests/failback-survives-a-kill-at-every-step.sh \
+	tests/failback-windows-end-by-themselves.sh \
+	tests/a-killed-move-leaves-devices-right.sh \
+	tests/a-killed-move-leaves-no-half-chain.sh \
 	tests/a-killed-move-goes-on.sh \
 	tests/a-pause-that-takes-too-long-is-given-up.sh \
 	tests/moves-survive-a-crash-at-every-step.sh \
@@ -70,13 +76,17 @@ dist_check_SCRIPTS += \
 	tests/a-killed-move-without-a-pause.sh \
 	tests/move-a-machine-that-is-too-busy.sh \
 	tests/move-a-running-disk.sh \
+	tests/move-block-devices.sh \
 	tests/move-brings-the-machine-back-from-a-bad-target.sh \
+	tests/move-disks-of-any-size.sh \
 	tests/move-flattens-a-chain.sh \
+	tests/move-keeps-a-chain.sh \
 	tests/move-is-rolled-back-when-the-target-lies.sh \
 	tests/move-leaves-a-paused-machine-paused.sh \
 	tests/move-never-fills-a-datastore.sh \
 	tests/move-notices-what-happens.sh \
 	tests/move-parks-when-the-pause-would-be-too-long.sh \
+	tests/move-refuses-devices-in-use.sh \
 	tests/move-quiesces-the-guest.sh \
 	tests/move-refuses-what-it-cannot-move.sh \
 	tests/move-rolls-back-on-ctrl-c.sh \

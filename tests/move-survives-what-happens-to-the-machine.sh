@@ -45,7 +45,7 @@ kill_guest g
 wait "$pid"
 status=$? err=$(cat "$tmp/err")
 [ "$status" -eq 8 ] || [ "$status" -eq 9 ] && ok "a machine that is gone: exit status" || not_ok "a machine that is gone: $status $err"
-like "$err" "job resume $(newest_job).*job cancel $(newest_job)" "and what can be done is told"
+like "$err" "job resume.*job cancel" "and what can be done is told"
 like "$(files "$tmp/a")" "^disk.qcow2 disk.qcow2.blockmig-0 " "nothing on the source was touched"
 like "$(host_verdict g 0 "$tmp/a/disk.qcow2" qcow2)" '^OK [1-9]' "the disk's name leads to every flushed write"
 run_ok "without the machine the job is given up" blockmig job cancel "$(newest_job)"
@@ -85,7 +85,7 @@ node=$(qmp g '{"execute": "query-block"}' | jq -r '.[0].inserted["node-name"]')
 must qmp g "{\"execute\": \"block_resize\", \"arguments\": {\"node-name\": \"$node\", \"size\": 100663296}}"
 run blockmig job resume "$(newest_job)"
 is "$status" 4 "a disk that was resized: rolled back" || diag "$err"
-like "$err" 'disk.qcow2 was resized from 67108864 to 100663296 bytes' "and why"
+like "$err" 'was resized from 67108864 to 100663296 bytes' "and why"
 back "resized"
 sleep 0.5
 is "$(guest_verdict g)" OK "the guest misses nothing"

@@ -10,8 +10,9 @@ need_free 1G
 # give_up NAME: as far as it can be given up; otherwise it is finished.  Sets `ended`.
 give_up()
 {
-    run blockmig job cancel "$(newest_job)"
     ended=back
+    [ "$(newest_job)" != null ] || return 0
+    run blockmig job cancel "$(newest_job)"
     [ "$status" -ne 3 ] || { ended=there; run blockmig job resume "$(newest_job)"; }
 }
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The program: finds the subcommand, reads its options, runs it, turns an error into a message and a status.
  */
+#include "blockmig/migrate/keeper.h"
 #include "blockmig/vm/guard.h"
 #include "formats/error.h"
 #include "tools/command.h"
@@ -189,6 +190,8 @@ int main(int argc, char **argv)
     keep_streams();
     if (guard_wanted(argc, argv))
         return guard_main(argv);
+    if (keeper_wanted(argc, argv))
+        return keeper_main(argv);
     setlocale(LC_CTYPE, ""); /* widths and names only: numbers and messages stay the same everywhere */
     if (argc < 2) {
         print_usage(stderr);

@@ -17,15 +17,24 @@
 /* How long `cancel` waits for a running job to stop in order, in milliseconds. */
 #define STOP_TIMEOUT 60000
 
+/* The way back of a move, while it is open; or NULL. */
+static struct journal_window *open_window(struct journal *journal, const struct journal_job *job)
+{
+    g_autoptr(journal_window_t) window = job->result ? NULL : journal_window_load(journal, job, NULL);
+    return window && window->deadline ? g_steal_pointer(&window) : NULL;
+}
+
 static bool is_move(const struct journal_job *job)
 {
     return strcmp(job->command, "move") == 0;
 }
 
-static const char *job_state(const struct journal_job *job)
+static const char *job_state(const struct journal_job *job, const struct journal_window *window)
 {
     if (journal_job_alive(job))
         return "running";
+    if (window)
+        return window->deadline > g_get_real_time() ? "failback" : "overdue";
     /* A move that was killed before it could say so. */
     if (!job->result && is_move(job) && strcmp(job->phase, "done") == 0)
         return "done";
@@ -33,24 +42,36 @@ static const char *job_state(const struct journal_job *job)
 }
 
 /* Stopped, by whatever, before its end.  A copy that salvaged has failed, but nothing is left to do. */
-static bool is_resumable(const struct journal_job *job)
+static bool is_resumable(struct journal *journal, const struct journal_job *job)
 {
+    g_autoptr(journal_window_t) window = open_window(journal, job);
     if (job->result && strcmp(job->phase, "done") == 0)
         return false;
     if (is_move(job) && g_strcmp0(job->result, "rolled-back") == 0)
         return false; /* nothing is left of it */
     const char *const states[] = {"unfinished", "parked", "failed", "rolled-back", NULL};
-    return g_strv_contains(states, job_state(job));
+    return g_strv_contains(states, job_state(job, window));
 }
 
-static json_t *job_to_json(const struct journal_job *job)
+static json_t *window_to_json(const struct journal_window *window)
 {
+    if (!window)
+        return json_null();
+    return json_pack("{s:o, s:o}", "until", output_json_time(window->deadline), "keeper",
+                     journal_window_kept(window) ? json_integer((json_int_t)window->keeper_pid)
+                                                 : json_null());
+}
+
+static json_t *job_to_json(struct journal *journal, const struct journal_job *job)
+{
+    g_autoptr(journal_window_t) window = open_window(journal, job);
     json_t *object = json_object();
     json_object_set_new(object, "job", output_json_string(job->id));
     json_object_set_new(object, "command", output_json_string(job->command));
     json_object_set_new(object, "method", output_json_string(job->method));
     json_object_set_new(object, "phase", output_json_string(job->phase));
-    json_object_set_new(object, "state", output_json_string(job_state(job)));
+    json_object_set_new(object, "state", output_json_string(job_state(job, window)));
+    json_object_set_new(object, "failback", window_to_json(window));
     json_object_set_new(object, "result", output_json_string(job->result));
     json_object_set_new(object, "error", output_json_string(job->error));
     json_object_set_new(object, "source", output_json_string(job->source));
@@ -71,12 +92,20 @@ static char *time_text(int64_t time)
     return local ? g_date_time_format(local, "%Y-%m-%d %H:%M:%S") : g_strdup("-");
 }
 
-static void print_job_row(const struct journal_job *job)
+static void print_job_row(struct journal *journal, const struct journal_job *job)
 {
+    g_autoptr(journal_window_t) window = open_window(journal, job);
     g_autofree char *source = output_printable(job->source), *target = output_printable(job->target);
     g_autofree char *started = time_text(job->started);
-    printf("%-14s  %-7s  %-11s  %-10s  %-19s  %s -> %s\n", job->id, job->command, job_state(job), job->phase,
-           started, source, target);
+    printf("%-14s  %-7s  %-11s  %-10s  %-19s  %s -> %s\n", job->id, job->command, job_state(job, window),
+           job->phase, started, source, target);
+    if (window) {
+        g_autofree char *until = time_text(window->deadline);
+        printf("%-14s  %s %s: blockmig job failback %s, blockmig job finish %s\n", "",
+               strcmp(job_state(job, window), "overdue") == 0 ? "should have been closed at"
+                                                              : "way back until",
+               until, job->id, job->id);
+    }
 }
 
 static void job_list(const struct options *options, struct journal *journal, GError **error)
@@ -87,7 +116,7 @@ static void job_list(const struct options *options, struct journal *journal, GEr
     if (options->json) {
         json_t *array = json_array();
         for (guint i = 0; i < jobs->len; i++)
-            json_array_append_new(array, job_to_json(jobs->pdata[i]));
+            json_array_append_new(array, job_to_json(journal, jobs->pdata[i]));
         output_json(json_pack("{s:i, s:s, s:o}", "schema", 1, "command", "job list", "jobs", array), error);
         return;
     }
@@ -95,7 +124,7 @@ static void job_list(const struct options *options, struct journal *journal, GEr
         printf("%-14s  %-7s  %-11s  %-10s  %-19s  %s\n", "job", "command", "state", "phase", "started",
                "source -> target");
     for (guint i = 0; i < jobs->len; i++)
-        print_job_row(jobs->pdata[i]);
+        print_job_row(journal, jobs->pdata[i]);
 }
 
 /* ---- show ---------------------------------------------------------------------------------------- */
@@ -127,7 +156,7 @@ static bool add_disk_json(json_t *disks, struct journal *journal, const struct j
 static void show_json(struct journal *journal, const struct journal_job *job, const GPtrArray *disks,
                       const GPtrArray *events, GError **error)
 {
-    json_t *disk_array = json_array(), *event_array = json_array(), *object = job_to_json(job);
+    json_t *disk_array = json_array(), *event_array = json_array(), *object = job_to_json(journal, job);
     for (guint i = 0; i < events->len; i++) {
         const struct journal_event *event = events->pdata[i];
         json_array_append_new(event_array, json_pack("{s:o, s:o, s:o}", "time", output_json_time(event->time),
@@ -166,11 +195,21 @@ static void show_text(const struct options *options, struct journal *journal, co
                       const GPtrArray *disks, const GPtrArray *events, GError **error)
 {
     g_autofree char *started = time_text(job->started), *finished = time_text(job->finished);
+    g_autoptr(journal_window_t) window = open_window(journal, job);
     output_pair("job", "%s", job->id);
     output_pair("command", "%s", job->command);
     output_pair("method", "%s", job->method);
-    output_pair("state", "%s", job_state(job));
+    output_pair("state", "%s", job_state(job, window));
     output_pair("phase", "%s", job->phase);
+    if (window) {
+        g_autofree char *until = time_text(window->deadline);
+        output_pair("failback", "%s %s: blockmig job failback %s",
+                    window->deadline > g_get_real_time() ? "until" : "still possible; was to end at", until,
+                    job->id);
+        output_pair("finish", "%s; at once: blockmig job finish %s",
+                    journal_window_kept(window) ? "by itself then" : "not by itself: its keeper is gone",
+                    job->id);
+    }
     output_pair("started", "%s", started);
     output_pair("finished", "%s", finished);
     if (job->error)
@@ -200,6 +239,15 @@ static void job_show(const struct options *options, struct journal *journal, con
 }
 
 /* ---- resume and cancel --------------------------------------------------------------------------- */
+
+static bool refuse_window(struct journal *journal, const struct journal_job *job, GError **error)
+{
+    g_autoptr(journal_window_t) window = open_window(journal, job);
+    return !window || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                                    "the way back of job %s is open: 'blockmig job finish %s' closes it, "
+                                    "'blockmig job failback %s' goes back",
+                                    job->id, job->id, job->id);
+}
 
 static bool need_request(const struct journal_job *job, GError **error)
 {
@@ -238,11 +286,14 @@ static int resume_move(const struct options *options, struct journal *journal, c
 static int job_resume(const struct options *options, struct journal *journal, const struct journal_job *job,
                       GError **error)
 {
-    if (!is_resumable(job) && !journal_job_alive(job)) {
+    g_autoptr(journal_window_t) window = open_window(journal, job);
+    if (!window && !is_resumable(journal, job) && !journal_job_alive(job)) {
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "job %s is %s; there is nothing to resume",
                     job->id, strcmp(job->phase, "done") == 0 ? "done" : job->result);
         return 0;
     }
+    if (!refuse_window(journal, job, error))
+        return 0;
     return is_move(job) ? resume_move(options, journal, job, error)
                         : resume_copy(options, journal, job, error);
 }
@@ -288,7 +339,7 @@ static int cancel_move(const struct options *options, struct journal *journal, c
         return 0;
     if (g_strcmp0(job->result, "rolled-back") == 0)
         return tell_cancelled(options, job, error);
-    if (!is_resumable(job)) {
+    if (!is_resumable(journal, job)) {
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
                     "job %s is %s: there is nothing to give up", job->id, job->result);
         return 0;
@@ -308,15 +359,26 @@ static int job_cancel(const struct options *options, struct journal *journal, co
     return tell_cancelled(options, job, error);
 }
 
-/* These end the failback window of a live move; a copy has none. */
-static int job_of_live_move(const struct options *options, struct journal *journal,
-                            const struct journal_job *job, GError **error)
+static int job_window(const struct options *options, struct journal *journal, const struct journal_job *job,
+                      bool failback, GError **error)
 {
-    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE,
-                "job %s: job %s is a %s by method %s; %s belongs to live moves, which keep a way back",
-                (char *)options->arguments->pdata[0], job->id, job->command, job->method,
-                (char *)options->arguments->pdata[0]);
-    return 0;
+    const struct window_request request = {.state_dir = (char *)journal_directory(journal),
+                                           .job = job->id,
+                                           .failback = failback,
+                                           .max_pause = options->max_pause};
+    return job_output_window(options, &request, error);
+}
+
+static int job_finish(const struct options *options, struct journal *journal, const struct journal_job *job,
+                      GError **error)
+{
+    return job_window(options, journal, job, false, error);
+}
+
+static int job_failback(const struct options *options, struct journal *journal, const struct journal_job *job,
+                        GError **error)
+{
+    return job_window(options, journal, job, true, error);
 }
 
 static int job_show_action(const struct options *options, struct journal *journal,
@@ -332,8 +394,8 @@ static const struct action {
     int (*run)(const struct options *options, struct journal *journal, const struct journal_job *job,
                GError **error);
 } actions[] = {
-    {"show", false, job_show_action},   {"resume", false, job_resume},        {"cancel", true, job_cancel},
-    {"finish", true, job_of_live_move}, {"failback", true, job_of_live_move},
+    {"show", false, job_show_action}, {"resume", false, job_resume},    {"cancel", true, job_cancel},
+    {"finish", true, job_finish},     {"failback", true, job_failback},
 };
 
 static const struct action *find_action(const char *name, GError **error)
@@ -351,7 +413,7 @@ static struct journal_job *load_newest(struct journal *journal, bool unfinished,
     g_autoptr(GPtrArray) jobs = journal_job_list(journal, error);
     for (guint i = 0; jobs && i < jobs->len; i++) {
         const struct journal_job *job = jobs->pdata[i];
-        if (!unfinished || is_resumable(job))
+        if (!unfinished || is_resumable(journal, job))
             return journal_job_load(journal, job->id, error);
     }
     if (jobs)

@@ -110,6 +110,18 @@ static const char *main_receipt(const struct job_report *report)
     return last ? last->receipt : NULL;
 }
 
+/* null: there is no way back. */
+static json_t *failback_to_json(const struct job_report *report)
+{
+    g_autofree char *back = g_strdup_printf("blockmig job failback %s", report->id);
+    g_autofree char *finish = g_strdup_printf("blockmig job finish %s", report->id);
+
+    if (report->failback_until == 0)
+        return json_null();
+    return json_pack("{s:o, s:s, s:s}", "until", output_json_time(report->failback_until), "failback", back,
+                     "finish", finish);
+}
+
 static json_t *report_to_json(const struct job_report *report, const GError *failure)
 {
     json_t *object = json_object(), *disks = json_array();
@@ -139,6 +151,7 @@ static json_t *report_to_json(const struct job_report *report, const GError *fai
     json_object_set_new(object, "disks", disks);
     set_string(object, "source", report->source);
     set_string(object, "receipt", main_receipt(report));
+    json_object_set_new(object, "failback", failback_to_json(report));
     json_object_set_new(object, "plan", output_json_strings(report->plan));
     set_integer(object, "space_needed", report->space_needed);
     set_integer(object, "space_available", report->space_available);
@@ -166,7 +179,7 @@ static const char *verified_text(enum verify_mode mode)
     return "";
 }
 
-static void print_disk(const struct disk_report *disk, bool moved)
+static void print_disk(const struct disk_report *disk, const char *what)
 {
     const struct copy_counters *counters = &disk->counters;
     g_autofree char *size = units_format_size(disk->virtual_size);
@@ -177,7 +190,7 @@ static void print_disk(const struct disk_report *disk, bool moved)
     g_autofree char *before = units_format_size(disk->source_allocated);
     g_autofree char *after = units_format_size(disk->target_allocated);
 
-    output_pair(moved ? "moved" : "copied", "%s (%s)", disk->source, disk->source_format);
+    output_pair(what, "%s (%s)", disk->source, disk->source_format);
     output_pair("to", "%s (%s), %s", disk->target, disk->target_format, size);
     if (counters->bytes_cloned)
         output_pair("data", "%s read, %s written, %s shared with the source, %s zero", read, written, cloned,
@@ -211,6 +224,24 @@ static void print_pause(const struct job_report *report)
                     report->frozen_ms, MAX(report->snapshot_frozen_ms, 0));
 }
 
+static const char *verb(const struct job_report *report)
+{
+    return strcmp(report->command, "copy") == 0           ? "copied"
+           : strcmp(report->command, "job failback") == 0 ? "brought back"
+                                                          : "moved";
+}
+
+static void print_failback(const struct job_report *report)
+{
+    g_autoptr(GDateTime) until = g_date_time_new_from_unix_local(report->failback_until / G_USEC_PER_SEC);
+    g_autofree char *text = until ? g_date_time_format(until, "%Y-%m-%d %H:%M:%S") : NULL;
+
+    if (report->failback_until == 0)
+        return;
+    output_pair("failback", "until %s: blockmig job failback %s", text ? text : "-", report->id);
+    output_pair("finish", "by itself then; at once: blockmig job finish %s", report->id);
+}
+
 static void print_end(const struct job_report *report)
 {
     g_autofree char *time = units_format_duration((int64_t)(report->duration_s * G_USEC_PER_SEC));
@@ -229,6 +260,7 @@ static void print_end(const struct job_report *report)
         output_pair("too busy", "%s", report->on_busy);
     }
     output_pair("source", "%s", report->source);
+    print_failback(report);
 }
 
 static void print_plan(const struct job_report *report)
@@ -250,7 +282,7 @@ static void print_report(const struct options *options, const struct job_report 
     for (guint i = 0; !dry_run && report->disks && i < report->disks->len; i++) {
         const struct disk_report *disk = report->disks->pdata[i];
         if (finished || (disk->bad && disk->bad->len))
-            print_disk(disk, strcmp(report->command, "move") == 0);
+            print_disk(disk, verb(report));
     }
     if (finished && !dry_run && report->disks)
         print_end(report);
@@ -287,6 +319,12 @@ static struct job_report *run_cancel(const void *request, const char *id, const 
                                      bool dry_run, GError **error)
 {
     return move_job_cancel(request, id, listener, error);
+}
+
+static struct job_report *run_window(const void *request, const char *id, const struct job_listener *listener,
+                                     bool dry_run, GError **error)
+{
+    return window_job_run(request, listener, error);
 }
 
 static struct job_report *run_shown(const struct options *options, run_fn function, const void *request,
@@ -351,4 +389,9 @@ bool job_output_cancel_move(const struct options *options, const struct move_req
     if (failure)
         g_propagate_error(error, failure);
     return !failure;
+}
+
+int job_output_window(const struct options *options, const struct window_request *request, GError **error)
+{
+    return run(options, run_window, request, NULL, false, error);
 }

@@ -12,6 +12,7 @@ int job_output_copy(const struct options *options, const struct copy_request *re
                     GError **error);
 int job_output_move(const struct options *options, const struct move_request *request, bool dry_run,
                     GError **error);
+int job_output_window(const struct options *options, const struct window_request *request, GError **error);
 /* Goes on with the unfinished move `id`. */
 int job_output_resumed_move(const struct options *options, const struct move_request *request, const char *id,
                             GError **error);

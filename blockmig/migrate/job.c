@@ -22,6 +22,15 @@
  *
  * From base to switchover a job may also park: the machine stays on its overlays and the target as it is.
  *
+ * With --keep-failback prove leads to "window" instead of settle: both sides are kept, nobody owns the job,
+ * and it waits.  From there it goes on by a command, or by the keeper when the window ends (method_window):
+ *   preflight --> settle --> cleanup --> done                                         (job finish; the
+ * keeper)
+ *       |
+ *       +-------> converge --> switchover --|--> prove --> return --> remove --> done    (job failback)
+ *                     +------------+--> window <-- differs -+
+ * and the same without passes and pause for a machine that is off: settle-off, return-off.
+ *
  * mirror (the same without a pause; the proof comes before the switch, and the method may still be chosen in
  * converge, or when a pause was given up: then straddle follows switchover):
  *   ... converge --> straddle --> prove --> switchover --|--> settle --> cleanup --> done
@@ -76,12 +85,34 @@ const struct method method_storage = {
             {"prove", live_prove, "settle", "rollback"},
             {"settle", live_settle, "cleanup", NULL},
             {"cleanup", live_cleanup, "done", NULL},
+            {"window", live_window, NULL, NULL},
             {"rollback", live_rollback, "failed", NULL},
             {NULL},
         },
     .describe = live_describe,
     .advise = live_advise,
     .explain = live_explain,
+};
+
+const struct method method_window = {
+    .name = "storage",
+    .phases =
+        (const struct phase[]){
+            {"preflight", window_preflight, NULL, NULL},
+            {"settle", window_settle, "cleanup", NULL},
+            {"settle-off", offline_settle, "cleanup", NULL},
+            {"cleanup", live_cleanup, "done", NULL},
+            {"converge", failback_converge, "switchover", "window"},
+            {"switchover", live_switchover, "prove", "window"},
+            {"prove", live_prove, "return", "window"},
+            {"return", failback_return, "remove", NULL},
+            {"return-off", offline_return, "remove", NULL},
+            {"remove", failback_remove, "done", NULL},
+            {"window", failback_undo, NULL, NULL},
+            {NULL},
+        },
+    .keeps = true,
+    .advise = live_advise,
 };
 
 const struct method method_mirror = {
@@ -119,7 +150,7 @@ static bool job_enter(struct job *job, const char *name, GError **error)
 {
     const struct phase *from = find_phase(job->method, job->report->phase);
 
-    g_assert(from ? strcmp(from->next, name) == 0 || g_strcmp0(from->undo, name) == 0 ||
+    g_assert(from ? g_strcmp0(from->next, name) == 0 || g_strcmp0(from->undo, name) == 0 ||
                         g_strcmp0(job->go_on_at, name) == 0
                   : job->method->phases == find_phase(job->method, name));
     /* What is there already stays as it was, if this process dies, until it has come to the end again. */
@@ -182,7 +213,7 @@ static void job_undo(struct job *job, const struct phase *failed, GError **error
         job_notice(job, "%s", journal->message);
     if (undo->run(job, &local)) {
         /* There is nothing any more that could be gone on with. */
-        if (is_parked(*error))
+        if (is_parked(*error) && !job->method->keeps)
             (*error)->code = BLOCKMIG_ERROR_CANCELLED;
         return;
     }
@@ -198,6 +229,7 @@ static bool run_phases(struct job *job, GError **error)
 
     while (phase) {
         bool entered = job_enter(job, phase->name, error);
+        const char *next;
 
         job->go_on_at = NULL;
         if (!entered || !phase->run(job, error)) {
@@ -211,7 +243,10 @@ static bool run_phases(struct job *job, GError **error)
         if (!job_record(job, error))
             return false;
         phase = find_phase(job->method, phase->name); /* it may have chosen another method */
-        phase = find_phase(job->method, job->go_on_at ? job->go_on_at : phase->next);
+        next = job->go_on_at ? job->go_on_at : phase->next;
+        if (!next)
+            return true;
+        phase = find_phase(job->method, next);
     }
     return job_enter(job, "done", error) && (!job->method->finish || job->method->finish(job, error));
 }
@@ -244,7 +279,17 @@ static const char *recorded_result(const struct job *job, const GError *failure)
 
     if (job->ended && failure && !different)
         return job->ended;
+    if (!failure && job->end)
+        return job->end;
     return strcmp(job->report->result, "refused") == 0 ? "parked" : job->report->result;
+}
+
+/* Does it wait for somebody to go on with it?  A way back that is open stays open, whatever failed. */
+static bool is_waiting(const struct job *job, const GError *failure)
+{
+    const struct phase *phase = find_phase(job->method, job->report->phase);
+
+    return phase && (!phase->next || (failure && job->method->keeps));
 }
 
 static bool record_end(struct job *job, const GError *failure, GError **error)
@@ -252,6 +297,9 @@ static bool record_end(struct job *job, const GError *failure, GError **error)
     const char *result = recorded_result(job, failure);
     const char *message = failure ? failure->message : NULL;
 
+    if (is_waiting(job, failure))
+        return (!message || job_event(job, "error", error, "%s", message)) &&
+               journal_job_rest(job->journal, job->record, error);
     return journal_job_finish(job->journal, job->record, result,
                               result == job->ended ? job->ended_error : message, error);
 }

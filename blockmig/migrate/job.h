@@ -141,6 +141,7 @@ struct job_report {
     bool resumed;
     uint64_t bytes_read;                    /* by this run alone */
     uint64_t space_needed, space_available; /* on the target, from preflight */
+    int64_t failback_until;                 /* as `started`; 0: there is no way back */
     unsigned passes; /* of copying: the base and every overlay shipped before the switch */
     /* Milliseconds, the hypervisor's own between STOP and RESUME; negative: there was none. */
     double pause_ms, pause_forecast_ms, snapshot_pause_ms;
@@ -176,6 +177,19 @@ struct job_report *move_job_resume(const struct move_request *request, const cha
                                    const struct job_listener *listener, GError **error);
 struct job_report *move_job_cancel(const struct move_request *request, const char *id,
                                    const struct job_listener *listener, GError **error);
+
+/* What is done about the failback window of a move. */
+struct window_request {
+    char *state_dir;
+    char *job;         /* id */
+    bool failback;     /* go back; false: close the window */
+    int64_t max_pause; /* milliseconds; negative: as in the move */
+};
+
+/* Goes back, or closes the window; the report and the error as of copy_job_run().  What cannot be done now
+ * leaves the window as it is. */
+struct job_report *window_job_run(const struct window_request *request, const struct job_listener *listener,
+                                  GError **error);
 
 typedef struct move_request move_request_t; /* for g_autoptr only */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(move_request_t, move_request_free)

@@ -37,7 +37,7 @@ static char *adopted_node(const struct live_job *job, const struct live_disk *di
 /* Where the next overlay stands before it takes the disk's name. */
 static char *next_path(const struct live_disk *disk)
 {
-    return g_strdup_printf("%s.blockmig-%u", disk->name, disk->by_exchange ? disk->top : disk->top + 1);
+    return live_numbered(disk, disk->by_exchange ? disk->top : disk->top + 1);
 }
 
 static bool put_on(struct live_job *job, struct live_disk *disk, GError **error)

@@ -21,44 +21,55 @@ struct base_pass {
 
 /* ---- a new target ---- */
 
-static void carry_metadata(struct live_job *job, struct live_disk *disk, struct storage *storage)
+struct image *live_create_target(struct live_job *job, const char *path, const struct format *format,
+                                 const struct image_create_options *options, const struct storage *like,
+                                 bool *created, GError **error)
 {
-    g_autoptr(GPtrArray) left =
-        metadata_carry(chain_layer(disk->base, 0)->storage->buffered_fd, storage->buffered_fd);
+    g_autoptr(image_t) target = NULL;
+    g_autoptr(GPtrArray) left = NULL;
+    struct storage *storage;
+    bool device = g_file_test(path, G_FILE_TEST_EXISTS); /* by preflight nothing else may be there */
 
+    if (!job_event(&job->base, "intent", error, LIVE_CREATE "%s", path))
+        return NULL;
+    storage = storage_file_open(path, device ? FILE_WRITE : FILE_WRITE | FILE_CREATE, NULL, NULL, error);
+    if (!storage)
+        return NULL;
+    *created = true;
+    left = metadata_carry(like->buffered_fd, storage->buffered_fd);
     for (guint i = 0; i < left->len; i++)
-        job_notice(&job->base, "%s: not carried over: %s", disk->target_path,
-                   (const char *)g_ptr_array_index(left, i));
+        job_notice(&job->base, "%s: not carried over: %s", path, (const char *)g_ptr_array_index(left, i));
+    if (!image_create(storage, format, options, error)) {
+        storage_close(storage);
+        return NULL;
+    }
+    target = image_open(storage, format, true, error);
+    if (target && target->cluster_size < 4096)
+        storage_file_avoid_direct(target->storage);
+    return target && storage_file_sync_directory(path, error) ? g_steal_pointer(&target) : NULL;
 }
 
 /* What an earlier run made is of no use any more. */
 static bool remove_old_target(const struct live_disk *disk, GError **error)
 {
-    return !disk->created || g_unlink(disk->target_path) == 0 || errno == ENOENT ||
+    return !disk->created || disk->target_device || g_unlink(disk->target_path) == 0 || errno == ENOENT ||
            blockmig_set_errno(error, errno, "removing %s", disk->target_path);
 }
 
 static bool create_target(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    struct image_create_options options = {.size = disk->size, .values = disk->options};
-    struct storage *storage;
+    struct image_create_options options = {.size = disk->size,
+                                           .backing_name = disk->backing_name,
+                                           .backing_format = disk->backing_format,
+                                           .values = disk->options};
 
     checkpoint_begin(&disk->done, job->request->digest, disk->size);
     if (!journal_checkpoint_forget(job->base.journal, job->base.record, disk->index, error) ||
-        !live_save_disk(job, disk, error) || !remove_old_target(disk, error) ||
-        !job_event(&job->base, "intent", error, LIVE_CREATE "%s", disk->target_path))
+        !live_save_disk(job, disk, error) || !remove_old_target(disk, error))
         return false;
-    storage = storage_file_open(disk->target_path, FILE_WRITE | FILE_CREATE, NULL, NULL, error);
-    if (!storage)
-        return false;
-    disk->created = true;
-    carry_metadata(job, disk, storage);
-    if (!image_create(storage, disk->format, &options, error)) {
-        storage_close(storage);
-        return false;
-    }
-    disk->target = image_open(storage, disk->format, true, error);
-    return disk->target && storage_file_sync_directory(disk->target_path, error);
+    disk->target = live_create_target(job, disk->target_path, disk->format, &options,
+                                      chain_layer(disk->base, 0)->storage, &disk->created, error);
+    return disk->target != NULL;
 }
 
 /* ---- one that an earlier run began ---- */
@@ -184,6 +195,44 @@ static bool checkpoint(void *opaque, uint64_t frontier, const struct copy_map_su
                            error);
 }
 
+struct chain *live_source_below(const struct live_disk *disk)
+{
+    return disk->backing_name ? chain_view(disk->base, 1, chain_depth(disk->base) - 1, false) : NULL;
+}
+
+bool live_copy_layer(struct live_job *job, struct live_disk *disk, struct image *target, unsigned layer,
+                     struct digest_table *digests, struct disk_report *report, struct copy_map_sum *sum,
+                     GError **error)
+{
+    unsigned above = layer + 1, depth = chain_depth(disk->base);
+    g_autoptr(chain_t) source = chain_view(disk->base, layer, 1, above < depth);
+    g_autoptr(chain_t) below = above < depth ? chain_view(disk->base, above, depth - above, false) : NULL;
+    struct copy_options options = {0};
+    struct copy_result result = {0};
+    bool ok;
+
+    live_copy_options(job, &options);
+    options.throttle = job->throttle;
+    options.digests = digests;
+    options.target_backing = below;
+    ok = copy_run(source, target, &options, &result, error);
+    report->counters = result.counters;
+    job->base.report->bytes_read += result.counters.bytes_read;
+    report->engine = result.engine;
+    *sum = result.map_sum;
+    copy_result_clear(&result);
+    return ok;
+}
+
+/* The digests are of what the guest sees: with layers below they cannot be had by reading the top one. */
+static bool copy_top(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    struct copy_map_sum sum;
+
+    checkpoint_clear(&disk->done);
+    return live_copy_layer(job, disk, disk->target, 0, NULL, disk->report, &sum, error);
+}
+
 static bool copy_disk(struct live_job *job, struct live_disk *disk, GError **error)
 {
     struct base_pass pass = {.job = job, .disk = disk};
@@ -214,10 +263,9 @@ static bool copy_disk(struct live_job *job, struct live_disk *disk, GError **err
 /* Preflight has not chosen those of an interrupted job. */
 static bool choose_options(const struct live_job *job, struct live_disk *disk, GError **error)
 {
-    if (!disk->options)
-        disk->options =
-            target_options(job->request->target_options, disk->format, chain_layer(disk->base, 0), error);
-    return disk->options != NULL;
+    return disk->options ||
+           target_format(job->request->target_format, job->request->target_options,
+                         chain_layer(disk->base, 0), false, true, &disk->format, &disk->options, error);
 }
 
 bool live_base(struct job *base, GError **error)
@@ -228,12 +276,15 @@ bool live_base(struct job *base, GError **error)
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
 
-        live_tell(job, "%s", disk->vm->name);
         /* The lock of this chain keeps writers away from the base until the end. */
         disk->base = live_open_base(disk, 0, error);
-        if (!disk->base || !choose_options(job, disk, error) || !open_target(job, disk, error))
+        if (!disk->base || !live_copy_below(job, disk, error))
             return false;
-        if (disk->done.frontier < disk->size && !copy_disk(job, disk, error))
+        live_tell(job, "%s", disk->vm->name);
+        if (!choose_options(job, disk, error) || !open_target(job, disk, error))
+            return false;
+        if (disk->backing_name ? !copy_top(job, disk, error)
+                               : disk->done.frontier < disk->size && !copy_disk(job, disk, error))
             return false;
     }
     job->pace.base_time = (double)(g_get_monotonic_time() - begin) / G_USEC_PER_SEC;

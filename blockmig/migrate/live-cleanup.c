@@ -27,10 +27,22 @@ static bool write_overlays(struct live_job *job, struct chain *overlays, struct 
     return ok;
 }
 
-/* With what a machine wrote to the target's overlay while that stood on the source. */
-static struct chain *open_overlays(const struct live_disk *disk, GError **error)
+/* The lowest overlay that is still there: an interrupted run may have removed some, from below. */
+static unsigned lowest(const struct live_disk *disk)
 {
-    g_autoptr(chain_t) own = live_open_overlays(disk, 1, error);
+    for (unsigned layer = 1; layer <= disk->top; layer++) {
+        g_autofree char *path = live_layer_path(disk, layer);
+
+        if (g_file_test(path, G_FILE_TEST_EXISTS))
+            return layer;
+    }
+    return disk->top + 1;
+}
+
+/* With what a machine wrote to the target's overlay while that stood on the source. */
+static struct chain *open_overlays(const struct live_disk *disk, unsigned from, GError **error)
+{
+    g_autoptr(chain_t) own = live_open_overlays(disk, from, error);
     g_autoptr(chain_t) all = NULL;
 
     if (!own || !disk->straddles)
@@ -42,12 +54,12 @@ static struct chain *open_overlays(const struct live_disk *disk, GError **error)
     return g_steal_pointer(&all);
 }
 
-bool live_merge_source(struct live_job *job, struct live_disk *disk, GError **error)
+bool live_merge_into_base(struct live_job *job, struct live_disk *disk, struct chain *overlays,
+                          GError **error)
 {
     g_autofree char *path = live_layer_path(disk, 0);
-    g_autoptr(chain_t) overlays = open_overlays(disk, error);
     /* Only what is below layer 0 is read through this; layer 0 itself is about to be locked for writing. */
-    g_autoptr(chain_t) chain = overlays ? live_open_base(disk, FILE_NO_LOCK, error) : NULL;
+    g_autoptr(chain_t) chain = live_open_base(disk, FILE_NO_LOCK, error);
     unsigned depth = chain ? chain_depth(chain) : 0;
     g_autoptr(chain_t) below = depth > 1 ? chain_view(chain, 1, depth - 1, false) : NULL;
     g_autoptr(image_t) base = NULL;
@@ -56,6 +68,7 @@ bool live_merge_source(struct live_job *job, struct live_disk *disk, GError **er
     if (!chain)
         return false;
     g_clear_pointer(&disk->base, chain_close);
+    live_device_freeze(disk, false);
     storage = storage_file_open(path, FILE_WRITE, NULL, NULL, error);
     base = storage ? image_open(storage, disk->source_format, true, error) : NULL;
     if (base && base->cluster_size < 4096)
@@ -63,19 +76,51 @@ bool live_merge_source(struct live_job *job, struct live_disk *disk, GError **er
     return base && write_overlays(job, overlays, base, below, error);
 }
 
+bool live_merge_source(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    unsigned from = disk->device ? lowest(disk) : 1; /* a file that was merged has another name */
+    g_autoptr(chain_t) overlays = open_overlays(disk, from, error);
+
+    return overlays && live_merge_into_base(job, disk, overlays, error);
+}
+
+/* From below: as long as any are there, merging them once more gives the content of the switch. */
 static bool remove_overlays(struct live_disk *disk, GError **error)
 {
-    while (disk->top > 0) {
-        if (!live_layer_remove(disk, disk->top, error))
+    for (unsigned layer = 1; layer <= disk->top; layer++)
+        if (!live_layer_remove(disk, layer, error))
             return false;
-        disk->top--;
-    }
+    disk->top = 0;
+    return true;
+}
+
+/* A device keeps its name, so it is read-only again before it is the only copy: a start from the old command
+ * line fails. */
+static bool keep_device(struct live_job *job, struct live_disk *disk, GError **error)
+{
+    bool frozen;
+
+    if (lowest(disk) <= disk->top && !live_merge_source(job, disk, error))
+        return false;
+    frozen = live_device_freeze(disk, true);
+    if (!remove_overlays(disk, error))
+        return false;
+    if (frozen)
+        job_notice(&job->base,
+                   "the source of %s is kept on %s, read-only until this host is booted: "
+                   "\"blockdev --setrw\" frees it",
+                   disk->vm->name, disk->name);
+    else
+        job_notice(&job->base,
+                   "the source of %s is kept on %s, which cannot be made read-only: the machine must not be "
+                   "started from it",
+                   disk->vm->name, disk->name);
     return true;
 }
 
 /* Whoever starts the machine from its old command line finds nothing under the old name, and no stale data.
  */
-static bool keep_source(struct live_job *job, struct live_disk *disk, const char *base, GError **error)
+static bool keep_file(struct live_job *job, struct live_disk *disk, const char *base, GError **error)
 {
     g_autofree char *kept = g_strconcat(disk->name, ".blockmig-source", NULL);
 
@@ -109,10 +154,11 @@ static bool clean_disk(struct live_job *job, struct live_disk *disk, GError **er
 {
     g_autofree char *base = live_layer_path(disk, 0);
     bool ok = job->request->delete_source ? delete_source(job, disk, base, error)
-                                          : keep_source(job, disk, base, error);
+              : disk->device              ? keep_device(job, disk, error)
+                                          : keep_file(job, disk, base, error);
     g_autoptr(storage_t) target = NULL;
 
-    if (!ok || !storage_file_sync_directory(disk->name, error))
+    if (!ok || !storage_file_sync_directory(disk->stem, error))
         return false;
     target = storage_file_open(disk->target_path, FILE_NO_LOCK, NULL, NULL, error);
     if (!target)

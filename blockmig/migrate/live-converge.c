@@ -31,7 +31,9 @@ static bool save_merged(struct live_job *job, struct live_disk *disk, GError **e
     const struct copy_result nothing = {.map_sum = disk->done.map_sum};
 
     disk->done.merged = disk->top - 1;
-    return checkpoint_save(&disk->done, &job->base, disk->index, disk->size, &nothing, error);
+    /* A way back, and a chain that is kept, begin anew if they are interrupted. */
+    return disk->merged > 0 || disk->backing_name ||
+           checkpoint_save(&disk->done, &job->base, disk->index, disk->size, &nothing, error);
 }
 
 /* All that is below the top and not on the target yet: one overlay, or those that an interrupted run left. */
@@ -40,7 +42,9 @@ static bool ship_frozen(struct live_job *job, struct live_shipment *shipment, GE
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
         g_autoptr(chain_t) overlays = live_open_layers(disk, disk->done.merged + 1, disk->top - 1, error);
+        g_autoptr(chain_t) below = live_source_below(disk);
 
+        shipment->below = below;
         if (!overlays || !live_ship(job, disk, overlays, disk->target, shipment, error) ||
             !save_merged(job, disk, error))
             return false;
@@ -156,7 +160,7 @@ struct history {
 
 static bool fits(const struct live_job *job)
 {
-    return job->pace.forecast * 1000 <= job->request->max_pause;
+    return job->pace.forecast * 1000 <= live_max_pause(job);
 }
 
 static enum verdict judge(const struct live_job *job, const struct history *history)
@@ -183,7 +187,7 @@ static enum verdict judge(const struct live_job *job, const struct history *hist
 static char *why_busy(const struct live_job *job, unsigned pass)
 {
     return g_strdup_printf("after %u passes a pause would take %.0f ms, and --max-pause allows %u ms%s", pass,
-                           job->pace.forecast * 1000, job->request->max_pause,
+                           job->pace.forecast * 1000, live_max_pause(job),
                            job->base.report->write_limit ? ", even with the machine's writes limited" : "");
 }
 
@@ -192,7 +196,7 @@ static char *why_busy(const struct live_job *job, unsigned pass)
 static uint64_t fitting_rate(const struct live_job *job)
 {
     const struct live_pace *pace = &job->pace;
-    double wanted = MARGIN * job->request->max_pause / 1000 - fixed_time(pace);
+    double wanted = MARGIN * live_max_pause(job) / 1000 - fixed_time(pace);
     double part = CLAMP(wanted / (pace->forecast - fixed_time(pace)), 1.0 / 16, 1.0 / 2);
     uint64_t limit = job->base.report->write_limit;
     double rate = limit ? MIN((double)limit, pace->dirty_rate) : pace->dirty_rate;

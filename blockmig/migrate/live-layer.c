@@ -2,6 +2,8 @@
 /* The source's layers: their names on disk and in the hypervisor.  The rules are in live.h. */
 #include "blockmig/migrate/live.h"
 #include "blockmig/migrate/metadata.h"
+#include "blockmig/migrate/target.h"
+#include "blockmig/storage/device.h"
 #include "blockmig/storage/file.h"
 
 #include <errno.h>
@@ -18,9 +20,20 @@
 
 /* ---- names ---- */
 
-static char *numbered(const struct live_disk *disk, unsigned layer)
+/* "/dev/vg/disk" becomes "SCRATCH/vg-disk". */
+char *live_stem(const struct live_job *job, const char *image, bool device)
 {
-    return g_strdup_printf("%s.blockmig-%u", disk->name, layer);
+    g_autofree char *name = NULL;
+
+    if (!device)
+        return g_strdup(image);
+    name = g_strdup(image + (g_str_has_prefix(image, "/dev/") ? strlen("/dev/") : 1));
+    return g_build_filename(job->scratch, g_strdelimit(name, "/", '-'), NULL);
+}
+
+char *live_numbered(const struct live_disk *disk, unsigned n)
+{
+    return g_strdup_printf("%s.blockmig-%u", disk->stem, n);
 }
 
 /* Before the first exchange the base still has the name, and overlay 1 stands where the base will. */
@@ -29,15 +42,25 @@ char *live_layer_path(const struct live_disk *disk, unsigned layer)
     if (!disk->exchanged && layer == 0)
         return g_strdup(disk->name);
     if (!disk->by_exchange)
-        return numbered(disk, layer);
+        return live_numbered(disk, layer);
     if (!disk->exchanged)
-        return numbered(disk, 0);
-    return layer >= disk->top && !disk->set_aside ? g_strdup(disk->name) : numbered(disk, layer);
+        return live_numbered(disk, 0);
+    return layer >= disk->top && !disk->set_aside ? g_strdup(disk->name) : live_numbered(disk, layer);
+}
+
+static char *node_name(const struct live_job *job, const struct live_disk *disk, char side, unsigned layer)
+{
+    return g_strdup_printf("bm-%08x-%u-%c%u", job->tag, disk->index, side, layer);
+}
+
+static char other_side(const struct live_disk *disk)
+{
+    return disk->side == 's' ? 't' : 's';
 }
 
 char *live_layer_node(const struct live_job *job, const struct live_disk *disk, unsigned layer)
 {
-    return g_strdup_printf("bm-%08x-%u-s%u", job->tag, disk->index, layer);
+    return node_name(job, disk, disk->side, layer);
 }
 
 char *live_top_node(const struct live_job *job, const struct live_disk *disk)
@@ -62,12 +85,24 @@ char *live_base_node(const struct live_job *job, const struct live_disk *disk)
 
 char *live_merged_node(const struct live_job *job, const struct live_disk *disk)
 {
-    return g_strdup_printf("bm-%08x-%u-target", job->tag, disk->index);
+    return node_name(job, disk, other_side(disk), disk->merged);
 }
 
 char *live_new_node(const struct live_job *job, const struct live_disk *disk)
 {
-    return g_strdup_printf("bm-%08x-%u-new", job->tag, disk->index);
+    return node_name(job, disk, other_side(disk), disk->merged + 1);
+}
+
+char *live_below_merged(const struct live_job *job, const struct live_disk *disk)
+{
+    return live_layer_node(job, disk->other, disk->merged - 1);
+}
+
+char *live_target_name(const struct live_job *job, const struct live_disk *disk)
+{
+    g_autofree char *name = target_backing_name(disk->target_overlay, disk->target_path);
+
+    return job->request->keep_failback ? g_strconcat(name, ".blockmig-0", NULL) : g_steal_pointer(&name);
 }
 
 static bool rename_synced(const struct live_disk *disk, const char *from, const char *to, unsigned flags,
@@ -80,8 +115,10 @@ static bool rename_synced(const struct live_disk *disk, const char *from, const 
 
 bool live_layer_take_name(struct live_disk *disk, unsigned layer, GError **error)
 {
-    g_autofree char *below = numbered(disk, layer - 1);
+    g_autofree char *below = live_numbered(disk, layer - 1);
 
+    if (disk->device)
+        return true;
     if ((disk->by_exchange || layer == 1) &&
         !rename_synced(disk, disk->name, below, disk->by_exchange ? RENAME_EXCHANGE : RENAME_NOREPLACE,
                        error))
@@ -92,9 +129,11 @@ bool live_layer_take_name(struct live_disk *disk, unsigned layer, GError **error
 
 bool live_layer_return_name(struct live_disk *disk, unsigned layer, GError **error)
 {
-    g_autofree char *below = numbered(disk, layer - 1);
+    g_autofree char *below = live_numbered(disk, layer - 1);
     bool taken = disk->by_exchange && !disk->set_aside;
 
+    if (disk->device)
+        return true;
     if ((disk->by_exchange || layer == 1) &&
         !rename_synced(disk, below, disk->name, taken ? RENAME_EXCHANGE : RENAME_NOREPLACE, error))
         return false;
@@ -105,7 +144,7 @@ bool live_layer_return_name(struct live_disk *disk, unsigned layer, GError **err
 
 bool live_layer_set_aside(struct live_disk *disk, bool aside, GError **error)
 {
-    g_autofree char *other = numbered(disk, disk->top);
+    g_autofree char *other = live_numbered(disk, disk->top);
     const char *from = aside ? disk->name : other, *to = aside ? other : disk->name;
 
     if (!disk->by_exchange || !disk->exchanged || disk->set_aside == aside)
@@ -116,9 +155,25 @@ bool live_layer_set_aside(struct live_disk *disk, bool aside, GError **error)
     return true;
 }
 
+bool live_device_freeze(struct live_disk *disk, bool frozen)
+{
+    int fd, errnum;
+
+    if (!disk->device || (!frozen && !disk->read_only))
+        return true;
+    fd = open(disk->name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    errnum = device_set_readonly(fd, frozen);
+    close(fd);
+    if (errnum == 0)
+        disk->read_only = frozen;
+    return errnum == 0;
+}
+
 bool live_layer_restore_name(struct live_disk *disk, GError **error)
 {
-    return !disk->exchanged || live_layer_return_name(disk, 1, error);
+    return !disk->exchanged || live_layer_return_name(disk, disk->floor + 1, error);
 }
 
 bool live_layer_remove(struct live_disk *disk, unsigned layer, GError **error)
@@ -132,18 +187,19 @@ bool live_layer_remove(struct live_disk *disk, unsigned layer, GError **error)
 
 static void forget_files(const struct live_disk *disk, bool marked)
 {
-    for (unsigned layer = disk->by_exchange ? 0 : 1; layer <= disk->files; layer++) {
-        g_autofree char *path = numbered(disk, layer);
+    for (unsigned layer = disk->by_exchange ? disk->floor : disk->floor + 1; layer <= disk->files; layer++) {
+        g_autofree char *path = live_numbered(disk, layer);
 
         if (live_is_merged(path) == marked)
             g_unlink(path);
     }
-    storage_file_sync_directory(disk->name, NULL);
+    storage_file_sync_directory(disk->stem, NULL);
 }
 
 void live_layers_forget(const struct live_job *job, const struct live_disk *disk)
 {
-    if (!g_file_test(disk->name, G_FILE_TEST_EXISTS) || live_is_overlay(disk, disk->name)) {
+    if (disk->floor == 0 &&
+        (!g_file_test(disk->name, G_FILE_TEST_EXISTS) || live_is_overlay(disk, disk->name))) {
         job_notice(&job->base, "%s is not what it was before: all beside it is kept", disk->name);
         return;
     }
@@ -157,7 +213,7 @@ bool live_has_unmerged(const struct live_disk *disk)
     bool any = false;
 
     for (unsigned layer = disk->by_exchange ? 0 : 1; layer <= disk->files; layer++) {
-        g_autofree char *path = numbered(disk, layer);
+        g_autofree char *path = live_numbered(disk, layer);
 
         if (live_is_merged(path))
             return false;
@@ -234,8 +290,10 @@ bool live_overlay_create(const struct live_job *job, const char *path, uint64_t 
 bool live_layer_create(struct live_job *job, struct live_disk *disk, unsigned layer, GError **error)
 {
     const char *format = layer > 1 ? format_qcow2.name : disk->source_format->name;
-    g_autofree char *path = numbered(disk, disk->by_exchange ? layer - 1 : layer);
-    g_autofree char *below = numbered(disk, layer - 1), *name = g_path_get_basename(below);
+    g_autofree char *path = live_numbered(disk, disk->by_exchange ? layer - 1 : layer);
+    g_autofree char *below =
+        disk->device && layer == 1 ? g_strdup(disk->name) : live_numbered(disk, layer - 1);
+    g_autofree char *name = target_backing_name(path, below);
     g_autofree char *like = live_layer_path(disk, disk->top);
 
     if (!live_overlay_create(job, path, disk->size, name, format, like, error))
@@ -246,11 +304,43 @@ bool live_layer_create(struct live_job *job, struct live_disk *disk, unsigned la
 
 /* ---- opening them ---- */
 
-struct chain *live_open_base(const struct live_disk *disk, unsigned flags, GError **error)
+struct opening {
+    const struct live_disk *disk;
+    unsigned flags;
+};
+
+/* A device below the machine's disk lies under no directory of images. */
+static bool is_device_of(const struct live_disk *disk, const char *path)
 {
-    g_autofree char *path = live_layer_path(disk, 0);
+    struct stat wanted, st;
+
+    if (stat(path, &wanted) < 0 || !S_ISBLK(wanted.st_mode))
+        return false;
+    for (guint i = 1; i < disk->vm->layers->len; i++) {
+        const struct vm_layer *layer = g_ptr_array_index(disk->vm->layers, i);
+
+        if (stat(layer->filename, &st) == 0 && S_ISBLK(st.st_mode) && st.st_rdev == wanted.st_rdev)
+            return true;
+    }
+    return false;
+}
+
+static struct storage *open_for_chain(void *opaque, const char *path, const char *const *roots, bool writable,
+                                      char **real_path, GError **error)
+{
+    struct opening *opening = opaque;
+
+    if (roots && is_device_of(opening->disk, path))
+        roots = NULL;
+    return storage_file_open_for_chain(&opening->flags, path, roots, writable, real_path, error);
+}
+
+static struct chain *open_chain(const struct live_disk *disk, const char *path, const struct format *format,
+                                unsigned flags, GError **error)
+{
     g_autoptr(GPtrArray) roots = g_ptr_array_new_with_free_func(g_free);
-    struct chain_policy policy = {.open = storage_file_open_for_chain, .opaque = &flags};
+    struct opening opening = {.disk = disk, .flags = flags};
+    struct chain_policy policy = {.open = open_for_chain, .opaque = &opening};
 
     /* What the machine has open may be followed. */
     for (guint i = 1; i < disk->vm->layers->len; i++) {
@@ -260,7 +350,19 @@ struct chain *live_open_base(const struct live_disk *disk, unsigned flags, GErro
     }
     g_ptr_array_add(roots, NULL);
     policy.allowed_roots = (const char *const *)roots->pdata;
-    return chain_open(path, disk->source_format, &policy, error);
+    return chain_open(path, format, &policy, error);
+}
+
+struct chain *live_open_base(const struct live_disk *disk, unsigned flags, GError **error)
+{
+    g_autofree char *path = live_layer_path(disk, 0);
+
+    return open_chain(disk, path, disk->source_format, flags, error);
+}
+
+struct chain *live_open_target(const struct live_disk *disk, GError **error)
+{
+    return open_chain(disk, disk->target_path, disk->format, 0, error);
 }
 
 static struct image *open_image(const char *path, unsigned flags, GError **error)
@@ -279,7 +381,7 @@ struct chain *live_open_overlay(const char *path, unsigned flags, GError **error
 
 bool live_stands_on(const struct live_disk *disk, const char *path, unsigned *layer)
 {
-    g_autofree char *name = g_path_get_basename(disk->name);
+    g_autofree char *name = g_path_get_basename(disk->stem);
     g_autofree char *prefix = g_strconcat(name, ".blockmig-", NULL);
     g_autoptr(image_t) image = NULL;
 
@@ -339,11 +441,16 @@ struct chain *live_open_layers(const struct live_disk *disk, unsigned from, unsi
 
 struct chain *live_open_source(const struct live_disk *disk, GError **error)
 {
-    g_autoptr(chain_t) chain = live_open_overlays(disk, 1, error);
-    g_autoptr(chain_t) base = chain ? live_open_base(disk, 0, error) : NULL;
+    return live_open_down_from(disk, disk->top, error);
+}
 
-    if (!base)
-        return NULL;
+struct chain *live_open_down_from(const struct live_disk *disk, unsigned top, GError **error)
+{
+    g_autoptr(chain_t) chain = top > 0 ? live_open_layers(disk, 1, top, error) : NULL;
+    g_autoptr(chain_t) base = chain || top == 0 ? live_open_base(disk, 0, error) : NULL;
+
+    if (!chain || !base)
+        return g_steal_pointer(&base);
     while (chain_depth(base) > 0)
         chain_append(chain, (struct image *)g_ptr_array_steal_index(base->layers, 0));
     chain->keep_holes = false;
@@ -364,12 +471,15 @@ int live_descriptor(const char *path, GError **error)
 struct vm_node live_node(const struct live_disk *disk, const char *name, const char *filename,
                          const char *format, const char *backing, const int *descriptor, bool read_only)
 {
+    struct stat st;
+
     return (struct vm_node){.name = name,
                             .filename = filename,
                             .format = format,
                             .backing = backing,
                             .descriptor = descriptor,
                             .detect_zeroes = disk->vm->detect_zeroes,
+                            .block_device = descriptor && fstat(*descriptor, &st) == 0 && S_ISBLK(st.st_mode),
                             .direct = disk->vm->cache.direct,
                             .no_flush = disk->vm->cache.no_flush,
                             .discard = true,

@@ -39,7 +39,7 @@ struct live_limit *live_limit_begin(struct live_job *job)
     struct live_limit *limit = g_new0(struct live_limit, 1);
 
     limit->job = job;
-    limit->deadline = job->pause_begin + (int64_t)job->request->max_pause * 2000;
+    limit->deadline = job->pause_begin + (int64_t)live_max_pause(job) * 2000;
     g_mutex_init(&limit->lock);
     g_cond_init(&limit->changed);
     limit->thread = g_thread_new("limit", watch, limit);
@@ -48,7 +48,7 @@ struct live_limit *live_limit_begin(struct live_job *job)
 
 bool live_limit_end(struct live_limit *limit, GError **error)
 {
-    unsigned allowed = limit->job->request->max_pause;
+    unsigned allowed = live_max_pause(limit->job);
     bool exceeded;
 
     g_mutex_lock(&limit->lock);

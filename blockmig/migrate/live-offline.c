@@ -42,21 +42,19 @@ static bool check_file(const struct live_job *job, const char *path, GError **er
 
 static bool check_files(const struct live_job *job, const struct journal_disk *saved, GError **error)
 {
-    g_autofree char *overlay = g_strconcat(saved->target, ".blockmig-new", NULL);
-    struct live_disk disk = {.name = saved->source};
+    struct live_disk *disk = live_rebuild_paths(job, saved);
     unsigned highest = 0;
+    bool ok = check_file(job, saved->source, error) && check_file(job, saved->target, error) &&
+              check_file(job, disk->target_overlay, error);
 
-    if (!check_file(job, saved->source, error) || !check_file(job, saved->target, error) ||
-        !check_file(job, overlay, error))
-        return false;
-    live_highest_file(&disk, &highest);
-    for (unsigned n = 0; n <= highest; n++) {
-        g_autofree char *path = g_strdup_printf("%s.blockmig-%u", saved->source, n);
+    live_highest_file(disk, &highest);
+    for (unsigned n = 0; ok && n <= highest; n++) {
+        g_autofree char *path = live_numbered(disk, n);
 
-        if (!check_file(job, path, error))
-            return false;
+        ok = check_file(job, path, error);
     }
-    return true;
+    live_disk_free(disk);
+    return ok;
 }
 
 /* ---- what is there ---- */
@@ -84,13 +82,16 @@ static void describe(struct live_job *job, GPtrArray *disks)
         g_ptr_array_add(job->description->disks, stand_in(g_ptr_array_index(disks, i)));
 }
 
+static struct storage *open_anywhere(void *opaque, const char *path, const char *const *roots, bool writable,
+                                     char **real_path, GError **error)
+{
+    return storage_file_open(path, FILE_NO_LOCK, NULL, real_path, error);
+}
+
 /* The machine had all of it open, wherever it is. */
 bool live_describe_base(struct live_disk *disk, GError **error)
 {
-    static const char *const anywhere[] = {"/", NULL};
-    unsigned flags = FILE_NO_LOCK;
-    const struct chain_policy policy = {
-        .allowed_roots = anywhere, .open = storage_file_open_for_chain, .opaque = &flags};
+    const struct chain_policy policy = {.open = open_anywhere};
     g_autofree char *path = live_layer_path(disk, 0);
     g_autoptr(chain_t) chain = NULL;
 
@@ -140,7 +141,7 @@ static void look_at_target(struct live_disk *disk)
 {
     disk->top = disk->files;
     disk->snapshotted = disk->created = true;
-    disk->exchanged = true;
+    disk->exchanged = !disk->device;
     disk->set_aside = disk->by_exchange;
     disk->settled = !disk->overlay_created;
 }

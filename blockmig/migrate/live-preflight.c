@@ -21,6 +21,7 @@ static struct live_disk *add_disk(struct live_job *job, const struct vm_disk *vm
     struct live_disk *disk = g_new0(struct live_disk, 1);
 
     disk->index = job->disks->len;
+    disk->side = 's';
     disk->vm = vm;
     disk->size = vm->virtual_size;
     disk->base_node = g_strdup(vm->node);
@@ -68,6 +69,30 @@ static bool add_all(struct live_job *job, GError **error)
 
 /* ---- one disk ------------------------------------------------------------------------------------- */
 
+/* Overlays of an image on a device need another place. */
+static bool check_scratch(const struct live_job *job, const char *device, GError **error)
+{
+    if (!job->scratch)
+        return blockmig_fail(
+            error, BLOCKMIG_ERROR_REFUSED,
+            "%s is a block device: there is no place for an overlay beside it; --scratch names "
+            "a directory for it",
+            device);
+    return g_file_test(job->scratch, G_FILE_TEST_IS_DIR) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "--scratch: %s: there is no such directory",
+                         job->scratch);
+}
+
+/* A device goes on where it is, and cannot be deleted. */
+static bool check_device(const struct live_job *job, const struct live_disk *disk, GError **error)
+{
+    return !disk->device ||
+           (check_scratch(job, disk->name, error) &&
+            (!job->request->delete_source ||
+             blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                           "%s is a block device: --delete-source cannot delete it", disk->name)));
+}
+
 static bool check_source(struct live_job *job, struct live_disk *disk, GError **error)
 {
     const struct vm_layer *top = g_ptr_array_index(disk->vm->layers, 0);
@@ -77,23 +102,26 @@ static bool check_source(struct live_job *job, struct live_disk *disk, GError **
         return false;
     if (stat(top->filename, &st) < 0)
         return blockmig_set_errno(error, errno, "%s", top->filename);
-    if (S_ISBLK(st.st_mode))
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                             "%s is a block device: there is no place for an overlay beside it",
-                             top->filename);
-    /* A symbolic link stays what it is: names are exchanged where the image is. */
-    disk->name = realpath(top->filename, NULL);
-    disk->by_exchange = disk->source_format->flags & FORMAT_BACKING;
+    disk->device = S_ISBLK(st.st_mode);
+    /* A symbolic link to a file stays what it is: names are exchanged where the image is.  One to a device
+     * has the name that lasts. */
+    disk->name = disk->device ? g_strdup(top->filename) : realpath(top->filename, NULL);
+    if (!disk->name)
+        return blockmig_set_errno(error, errno, "%s", top->filename);
+    if (!check_device(job, disk, error))
+        return false;
+    disk->stem = live_stem(job, disk->name, disk->device);
+    disk->by_exchange = (disk->source_format->flags & FORMAT_BACKING) && !disk->device;
     for (guint i = 0; i < disk->vm->notices->len; i++)
         job_notice(&job->base, "%s: %s", disk->vm->name, (char *)g_ptr_array_index(disk->vm->notices, i));
-    return disk->name != NULL || blockmig_set_errno(error, errno, "%s", top->filename);
+    return true;
 }
 
 /* What an earlier move left is never written over. */
 static bool check_names(const struct live_disk *disk, GError **error)
 {
-    g_autofree char *directory = g_path_get_dirname(disk->name);
-    g_autofree char *base = g_path_get_basename(disk->name);
+    g_autofree char *directory = g_path_get_dirname(disk->stem);
+    g_autofree char *base = g_path_get_basename(disk->stem);
     g_autofree char *prefix = g_strconcat(base, ".blockmig-", NULL);
     GDir *dir = g_dir_open(directory, 0, error);
     const char *name;
@@ -110,54 +138,95 @@ static bool check_names(const struct live_disk *disk, GError **error)
     return ok;
 }
 
-static bool choose_format(struct live_job *job, struct live_disk *disk, struct image *source, GError **error)
+/* What is on the device goes, as everybody knows who names one; but not what is in use, nor what is read. */
+static bool check_target_device(const struct live_job *job, const struct live_disk *disk,
+                                const struct chain *source, GError **error)
 {
-    disk->format = disk->source_format;
-    if (job->request->target_format && !(disk->format = format_by_name(job->request->target_format, error)))
+    g_autoptr(storage_t) storage = NULL;
+
+    if (!check_scratch(job, disk->target_path, error) ||
+        !target_is_not_a_source(disk->target_path, source, error))
         return false;
-    if (disk->format != &format_raw && disk->format != &format_qcow2)
-        return blockmig_fail(
-            error, BLOCKMIG_ERROR_REFUSED,
-            "the disk of a running machine is moved to raw or qcow2, not to %s: choose with -O",
-            disk->format->name);
-    disk->options = target_options(job->request->target_options, disk->format, source, error);
-    return disk->options != NULL;
+    storage = storage_file_open(disk->target_path, FILE_WRITE, NULL, NULL, error);
+    return storage != NULL;
 }
 
-static bool choose_target(struct live_job *job, struct live_disk *disk, GError **error)
+/* VHD has another name there; a VMDK may have several files, or take nothing but whole grains in order. */
+bool live_format_check(const struct format *format, GError **error)
+{
+    return format == &format_raw || format == &format_qcow2 ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "the disk of a running machine is moved to raw or qcow2, not to %s: choose with -O",
+                         format->name);
+}
+
+static bool is_new(const char *path, GError **error)
 {
     struct stat st;
-    bool device;
+
+    return lstat(path, &st) < 0 || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already", path);
+}
+
+bool live_is_free(const struct live_job *job, const char *path, unsigned disks, GError **error)
+{
+    bool taken = false;
+
+    for (unsigned i = 0; i < disks; i++)
+        taken |= g_strcmp0(live_disk_at(job, i)->target_path, path) == 0;
+    for (guint i = 0; i < job->lowers->len; i++)
+        taken |= strcmp(((struct live_lower *)g_ptr_array_index(job->lowers, i))->target_path, path) == 0;
+    if (taken)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "two images would both become %s", path);
+    return is_new(path, error);
+}
+
+static bool choose_target(struct live_job *job, struct live_disk *disk, struct chain *source, GError **error)
+{
+    g_autofree char *stem = NULL;
+    struct stat st, own;
 
     if (job->disks->len > 1 && !g_file_test(job->request->target, G_FILE_TEST_IS_DIR))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is not a directory: several disks need one",
                              job->request->target);
-    disk->target_path = target_path(job->request->target, disk->name, &device, error);
+    disk->target_path = target_path(job->request->target, disk->name, &disk->target_device, error);
     if (!disk->target_path)
         return false;
-    if (device)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                             "%s is a block device: there is no place for an overlay beside it",
+    if (!disk->target_device && stat(disk->name, &own) == 0 && stat(disk->target_path, &st) == 0 &&
+        own.st_dev == st.st_dev && own.st_ino == st.st_ino)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already: the disk is there",
                              disk->target_path);
-    if (stat(disk->target_path, &st) == 0)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already", disk->target_path);
-    disk->target_overlay = g_strconcat(disk->target_path, ".blockmig-new", NULL);
-    if (stat(disk->target_overlay, &st) == 0)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already", disk->target_overlay);
-    for (guint i = 0; i < disk->index; i++)
-        if (strcmp(live_disk_at(job, i)->target_path, disk->target_path) == 0)
-            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "two disks would both become %s",
-                                 disk->target_path);
-    return true;
+    if (!(disk->target_device ? check_target_device(job, disk, source, error)
+                              : live_is_free(job, disk->target_path, disk->index, error)))
+        return false;
+    stem = live_stem(job, disk->target_path, disk->target_device);
+    disk->target_overlay = g_strconcat(stem, LIVE_NEW, NULL);
+    return is_new(disk->target_overlay, error);
 }
 
+/* Of all that becomes the target's image. */
 static uint64_t allocated(const struct live_disk *disk)
 {
     uint64_t bytes = 0;
 
-    for (guint i = 0; i < disk->vm->layers->len; i++)
-        bytes += ((const struct vm_layer *)g_ptr_array_index(disk->vm->layers, i))->allocated;
-    return bytes;
+    for (guint i = 0; i < (disk->backing_name ? 1 : disk->vm->layers->len); i++) {
+        const struct vm_layer *layer = g_ptr_array_index(disk->vm->layers, i);
+
+        /* Of a device nobody knows what it holds. */
+        bytes += g_strcmp0(layer->protocol, "file") == 0 ? layer->allocated : layer->virtual_size;
+    }
+    return MIN(bytes, disk->size);
+}
+
+/* A device must hold all that the machine may ever write: it does not grow. */
+static bool measure(struct live_disk *disk, GError **error)
+{
+    struct image_create_options options = {.size = disk->size,
+                                           .backing_name = disk->backing_name,
+                                           .backing_format = disk->backing_format,
+                                           .values = disk->options};
+
+    return image_measure(disk->format, &options, disk->target_device ? disk->size : allocated(disk),
+                         &disk->needed, error);
 }
 
 void live_describe_disk(struct live_job *job, struct live_disk *disk)
@@ -178,7 +247,6 @@ void live_describe_disk(struct live_job *job, struct live_disk *disk)
 
 static bool look_at_disk(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    struct image_create_options options = {.size = disk->size};
     g_autoptr(chain_t) source = NULL;
 
     if (!check_source(job, disk, error) || !check_names(disk, error))
@@ -196,39 +264,73 @@ static bool look_at_disk(struct live_job *job, struct live_disk *disk, GError **
             error, BLOCKMIG_ERROR_REFUSED,
             "%s keeps its data in %s: it has several files that would have to change names at once",
             disk->name, image_data_file(chain_layer(source, 0), 0)->name);
-    if (!choose_format(job, disk, chain_layer(source, 0), error) || !choose_target(job, disk, error))
+    if (!choose_target(job, disk, source, error) || !live_choose_below(job, disk, source, error) ||
+        !target_format(job->request->target_format, job->request->target_options, chain_layer(source, 0),
+                       disk->backing_name != NULL, true, &disk->format, &disk->options, error) ||
+        !live_format_check(disk->format, error))
         return false;
     for (guint i = 0; i < chain_layer(source, 0)->notices->len; i++)
         job_notice(&job->base, "%s: %s", disk->name,
                    (char *)g_ptr_array_index(chain_layer(source, 0)->notices, i));
     live_describe_disk(job, disk);
-    options.values = disk->options;
-    return image_measure(disk->format, &options, MIN(allocated(disk), disk->size), &disk->needed, error);
+    return measure(disk, error);
 }
 
 /* ---- all of them ---------------------------------------------------------------------------------- */
 
 static uint64_t overlay_room(const struct live_disk *disk)
 {
-    return MAX(MIN(allocated(disk), disk->size) / OVERLAY_PART, OVERLAY_LEAST);
+    return MAX(allocated(disk) / OVERLAY_PART, OVERLAY_LEAST);
+}
+
+/* The rest of a larger device becomes zeros, or the guest would see what was there. */
+static bool check_device_size(struct live_job *job, const struct live_disk *disk, GError **error)
+{
+    struct space_report space = {0};
+    uint64_t room = overlay_room(disk) * (disk->device ? 2 : 1);
+    g_autofree char *size = NULL, *larger = NULL;
+
+    if (!space_check(disk->target_overlay, room, 2, &space, error) ||
+        !space_check(disk->target_path, disk->needed, 0, &space, error))
+        return false;
+    job->base.report->space_needed = disk->needed;
+    job->base.report->space_available = space.available;
+    if (!(disk->format->flags & FORMAT_IDENTITY) || space.total == disk->size)
+        return true;
+    size = units_format_size(disk->size);
+    larger = units_format_size(space.total);
+    job_notice(&job->base,
+               "%s has %s, the disk %s: the machine will see the larger size, with zeros at the end",
+               disk->target_path, larger, size);
+    return true;
 }
 
 static bool check_space(struct live_job *job, GError **error)
 {
     struct space_report space = {0};
     uint64_t target = 0;
+    unsigned files = 2 * job->disks->len + job->lowers->len;
 
+    for (guint i = 0; i < job->lowers->len; i++) {
+        const struct live_lower *lower = g_ptr_array_index(job->lowers, i);
+
+        target += lower->needed;
+        if (!space_check_file_size(lower->target_path, lower->size, error))
+            return false;
+    }
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
         uint64_t largest = disk->format->flags & FORMAT_IDENTITY ? disk->size : disk->needed;
 
         target += disk->needed + overlay_room(disk);
-        if (!space_check(disk->name, overlay_room(disk), 2, &space, error) ||
+        if (!space_check(disk->stem, overlay_room(disk), 2, &space, error) ||
             !space_check_file_size(disk->target_path, largest, error))
             return false;
+        if (disk->target_device)
+            return check_device_size(job, disk, error); /* it is the only one */
     }
     job->base.report->space_needed = target;
-    if (!space_check(live_disk_at(job, 0)->target_path, target, 2 * job->disks->len, &space, error))
+    if (!space_check(live_disk_at(job, 0)->target_path, target, files, &space, error))
         return false;
     job->base.report->space_available = space.available;
     return true;
@@ -278,15 +380,21 @@ static void write_plan(struct live_job *job)
     for (guint i = 0; i < job->disks->len; i++) {
         const struct live_disk *disk = live_disk_at(job, i);
         g_autofree char *size = units_format_size(disk->size);
-        g_autofree char *data = units_format_size(MIN(allocated(disk), disk->size));
+        g_autofree char *data = units_format_size(allocated(disk));
         g_autofree char *room = units_format_size(overlay_room(disk));
 
         job_plan(base, "move %s: %s (%s, %s, at most %s of data) to %s as %s", disk->vm->name, disk->name,
                  disk->source_format->name, size, data, disk->target_path, disk->format->name);
-        if (disk->vm->layers->len > 1)
+        if (disk->lower)
+            job_plan(base, "  its %u lower layers are copied to the same directory",
+                     disk->vm->layers->len - 1);
+        else if (disk->backing_name)
+            job_plan(base, "  it will stand on %s, which stays where it is", disk->backing_name);
+        else if (disk->vm->layers->len > 1)
             job_plan(base, "  its chain of %u images becomes one; the lower ones stay where they are",
                      disk->vm->layers->len);
-        job_plan(base, "  overlays beside the source while it is copied: at least %s", room);
+        job_plan(base, "  overlays %s%s while it is copied: at least %s",
+                 disk->device ? "in " : "beside the source", disk->device ? job->scratch : "", room);
     }
     if (job->request->quiesce != QUIESCE_NO)
         job_plan(base,
@@ -296,16 +404,23 @@ static void write_plan(struct live_job *job)
     plan_pause(base, job->request);
     job_plan(base, job->request->delete_source
                        ? "the source is deleted after the proof"
-                       : "the source is kept as NAME.blockmig-source, as it was at the switch");
+                       : "the source is kept as it was at the switch: as NAME.blockmig-source, a device "
+                         "read-only");
+}
+
+/* Would it switch without a pause, at least if the machine is too busy for one? */
+static bool is_mirror(const struct move_request *request)
+{
+    return request->method == MOVE_MIRROR || request->max_pause == 0 || request->on_busy == BUSY_MIRROR;
 }
 
 /* What the command line knows and no phase does yet. */
 static const char *unsupported(const struct move_request *request)
 {
-    return request->chain != CHAIN_FLATTEN ? "--chain"
-           : request->keep_failback        ? "--keep-failback"
-           : request->scratch              ? "--scratch"
-                                           : NULL;
+    return request->keep_failback && is_mirror(request) ? "--keep-failback with the method mirror"
+           : request->keep_failback && request->chain != CHAIN_FLATTEN ? "--keep-failback with --chain"
+           : request->keep_failback && request->scratch                ? "--keep-failback with --scratch"
+                                                                       : NULL;
 }
 
 static bool check_request(const struct move_request *request, GError **error)

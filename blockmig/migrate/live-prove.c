@@ -88,12 +88,10 @@ static bool digest_touched(struct live_job *job, struct live_disk *disk, GError 
     return true;
 }
 
-static struct chain *open_target(const struct live_disk *disk, GError **error)
+static struct chain *open_target(const struct live_job *job, const struct live_disk *disk, GError **error)
 {
-    struct storage *storage = storage_file_open(disk->target_path, 0, NULL, NULL, error);
-    struct image *image = storage ? image_open(storage, disk->format, false, error) : NULL;
-
-    return image ? chain_new_single(image, false) : NULL;
+    return job->window ? live_open_down_from(disk->other, disk->merged, error)
+                       : live_open_target(disk, error);
 }
 
 static bool compare_digests(const struct live_disk *disk, const struct digest_table *target, GError **error)
@@ -104,9 +102,29 @@ static bool compare_digests(const struct live_disk *disk, const struct digest_ta
         if (memcmp(digest_table_get(disk->done.digests, chunk), digest_table_get(target, chunk), length) == 0)
             continue;
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT,
-                    "%s differs from the source in the %" PRIu64 " bytes at %" PRIu64, disk->target_path,
+                    "%s differs from the source in the %" PRIu64 " bytes at %" PRIu64, disk->report->target,
                     (uint64_t)DIGEST_CHUNK_SIZE, chunk * DIGEST_CHUNK_SIZE);
         return false;
+    }
+    return true;
+}
+
+/* What a larger device shows behind the disk. */
+static bool compare_rest(const struct live_disk *disk, struct chain *target, GError **error)
+{
+    g_autofree uint8_t *buffer = g_malloc(DIGEST_CHUNK_SIZE);
+    size_t length;
+
+    for (uint64_t offset = disk->size; offset < target->size; offset += length) {
+        length = MIN(target->size - offset, DIGEST_CHUNK_SIZE);
+        if (!chain_read(target, buffer, length, offset, error))
+            return false;
+        if (buffer[0] || memcmp(buffer, buffer + 1, length - 1) != 0) {
+            g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT,
+                        "%s is not zero in the %zu bytes at %" PRIu64 ", behind the end of the disk",
+                        disk->target_path, length, offset);
+            return false;
+        }
     }
     return true;
 }
@@ -114,7 +132,7 @@ static bool compare_digests(const struct live_disk *disk, const struct digest_ta
 static bool compare_target(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autoptr(digest_table_t) table = digest_table_new(job->request->digest, disk->size);
-    g_autoptr(chain_t) target = open_target(disk, error);
+    g_autoptr(chain_t) target = open_target(job, disk, error);
     struct copy_options options = {0};
     struct copy_result result = {0};
     bool ok;
@@ -123,17 +141,18 @@ static bool compare_target(struct live_job *job, struct live_disk *disk, GError 
         return false;
     live_copy_options(job, &options);
     options.digests = table;
+    options.end = disk->size;
     ok = copy_digest(target, &options, &result, error);
     copy_result_clear(&result);
-    return ok && compare_digests(disk, table, error);
+    return ok && compare_digests(disk, table, error) && compare_rest(disk, target, error);
 }
 
 /* The receipt borrows everything: it is cleared, not freed. */
-static bool write_receipt(struct live_job *job, struct live_disk *disk, GError **error)
+bool live_write_receipt(struct live_job *job, struct disk_report *report, unsigned index,
+                        struct digest_table *digests, GError **error)
 {
-    struct disk_report *report = disk->report;
     const struct journal_job *record = job->base.record;
-    g_autofree char *name = g_strdup_printf("%s-%u.json", record->id, disk->index);
+    g_autofree char *name = g_strdup_printf("%s-%u%s.json", record->id, index, job->window ? "-back" : "");
     g_autofree char *path = g_build_filename(journal_directory(job->base.journal), "receipts", name, NULL);
     g_autofree char *directory = g_path_get_dirname(path);
     struct receipt receipt = {.job = record->id,
@@ -146,28 +165,34 @@ static bool write_receipt(struct live_job *job, struct live_disk *disk, GError *
                               .verified = (char *)verify_mode_name(job->request->verify),
                               .started = record->started,
                               .finished = g_get_real_time(),
-                              .size = disk->size,
+                              .size = report->virtual_size,
+                              .layer = report->layer,
                               .counters = report->counters,
-                              .digests = disk->done.digests};
+                              .digests = digests};
+    uint8_t root[DIGEST_MAX_LENGTH];
 
+    digest_table_root(digests, root);
+    g_free(report->root);
+    report->root = digest_to_hex(digest_table_algorithm(digests), root);
     if (g_mkdir_with_parents(directory, 0700) < 0 || !receipt_write(&receipt, path, error))
         return false;
+    g_free(report->receipt);
     report->receipt = g_strdup(path);
-    return live_save_disk(job, disk, error);
+    return true;
 }
 
 static bool prove_disk(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    uint8_t root[DIGEST_MAX_LENGTH];
-
     live_tell(job, "%s", disk->vm->name);
     if (!digest_touched(job, disk, error))
         return false;
-    digest_table_root(disk->done.digests, root);
-    disk->report->root = digest_to_hex(digest_table_algorithm(disk->done.digests), root);
     if (job->request->verify == VERIFY_FULL && !compare_target(job, disk, error))
         return false;
-    return write_receipt(job, disk, error);
+    if (!live_write_receipt(job, disk->report, disk->index, disk->done.digests, error))
+        return false;
+    /* The journal's disk is that of the way there. */
+    return job->window ? job_event(&job->base, "result", error, "receipt %s", disk->report->receipt)
+                       : live_save_disk(job, disk, error);
 }
 
 /* The target is wrong, or has no room for what the machine writes. */
@@ -185,8 +210,14 @@ bool live_prove(struct job *base, GError **error)
     if (job->give_up)
         return live_stop_settling(job, error) && live_fail_back(job, error) &&
                blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED, "job %s is given up", base->record->id);
+    if (!job->window && live_disk_at(job, 0)->other)
+        g_set_error(&local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT,
+                    "%s differs from the source, as an earlier run has found",
+                    live_disk_at(job, 0)->target_path);
     for (guint i = 0; !local && i < job->disks->len; i++)
         prove_disk(job, live_disk_at(job, i), &local);
+    if (!local && job->pivoted && !job->window && job->request->keep_failback)
+        base->go_on_at = "window";
     if (!local)
         return true;
     if (!job->pivoted) {

@@ -12,6 +12,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define END_TIMEOUT 5000 /* ms */
 
@@ -46,11 +47,18 @@ bool live_has_event(const struct live_job *job, const char *kind, const char *te
 
 /* ---- which job ---- */
 
-/* In "done" there is nothing more to do, whatever became of the last word. */
-static bool is_unfinished(const struct journal_job *record)
+/* All is done, but it could not say so any more. */
+static bool is_done(const struct journal_job *record)
 {
-    if (strcmp(record->phase, "done") == 0)
-        return false;
+    return !record->result && strcmp(record->phase, "done") == 0;
+}
+
+static bool is_unfinished(const struct live_job *job, const struct journal_job *record)
+{
+    g_autofree char *text = move_request_to_json(job->request);
+
+    if (is_done(record))
+        return job->wanted || move_request_same(record->request, text);
     return !record->result || strcmp(record->result, "failed") == 0 || strcmp(record->result, "parked") == 0;
 }
 
@@ -60,6 +68,24 @@ static bool check_owner(const struct journal_job *record, GError **error)
            blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                          "job %s moves disks of this machine (process %" PRId64 ")", record->id,
                          record->owner_pid);
+}
+
+/* A machine whose way back is open is not moved on. */
+static bool refuse_window(const struct live_job *job, const struct journal_job *record, GError **error)
+{
+    GError *local = NULL;
+    g_autoptr(journal_window_t) window = journal_window_load(job->base.journal, record, &local);
+
+    bool open = window && window->deadline > 0;
+
+    if (open)
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
+                    "the way back of job %s is still open: 'blockmig job finish %s' closes it, 'blockmig job "
+                    "failback %s' goes back",
+                    record->id, record->id, record->id);
+    else if (local)
+        g_propagate_error(error, local);
+    return !open && !local;
 }
 
 /* The newest move of this machine, if it did not come to its end, or the one that is wanted; the caller's.
@@ -75,7 +101,7 @@ static struct journal_job *find_record(struct live_job *job, GError **error)
                 ? strcmp(record->id, job->wanted) != 0
                 : strcmp(record->command, "move") != 0 || strcmp(record->source, job->request->machine) != 0)
             continue;
-        if (!check_owner(record, error) || !is_unfinished(record))
+        if (!check_owner(record, error) || !is_unfinished(job, record) || !refuse_window(job, record, error))
             return NULL;
         return journal_job_load(job->base.journal, record->id, error);
     }
@@ -112,7 +138,7 @@ bool live_highest_file(const struct live_disk *disk, unsigned *highest)
     bool any = false;
 
     for (unsigned n = 0; n <= CHAIN_MAX_DEPTH; n++) {
-        g_autofree char *path = g_strdup_printf("%s.blockmig-%u", disk->name, n);
+        g_autofree char *path = live_numbered(disk, n);
 
         if (!g_file_test(path, G_FILE_TEST_EXISTS))
             continue;
@@ -122,22 +148,54 @@ bool live_highest_file(const struct live_disk *disk, unsigned *highest)
     return any;
 }
 
-/* Is anything left of it? */
+bool live_is_disk(const struct journal_disk *saved)
+{
+    return saved->source_identity != NULL;
+}
+
+static bool is_device(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && S_ISBLK(st.st_mode);
+}
+
+struct live_disk *live_rebuild_paths(const struct live_job *job, const struct journal_disk *saved)
+{
+    struct live_disk *disk = g_new0(struct live_disk, 1);
+    g_autofree char *stem = NULL;
+
+    disk->index = saved->index;
+    disk->name = g_strdup(saved->source);
+    disk->device = is_device(saved->source);
+    disk->stem = live_stem(job, disk->name, disk->device);
+    disk->size = saved->size;
+    disk->target_path = g_strdup(saved->target);
+    disk->target_device = is_device(saved->target);
+    stem = live_stem(job, disk->target_path, disk->target_device);
+    disk->target_overlay = g_strconcat(stem, LIVE_NEW, NULL);
+    return disk;
+}
+
+/* Is anything left of it, or to be done?  What is left of a device in the end is whether it can be written
+ * to. */
 static bool has_leftovers(const struct live_job *job, const struct journal_job *record, GPtrArray *disks)
 {
     for (guint i = 0; i < disks->len; i++) {
         const struct journal_disk *saved = g_ptr_array_index(disks, i);
-        const struct vm_disk *vm = find_device(job, saved->source_identity);
-        struct live_disk disk = {.name = saved->source};
-        g_autofree char *overlay = g_strconcat(saved->target, ".blockmig-new", NULL);
+        const struct vm_disk *vm = live_is_disk(saved) ? find_device(job, saved->source_identity) : NULL;
+        struct live_disk *disk = live_rebuild_paths(job, saved);
         g_autofree char *created = g_strconcat(LIVE_CREATE, saved->target, NULL);
         g_autofree char *prefix = g_strdup_printf("bm-%s-%u-", saved->target_identity, saved->index);
         g_autofree char *base = g_strconcat(prefix, "s0", NULL); /* it may stay there for good */
         unsigned highest;
-
-        if (live_highest_file(&disk, &highest) || g_file_test(overlay, G_FILE_TEST_EXISTS) ||
+        bool any =
+            live_highest_file(disk, &highest) || g_file_test(disk->target_overlay, G_FILE_TEST_EXISTS) ||
             (vm && vm->node && g_str_has_prefix(vm->node, prefix) && strcmp(vm->node, base) != 0) ||
-            (g_file_test(saved->target, G_FILE_TEST_EXISTS) && has_event(job, record, "intent", created)))
+            (g_file_test(saved->target, G_FILE_TEST_EXISTS) && has_event(job, record, "intent", created));
+
+        live_disk_free(disk);
+        if (any)
             return true;
     }
     return false;
@@ -146,9 +204,12 @@ static bool has_leftovers(const struct live_job *job, const struct journal_job *
 /* Whatever the machine does, it does it without these disks. */
 static bool are_unplugged(const struct live_job *job, GPtrArray *disks)
 {
-    for (guint i = 0; i < disks->len; i++)
-        if (find_device(job, ((const struct journal_disk *)g_ptr_array_index(disks, i))->source_identity))
+    for (guint i = 0; i < disks->len; i++) {
+        const struct journal_disk *saved = g_ptr_array_index(disks, i);
+
+        if (live_is_disk(saved) && find_device(job, saved->source_identity))
             return false;
+    }
     return true;
 }
 
@@ -158,16 +219,12 @@ struct live_disk *live_rebuild(struct live_job *job, const struct journal_disk *
 {
     const struct vm_disk *vm = find_device(job, saved->source_identity);
     g_autofree char *created = g_strconcat(LIVE_CREATE, saved->target, NULL);
-    struct live_disk *disk = g_new0(struct live_disk, 1);
+    struct live_disk *disk = live_rebuild_paths(job, saved);
 
-    disk->index = saved->index;
+    disk->side = 's';
     disk->vm = vm;
-    disk->name = g_strdup(saved->source);
-    disk->size = saved->size;
     disk->frozen = g_strdup(saved->frozen);
     disk->base_node = g_strdup(saved->base_node);
-    disk->target_path = g_strdup(saved->target);
-    disk->target_overlay = g_strconcat(saved->target, ".blockmig-new", NULL);
     disk->created = g_file_test(saved->target, G_FILE_TEST_EXISTS) && live_has_event(job, "intent", created);
     disk->overlay_created = g_file_test(disk->target_overlay, G_FILE_TEST_EXISTS);
     g_ptr_array_add(job->disks, disk);
@@ -176,7 +233,8 @@ struct live_disk *live_rebuild(struct live_job *job, const struct journal_disk *
         !(disk->format = format_by_name(saved->target_format, error)) ||
         !checkpoint_load(&disk->done, &job->base, disk->index, job->request->digest, disk->size, error))
         return NULL;
-    disk->by_exchange = disk->source_format->flags & FORMAT_BACKING;
+    disk->by_exchange = (disk->source_format->flags & FORMAT_BACKING) && !disk->device;
+    disk->read_only = disk->device;
     live_highest_file(disk, &disk->files);
     if (vm && vm->layers->len > 0)
         return disk;
@@ -237,7 +295,8 @@ static bool look_at_target(struct live_job *job, struct live_disk *disk, GError 
     g_autofree char *node = NULL, *first = live_layer_node(job, disk, 0);
 
     disk->top = disk->files;
-    disk->snapshotted = disk->created = disk->exchanged = true;
+    disk->snapshotted = disk->created = true;
+    disk->exchanged = !disk->device;
     disk->based = g_strcmp0(disk->base_node, first) == 0;
     disk->set_aside = disk->by_exchange;
     node = live_top_node(job, disk);
@@ -275,8 +334,9 @@ static bool look_at_names(struct live_disk *disk, GError **error)
 static bool look_at_own_node(const struct live_job *job, struct live_disk *disk, GError **error)
 {
     const struct vm_layer *active = g_ptr_array_index(disk->vm->layers, 0);
-    g_autofree char *prefix = g_strconcat(disk->name, ".blockmig-", NULL);
+    g_autofree char *prefix = g_strconcat(disk->stem, ".blockmig-", NULL);
     bool any = false;
+    unsigned below;
 
     if (disk->target_overlay && g_strcmp0(active->filename, disk->target_overlay) == 0)
         return blockmig_fail(
@@ -289,13 +349,19 @@ static bool look_at_own_node(const struct live_job *job, struct live_disk *disk,
 
         any |= layer->filename && g_str_has_prefix(layer->filename, prefix);
     }
+    if (any && disk->device)
+        return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN,
+                             "the machine was started anew on overlays of %s while it was moved: none may be "
+                             "removed",
+                             disk->name);
     if (any)
         return look_at_names(disk, error);
-    if (live_has_unmerged(disk))
+    /* If an overlay has the name already, the machine, which is not on it, was not started from there. */
+    if (!live_stands_on(disk, disk->name, &below) && live_has_unmerged(disk))
         return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN,
-                             "the machine was started anew on %s without the overlays NAME.blockmig-N, which "
+                             "the machine was started anew on %s without the overlays %s.blockmig-N, which "
                              "hold what it had written before: none may be removed",
-                             disk->name);
+                             disk->name, disk->stem);
     look_at_source(job, disk);
     return true;
 }
@@ -306,6 +372,40 @@ static void note_resized(struct live_job *job, const struct live_disk *disk)
         return;
     job->resized = g_strdup_printf("%s was resized from %" PRIu64 " to %" PRIu64 " bytes during the move",
                                    disk->name, disk->size, disk->vm->virtual_size);
+}
+
+/* A layer that was copied for a disk to stand on. */
+static bool rebuild_lower(struct live_job *job, const struct journal_disk *saved, GError **error)
+{
+    g_autofree char *created = g_strconcat(LIVE_CREATE, saved->target, NULL);
+    struct live_lower *lower = g_new0(struct live_lower, 1);
+
+    lower->index = job->lowers->len;
+    lower->source_path = g_strdup(saved->source);
+    lower->target_path = g_strdup(saved->target);
+    lower->size = saved->size;
+    lower->created = g_file_test(saved->target, G_FILE_TEST_EXISTS) && live_has_event(job, "intent", created);
+    g_ptr_array_add(job->lowers, lower);
+    if (!(lower->source_format = format_by_name(saved->source_format, error)) ||
+        !(lower->format = format_by_name(saved->target_format, error)))
+        return false;
+    live_describe_lower(job, lower);
+    lower->report->receipt = g_strdup(saved->receipt);
+    return true;
+}
+
+/* The disks, which come first in the journal, are left in `disks`. */
+static bool take_lowers(struct live_job *job, GPtrArray *disks, GError **error)
+{
+    guint count = 0;
+
+    while (count < disks->len && live_is_disk(g_ptr_array_index(disks, count)))
+        count++;
+    for (guint i = count; i < disks->len; i++)
+        if (!rebuild_lower(job, g_ptr_array_index(disks, i), error))
+            return false;
+    g_ptr_array_set_size(disks, (gint)count);
+    return true;
 }
 
 /* Is the disk on `fresh`, and that on something else than `merged`? */
@@ -328,6 +428,7 @@ static bool look_at_disk(struct live_job *job, const struct journal_disk *saved,
     if (!disk)
         return false;
     live_describe_disk(job, disk);
+    disk->report->receipt = g_strdup(saved->receipt);
     note_resized(job, disk);
     disk->settled = strcmp(disk->vm->node, merged) == 0;
     disk->straddles = is_straddling(disk, fresh, merged);
@@ -370,8 +471,11 @@ static const char *where_to_go_on(const struct live_job *job, GPtrArray *disks)
 {
     bool back = job->give_up || job->resized || strcmp(job->base.record->phase, "rollback") == 0;
 
+    /* Of layers below and of devices the journal does not know how far they are. */
+    back |= job->request->chain != CHAIN_FLATTEN;
     for (guint i = 0; i < job->disks->len; i++)
-        back |= live_disk_at(job, i)->straddles;
+        back |= live_disk_at(job, i)->straddles || live_disk_at(job, i)->device ||
+                live_disk_at(job, i)->target_device;
     if (job->pivoted)
         return (is_proved(disks) || is_settled(job)) && !job->give_up ? "settle" : "prove";
     return back ? "rollback" : "resume";
@@ -440,13 +544,15 @@ static bool look_at_machine(struct live_job *job, GPtrArray *disks, GError **err
 /* Killed before it did anything, or after it had tidied up. */
 static bool take_up_nothing(struct live_job *job, struct journal_job **record, GError **error)
 {
-    if (!job->wanted)
+    bool done = is_done(*record);
+
+    if (job->base.dry_run || (!job->wanted && !done))
         return true;
     if (!journal_job_claim(job->base.journal, *record, error))
         return false;
     job->base.record = g_steal_pointer(record);
-    job->going_back = job->give_up;
-    job->base.go_on_at = job->going_back ? "rollback" : NULL;
+    job->going_back = job->give_up && !done;
+    job->base.go_on_at = job->going_back ? "rollback" : done ? "done" : NULL;
     return true;
 }
 
@@ -455,6 +561,7 @@ bool live_recover(struct live_job *job, GError **error)
     GError *local = NULL;
     g_autoptr(journal_job_t) record = find_record(job, &local);
     g_autoptr(GPtrArray) disks = NULL;
+    bool returning = false;
 
     if (local) {
         g_propagate_error(error, local);
@@ -465,7 +572,7 @@ bool live_recover(struct live_job *job, GError **error)
                                              "job %s came to its end: there is nothing to do", job->wanted);
     if (!(disks = journal_disk_list(job->base.journal, record, error)))
         return false;
-    if (disks->len == 0 ||
+    if (disks->len == 0 || is_done(record) ||
         !(has_leftovers(job, record, disks) || (job->vm && live_is_throttled(job, record))))
         return take_up_nothing(job, &record, error);
     if (!check_request(job, record, error))
@@ -482,6 +589,10 @@ bool live_recover(struct live_job *job, GError **error)
         return false;
     job->base.record = g_steal_pointer(&record);
     job->base.report->resumed = job->interrupted = true;
+    if (job->vm && (!live_recover_return(job, &returning, error) || returning))
+        return returning;
+    if (!take_lowers(job, disks, error))
+        return false;
     if (job->vm && are_unplugged(job, disks))
         g_clear_pointer(&job->vm, vm_close);
     if (!(job->vm ? look_at_machine(job, disks, error) : live_look_offline(job, disks, error)) ||

@@ -36,7 +36,7 @@ static void remove_spare_files(struct live_disk *disk)
     unsigned first = disk->by_exchange && disk->exchanged ? disk->top : disk->top + 1;
 
     for (unsigned n = first; n <= disk->files; n++) {
-        g_autofree char *path = g_strdup_printf("%s.blockmig-%u", disk->name, n);
+        g_autofree char *path = live_numbered(disk, n);
 
         g_unlink(path);
     }

@@ -10,21 +10,25 @@
 #include <glib/gstdio.h>
 #include <string.h>
 
-#define WAIT          1000
-#define COMPLETE      60000
-#define PIVOT_TIMEOUT 5000
-#define PATIENCE      60 /* s, with a job of somebody else that is in the way */
+#define WAIT     1000
+#define COMPLETE 60000
+#define PATIENCE 60 /* s, with a job of somebody else that is in the way */
 
 static void job_name(const struct live_disk *disk, char name[32])
 {
-    g_snprintf(name, 32, "blockmig-rollback-%u", disk->index);
+    g_snprintf(name, 32, "blockmig-%s-%u", disk->floor ? "collapse" : "rollback", disk->index);
+}
+
+static char *floor_node(const struct live_job *job, const struct live_disk *disk)
+{
+    return disk->floor ? live_layer_node(job, disk, disk->floor) : live_base_node(job, disk);
 }
 
 /* Nothing of the source may be locked by us while the hypervisor writes to it again.  Of a disk that an
  * earlier run took back the job's end may be left. */
 static bool start_commit(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    g_autofree char *active = live_active_node(job, disk), *base = live_base_node(job, disk);
+    g_autofree char *active = live_active_node(job, disk), *base = floor_node(job, disk);
     bool there;
     char name[32];
 
@@ -32,6 +36,7 @@ static bool start_commit(struct live_job *job, struct live_disk *disk, GError **
     job_name(disk, name);
     if (!disk->snapshotted)
         return vm_job_cancel(job->vm, name, COMPLETE, error);
+    live_device_freeze(disk, false);
     if (!live_has_job(job, name, &there, error))
         return false;
     if (there)
@@ -102,22 +107,26 @@ static void forget_nodes(struct live_job *job, struct live_disk *disk)
     vm_remove_node(job->vm, overlay, NULL);
     vm_remove_node(job->vm, merged, NULL);
     disk->straddles = false;
-    for (unsigned layer = disk->files + 1; layer > 0; layer--) {
+    for (unsigned layer = disk->files + 1; layer > disk->floor; layer--) {
         g_autofree char *node = live_layer_node(job, disk, layer);
 
         vm_remove_node(job->vm, node, NULL);
     }
 }
 
-static void remove_target(struct live_disk *disk)
+/* Of a device nothing is wiped: by now it may belong to somebody else. */
+static void remove_target(struct live_job *job, struct live_disk *disk)
 {
     g_clear_pointer(&disk->target, image_close);
     if (disk->overlay_created)
         g_unlink(disk->target_overlay);
-    if (disk->created)
+    if (disk->created && disk->target_device)
+        job_notice(&job->base, "%s holds an unfinished copy: nothing may be started from it",
+                   disk->target_path);
+    else if (disk->created)
         g_unlink(disk->target_path);
     if (disk->created)
-        storage_file_sync_directory(disk->target_path, NULL);
+        storage_file_sync_directory(disk->target_overlay, NULL);
     disk->created = disk->overlay_created = false;
 }
 
@@ -145,7 +154,9 @@ static const char *out_of_reach(const struct live_job *job)
 {
     if (live_watch_lost(job))
         return "nothing more was touched: the overlays and the target are kept, and the disk's name leads to "
-               "what the machine wrote or to nothing";
+               "what the machine wrote or to nothing. Once the machine answers, or is off, 'blockmig job "
+               "resume' "
+               "goes on and 'blockmig job cancel' rolls back";
     if (job->uncertain || g_error_matches(live_watch_trouble(job), BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNCERTAIN))
         return "it is not known on which disk the machine runs: everything is kept";
     return NULL;
@@ -175,6 +186,22 @@ static void feed(struct live_job *job)
         live_watch_say(job, "there is room again: the machine goes on");
 }
 
+bool live_leave(struct live_job *job, GError **error)
+{
+    if (!leave_all(job, error))
+        return false;
+    for (guint i = 0; i < job->disks->len; i++) {
+        struct live_disk *disk = live_disk_at(job, i);
+
+        forget_job(job, disk);
+        forget_nodes(job, disk);
+        live_layers_forget(job, disk);
+        disk->top = disk->files = disk->floor;
+        disk->snapshotted = disk->floor > 0;
+    }
+    return true;
+}
+
 /* Of a job that was interrupted and only had to be rolled back. */
 static bool tell_end(const struct live_job *job, GError **error)
 {
@@ -193,15 +220,10 @@ static bool leave(struct live_job *job, GError **error)
     if (job->paused && !live_resume(job, NULL, error))
         return false;
     if (!live_wait_for_others(job, PATIENCE, error) || !live_put_in_order(job, error) ||
-        !leave_all(job, error) || !live_unthrottle(job, error))
+        !live_leave(job, error) || !live_unthrottle(job, error))
         return false;
     if (live_watch_starved(job))
         feed(job);
-    for (guint i = 0; i < job->disks->len; i++) {
-        forget_job(job, live_disk_at(job, i));
-        forget_nodes(job, live_disk_at(job, i));
-        live_layers_forget(job, live_disk_at(job, i));
-    }
     return true;
 }
 
@@ -219,104 +241,17 @@ bool live_rollback(struct job *base, GError **error)
     if (!(job->vm ? leave(job, error) : live_leave_offline(job, error)))
         return false;
     for (guint i = 0; i < job->disks->len; i++)
-        remove_target(live_disk_at(job, i));
+        if (live_disk_at(job, i)->other)
+            live_remove_side(job, live_disk_at(job, i)->other, NULL);
+    if (job->vm)
+        live_remove_target_nodes(job);
+    for (guint i = 0; i < job->disks->len; i++)
+        remove_target(job, live_disk_at(job, i));
+    live_remove_below(job);
     if (!base->report->advice)
         base->report->advice =
             g_strdup(job->vm ? "the machine runs on the source as before; nothing is left of the move"
                              : "the disk has its name again and all that the machine wrote; nothing is left "
                                "of the move");
     return !job->going_back || tell_end(job, error);
-}
-
-/* ---- back from the target ------------------------------------------------------------------------- */
-
-static bool reopen_top(struct live_job *job, struct live_disk *disk, GError **error)
-{
-    g_autofree char *path = live_layer_path(disk, disk->top), *node = live_top_node(job, disk);
-    g_autofree char *below =
-        disk->top > 1 ? live_layer_node(job, disk, disk->top - 1) : live_base_node(job, disk);
-
-    return live_add_node(job, disk, node, path, format_qcow2.name, below, true, error);
-}
-
-/* What the machine wrote since the switch becomes one more layer of the source. */
-static bool take_back(struct live_job *job, struct live_disk *disk, const char *path, GError **error)
-{
-    g_autoptr(chain_t) written = live_open_overlay(disk->target_overlay, FILE_NO_LOCK, error);
-    struct storage *storage = written ? storage_file_open(path, FILE_WRITE, NULL, NULL, error) : NULL;
-    g_autoptr(image_t) layer = storage ? image_open(storage, &format_qcow2, true, error) : NULL;
-    struct live_shipment shipment = {0};
-
-    return layer && live_ship(job, disk, written, layer, &shipment, error);
-}
-
-static bool add_layer(struct live_job *job, struct live_disk *disk, const char *path, GError **error)
-{
-    g_autofree char *node = live_next_node(job, disk);
-    g_autofree char *below = live_top_node(job, disk);
-
-    return live_add_node(job, disk, node, path, format_qcow2.name, below, false, error);
-}
-
-/* The layer that will be on top; by exchange it has the disk's name from the beginning, which is free. */
-static char *next_path(const struct live_disk *disk)
-{
-    return disk->by_exchange ? g_strdup(disk->name)
-                             : g_strdup_printf("%s.blockmig-%u", disk->name, disk->top + 1);
-}
-
-static bool create_next(struct live_job *job, struct live_disk *disk, GError **error)
-{
-    g_autofree char *path = next_path(disk), *below = live_layer_path(disk, disk->top);
-    g_autofree char *name = g_path_get_basename(below);
-
-    disk->files = disk->top + 1;
-    return live_overlay_create(job, path, disk->size, name, format_qcow2.name, disk->target_path, error);
-}
-
-static bool bring_back(struct live_job *job, GError **error)
-{
-    unsigned count = job->disks->len;
-    g_autofree struct vm_pivot *pivots = g_new0(struct vm_pivot, count);
-    g_autoptr(GPtrArray) strings = g_ptr_array_new_with_free_func(g_free);
-
-    for (unsigned i = 0; i < count; i++) {
-        struct live_disk *disk = live_disk_at(job, i);
-        g_autofree char *path = next_path(disk);
-        char *from = live_new_node(job, disk), *to = live_next_node(job, disk);
-
-        g_ptr_array_add(strings, from);
-        g_ptr_array_add(strings, to);
-        pivots[i] = (struct vm_pivot){.from = from, .to = to};
-        if (!take_back(job, disk, path, error) || !add_layer(job, disk, path, error))
-            return false;
-    }
-    return live_pause_merged(job, error) && vm_pivot(job->vm, pivots, count, PIVOT_TIMEOUT, error);
-}
-
-static void after_return(struct live_job *job, struct live_disk *disk)
-{
-    g_autofree char *overlay = live_new_node(job, disk), *merged = live_merged_node(job, disk);
-
-    disk->top++;
-    disk->set_aside = false;
-    vm_remove_node(job->vm, overlay, NULL);
-    vm_remove_node(job->vm, merged, NULL);
-}
-
-bool live_fail_back(struct live_job *job, GError **error)
-{
-    bool ok = job_event(&job->base, "intent", error, LIVE_RETURN);
-
-    for (guint i = 0; ok && i < job->disks->len; i++)
-        ok = reopen_top(job, live_disk_at(job, i), error) && create_next(job, live_disk_at(job, i), error);
-    if (!ok)
-        return false;
-    ok = live_pause(job, live_new_node, live_next_node, NULL, error) && bring_back(job, error);
-    job->pivoted = !ok;
-    if (!live_resume(job, NULL, ok ? error : NULL) || !ok)
-        return false;
-    for (guint i = 0; i < job->disks->len; i++)
-        after_return(job, live_disk_at(job, i));
-    return job_event(&job->base, "result", error, LIVE_RETURNED);
 }

@@ -43,12 +43,11 @@ static bool start(struct live_job *job, struct live_disk *disk, GError **error)
 }
 
 /* From the top down, as one holds the next open. */
-static void remove_nodes(struct live_job *job, struct live_disk *disk)
+void live_remove_source_nodes(struct live_job *job, struct live_disk *disk)
 {
-    g_autofree char *overlay = live_new_node(job, disk), *base = live_layer_path(disk, 0);
+    g_autofree char *base = live_layer_path(disk, 0);
     g_autoptr(GError) local = NULL;
 
-    vm_remove_node(job->vm, overlay, &local);
     for (unsigned layer = disk->top + 1; !local && layer-- > 0;) {
         g_autofree char *node = live_layer_node(job, disk, layer);
 
@@ -58,10 +57,26 @@ static void remove_nodes(struct live_job *job, struct live_disk *disk)
         vm_forget_file(job->vm, disk->name, &local);
     if (!local)
         vm_forget_file(job->vm, base, &local);
-    for (guint i = 1; !local && i < disk->vm->layers->len; i++)
-        vm_forget_file(job->vm, ((const struct vm_layer *)g_ptr_array_index(disk->vm->layers, i))->filename,
-                       &local);
+    /* What an earlier move left here is known by descriptors; what others stand on cannot be closed. */
+    for (guint i = 0; !local && i < disk->vm->layers->len; i++) {
+        const struct vm_layer *layer = g_ptr_array_index(disk->vm->layers, i);
+
+        if (g_str_has_prefix(layer->node, "bm-"))
+            vm_remove_node(job->vm, layer->node, NULL);
+        vm_forget_file(job->vm, layer->filename, &local);
+    }
     if (local)
+        job_notice(&job->base, "%s", local->message);
+}
+
+static void remove_nodes(struct live_job *job, struct live_disk *disk)
+{
+    g_autofree char *overlay = live_new_node(job, disk);
+    g_autoptr(GError) local = NULL;
+
+    if (vm_remove_node(job->vm, overlay, &local))
+        live_remove_source_nodes(job, disk);
+    else
         job_notice(&job->base, "%s", local->message);
 }
 
@@ -112,7 +127,7 @@ bool live_settle(struct job *base, GError **error)
         if (g_unlink(disk->target_overlay) < 0 && errno != ENOENT)
             return blockmig_set_errno(error, errno, "removing %s", disk->target_overlay);
         disk->overlay_created = false;
-        if (!storage_file_sync_directory(disk->target_path, error))
+        if (!storage_file_sync_directory(disk->target_overlay, error))
             return false;
     }
     return job_event(base, "result", error, "the machine writes to the merged target");

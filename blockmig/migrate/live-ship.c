@@ -29,6 +29,7 @@ bool live_ship(struct live_job *job, struct live_disk *disk, struct chain *overl
 {
     struct copy_options options = {.read_back = job->request->verify != VERIFY_NONE,
                                    .patch = true,
+                                   .target_backing = shipment->below,
                                    .cancelled = is_over,
                                    .progress = progress,
                                    .opaque = job};

@@ -34,6 +34,8 @@ bool live_save_disk(struct live_job *job, const struct live_disk *disk, GError *
 
 static bool create_overlays(struct live_job *job, GError **error)
 {
+    if (!live_save_lowers(job, error))
+        return false;
     for (guint i = 0; i < job->disks->len; i++)
         if (!live_save_disk(job, live_disk_at(job, i), error) ||
             !live_layer_create(job, live_disk_at(job, i), 1, error))
@@ -214,6 +216,12 @@ bool live_snapshot(struct job *base, GError **error)
         return false;
     ok = layer_first(job, error) && live_held(job, error);
     live_thaw(job, &base->report->snapshot_frozen_ms);
+    for (guint i = 0; ok && i < job->disks->len; i++)
+        if (!live_device_freeze(live_disk_at(job, i), true))
+            job_notice(base,
+                       "%s: cannot be made read-only: until the move is over, only this process's lock keeps "
+                       "others from writing to it",
+                       live_disk_at(job, i)->name);
     return ok;
 }
 

@@ -87,11 +87,14 @@ static void add(struct footprint *sum, struct footprint more)
     sum->length += more.length;
 }
 
-/* What `image` can still grow by. */
+/* What `image` can still grow by; a device does not. */
 static uint64_t thin_room(const char *image, uint64_t size)
 {
     uint64_t bytes = measure(image).bytes;
+    struct stat st;
 
+    if (stat(image, &st) == 0 && S_ISBLK(st.st_mode))
+        return 0;
     return size > bytes ? size - bytes : 0;
 }
 
@@ -286,7 +289,7 @@ static uint64_t target_need(const struct live_job *job, uint64_t *written, uint6
     *written = *growing = 0;
     for (guint i = 0; i < job->disks->len; i++) {
         const struct live_disk *disk = live_disk_at(job, i);
-        uint64_t image = measure(disk->target_path).bytes;
+        uint64_t image = disk->target_device ? disk->needed : measure(disk->target_path).bytes;
         struct footprint overlay = measure(disk->target_overlay);
 
         *written += image + overlay.bytes;

@@ -8,10 +8,13 @@
  * Whatever fails before the pivot is undone and the machine goes on where it was.
  */
 #include "blockmig/migrate/live-watch.h"
+#include "blockmig/migrate/target.h"
 #include "blockmig/storage/file.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <glib/gstdio.h>
+#include <stdio.h>
 #include <unistd.h>
 
 #define PIVOT_TIMEOUT 5000 /* ms */
@@ -24,7 +27,8 @@ bool live_hand_over(struct live_job *job, struct live_disk *disk, GError **error
     bool ok;
 
     g_clear_pointer(&disk->handed_over, g_free);
-    ok = fd >= 0 && vm_hand_over(job->vm, &node, &disk->handed_over, error);
+    ok = fd >= 0 && live_add_below(job, disk, error) &&
+         vm_hand_over(job->vm, &node, &disk->handed_over, error);
     if (fd >= 0)
         close(fd);
     return ok;
@@ -45,7 +49,7 @@ static bool prepare(struct live_job *job, GError **error)
 {
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
-        g_autofree char *name = g_path_get_basename(disk->target_path);
+        g_autofree char *name = live_target_name(job, disk);
 
         disk->overlay_created = true;
         if (!live_overlay_create(job, disk->target_overlay, disk->size, name, disk->format->name,
@@ -60,7 +64,8 @@ bool live_ship_last(struct live_job *job, struct live_disk *disk, GError **error
 {
     g_autofree char *path = live_layer_path(disk, disk->top);
     g_autoptr(chain_t) overlay = live_open_overlay(path, FILE_NO_LOCK, error);
-    struct live_shipment shipment = {0};
+    g_autoptr(chain_t) below = live_source_below(disk);
+    struct live_shipment shipment = {.below = below};
 
     if (!overlay || !live_ship(job, disk, overlay, disk->target, &shipment, error))
         return false;
@@ -72,9 +77,12 @@ bool live_ship_last(struct live_job *job, struct live_disk *disk, GError **error
 bool live_open_merged(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *merged = live_merged_node(job, disk);
+    g_autofree char *below = disk->merged ? live_below_merged(job, disk) : live_below_node(job, disk);
     const int closed = -1;
-    struct vm_node node = live_node(disk, merged, disk->target_path, disk->format->name, NULL, &closed, true);
+    struct vm_node node =
+        live_node(disk, merged, disk->target_path, disk->format->name, below, &closed, true);
 
+    node.block_device = disk->target_device;
     node.handed_over = disk->handed_over;
     return vm_add_node(job->vm, &node, error);
 }
@@ -84,14 +92,6 @@ static bool add_merged(struct live_job *job, struct live_disk *disk, GError **er
     g_autofree char *merged = live_merged_node(job, disk), *overlay = live_new_node(job, disk);
 
     return live_open_merged(job, disk, error) && live_set_backing(job, disk, overlay, merged, error);
-}
-
-static void remove_target(struct live_job *job, struct live_disk *disk)
-{
-    g_autofree char *merged = live_merged_node(job, disk), *overlay = live_new_node(job, disk);
-
-    vm_remove_node(job->vm, overlay, NULL);
-    vm_remove_node(job->vm, merged, NULL);
 }
 
 static bool pivot(struct live_job *job, GError **error)
@@ -157,8 +157,23 @@ static void undo(struct live_job *job)
         live_layer_set_aside(live_disk_at(job, i), false, NULL);
     live_resume(job, NULL, NULL);
     live_thaw(job, NULL);
-    for (guint i = 0; i < job->disks->len; i++)
-        remove_target(job, live_disk_at(job, i));
+    live_remove_target_nodes(job);
+}
+
+/* Where the target is more layers over those of its side: they are its top now, and what the guest is about
+ * to write to gets the disk's name.  If somebody has taken that meanwhile it stays theirs. */
+static void take_place(struct live_job *job, struct live_disk *disk)
+{
+    if (!disk->merged)
+        return;
+    disk->other->top = disk->other->files = disk->merged + 1;
+    if (!disk->takes_name)
+        return;
+    if (renameat2(AT_FDCWD, disk->target_overlay, AT_FDCWD, disk->takes_name, RENAME_NOREPLACE) == 0)
+        disk->other->set_aside = false;
+    else
+        job_notice(&job->base, "renaming %s to %s: %s", disk->target_overlay, disk->takes_name,
+                   g_strerror(errno));
 }
 
 void live_close_top(struct live_job *job, struct live_disk *disk)
@@ -230,6 +245,8 @@ bool live_switchover(struct job *base, GError **error)
         return go_without_pause(job, failure, error);
     }
     job->pivoted = true;
+    for (guint i = 0; i < job->disks->len; i++)
+        take_place(job, live_disk_at(job, i));
     if (!live_resume(job, &resumed, error)) {
         job->uncertain = true;
         return false;

@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Moves of running machines from the outside, and what every phase of them needs. */
+#include "blockmig/migrate/keeper.h"
 #include "blockmig/migrate/live-watch.h"
 
 #include <sched.h>
 
-#define PAUSE_TIMEOUT 10000 /* ms; a stop waits for the guest's requests in flight */
-#define GUARD_GRACE   20000 /* ms */
+#define PAUSE_TIMEOUT 10000   /* ms; a stop waits for the guest's requests in flight */
+#define GUARD_GRACE   20000   /* ms */
+#define ANY_PAUSE     600000u /* ms */
 
 void live_describe(const struct job *base, struct journal_job *record)
 {
@@ -44,11 +46,40 @@ void live_disk_free(struct live_disk *disk)
     g_free(disk->frozen);
     g_clear_pointer(&disk->options, g_hash_table_unref);
     g_free(disk->name);
+    g_free(disk->stem);
     g_free(disk->base_node);
     g_free(disk->target_path);
     g_free(disk->target_overlay);
+    g_free(disk->backing_name);
     g_free(disk->handed_over);
+    g_free(disk->takes_name);
     g_free(disk);
+}
+
+void live_run(struct live_job *job, const char *state_dir, GError **error)
+{
+    job->watch = live_watch_new();
+    job->throttle = throttle_new(job->request->bandwidth);
+    job->tag = g_random_int();
+    job->steps = g_string_new(NULL);
+    job->scratch = job->request->scratch ? g_canonicalize_filename(job->request->scratch, NULL) : NULL;
+    job->disks = g_ptr_array_new_with_free_func((GDestroyNotify)live_disk_free);
+    job->lowers = g_ptr_array_new_with_free_func((GDestroyNotify)live_lower_free);
+    job_run(&job->base, state_dir, error);
+    g_ptr_array_unref(job->disks);
+    g_ptr_array_unref(job->lowers);
+    g_free(job->scratch);
+    g_clear_pointer(&job->others, g_ptr_array_unref);
+    g_string_free(job->steps, true);
+    g_free(job->resized);
+    vm_description_free(job->description);
+    guard_stop(job->guard);
+    vm_close(job->vm);
+    live_watch_free(job->watch);
+    throttle_free(job->throttle);
+    if (job->base.record)
+        keeper_start(&job->base);
+    job_clear(&job->base);
 }
 
 static struct job_report *run(struct live_job *job, const struct job_listener *listener, GError **error)
@@ -61,27 +92,15 @@ static struct job_report *run(struct live_job *job, const struct job_listener *l
     base->report->command = "move";
     base->report->verified = job->request->verify;
     base->report->max_pause_ms = job->request->max_pause;
-    job->watch = live_watch_new();
-    job->throttle = throttle_new(job->request->bandwidth);
-    job->tag = g_random_int();
-    job->steps = g_string_new(NULL);
-    job->disks = g_ptr_array_new_with_free_func((GDestroyNotify)live_disk_free);
-    job_run(base, job->request->state_dir, error);
-    g_ptr_array_unref(job->disks);
-    g_string_free(job->steps, true);
-    g_free(job->resized);
-    vm_description_free(job->description);
-    guard_stop(job->guard);
-    vm_close(job->vm);
-    live_watch_free(job->watch);
-    throttle_free(job->throttle);
-    job_clear(base);
+    live_run(job, job->request->state_dir, error);
     return base->report;
 }
 
 struct job_report *move_job_run(const struct move_request *request, const struct job_listener *listener,
                                 bool dry_run, GError **error)
 {
+    if (!dry_run)
+        window_close_overdue(request, listener);
     return run(&(struct live_job){.request = request, .base.dry_run = dry_run}, listener, error);
 }
 
@@ -110,8 +129,8 @@ static bool cancelled(void *opaque)
     const struct live_job *job = opaque;
     const struct job_listener *listener = job->base.listener;
 
-    return !live_watch(job) ||
-           (!job->pivoted && listener->cancelled && listener->cancelled(listener->opaque));
+    return !live_watch(job) || (!job->pivoted && !job->at_any_price && listener->cancelled &&
+                                listener->cancelled(listener->opaque));
 }
 
 bool live_is_cancelled(const struct live_job *job, GError **error)
@@ -196,10 +215,15 @@ void live_tell(const struct live_job *job, const char *format, ...)
         listener->phase(listener->opaque, job->base.report->phase, text);
 }
 
+unsigned live_max_pause(const struct live_job *job)
+{
+    return job->at_any_price ? ANY_PAUSE : job->request->max_pause;
+}
+
 /* Beyond this the guard takes a pause for one that hangs, and ends us. */
 static unsigned guard_limit(const struct live_job *job)
 {
-    return 2 * job->request->max_pause + GUARD_GRACE;
+    return 2 * live_max_pause(job) + GUARD_GRACE;
 }
 
 /* A guard that has died protects nobody: there must be another before the machine is stopped or frozen. */

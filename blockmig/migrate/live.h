@@ -8,11 +8,21 @@
  *
  *   by_exchange (qcow2)   layer `top` has the disk's name, layer n < top is NAME.blockmig-n
  *   else (raw)            layer n is NAME.blockmig-n; the name leads nowhere, for no overlay is raw
+ *   a block device        has its name for ever: layer 0 is there, the device read-only (as far as this host
+ *                         goes, until it is booted); layer n > 0 is SCRATCH/DEVICE.blockmig-n.  It stays
+ *                         read-only when the move is over and it holds the content of the switch.
  *
  * The hypervisor opens these files by descriptors, because it opens files again by name whenever a disk
  * becomes read-only or writable.  The target has its final name from the beginning; the overlay above it is
- * TARGET.blockmig-new; by the method mirror that stands on the source's top layer until the target is proved.
+ * TARGET.blockmig-new, or SCRATCH/DEVICE.blockmig-new if the target is a block device; by the method mirror
+ * that stands on the source's top layer until the target is proved.
  *
+ * While a way back is open both sides have layers, and each is a struct live_disk.  The target's layer 0 is
+ * what was proved, layer 1 the overlay above it, and their names follow the rules above.
+ * To go back is a move of the target's layers onto a
+ * fresh layer over the source's, which are all still there; its pivot goes to a second fresh layer above
+ * that, and so the sides can take turns.  Whichever side the machine is not on has no layer with the disk's
+ * name.
  * A rollback takes the disk's name from the top layer, and gives it to layer 0 when the machine has left the
  * overlays.  In between the top layer is marked as merged (live_mark_merged()): whoever finds the mark knows
  * that layer 0 has all of it.
@@ -24,10 +34,31 @@
 #include "blockmig/vm/guard.h"
 #include "blockmig/vm/vm.h"
 
+/* A layer below a disk's image that is copied as it is (--chain=keep); nobody writes to it.  Several disks
+ * may stand on it. */
+struct live_lower {
+    unsigned index;
+    char *identity; /* of the source's storage */
+    char *source_path, *target_path;
+    const struct format *source_format, *format;
+    GHashTable *options;
+    struct live_lower *below; /* borrowed; NULL: it is the lowest */
+    uint64_t size, allocated, needed;
+    bool created, open;         /* as a file; as a node of the hypervisor */
+    struct disk_report *report; /* borrowed from the job's report */
+};
+
+/* What the overlay above the target is called, behind the stem of its side. */
+#define LIVE_NEW ".blockmig-new"
+
 struct live_disk {
     unsigned index;
+    char side;                /* in the names of its nodes: 's'ource, 't'arget */
     const struct vm_disk *vm; /* as it was described in preflight; of a resumed job: without our layers */
     char *name;               /* absolute path of the disk's image */
+    char *stem;               /* its overlays are STEM.blockmig-n: the name, but for a device */
+    bool device;              /* the image lies on a block device */
+    bool read_only;           /* which we made so for everybody */
     const struct format *source_format;
     uint64_t size; /* virtual */
     bool by_exchange;
@@ -42,13 +73,22 @@ struct live_disk {
     bool set_aside;   /* the top layer gave up the disk's name (live_layer_set_aside) */
     bool straddles;   /* the machine writes to the target's overlay, which stands on layer `top` */
     bool settled;     /* the machine writes to the merged target */
+    unsigned kept;    /* layers that the other side may count on, while a way back is open */
+    unsigned floor;   /* the layer that those above it are committed into when they go */
     bool fresh;       /* layer top + 1 has the disk's name already; nothing was written to it */
     bool by_name;     /* the machine has opened layers 0..top by their names (live-adopt.c) */
     bool topped;      /* layer top + 1 is on, but has not taken the disk's name yet */
     struct chain *base;
+    struct live_disk *other; /* the layers of the other side; NULL: only a target */
 
     char *target_path, *target_overlay;
-    char *handed_over; /* the merged target, of vm_hand_over() */
+    bool target_device;
+    struct live_lower *lower;   /* borrowed: what the target stands on if the layers are copied; or NULL */
+    char *backing_name;         /* what the target records, also if the layers stay; NULL: it is one image */
+    const char *backing_format; /* a format's own name */
+    char *handed_over;          /* the merged target, of vm_hand_over() */
+    unsigned merged;            /* the number of the target among the layers of the other side */
+    char *takes_name; /* what the target's overlay is called from the switch on; NULL: it keeps its name */
     const struct format *format;
     GHashTable *options;
     uint64_t needed; /* bytes on the target at most */
@@ -81,8 +121,11 @@ struct live_job {
     struct vm *vm;       /* NULL: the machine does not run any more; only files are left (live-offline.c) */
     struct guard *guard; /* NULL until the first pause */
     struct vm_description *description;
-    GPtrArray *disks; /* of struct live_disk */
-    unsigned tag;     /* makes our node names differ from those of earlier moves */
+    GPtrArray *disks;  /* of struct live_disk: the side that is moved from */
+    GPtrArray *others; /* likewise, the other one, if it has layers */
+    GPtrArray *lowers; /* of struct live_lower, what is below before what is above */
+    char *scratch;     /* directory for overlays of block devices; NULL: none was given */
+    unsigned tag;      /* makes our node names differ from those of earlier moves */
     struct live_pace pace;
     struct live_watch *watch;
     struct throttle *throttle; /* of everything but pauses */
@@ -95,6 +138,8 @@ struct live_job {
     int64_t step_begin;        /* monotonic */
     bool pivoted;              /* the machine runs on the target */
     bool interrupted;          /* what is here was left by an earlier run */
+    bool at_any_price;         /* what it runs on is no good: neither --max-pause nor a cancellation counts */
+    const char *window;        /* id of the job whose way back is used or closed; NULL: a move */
     char *resized;             /* a disk's size changed under an interrupted move: the whole story, or NULL */
     bool uncertain;            /* nobody knows on which: nothing may be touched */
 };
@@ -120,9 +165,24 @@ bool live_rebase(struct job *base, GError **error);
 bool live_prove(struct job *base, GError **error);
 bool live_settle(struct job *base, GError **error);
 bool live_cleanup(struct job *base, GError **error);
+bool live_window(struct job *base, GError **error);
 bool live_rollback(struct job *base, GError **error);
 
+/* live-window.c, live-failback.c and live-offline.c: the phases of a window. */
+void window_close_overdue(const struct move_request *request, const struct job_listener *listener);
+bool window_preflight(struct job *base, GError **error);
+bool window_settle(struct job *base, GError **error);
+bool failback_converge(struct job *base, GError **error);
+bool failback_return(struct job *base, GError **error);
+bool failback_remove(struct job *base, GError **error);
+bool failback_undo(struct job *base, GError **error);
+bool offline_settle(struct job *base, GError **error);
+bool offline_return(struct job *base, GError **error);
+
 /* live.c */
+/* Runs the job and releases all that it has. */
+void live_run(struct live_job *job, const char *state_dir, GError **error);
+unsigned live_max_pause(const struct live_job *job); /* ms */
 void live_disk_free(struct live_disk *disk);
 bool live_is_cancelled(const struct live_job *job, GError **error);
 void live_copy_options(const struct live_job *job, struct copy_options *options);
@@ -179,6 +239,11 @@ bool live_pace_is_settled(const struct live_pace *pace, uint64_t before, double 
 bool live_sample(const struct live_job *job, GError **error);
 
 /* live-layer.c.  Paths and node names are the caller's to free. */
+/* Where files that belong to an image have their names from: beside it, or in the scratch directory (which
+ * must be there then) if it is a block device. */
+char *live_stem(const struct live_job *job, const char *image, bool device);
+/* STEM.blockmig-n, whatever stands there. */
+char *live_numbered(const struct live_disk *disk, unsigned n);
 char *live_layer_path(const struct live_disk *disk, unsigned layer);
 char *live_layer_node(const struct live_job *job, const struct live_disk *disk, unsigned layer);
 char *live_top_node(const struct live_job *job, const struct live_disk *disk);
@@ -191,6 +256,8 @@ char *live_new_node(const struct live_job *job, const struct live_disk *disk);
 char *live_base_node(const struct live_job *job, const struct live_disk *disk);
 /* Overlay `layer`, empty, where it can take the disk's name from. */
 bool live_layer_create(struct live_job *job, struct live_disk *disk, unsigned layer, GError **error);
+/* The node that a target which is one more layer (disk->merged) stands on. */
+char *live_below_merged(const struct live_job *job, const struct live_disk *disk);
 /* The layer below the fresh overlay `layer` gives up the disk's name, to it if that is possible; and takes it
  * back. */
 bool live_layer_take_name(struct live_disk *disk, unsigned layer, GError **error);
@@ -199,6 +266,9 @@ bool live_layer_return_name(struct live_disk *disk, unsigned layer, GError **err
 bool live_layers_add(struct live_job *job, GError **error);
 /* After the switch the disk's name leads nowhere: the top layer becomes NAME.blockmig-top; and back. */
 bool live_layer_set_aside(struct live_disk *disk, bool aside, GError **error);
+/* For a device, whose name nothing can take: from now on nobody can write to it, or everybody again. Best
+ * effort: not everybody may.  Nothing for a file. */
+bool live_device_freeze(struct live_disk *disk, bool frozen);
 /* Gives the disk's name back to layer 0, from the top layer or from nobody. */
 bool live_layer_restore_name(struct live_disk *disk, GError **error);
 bool live_layer_remove(struct live_disk *disk, unsigned layer, GError **error);
@@ -214,13 +284,19 @@ bool live_mark_merged(const char *path, GError **error);
 bool live_is_merged(const char *path);
 /* Opens layer 0 and what is below it; or one overlay with its holes. `flags` of storage_file_open(). */
 struct chain *live_open_base(const struct live_disk *disk, unsigned flags, GError **error);
+/* The merged target and what is below it, when nobody writes to it any more. */
+struct chain *live_open_target(const struct live_disk *disk, GError **error);
 struct chain *live_open_overlay(const char *path, unsigned flags, GError **error);
 /* Is this an overlay that a move put over the disk? Its header names what it stands on. */
 bool live_is_overlay(const struct live_disk *disk, const char *path);
+/* What the target's overlay names as its backing file: where that will be. */
+char *live_target_name(const struct live_job *job, const struct live_disk *disk);
 /* Overlays [from, to] as one with holes; the same up to the top; and the whole source, from the top down. */
 struct chain *live_open_layers(const struct live_disk *disk, unsigned from, unsigned to, GError **error);
 struct chain *live_open_overlays(const struct live_disk *disk, unsigned from, GError **error);
 struct chain *live_open_source(const struct live_disk *disk, GError **error);
+/* The same from layer `top` down. */
+struct chain *live_open_down_from(const struct live_disk *disk, unsigned top, GError **error);
 /* An empty overlay, owned and labelled as `like`. */
 bool live_overlay_create(const struct live_job *job, const char *path, uint64_t size,
                          const char *backing_name, const char *backing_format, const char *like,
@@ -253,6 +329,8 @@ void live_close_top(struct live_job *job, struct live_disk *disk);
 /* live-recover.c: is there an interrupted move of this machine?  Then job->disks, and go_on_at, are its.  A
  * plan only tells of it. */
 bool live_recover(struct live_job *job, GError **error);
+/* A disk as the journal has it, and the device that it belongs to; one more of job->disks. */
+struct live_disk *live_rebuild(struct live_job *job, const struct journal_disk *saved, GError **error);
 /* Does the hypervisor have a job of this name, from an earlier run? */
 bool live_has_job(struct live_job *job, const char *name, bool *there, GError **error);
 /* What an earlier run wrote into the journal: is there such an event? */
@@ -260,6 +338,10 @@ bool live_has_event(const struct live_job *job, const char *kind, const char *te
 /* The parts of it.  Adds the disk that the journal knows, as far as it says; the highest n of
  * NAME.blockmig-n, and whether there is any. */
 struct live_disk *live_rebuild(struct live_job *job, const struct journal_disk *saved, GError **error);
+/* Where its files are; to be freed with live_disk_free(). */
+struct live_disk *live_rebuild_paths(const struct live_job *job, const struct journal_disk *saved);
+/* Is this row of the journal a disk, or a layer that disks stand on? */
+bool live_is_disk(const struct journal_disk *saved);
 bool live_highest_file(const struct live_disk *disk, unsigned *highest);
 /* The machine's layers are what the headers of layer 0 and below say, in place of what it has open now. */
 bool live_describe_base(struct live_disk *disk, GError **error);
@@ -293,6 +375,44 @@ bool live_stop_settling(struct live_job *job, GError **error);
 bool live_save_disk(struct live_job *job, const struct live_disk *disk, GError **error);
 /* live-preflight.c */
 void live_describe_disk(struct live_job *job, struct live_disk *disk);
+/* REFUSED if something is there, or one of the first `disks` disks or a layer below one will be. */
+bool live_is_free(const struct live_job *job, const char *path, unsigned disks, GError **error);
+/* REFUSED: QEMU, as it is driven here, could not take an image of this format in place. */
+bool live_format_check(const struct format *format, GError **error);
+
+/* live-below.c: what the target stands on. */
+void live_lower_free(struct live_lower *lower);
+void live_describe_lower(struct live_job *job, struct live_lower *lower);
+/* Chooses what the target of `disk`, whose chain `source` is, will stand on. */
+bool live_choose_below(struct live_job *job, struct live_disk *disk, const struct chain *source,
+                       GError **error);
+/* What an interrupted job is recovered from. */
+bool live_save_lowers(struct live_job *job, GError **error);
+/* Copies and proves what was not copied for another disk yet. */
+bool live_copy_below(struct live_job *job, struct live_disk *disk, GError **error);
+bool live_add_below(struct live_job *job, struct live_disk *disk, GError **error);
+/* The node that the merged target stands on; the caller's; NULL: none. */
+char *live_below_node(const struct live_job *job, const struct live_disk *disk);
+/* Closes all of the target that the machine does not use. */
+void live_remove_target_nodes(struct live_job *job);
+/* The copied files, on the way back. */
+void live_remove_below(struct live_job *job);
+
+/* live-base.c: an empty image on the target, owned and labelled as the file `like`.  *created: there is
+ * something to be removed. */
+struct image *live_create_target(struct live_job *job, const char *path, const struct format *format,
+                                 const struct image_create_options *options, const struct storage *like,
+                                 bool *created, GError **error);
+/* Copies one layer of the base chain, with holes if there is something below. */
+bool live_copy_layer(struct live_job *job, struct live_disk *disk, struct image *target, unsigned layer,
+                     struct digest_table *digests, struct disk_report *report, struct copy_map_sum *sum,
+                     GError **error);
+/* What lies below the disk's own image in the source; NULL: nothing, or it is made one with it. */
+struct chain *live_source_below(const struct live_disk *disk);
+/* live-prove.c: under the number `index` of the job. */
+bool live_write_receipt(struct live_job *job, struct disk_report *report, unsigned index,
+                        struct digest_table *digests, GError **error);
+
 /* The method by what is asked of the pause. */
 const struct method *live_choose_method(const struct move_request *request);
 
@@ -307,12 +427,29 @@ bool live_unthrottle(struct live_job *job, GError **error);
 /* Did a job end without that? */
 bool live_is_throttled(struct live_job *job, const struct journal_job *record);
 
-/* live-rollback.c: from the target back to the source, with what was written since. */
+/* live-rollback.c: all layers above the floor are committed live into it and are gone, nodes and files. */
+bool live_leave(struct live_job *job, GError **error);
+
+/* live-failback.c: the layers of the target, or of whatever is on the other side; made if need be. */
+struct live_disk *live_other(struct live_disk *disk);
+/* The other side becomes the one that is moved from. */
+void live_turn(struct live_job *job);
+/* From the target back to where it came from, with what was written since: then live_turn() was called. */
 bool live_fail_back(struct live_job *job, GError **error);
+/* An earlier run was doing that: *returning, and both sides of all disks are in the job. */
+bool live_recover_return(struct live_job *job, bool *returning, GError **error);
+/* Ends all layers of a side that nobody uses. */
+bool live_remove_side(struct live_job *job, struct live_disk *disk, GError **error);
+/* live-settle.c: the source's nodes, which nothing uses any more. */
+void live_remove_source_nodes(struct live_job *job, struct live_disk *disk);
+/* live-cleanup.c: writes `overlays` into layer 0, where nobody has it open. */
+bool live_merge_into_base(struct live_job *job, struct live_disk *disk, struct chain *overlays,
+                          GError **error);
 
 /* live-ship.c: writes what an overlay holds into `target`, which is in use by nobody else. */
 struct live_shipment {
-    uint64_t bytes; /* of data */
+    struct chain *below; /* what the holes of the target show; NULL: nothing */
+    uint64_t bytes;      /* of data */
     double time;
 };
 bool live_ship(struct live_job *job, struct live_disk *disk, struct chain *overlay, struct image *target,

@@ -6,10 +6,13 @@ libengine_a_SOURCES += \
 	blockmig/migrate/cold.c blockmig/migrate/cold.h \
 	blockmig/migrate/commit.c blockmig/migrate/commit.h \
 	blockmig/migrate/job.c blockmig/migrate/job.h \
+	blockmig/migrate/keeper.c blockmig/migrate/keeper.h \
 	blockmig/migrate/live-adopt.c \
 	blockmig/migrate/live-base.c \
+	blockmig/migrate/live-below.c \
 	blockmig/migrate/live-cleanup.c \
 	blockmig/migrate/live-converge.c \
+	blockmig/migrate/live-failback.c \
 	blockmig/migrate/live-layer.c \
 	blockmig/migrate/live-limit.c \
 	blockmig/migrate/live-offline.c \
@@ -26,6 +29,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/live-space.c \
 	blockmig/migrate/live-straddle.c \
 	blockmig/migrate/live-switchover.c \
+	blockmig/migrate/live-window.c \
 	blockmig/migrate/live-throttle.c \
 	blockmig/migrate/live-watch.c blockmig/migrate/live-watch.h \
 	blockmig/migrate/live.c blockmig/migrate/live.h \
@@ -41,4 +45,9 @@ libengine_a_SOURCES += \
 	blockmig/migrate/unit-files.c \
 	blockmig/migrate/space.c blockmig/migrate/space.h \
 	blockmig/migrate/target.c blockmig/migrate/target.h \
-	blockmig/migrate/units.c blockmig/migrate/units.h
+	blockmig/migrate/units.c blockmig/migrate/units.h \
+	blockmig/migrate/window-adopt.c \
+	blockmig/migrate/window-look.c \
+	blockmig/migrate/window-off.c \
+	blockmig/migrate/window-run.c \
+	blockmig/migrate/window.h

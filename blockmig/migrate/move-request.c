@@ -124,7 +124,7 @@ struct move_request *move_request_from_json(const char *text, GError **error)
 }
 
 /* They do not change what is written to the target. */
-static const char *const free_keys[] = {"bandwidth",     "max_pause", "method", "on_busy", "quiesce",
+static const char *const free_keys[] = {"bandwidth",     "max_pause", "method",        "on_busy", "quiesce",
                                         "keep_failback", "verify",    "delete_source", NULL};
 
 bool move_request_same(const char *a, const char *b)

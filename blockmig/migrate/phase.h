@@ -21,14 +21,15 @@ struct job {
     char *ended, *ended_error; /* how that job had ended before; NULL: it had not */
     struct journal *journal;
     struct journal_job *record; /* NULL until preflight has passed */
-    const char *go_on_at;       /* set by a phase: the one that follows, if it is not the table's */
+    const char *go_on_at;       /* set by a phase: the one that follows, other than in the table */
+    const char *end;            /* what the journal calls the success; NULL: "done" */
     struct job_report *report;
 };
 
 struct phase {
     const char *name;
     bool (*run)(struct job *job, GError **error);
-    const char *next;
+    const char *next; /* NULL: here the job waits until somebody goes on with it */
     const char *undo; /* the phase that follows a failure; NULL: what is there stays */
     bool parks;       /* out of space or too busy: nothing is undone, the job can go on from here */
 };
@@ -36,6 +37,7 @@ struct phase {
 struct method {
     const char *name;
     const struct phase *phases; /* the first is where it begins; ends with a NULL name */
+    bool keeps;                 /* after a failure the job waits as it did before */
     /* Sets request, source and target of the journal's record. */
     void (*describe)(const struct job *job, struct journal_job *record);
     /* The rest may be NULL.  Before the record is made; after "done"; what to do after a failure. */
@@ -46,7 +48,7 @@ struct method {
     void (*explain)(const struct job *job, GError **error);
 };
 
-extern const struct method method_cold, method_storage, method_mirror;
+extern const struct method method_cold, method_storage, method_mirror, method_window;
 
 /* Opens the journal and runs the phases; the report says how it ended, and so does `error`. */
 bool job_run(struct job *job, const char *state_dir, GError **error);

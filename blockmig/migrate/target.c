@@ -67,6 +67,14 @@ char *target_path(const char *target, const char *source, bool *device, GError *
     return *device ? g_build_filename(real, base, NULL) : resolve_file(joined, error);
 }
 
+char *target_backing_name(const char *image, const char *backing)
+{
+    g_autofree char *here = g_path_get_dirname(image);
+    g_autofree char *there = g_path_get_dirname(backing);
+
+    return strcmp(here, there) == 0 ? g_path_get_basename(backing) : g_strdup(backing);
+}
+
 struct described {
     const struct format *format;
     GHashTable *values;
@@ -81,8 +89,8 @@ static void inherit(void *opaque, const char *key, const char *value)
             g_hash_table_insert(described->values, g_strdup(key), g_strdup(value));
 }
 
-GHashTable *target_options(const char *text, const struct format *format, struct image *source,
-                           GError **error)
+static GHashTable *choose_options(const char *text, const struct format *format, struct image *source,
+                                  GError **error)
 {
     struct described described = {.format = format};
 
@@ -92,22 +100,33 @@ GHashTable *target_options(const char *text, const struct format *format, struct
     return described.values;
 }
 
-static bool set_format(struct copy_unit *unit, const struct copy_request *request, struct image *source,
-                       bool is_top, GError **error)
+bool target_format(const char *name, const char *text, struct image *source, bool backed, bool is_top,
+                   const struct format **format, GHashTable **options, GError **error)
 {
     bool options_apply;
 
-    unit->format = source->format;
-    if (request->target_format && !(unit->format = format_by_name(request->target_format, error)))
+    *format = source->format;
+    if (name && !(*format = format_by_name(name, error)))
         return false;
-    if (!(unit->format->flags & FORMAT_CREATE))
+    if (!((*format)->flags & FORMAT_CREATE))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                              "format %s can be read but not written: choose another with -O",
-                             unit->format->name);
-    if (unit->backing_name && !(unit->format->flags & FORMAT_BACKING))
+                             (*format)->name);
+    if (backed && !((*format)->flags & FORMAT_BACKING))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                              "format %s cannot have a backing file: use --chain=flatten or another -O",
-                             unit->format->name);
+                             (*format)->name);
+    options_apply = is_top || (*format)->options == NULL || name != NULL;
+    *options = choose_options(options_apply ? text : NULL, *format, source, error);
+    return *options != NULL;
+}
+
+static bool set_format(struct copy_unit *unit, const struct copy_request *request, struct image *source,
+                       bool is_top, GError **error)
+{
+    if (!target_format(request->target_format, request->target_options, source, unit->backing_name != NULL,
+                       is_top, &unit->format, &unit->options, error))
+        return false;
     if (unit->backing_name && unit->format->flags & FORMAT_SAME_SIZE &&
         unit->below->size != unit->chain->size)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
@@ -117,11 +136,7 @@ static bool set_format(struct copy_unit *unit, const struct copy_request *reques
     if (request->compressed && !(unit->format->flags & FORMAT_PACKS))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                              "format %s cannot hold compressed clusters (--compressed)", unit->format->name);
-    /* In a kept chain -o is for the images of the top's format: a raw base has no cluster size. */
-    options_apply = is_top || unit->format->options == NULL || request->target_format != NULL;
-    unit->options =
-        target_options(options_apply ? request->target_options : NULL, unit->format, source, error);
-    return unit->options && unit_plan_files(unit, error);
+    return unit_plan_files(unit, error);
 }
 
 static struct copy_unit *unit_new(const struct copy_request *request, struct chain *source, unsigned layer,
@@ -147,17 +162,15 @@ static bool add_flat(const struct copy_request *request, struct chain *source, c
     return set_format(unit, request, chain_layer(source, 0), true, error);
 }
 
-/* The backing file stays where it is: named relatively only from its own directory. */
+/* The backing file stays where it is. */
 static bool add_shallow(const struct copy_request *request, struct chain *source, char *path, bool device,
                         GPtrArray *units, GError **error)
 {
     struct copy_unit *unit = unit_new(request, source, 0, 1, path, device);
     const char *backing = g_ptr_array_index(source->paths, 1);
-    g_autofree char *here = g_path_get_dirname(path);
-    g_autofree char *there = g_path_get_dirname(backing);
 
     g_ptr_array_add(units, unit);
-    unit->backing_name = strcmp(here, there) == 0 ? g_path_get_basename(backing) : g_strdup(backing);
+    unit->backing_name = target_backing_name(path, backing);
     unit->backing_format = g_strdup(chain_layer(source, 1)->format->name);
     return set_format(unit, request, chain_layer(source, 0), true, error);
 }
@@ -227,7 +240,7 @@ static bool is_another(const char *path, const char *source, GError **error)
 }
 
 /* Writing an image of the chain would destroy what is being read. */
-static bool is_not_a_source(const char *path, const struct chain *source, GError **error)
+bool target_is_not_a_source(const char *path, const struct chain *source, GError **error)
 {
     for (guint i = 0; i < source->paths->len; i++) {
         const struct image *image = chain_layer(source, i);
@@ -246,8 +259,8 @@ static bool are_not_sources(const struct copy_unit *unit, const struct chain *so
     for (guint i = 0; i < unit->files->len; i++) {
         const struct unit_file *file = g_ptr_array_index(unit->files, i);
 
-        if (!is_not_a_source(file->target_path, source, error) ||
-            !is_not_a_source(file->part_path, source, error))
+        if (!target_is_not_a_source(file->target_path, source, error) ||
+            !target_is_not_a_source(file->part_path, source, error))
             return false;
     }
     return true;

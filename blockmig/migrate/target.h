@@ -3,14 +3,20 @@
 #ifndef BLOCKMIG_MIGRATE_TARGET_H
 #define BLOCKMIG_MIGRATE_TARGET_H
 
-#include "formats/image.h"
+#include "formats/chain.h"
 
 /* The absolute name that `target` stands for; a directory is a datastore: the source's name in it.  REFUSED
  * if nothing can be written there.  The caller's. */
 char *target_path(const char *target, const char *source, bool *device, GError **error);
-/* -o (`text`, may be NULL), and for what it leaves open the features of the source where the format stays the
- * same. */
-GHashTable *target_options(const char *text, const struct format *format, struct image *source,
-                           GError **error);
+/* The format that `source` becomes (-O `name`; NULL: its own), which can be written and have a backing file
+ * where `backed`; and its options: -o (`text`, may be NULL), and for what it leaves open the features of the
+ * source where the format stays the same.  In a kept chain -o is for the images of the top's format: a raw
+ * base has no cluster size. */
+bool target_format(const char *name, const char *text, struct image *source, bool backed, bool is_top,
+                   const struct format **format, GHashTable **options, GError **error);
+/* How `image` is to name its backing file: relatively only if both lie in one directory.  The caller's. */
+char *target_backing_name(const char *image, const char *backing);
+/* REFUSED if writing to `path` would destroy what is read. */
+bool target_is_not_a_source(const char *path, const struct chain *source, GError **error);
 
 #endif

@@ -38,6 +38,13 @@ int device_is_readonly(int fd, bool *readonly)
     return 0;
 }
 
+int device_set_readonly(int fd, bool readonly)
+{
+    int value = readonly;
+
+    return ioctl(fd, BLKROSET, &value) < 0 ? errno : 0;
+}
+
 /*
  * The kernel's rules for fallocate() on a device: PUNCH_HOLE unmaps only where the device then promises
  * zeros and fails elsewhere; ZERO_RANGE keeps the blocks and falls back to writing zeros.  The form with

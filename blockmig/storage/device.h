@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* What block devices do in their own way; but for the last function used by file.c alone. */
+/* What block devices do in their own way; mostly for file.c. */
 #ifndef BLOCKMIG_STORAGE_DEVICE_H
 #define BLOCKMIG_STORAGE_DEVICE_H
 
@@ -12,6 +12,8 @@ int device_size(int fd, uint64_t *size);
 int device_sector_size(int fd, uint32_t *sector_size);
 /* The device is there but takes no writes, which open() does not tell. */
 int device_is_readonly(int fd, bool *readonly);
+/* Until the host is booted, for everybody who opens it by this name or another. */
+int device_set_readonly(int fd, bool readonly);
 /* Zeros by the device itself, or by the kernel for it.  EOPNOTSUPP: it must be written.  The range is a
  * multiple of the sector size. */
 int device_zero(int fd, uint64_t offset, uint64_t length, bool may_unmap);

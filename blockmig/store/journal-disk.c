@@ -31,8 +31,7 @@ static bool save_disk(struct journal *journal, const struct journal_job *job, co
     sqlite3_stmt *stmt =
         journal_bind(journal, DISK_SAVE, "sissssssusss", job->id, (int64_t)disk->index, disk->source,
                      disk->target, disk->source_format, disk->target_format, disk->source_identity,
-                     disk->target_identity, disk->size, disk->receipt, disk->frozen,
-                     disk->base_node);
+                     disk->target_identity, disk->size, disk->receipt, disk->frozen, disk->base_node);
     return journal_run(journal, stmt, error);
 }
 

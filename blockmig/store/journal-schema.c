@@ -48,6 +48,9 @@ static const char *const migrations[] = {
     ") WITHOUT ROWID;",
     "ALTER TABLE checkpoint ADD COLUMN merged INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE disk ADD COLUMN frozen TEXT; ALTER TABLE disk ADD COLUMN base_node TEXT;",
+    "CREATE TABLE failback_window ("
+    "  job TEXT PRIMARY KEY REFERENCES job (id) ON DELETE CASCADE, deadline INTEGER NOT NULL,"
+    "  keeper_pid INTEGER NOT NULL DEFAULT 0, keeper_process TEXT, facts TEXT) WITHOUT ROWID;",
 };
 
 /* The order in which job_from_row() reads them. */
@@ -89,8 +92,9 @@ const char *const journal_sql[STATEMENT_COUNT] = {
     [CHECKPOINT_SAVE] = "INSERT OR REPLACE INTO checkpoint (job, disk, frontier, map_sum_low, map_sum_high,"
                         " bytes_read, bytes_written, bytes_zero, bytes_cloned, bytes_verified, data_done,"
                         " merged) VALUES (?,?,?,?,?,?,?,?,?,?,?,?)",
-    [CHECKPOINT_LOAD] = "SELECT frontier, map_sum_low, map_sum_high, bytes_read, bytes_written, bytes_zero,"
-                        " bytes_cloned, bytes_verified, data_done, merged FROM checkpoint WHERE job = ? AND disk = ?",
+    [CHECKPOINT_LOAD] =
+        "SELECT frontier, map_sum_low, map_sum_high, bytes_read, bytes_written, bytes_zero,"
+        " bytes_cloned, bytes_verified, data_done, merged FROM checkpoint WHERE job = ? AND disk = ?",
     [CHECKPOINT_FORGET] = "DELETE FROM checkpoint WHERE job = ? AND disk = ?",
     [CHECKPOINT_CLEAR] = "DELETE FROM checkpoint WHERE job = ?",
     [DIGEST_APPEND] = "INSERT INTO digest (job, disk, records) VALUES (?,?,?)",
@@ -102,6 +106,10 @@ const char *const journal_sql[STATEMENT_COUNT] = {
     [BAD_LIST] = "SELECT offset, length FROM bad_range WHERE job = ? AND disk = ? ORDER BY offset",
     [BAD_FORGET] = "DELETE FROM bad_range WHERE job = ? AND disk = ?",
     [BAD_CLEAR] = "DELETE FROM bad_range WHERE job = ?",
+    [JOB_REST] = "UPDATE job SET updated = ?2, owner_pid = 0, owner_process = NULL WHERE id = ?1",
+    [WINDOW_SAVE] = "INSERT OR REPLACE INTO failback_window (job, deadline, facts) VALUES (?,?,?)",
+    [WINDOW_LOAD] = "SELECT deadline, keeper_pid, keeper_process, facts FROM failback_window WHERE job = ?",
+    [WINDOW_KEEPER] = "UPDATE failback_window SET keeper_pid = ?2, keeper_process = ?3 WHERE job = ?1",
     [EVENT_INSERT] = "INSERT INTO event (job, time, kind, text) VALUES (?,?,?,?)",
     [EVENT_LIST] = "SELECT time, kind, text FROM event WHERE job = ? ORDER BY number",
 };

@@ -116,6 +116,26 @@ bool journal_checkpoint_forget(struct journal *journal, const struct journal_job
 /* Forgets checkpoints and digests: a finished job has its receipt. */
 bool journal_checkpoint_clear(struct journal *journal, const struct journal_job *job, GError **error);
 
+/* The failback window of a move: its job waits, unfinished and with no owner, until it is closed. */
+struct journal_window {
+    int64_t deadline;   /* 0: it is not open, only what migrate/ notes of it */
+    int64_t keeper_pid; /* the process that will close it; 0: none */
+    char *keeper_process;
+    char *facts; /* JSON of migrate/: what cannot be seen from outside any more */
+};
+
+bool journal_window_save(struct journal *journal, const struct journal_job *job,
+                         const struct journal_window *window, GError **error);
+/* NULL and no error: it never had one. */
+struct journal_window *journal_window_load(struct journal *journal, const struct journal_job *job,
+                                           GError **error);
+/* This process is the keeper from now on. */
+bool journal_window_keep(struct journal *journal, const struct journal_job *job, GError **error);
+bool journal_window_kept(const struct journal_window *window); /* does its keeper live? */
+void journal_window_free(struct journal_window *window);
+/* Gives up ownership of a job that is not finished. */
+bool journal_job_rest(struct journal *journal, struct journal_job *job, GError **error);
+
 bool journal_event(struct journal *journal, const struct journal_job *job, const char *kind, const char *text,
                    GError **error);
 /* Of struct journal_event *, oldest first. */
@@ -125,5 +145,7 @@ typedef struct journal journal_t; /* for g_autoptr only */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(journal_t, journal_close)
 typedef struct journal_job journal_job_t;
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(journal_job_t, journal_job_free)
+typedef struct journal_window journal_window_t;
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(journal_window_t, journal_window_free)
 
 #endif

@@ -6,6 +6,7 @@ libengine_a_SOURCES += \
 	blockmig/store/journal-job.c \
 	blockmig/store/journal-process.c \
 	blockmig/store/journal-schema.c \
+	blockmig/store/journal-window.c \
 	blockmig/store/journal.c blockmig/store/journal.h \
 	blockmig/store/receipt-internal.h \
 	blockmig/store/receipt-write.c \

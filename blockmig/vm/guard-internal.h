@@ -13,10 +13,11 @@
 #define BLOCKMIG_VM_GUARD_INTERNAL_H
 
 #include "blockmig/vm/guard.h"
+#include "blockmig/vm/spawn.h"
 
 #define GUARD_ARGUMENT    "--pause-guard" /* then the machine's name and the log */
-#define GUARD_CHANNEL     3               /* descriptors of the guard */
-#define GUARD_MONITOR     4
+#define GUARD_CHANNEL     SPAWN_FIRST     /* descriptors of the guard */
+#define GUARD_MONITOR     (SPAWN_FIRST + 1)
 #define GUARD_PACKET_MAX  65536u
 #define GUARD_DEVICES_MAX 256u
 #define GUARD_LIFE_MAX    60u /* seconds; after its owner's end it is gone by then, whatever hangs */

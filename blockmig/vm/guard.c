@@ -4,13 +4,12 @@
 
 #include "blockmig/vm/guard-internal.h"
 #include "blockmig/vm/qmp-stream.h"
+#include "blockmig/vm/spawn.h"
 #include "formats/error.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
@@ -90,46 +89,12 @@ static bool tell_word(struct guard *guard, const char *word, GError **error)
 
 /* ---- starting ---- */
 
-/* Only these descriptors: an image that the guard held open would stay locked. */
-static bool spawn(struct guard *guard, int channel, int monitor, const char *name, const char *log,
-                  GError **error)
-{
-    char *argv[] = {(char *)"blockmig-guard", (char *)GUARD_ARGUMENT, (char *)name, (char *)log, NULL};
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attributes;
-    sigset_t none;
-    int fault;
-
-    sigemptyset(&none);
-    posix_spawn_file_actions_init(&actions);
-    posix_spawnattr_init(&attributes);
-    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK);
-    posix_spawnattr_setsigmask(&attributes, &none);
-    for (int fd = 0; fd < 3; fd++)
-        posix_spawn_file_actions_addopen(&actions, fd, "/dev/null", O_RDWR, 0);
-    posix_spawn_file_actions_adddup2(&actions, channel, GUARD_CHANNEL);
-    posix_spawn_file_actions_adddup2(&actions, monitor, GUARD_MONITOR);
-    posix_spawn_file_actions_addclosefrom_np(&actions, GUARD_MONITOR + 1);
-    fault = posix_spawn(&guard->pid, "/proc/self/exe", &actions, &attributes, argv, environ);
-    posix_spawnattr_destroy(&attributes);
-    posix_spawn_file_actions_destroy(&actions);
-    if (fault)
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "starting the pause guard: %s",
-                    g_strerror(fault));
-    return fault == 0;
-}
-
-/* The same descriptor above those that the child's are moved to, so that no move hits another's. */
-static int lifted(int fd)
-{
-    return fcntl(fd, F_DUPFD_CLOEXEC, GUARD_MONITOR + 1);
-}
-
 static bool launch(struct guard *guard, struct vm *vm, const char *log, GError **error)
 {
     g_autofree char *path = g_canonicalize_filename(log, NULL);
-    int pair[2], channel, monitor;
-    bool fine = false;
+    char *argv[] = {(char *)"blockmig-guard", (char *)GUARD_ARGUMENT, vm->name, path, NULL};
+    int pair[2];
+    bool fine;
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0) {
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "starting the pause guard: %s",
@@ -137,18 +102,8 @@ static bool launch(struct guard *guard, struct vm *vm, const char *log, GError *
         return false;
     }
     guard->channel = pair[0];
-    channel = lifted(pair[1]);
-    monitor = lifted(vm_fd(vm));
-    if (channel >= 0 && monitor >= 0)
-        fine = spawn(guard, channel, monitor, vm->name, path, error);
-    else
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "starting the pause guard: %s",
-                    g_strerror(errno));
+    fine = spawn_self(argv, (const int[]){pair[1], vm_fd(vm)}, 2, &guard->pid, error);
     close(pair[1]);
-    if (channel >= 0)
-        close(channel);
-    if (monitor >= 0)
-        close(monitor);
     return fine && answered(guard, START_TIMEOUT, error);
 }
 

@@ -15,4 +15,5 @@ libengine_a_SOURCES += \
 	blockmig/vm/qmp-schema.c \
 	blockmig/vm/qmp-stream.c blockmig/vm/qmp-stream.h \
 	blockmig/vm/qmp.c blockmig/vm/qmp.h \
+	blockmig/vm/spawn.c blockmig/vm/spawn.h \
 	blockmig/vm/vm.c blockmig/vm/vm.h

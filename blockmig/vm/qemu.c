@@ -4,7 +4,11 @@
 
 #include "formats/error.h"
 
+#include <errno.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #define REQUIRED_LIMITS 6 /* of block_set_io_throttle; a maximum of 0 is refused */
 
@@ -27,6 +31,22 @@ static struct vm *qemu_open(const char *address, GError **error)
 static struct vm *qemu_adopt(int fd, GError **error)
 {
     return wrap(qmp_adopt(fd, QMP_TIMEOUT, error));
+}
+
+/* A busy monitor is not one that nobody listens to. */
+static bool qemu_is_off(const char *address)
+{
+    struct sockaddr_un name = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    bool off;
+
+    if (fd < 0)
+        return false;
+    g_strlcpy(name.sun_path, address, sizeof(name.sun_path));
+    off =
+        connect(fd, (struct sockaddr *)&name, sizeof(name)) < 0 && (errno == ENOENT || errno == ECONNREFUSED);
+    close(fd);
+    return off;
 }
 
 static void qemu_close(struct vm *vm)
@@ -203,6 +223,7 @@ const struct vm_ops vm_qemu_ops = {
     .scheme = "qmp",
     .open = qemu_open,
     .adopt = qemu_adopt,
+    .is_off = qemu_is_off,
     .close = qemu_close,
     .fd = qemu_fd,
     .describe = qemu_describe,

@@ -64,6 +64,14 @@ struct vm *vm_adopt(const char *name, int fd, GError **error)
     return named(ops->adopt(fd, error), ops, name, error);
 }
 
+bool vm_is_off(const char *name)
+{
+    const char *address;
+    const struct vm_ops *ops = find_ops(name, &address, NULL);
+
+    return ops && ops->is_off(address);
+}
+
 void vm_close(struct vm *vm)
 {
     if (!vm)

@@ -191,6 +191,7 @@ struct vm_ops {
     const char *scheme; /* "qmp" */
     struct vm *(*open)(const char *address, GError **error);
     struct vm *(*adopt)(int fd, GError **error);
+    bool (*is_off)(const char *address);
     void (*close)(struct vm *vm);
     int (*fd)(struct vm *vm);
     bool (*describe)(struct vm *vm, struct vm_description *description, GError **error);
@@ -233,12 +234,17 @@ struct vm *vm_open(const char *name, GError **error);
 /* For the pause guard: goes on with a connection of vm_fd() that it inherited, in whatever state its former
  * owner left it.  Takes the descriptor, also on failure. */
 struct vm *vm_adopt(const char *name, int fd, GError **error);
+/* Does nobody answer to this name?  True is certain only for this host and this moment: image locks decide.
+ */
+bool vm_is_off(const char *name);
 /* Thaws the guest if it is frozen.  Changes nothing else. */
 void vm_close(struct vm *vm);
 /* The connection, to be inherited.  It must not be used while this struct vm is. */
 int vm_fd(struct vm *vm);
 
 struct vm_description *vm_describe(struct vm *vm, GError **error);
+/* Of no machine, with no disks: for who remembers one that is off. */
+struct vm_description *vm_description_new(void);
 struct vm_disk *vm_disk_new(void); /* for implementations of describe */
 struct vm_description *vm_description_new(void);
 void vm_description_free(struct vm_description *description);

@@ -159,6 +159,36 @@ guest_pauses()
             $1 == "RESUME" && stopped { printf "%.3f\n", ($2 - s) * 1000 + ($3 - u) / 1000; stopped = 0 }'
 }
 
+# is_running NAME: the machine does not stand still; for wait_for.
+is_running()
+{
+    [ "$(qmp "$1" '{"execute": "query-status"}' | jq -r .status)" = running ]
+}
+
+# phase_is PHASE: of the newest job; for kill_when.
+phase_is()
+{
+    "$blockmig" job list --json | jq -e --arg phase "$1" '.jobs[0].phase == $phase' >/dev/null
+}
+
+# kill_when CONDITION ARGUMENT...: runs the program under test and kills it as soon as the shell command CONDITION
+# succeeds; what it said is in $tmp/killed.err.
+kill_when()
+{
+    local when=$1 try pid
+    shift
+    "$blockmig" "$@" 2>"$tmp/killed.err" 3>&- </dev/null &
+    pid=$!
+    for try in $(seq 3000); do
+        eval "$when" && break
+        kill -0 "$pid" 2>/dev/null || break
+        sleep 0.003
+    done
+    kill -KILL "$pid"
+    wait "$pid" 2>/dev/null
+    return 0
+}
+
 # stop_guest NAME: ends the machine as a pulled plug would not: QEMU flushes and closes.
 stop_guest()
 {
@@ -179,6 +209,25 @@ kill_guest()
 files()
 {
     (cd "$1" && LC_ALL=C ls | tr '\n' ' ')
+}
+
+# keeper JOB: the process that will close its failback window; nothing if there is none.
+keeper()
+{
+    blockmig job show --json "$1" | jq -r '.failback.keeper // empty'
+}
+
+keeper_is_gone()
+{
+    [ -z "$(keeper "$1")" ]
+}
+
+# end_keeper JOB: a test leaves no process behind.
+end_keeper()
+{
+    local pid
+    pid=$(keeper "$1")
+    [ -z "$pid" ] || kill -KILL "$pid"
 }
 
 # is_running NAME: for wait_for.

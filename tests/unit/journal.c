@@ -184,6 +184,37 @@ static void test_disks_and_events(struct fixture *f, gconstpointer data)
     g_assert_null(((struct journal_event *)events->pdata[1])->text);
 }
 
+static void test_window(struct fixture *f, gconstpointer data)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(journal_job_t) job = new_job(f->journal, "/b/x");
+    const struct journal_window first = {.deadline = 5, .facts = (char *)"{}"},
+                                second = {.deadline = INT64_MAX, .facts = (char *)"{\"a\": 1}"};
+    g_assert_null(journal_window_load(f->journal, job, &error));
+    g_assert_no_error(error);
+    g_assert_true(journal_window_save(f->journal, job, &first, &error));
+    g_assert_true(journal_window_save(f->journal, job, &second, &error));
+    g_autoptr(journal_window_t) window = journal_window_load(f->journal, job, &error);
+    g_assert_cmpint(window->deadline, ==, INT64_MAX);
+    g_assert_cmpstr(window->facts, ==, "{\"a\": 1}");
+    g_assert_cmpint(window->keeper_pid, ==, 0);
+    g_assert_false(journal_window_kept(window));
+
+    /* It waits: nobody owns it, it has not ended, and only its owner may write. */
+    g_assert_true(journal_job_rest(f->journal, job, &error));
+    g_assert_false(journal_job_alive(job));
+    g_assert_false(journal_window_save(f->journal, job, &first, NULL));
+    g_assert_true(journal_window_keep(f->journal, job, &error));
+    g_autoptr(journal_window_t) kept = journal_window_load(f->journal, job, &error);
+    g_assert_cmpint(kept->keeper_pid, ==, getpid());
+    g_assert_true(journal_window_kept(kept));
+    kept->keeper_pid = 1; /* another process has the number now */
+    g_assert_false(journal_window_kept(kept));
+    g_assert_true(journal_job_claim(f->journal, job, &error));
+    g_assert_null(job->result);
+    g_assert_cmpint(job->owner_pid, ==, getpid());
+}
+
 static void test_checkpoint(struct fixture *f, gconstpointer data)
 {
     g_autoptr(GError) error = NULL;
@@ -622,6 +653,7 @@ int main(int argc, char **argv)
     ADD("threads", test_threads);
     ADD("newer", test_newer);
     ADD("damaged", test_damaged);
+    ADD("window", test_window);
     g_test_add_func("/journal/many-processes", test_many_processes);
     g_test_add_func("/journal/foreign", test_foreign);
     g_test_add_func("/journal/directory", test_directory);

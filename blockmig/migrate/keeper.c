@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "blockmig/migrate/keeper.h"
+
+#include "blockmig/storage/file.h"
+#include "blockmig/vm/spawn.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/prctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#define ARGUMENT      "--window-keeper" /* then the state directory and the job */
+#define READY         SPAWN_FIRST       /* descriptor: closed after one byte */
+#define START_TIMEOUT 10000             /* ms */
+#define END_TIMEOUT   5000
+
+/* ---- as others see it ------------------------------------------------------------------------------ */
+
+static bool launch(const char *directory, const char *id, GError **error)
+{
+    char *argv[] = {(char *)"blockmig-keeper", (char *)ARGUMENT, (char *)directory, (char *)id, NULL};
+    struct pollfd ready = {.events = POLLIN};
+    int ends[2];
+    pid_t pid;
+    bool fine;
+    char byte;
+
+    if (pipe2(ends, O_CLOEXEC) < 0)
+        return blockmig_set_errno(error, errno, "a pipe");
+    ready.fd = ends[0];
+    fine = spawn_self(argv, &ends[1], 1, &pid, error);
+    close(ends[1]);
+    if (fine && (poll(&ready, 1, START_TIMEOUT) <= 0 || read(ends[0], &byte, 1) != 1))
+        fine = blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "process %d does not answer", (int)pid);
+    close(ends[0]);
+    return fine;
+}
+
+void keeper_start(const struct job *job)
+{
+    g_autoptr(journal_window_t) window = journal_window_load(job->journal, job->record, NULL);
+    g_autofree char *directory = g_canonicalize_filename(journal_directory(job->journal), NULL);
+    g_autoptr(GError) error = NULL;
+
+    if (job->record->result || !window || window->deadline <= g_get_real_time() ||
+        journal_window_kept(window))
+        return;
+    if (!launch(directory, job->record->id, &error))
+        job_notice(job, "nobody will close the way back by itself ('blockmig job finish %s' does): %s",
+                   job->record->id, error->message);
+}
+
+void keeper_end(const struct journal_window *window)
+{
+    struct pollfd end = {.events = POLLIN};
+
+    if (window->keeper_pid <= 0 || window->keeper_pid == getpid())
+        return;
+    /* The descriptor first: then the process that is asked for is the one that is ended. */
+    end.fd = pidfd_open((pid_t)window->keeper_pid, 0);
+    if (end.fd < 0)
+        return;
+    if (journal_window_kept(window)) {
+        pidfd_send_signal(end.fd, SIGTERM, NULL, 0);
+        if (poll(&end, 1, END_TIMEOUT) == 0)
+            pidfd_send_signal(end.fd, SIGKILL, NULL, 0);
+        poll(&end, 1, END_TIMEOUT);
+    }
+    close(end.fd);
+}
+
+/* ---- the process ----------------------------------------------------------------------------------- */
+
+static void note(void *opaque, const char *text)
+{
+    const char *log = opaque;
+    g_autoptr(GDateTime) now = g_date_time_new_now_utc();
+    g_autofree char *stamp = g_date_time_format(now, "%Y-%m-%dT%H:%M:%SZ");
+    g_autofree char *line = g_strdup_printf("%s %s\n", stamp, text);
+    int fd = open(log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+
+    if (fd >= 0 && write(fd, line, strlen(line)) < 0)
+        line[0] = '\0'; /* a log that cannot be written is no reason to stop */
+    if (fd >= 0)
+        close(fd);
+}
+
+static void storage_release(void *storage)
+{
+    storage_close(storage);
+}
+
+static void hold(GPtrArray *held, const char *path)
+{
+    struct storage *storage =
+        g_file_test(path, G_FILE_TEST_EXISTS) ? storage_file_open(path, 0, NULL, NULL, NULL) : NULL;
+
+    if (storage)
+        g_ptr_array_add(held, storage);
+}
+
+/* All layers of the source, and what is below the target's overlay.  Where a lock cannot be had somebody else
+ * has one. */
+static GPtrArray *hold_frozen(struct journal *journal, const struct journal_job *job)
+{
+    GPtrArray *held = g_ptr_array_new_with_free_func(storage_release);
+    g_autoptr(GPtrArray) disks = journal_disk_list(journal, job, NULL);
+
+    for (guint i = 0; disks && i < disks->len; i++) {
+        const struct journal_disk *disk = g_ptr_array_index(disks, i);
+        g_autofree char *base = g_strconcat(disk->target, ".blockmig-0", NULL);
+
+        hold(held, g_file_test(base, G_FILE_TEST_EXISTS) ? base : disk->target);
+        hold(held, disk->source);
+        for (unsigned n = 0; n <= CHAIN_MAX_DEPTH; n++) {
+            g_autofree char *path = g_strdup_printf("%s.blockmig-%u", disk->source, n);
+
+            hold(held, path);
+        }
+    }
+    return held;
+}
+
+static void sleep_until(int64_t time)
+{
+    struct timespec until = {.tv_sec = time / G_USEC_PER_SEC, .tv_nsec = time % G_USEC_PER_SEC * 1000};
+
+    while (clock_nanosleep(CLOCK_REALTIME, TIMER_ABSTIME, &until, NULL) == EINTR)
+        ;
+}
+
+/* Returns when the window is over; false: there is none to keep. */
+static bool keep(const char *directory, const char *id)
+{
+    g_autoptr(journal_t) journal = journal_exists(directory) ? journal_open(directory, NULL) : NULL;
+    g_autoptr(journal_job_t) job = journal ? journal_job_load(journal, id, NULL) : NULL;
+    g_autoptr(journal_window_t) window = job && !job->result ? journal_window_load(journal, job, NULL) : NULL;
+    g_autoptr(GPtrArray) held = NULL;
+
+    if (!window)
+        return false;
+    held = hold_frozen(journal, job);
+    if (!journal_window_keep(journal, job, NULL) || write(READY, "", 1) != 1)
+        return false;
+    close(READY);
+    sleep_until(window->deadline);
+    return journal_exists(directory);
+}
+
+bool keeper_wanted(int argc, char **argv)
+{
+    return argc == 4 && strcmp(argv[1], ARGUMENT) == 0;
+}
+
+int keeper_main(char **argv)
+{
+    g_autofree char *log = g_build_filename(argv[2], "keeper.log", NULL);
+    struct window_request request = {.state_dir = argv[2], .job = argv[3], .max_pause = -1};
+    struct job_listener listener = {.notice = note, .opaque = log};
+    g_autoptr(job_report_t) report = NULL;
+    g_autoptr(GError) error = NULL;
+    g_autofree char *text = NULL;
+
+    prctl(PR_SET_NAME, "blockmig-keeper");
+    if (chdir("/") < 0 || !keep(argv[2], argv[3]))
+        return 1;
+    report = window_job_run(&request, &listener, &error);
+    text = g_strdup_printf("job %s: %s", argv[3], error ? error->message : "the way back is closed");
+    note(log, text);
+    return error != NULL;
+}
