@@ -32,7 +32,8 @@ put_together()
     [ "$(files "$from")$(files "$to")" = "$disk " ] || wrong+="$commit: left $(files "$from")/$(files "$to"); "
     answer=$(host_verdict "$name" 0 "$there/$disk" "$3")
     [ "${answer#OK}" != "$answer" ] || wrong+="$commit: $answer; "
-    [ "$3" != qcow2 ] || qemu-img check -q "$there/$disk" 3>&- || wrong+="$commit: not clean; "
+    # Leaks (3) are what a QEMU that was killed leaves in its own image.
+    [ "$3" != qcow2 ] || qemu-img check -q "$there/$disk" 3>&- || [ $? -eq 3 ] || wrong+="$commit: not clean; "
 }
 
 # steps NAME STYLE FORMAT FIRST STEP RESTART

@@ -92,6 +92,7 @@ const struct method method_storage = {
     .describe = live_describe,
     .advise = live_advise,
     .explain = live_explain,
+    .park = live_park,
 };
 
 const struct method method_window = {
@@ -135,6 +136,7 @@ const struct method method_mirror = {
     .describe = live_describe,
     .advise = live_advise,
     .explain = live_explain,
+    .park = live_park,
 };
 
 static const struct phase *find_phase(const struct method *method, const char *name)
@@ -207,7 +209,12 @@ static void job_undo(struct job *job, const struct phase *failed, GError **error
     const struct phase *undo = find_phase(job->method, failed->undo);
     g_autoptr(GError) journal = NULL, local = NULL;
 
-    if (!undo || (failed->parks && is_parked(*error)))
+    if (undo && failed->parks && is_parked(*error)) {
+        if (job->method->park)
+            job->method->park(job);
+        return;
+    }
+    if (!undo)
         return;
     if (!job_enter(job, undo->name, &journal))
         job_notice(job, "%s", journal->message);

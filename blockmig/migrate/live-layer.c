@@ -75,7 +75,9 @@ char *live_next_node(const struct live_job *job, const struct live_disk *disk)
 
 char *live_active_node(const struct live_job *job, const struct live_disk *disk)
 {
-    return disk->straddles ? live_new_node(job, disk) : live_top_node(job, disk);
+    return disk->straddles ? live_new_node(job, disk)
+           : disk->topped  ? live_next_node(job, disk)
+                           : live_top_node(job, disk);
 }
 
 char *live_base_node(const struct live_job *job, const struct live_disk *disk)

@@ -56,13 +56,20 @@ void live_disk_free(struct live_disk *disk)
     g_free(disk);
 }
 
+void live_set_request(struct live_job *job, const struct move_request *request)
+{
+    job->request = request;
+    job->base.report->verified = request->verify;
+    job->base.report->max_pause_ms = request->max_pause;
+    job->throttle = throttle_new(request->bandwidth);
+    job->scratch = request->scratch ? g_canonicalize_filename(request->scratch, NULL) : NULL;
+}
+
 void live_run(struct live_job *job, const char *state_dir, GError **error)
 {
     job->watch = live_watch_new();
-    job->throttle = throttle_new(job->request->bandwidth);
     job->tag = g_random_int();
     job->steps = g_string_new(NULL);
-    job->scratch = job->request->scratch ? g_canonicalize_filename(job->request->scratch, NULL) : NULL;
     job->disks = g_ptr_array_new_with_free_func((GDestroyNotify)live_disk_free);
     job->lowers = g_ptr_array_new_with_free_func((GDestroyNotify)live_lower_free);
     job_run(&job->base, state_dir, error);
@@ -90,8 +97,7 @@ static struct job_report *run(struct live_job *job, const struct job_listener *l
     base->listener = listener;
     base->report = job_report_new();
     base->report->command = "move";
-    base->report->verified = job->request->verify;
-    base->report->max_pause_ms = job->request->max_pause;
+    live_set_request(job, job->request);
     live_run(job, job->request->state_dir, error);
     return base->report;
 }
@@ -148,6 +154,15 @@ bool live_is_cancelled(const struct live_job *job, GError **error)
 }
 
 /* A copy that the watch ended knows only that it was cancelled. */
+/* The machine is not limited while nobody knows for how long. */
+void live_park(struct job *base)
+{
+    g_autoptr(GError) local = NULL;
+
+    if (!live_unthrottle(live_of(base), &local))
+        job_notice(base, "%s", local->message);
+}
+
 void live_explain(const struct job *base, GError **error)
 {
     const GError *trouble = live_watch_trouble((const struct live_job *)base);

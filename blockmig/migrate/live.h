@@ -182,6 +182,8 @@ bool offline_return(struct job *base, GError **error);
 /* live.c */
 /* Runs the job and releases all that it has. */
 void live_run(struct live_job *job, const char *state_dir, GError **error);
+/* What is asked for, borrowed: before the first phase needs it, and once. */
+void live_set_request(struct live_job *job, const struct move_request *request);
 unsigned live_max_pause(const struct live_job *job); /* ms */
 void live_disk_free(struct live_disk *disk);
 bool live_is_cancelled(const struct live_job *job, GError **error);

@@ -46,6 +46,8 @@ struct method {
     char *(*advise)(const struct job *job, const GError *error);
     /* Puts the real reason in the place of an error that says only that a phase was told to end. */
     void (*explain)(const struct job *job, GError **error);
+    /* Nobody knows for how long a parked job waits: what must not stay so long ends here. */
+    void (*park)(struct job *job);
 };
 
 extern const struct method method_cold, method_storage, method_mirror, method_window;
@@ -69,6 +71,7 @@ char *cold_advise(const struct job *job, const GError *error);
 void cold_describe(const struct job *job, struct journal_job *record);
 char *live_advise(const struct job *job, const GError *error);
 void live_explain(const struct job *job, GError **error);
+void live_park(struct job *job);
 void live_describe(const struct job *job, struct journal_job *record);
 
 #endif

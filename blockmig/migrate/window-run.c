@@ -52,14 +52,13 @@ static bool load_request(struct window_job *job, GError **error)
     if (!move)
         return false;
     job->move = move;
-    job->live.request = move;
     move->keep_failback = 0;
     move->on_busy = BUSY_PARK; /* the machine stays where it is, and the window open */
     if (job->request->failback)
         move->verify = VERIFY_FULL;
     if (job->request->max_pause >= 0)
         move->max_pause = (unsigned)job->request->max_pause;
-    job->live.base.report->verified = move->verify;
+    live_set_request(&job->live, move);
     return true;
 }
 
