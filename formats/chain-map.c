@@ -146,7 +146,7 @@ static bool read_packed(struct chain *chain, const struct extent *extent, void *
         return false;
     }
     if (!storage_pread(extent->storage, packed, length, extent->host_offset, error) ||
-        !image_unpack(image, packed, length, unit, error))
+        !image_unpack(image, extent->offset - extent->skip, packed, length, unit, error))
         return false;
     memcpy(buffer, unit + extent->skip, extent->length);
     return true;

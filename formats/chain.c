@@ -115,13 +115,17 @@ static bool refuse_loop(const struct chain *chain, unsigned from, GError **error
 static bool loop_check(const struct chain *chain, const struct storage *storage, GError **error)
 {
     for (unsigned i = 0; i < chain_depth(chain); i++) {
-        const struct storage *data = chain_layer(chain, i)->data_storage;
+        const struct image *image = chain_layer(chain, i);
 
-        if (strcmp(chain_layer(chain, i)->storage->identity, storage->identity) == 0)
+        if (strcmp(image->storage->identity, storage->identity) == 0)
             return refuse_loop(chain, i, error);
-        if (data && strcmp(data->identity, storage->identity) == 0)
-            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is the data file of a layer above",
-                                 storage->name);
+        for (guint k = 0; k < image->data_files->len; k++) {
+            const struct storage *data = image_data_file(image, k)->storage;
+
+            if (data && strcmp(data->identity, storage->identity) == 0)
+                return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is already a data file of %s",
+                                     storage->name, image->name);
+        }
     }
     return true;
 }
@@ -185,40 +189,61 @@ static char *resolve(const char *name, const char *child)
     return name[0] == '/' ? g_strdup(name) : g_build_filename(directory, name, NULL);
 }
 
-/* Opens the file that holds the data of the last layer.  Unlike a backing file it lies nowhere by right: only
- * what the user allowed counts, or an image could show any file beside it as its content (CVE-2024-32498,
- * CVE-2024-4467).  It is raw, whatever it looks like.  A relative name counts from the image, not from
- * wherever we run. */
-static bool open_data(struct opening *opening, struct image *image, GError **error)
+/* Where the data files of the last layer may lie, NULL-terminated.  Unlike a backing file such a file lies
+ * nowhere by right, or an image could show any file beside it as its content (CVE-2024-32498, CVE-2024-4467);
+ * unless the format is one of several files in one directory. */
+static GPtrArray *data_roots(const struct opening *opening, const struct image *image)
+{
+    const char *child = g_ptr_array_index(opening->chain->paths, chain_depth(opening->chain) - 1);
+    GPtrArray *roots = g_ptr_array_new_with_free_func(g_free);
+
+    if (image->data_beside)
+        g_ptr_array_add(roots, g_path_get_dirname(child));
+    for (const char *const *root = opening->policy->allowed_roots; root && *root; root++)
+        g_ptr_array_add(roots, g_strdup(*root));
+    g_ptr_array_add(roots, NULL);
+    return roots;
+}
+
+/* Its content is data, whatever it looks like.  A relative name counts from the image, not from wherever we
+ * run. */
+static bool open_data(struct opening *opening, struct image *image, unsigned index, const char *const *roots,
+                      GError **error)
 {
     const struct chain_policy *policy = opening->policy;
-    const char *const *roots = policy->allowed_roots;
     const char *child = g_ptr_array_index(opening->chain->paths, chain_depth(opening->chain) - 1);
+    const char *name = image_data_file(image, index)->name;
     g_autoptr(storage_t) storage = NULL;
     g_autofree char *path = NULL;
     g_autofree char *real = NULL;
 
-    if (!chain_name_is_plain(image->data_name, error))
+    if (!chain_name_is_plain(name, error))
         return false;
-    if (!roots || !*roots)
+    if (!*roots)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "it is opened only if --allow-root covers it");
-    path = resolve(image->data_name, child);
+    path = resolve(name, child);
     if (!loop_check_name(opening->chain, path, error))
         return false;
-    storage = policy->open(policy->opaque, path, roots, false, &real, error);
+    storage = policy->open(policy->opaque, path, roots, image->writable, &real, error);
     return storage && loop_check(opening->chain, storage, error) &&
-           image_attach_data(image, g_steal_pointer(&storage), error);
+           image_attach_data(image, index, g_steal_pointer(&storage), error);
 }
 
 static bool open_layer_data(struct opening *opening, struct image *image, GError **error)
 {
-    g_autofree char *shown = NULL;
+    bool wanted = !opening->policy->top_only || opening->policy->data;
+    g_autoptr(GPtrArray) roots = data_roots(opening, image);
 
-    if (!image->wants_data || opening->policy->top_only || open_data(opening, image, error))
-        return true;
-    shown = g_strescape(image->data_name, NULL);
-    g_prefix_error(error, "external data file \"%s\" of %s: ", shown, image->name);
-    return false;
+    for (guint i = 0; i < image->data_files->len && wanted; i++) {
+        g_autofree char *shown = NULL;
+
+        if (open_data(opening, image, i, (const char *const *)roots->pdata, error))
+            continue;
+        shown = g_strescape(image_data_file(image, i)->name, NULL);
+        g_prefix_error(error, "external data file \"%s\" of %s: ", shown, image->name);
+        return false;
+    }
+    return true;
 }
 
 /* Takes ownership of `storage` and `real`. */
@@ -275,8 +300,10 @@ static const struct format *stated_format(const struct image *image, GError **er
     const struct format *format;
 
     if (!image->backing_format) {
-        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s does not state its format, and it is not guessed",
-                      image->name);
+        blockmig_fail(
+            error, BLOCKMIG_ERROR_REFUSED,
+            "%s does not state its format, and it is not guessed; give it with --parent FORMAT:FILE",
+            image->name);
         return NULL;
     }
     format = format_by_name(image->backing_format, NULL);
@@ -404,16 +431,20 @@ static bool check_below(const struct chain *chain, GError **error)
     return image_check_parent(chain_layer(chain, depth - 2), chain_layer(chain, depth - 1), error);
 }
 
-/* Is the next parent that the user gave for this image?  It stands above a name that is only a hint. */
+bool chain_takes_parent(const struct image *image)
+{
+    return image->wants_parent ||
+           (image->backing_name && (image->format->check_parent || !image->backing_format));
+}
+
+/* Is the next parent that the user gave for this image? */
 static bool is_given(const struct opening *opening, const struct image *image)
 {
     const struct chain_policy *policy = opening->policy;
 
     if (opening->parents_taken == policy->parent_count)
         return false;
-    if (image->wants_parent || (image->backing_name && image->format->check_parent))
-        return true;
-    return !image->backing_name && !policy->parents_used;
+    return chain_takes_parent(image) || (!image->backing_name && !policy->parents_used);
 }
 
 /* Opens what lies below `image`; *more false: nothing does. */

@@ -19,13 +19,15 @@ struct chain_parent {
 };
 
 struct chain_policy {
-    const char *const *allowed_roots; /* directories besides that of the image; NULL-terminated or NULL.
-                                       * For external data files that of the image does not count. */
+    const char *const
+        *allowed_roots; /* directories besides that of the image; NULL-terminated or NULL.
+                         * For external data files that of the image counts only if data_beside. */
     const struct chain_parent *parents;
     size_t parent_count;
     size_t *parents_used; /* how many were: only images that want a parent take one. NULL: all must be used */
     unsigned max_depth;   /* 0: CHAIN_MAX_DEPTH */
-    bool top_only;        /* open only the top image, without a data file; holes stay EXTENT_HOLE */
+    bool top_only;        /* open only the top image, without data files; holes stay EXTENT_HOLE */
+    bool data;            /* with top_only: its data files all the same */
     bool writable_top;
     /* Opens `path` as a storage.  If `roots` is not NULL (NULL-terminated) the object must be a regular
      * file whose real path lies beneath one of them, checked on the opened object, not on the name;
@@ -57,6 +59,10 @@ void chain_append(struct chain *chain, struct image *image);
  * longer. */
 struct chain *chain_view(const struct chain *chain, unsigned first, unsigned count, bool keep_holes);
 void chain_close(struct chain *chain); /* NULL is allowed */
+
+/* Is a parent that the user gives for this image?  It stands above a name that is only a hint, or that does
+ * not say of which format the file is. */
+bool chain_takes_parent(const struct image *image);
 
 struct image *chain_layer(const struct chain *chain, unsigned layer);
 unsigned chain_depth(const struct chain *chain);

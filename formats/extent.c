@@ -18,7 +18,8 @@ bool extent_sink_add(struct extent_sink *sink, const struct extent *extent)
     struct extent *last = sink->count ? &sink->out[sink->count - 1] : NULL;
 
     if (last && last->status == extent->status && extent->status != EXTENT_PACKED &&
-        (extent->status != EXTENT_DATA || last->host_offset + last->length == extent->host_offset)) {
+        (extent->status != EXTENT_DATA ||
+         (last->storage == sink->storage && last->host_offset + last->length == extent->host_offset))) {
         last->length += extent->length;
         return true;
     }

@@ -41,7 +41,7 @@ static inline uint64_t extent_end(const struct extent *extent)
 struct extent_sink {
     struct extent *out;
     size_t max, count;
-    struct storage *storage; /* where DATA and PACKED extents lie */
+    struct storage *storage; /* where the next DATA and PACKED extents lie */
 };
 
 /* False: there is no room for it. */

@@ -35,23 +35,59 @@ static bool lacks(const char *name, const struct format *format, const char *wha
     return false;
 }
 
+static bool is_attached(const struct image *image)
+{
+    for (guint i = 0; i < image->data_files->len; i++)
+        if (!image_data_file(image, i)->storage)
+            return false;
+    return true;
+}
+
+/* What lies in a file that was not opened is unknown; what needs no such file is no more than metadata. */
+static bool data_check(const struct image *image, GError **error)
+{
+    return is_attached(image) || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                                               "%s: the external data file is not open", image->name);
+}
+
 static bool write_check(const struct image *image, const char *what, bool has_callback, GError **error)
 {
     if (!has_callback)
         return lacks(image->name, image->format, what, error);
     if (image->writable)
-        return true;
-    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "%s: cannot %s in an image opened read-only",
-                image->name, what);
-    return false;
+        return data_check(image, error);
+    return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "%s: cannot %s in an image opened read-only",
+                         image->name, what);
+}
+
+static void data_file_free(gpointer data)
+{
+    struct data_file *file = data;
+
+    storage_close(file->storage);
+    g_free(file->name);
+    g_free(file);
+}
+
+GPtrArray *image_data_files_new(void)
+{
+    return g_ptr_array_new_with_free_func(data_file_free);
+}
+
+void image_add_data_file(GPtrArray *files, const char *name, uint64_t size)
+{
+    struct data_file *file = g_new0(struct data_file, 1);
+
+    file->name = g_strdup(name);
+    file->size = size;
+    g_ptr_array_add(files, file);
 }
 
 static void image_free(struct image *image)
 {
     storage_close(image->storage);
-    storage_close(image->data_storage);
     g_free(image->name);
-    g_free(image->data_name);
+    g_ptr_array_unref(image->data_files);
     g_free(image->backing_name);
     g_free(image->backing_format);
     g_clear_pointer(&image->parent_names, g_ptr_array_unref);
@@ -70,6 +106,7 @@ struct image *image_open(struct storage *storage, const struct format *format, b
     image->granularity = 1;
     image->cluster_size = 1;
     image->notices = g_ptr_array_new_with_free_func(g_free);
+    image->data_files = image_data_files_new();
     if (writable && !storage->writable) {
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED,
                     "%s: cannot write to an image on a storage opened read-only", image->name);
@@ -92,18 +129,21 @@ void image_close(struct image *image)
     image_free(image);
 }
 
-bool image_attach_data(struct image *image, struct storage *data, GError **error)
+bool image_attach_data(struct image *image, unsigned index, struct storage *data, GError **error)
 {
-    if (image->wants_data && !image->data_storage && data->size >= image->data_size) {
-        image->data_storage = data;
-        return true;
+    struct data_file *file = index < image->data_files->len ? image_data_file(image, index) : NULL;
+
+    if (file && !file->storage && data->size >= file->size) {
+        file->storage = data;
+        return !is_attached(image) || !image->format->open_data ||
+               finish(image->name, image->format->open_data(image, error), error);
     }
-    if (!image->wants_data || image->data_storage)
+    if (!file || file->storage)
         lacks(image->name, image->format, "attach a data file to this image", error);
     else
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
-                    "%s: the data file has %" G_GUINT64_FORMAT " bytes, %" G_GUINT64_FORMAT " are needed",
-                    data->name, data->size, image->data_size);
+        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                      "%s: the data file has %" G_GUINT64_FORMAT " bytes, %" G_GUINT64_FORMAT " are needed",
+                      data->name, data->size, file->size);
     storage_close(data);
     return false;
 }
@@ -158,16 +198,6 @@ bool image_begin_merge(struct image *image, struct image *child, GError **error)
            finish(image->name, image->format->begin_merge(image, child, error), error);
 }
 
-/* What lies in a file that was not opened is unknown; what needs no such file is no more than metadata. */
-static bool data_check(const struct image *image, GError **error)
-{
-    if (!image->wants_data || image->data_storage)
-        return true;
-    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "%s: the external data file is not open",
-                image->name);
-    return false;
-}
-
 bool image_create(struct storage *storage, const struct format *format,
                   const struct image_create_options *options, GError **error)
 {
@@ -189,6 +219,18 @@ bool image_create(struct storage *storage, const struct format *format,
             "what lies below it",
             storage->name, options->parent->name, options->parent->format->name);
     return finish(storage->name, format->create(storage, options, error), error);
+}
+
+bool image_plan_data(const struct format *format, const struct image_create_options *options,
+                     GPtrArray *files, GError **error)
+{
+    return !format->plan_data || format->plan_data(options, files, error);
+}
+
+bool image_create_data(struct storage *data, const struct format *format,
+                       const struct image_create_options *options, unsigned index, GError **error)
+{
+    return finish(data->name, format->create_data(data, options, index, error), error);
 }
 
 bool image_measure(const struct format *format, const struct image_create_options *options, uint64_t data,
@@ -233,11 +275,13 @@ bool image_map(struct image *image, uint64_t offset, uint64_t length, struct ext
     return map_check(image, offset, length, out, max, *count, error);
 }
 
-bool image_unpack(struct image *image, const void *packed, size_t packed_length, void *out, GError **error)
+bool image_unpack(struct image *image, uint64_t offset, const void *packed, size_t packed_length, void *out,
+                  GError **error)
 {
     if (!image->format->unpack)
         return lacks(image->name, image->format, "unpack", error);
-    return finish(image->name, image->format->unpack(image, packed, packed_length, out, error), error);
+    return finish(image->name, image->format->unpack(image, offset, packed, packed_length, out, error),
+                  error);
 }
 
 bool image_place(struct image *image, uint64_t offset, uint64_t length, GArray *placements, GError **error)
@@ -250,11 +294,12 @@ bool image_place(struct image *image, uint64_t offset, uint64_t length, GArray *
     return finish(image->name, image->format->place(image, offset, length, placements, error), error);
 }
 
-bool image_pack(struct image *image, const void *data, void *out, size_t *packed_length, GError **error)
+bool image_pack(struct image *image, uint64_t offset, const void *data, void *out, size_t *packed_length,
+                GError **error)
 {
     if (!image->format->pack)
         return lacks(image->name, image->format, "pack", error);
-    return finish(image->name, image->format->pack(image, data, out, packed_length, error), error);
+    return finish(image->name, image->format->pack(image, offset, data, out, packed_length, error), error);
 }
 
 bool image_place_packed(struct image *image, uint64_t offset, size_t packed_length, struct extent *to,

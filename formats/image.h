@@ -29,8 +29,18 @@ struct placement {
                          * ZERO, PACKED, or HOLE (read the backing layer); same offset and length */
 };
 
+/* A file beside the image that guest data lies in: the external data file of a qcow2 image, an extent of a
+ * VMDK.  Its content may be read and written only through the image. */
+struct data_file {
+    char *name;              /* as it stands in the image */
+    uint64_t size;           /* it must have at least so many bytes */
+    struct storage *storage; /* owned; NULL before image_attach_data() */
+};
+
 struct image_create_options {
-    uint64_t size;              /* virtual size in bytes */
+    const char *name; /* the file name that the image will have, for the names of its data files; may be
+                       * NULL for formats without such */
+    uint64_t size;    /* virtual size in bytes */
     const char *backing_name;   /* as it is to stand in the image, or NULL */
     const char *backing_format; /* required if backing_name is set */
     struct image *parent;       /* with backing_name: that image, open; its identity is recorded. NULL: not
@@ -79,10 +89,18 @@ struct format {
                     GError **error);
     /* Writes a valid empty image onto an empty or reusable storage, and flushes it. */
     bool (*create)(struct storage *storage, const struct image_create_options *options, GError **error);
+    /* The files that an image made so will have its data in, appended to `files` (of struct data_file *,
+     * without storages), in the order of image->data_files; their names are plain.  Optional: none. */
+    bool (*plan_data)(const struct image_create_options *options, GPtrArray *files, GError **error);
+    /* After create: writes a valid empty data file number `index` onto an empty storage, and flushes it. */
+    bool (*create_data)(struct storage *data, const struct image_create_options *options, unsigned index,
+                        GError **error);
 
     /* Sets size, granularity, ..., opaque; reads and validates everything that later calls rely on.
      * image->writable says what is wanted.  On error leaves nothing behind. */
     bool (*open)(struct image *image, GError **error);
+    /* All data files are attached: reads and validates what open could not.  Optional: nothing. */
+    bool (*open_data)(struct image *image, GError **error);
     /* Is `parent` what `image` was made over, unchanged?  The REFUSED error names both identities.  Optional:
      * for formats that record it.  Their names of the parent are hints only. */
     bool (*check_parent)(struct image *image, struct image *parent, GError **error);
@@ -94,16 +112,19 @@ struct format {
      * that can be merged are.  0 < *count <= max; may stop before offset + length, never after. */
     bool (*map)(struct image *image, uint64_t offset, uint64_t length, struct extent *out, size_t max,
                 size_t *count, GError **error);
-    /* Unpacks the whole unit (image->packed_unit bytes) that PACKED bytes hold. Thread-safe. */
-    bool (*unpack)(struct image *image, const void *packed, size_t packed_length, void *out, GError **error);
+    /* Unpacks the whole unit (image->packed_unit bytes) of guest offset `offset` that PACKED bytes hold.
+     * Thread-safe. */
+    bool (*unpack)(struct image *image, uint64_t offset, const void *packed, size_t packed_length, void *out,
+                   GError **error);
 
     /* Appends to `placements` (of struct placement) where [offset, +length) goes, in guest order,
      * followed by the fills.  Allocates as needed; ascending calls on a fresh image get ascending
      * host offsets. What is not COPIED/owned alone is moved. */
     bool (*place)(struct image *image, uint64_t offset, uint64_t length, GArray *placements, GError **error);
-    /* Packs one unit of packed_unit bytes into `out` (of packed_unit bytes); *packed_length 0 means
-     * that it does not get smaller: place() it instead. Thread-safe. */
-    bool (*pack)(struct image *image, const void *data, void *out, size_t *packed_length, GError **error);
+    /* Packs the unit at `offset`, of packed_unit bytes, into `out` (of image_pack_room() bytes);
+     * *packed_length 0 means that it does not get smaller: place() it instead. Thread-safe. */
+    bool (*pack)(struct image *image, uint64_t offset, const void *data, void *out, size_t *packed_length,
+                 GError **error);
     /* Where the packed bytes of the unit at `offset` go. */
     bool (*place_packed)(struct image *image, uint64_t offset, size_t packed_length, struct extent *to,
                          GError **error);
@@ -132,45 +153,57 @@ struct image {
     bool writable;
 
     /* set by open */
-    uint64_t size;           /* virtual size */
-    uint32_t granularity;    /* place() on multiples of it needs no fill; power of two; 1 for raw */
-    uint32_t cluster_size;   /* allocation unit on the storage, for zero detection; power of two */
-    uint32_t packed_unit;    /* bytes of one packed unit; 0 if the format does not pack */
-    bool identity;           /* guest offset == host offset on `storage`, whose word "unallocated" is */
-    bool reads_zero;         /* what was never placed reads as zeros (fresh image without backing) */
-    char *backing_name;      /* as it stands in the image; NULL: no backing layer */
+    uint64_t size;         /* virtual size */
+    uint32_t granularity;  /* place() on multiples of it needs no fill; power of two; 1 for raw */
+    uint32_t cluster_size; /* allocation unit on the storage, for zero detection; power of two */
+    uint32_t packed_unit;  /* bytes of one packed unit; 0 if the format does not pack */
+    uint32_t packed_max; /* every unit has to be packed, in at most so many bytes: place() does not exist; 0:
+                          * what does not get smaller stays as it is */
+    bool identity;      /* every guest byte has its place for good; what was not written there is known to the
+                         * storage alone */
+    bool reads_zero;    /* what was never placed reads as zeros (fresh image without backing) */
+    char *backing_name; /* as it stands in the image; NULL: no backing layer */
     char *backing_format;    /* as it stands in the image, or follows from the format; NULL: not said */
     GPtrArray *parent_names; /* of char *: file names where the parent may be, in the order to try, the first
                               * is backing_name too; see image_add_parent_name(). NULL: no others */
     bool wants_parent;       /* a differencing image that names no parent */
-    bool wants_data;         /* guest data lies in a file of its own: no map before image_attach_data() */
-    char *data_name;         /* with wants_data: that file, as it stands in the image */
-    uint64_t data_size;      /* with wants_data: that file must have at least so many bytes */
+    GPtrArray *data_files;   /* of struct data_file *, see image_add_data_file(): nothing is mapped before
+                              * image_attach_data() has had all of them.  Created by image_open. */
+    bool data_beside;        /* by the nature of the format they lie beside the image: it may lead there */
     GPtrArray *notices;      /* of char *: what a copy does not carry, or what an administrator must
                               * know: internal snapshots, bitmaps, dirty bit. Created by image_open. */
     void *opaque;            /* the driver's */
-
-    struct storage *data_storage; /* owned; of image_attach_data(), or NULL */
 };
 
 /* Takes ownership of `storage` in every case, also on failure. */
 struct image *image_open(struct storage *storage, const struct format *format, bool writable, GError **error);
 void image_close(struct image *image); /* NULL is allowed; does not flush; closes the storage */
-/* Gives an image with wants_data its data.  The caller has decided that this name may be followed.  Takes
- * ownership of `data` in every case. */
-bool image_attach_data(struct image *image, struct storage *data, GError **error);
+/* Gives an image the file of data_files[index]; with the last one the image is open in full.  The caller has
+ * decided that this name may be followed.  Takes ownership of `data` in every case. */
+bool image_attach_data(struct image *image, unsigned index, struct storage *data, GError **error);
 
 /* The wrappers check bounds against image->size (an error, not an assertion), that the image is
  * writable and that the driver has the callback; errors come prefixed with the image's name. */
 bool image_create(struct storage *storage, const struct format *format,
                   const struct image_create_options *options, GError **error);
+bool image_plan_data(const struct format *format, const struct image_create_options *options,
+                     GPtrArray *files, GError **error);
+bool image_create_data(struct storage *data, const struct format *format,
+                       const struct image_create_options *options, unsigned index, GError **error);
 bool image_measure(const struct format *format, const struct image_create_options *options, uint64_t data,
                    uint64_t *bytes, GError **error);
 bool image_map(struct image *image, uint64_t offset, uint64_t length, struct extent *out, size_t max,
                size_t *count, GError **error);
-bool image_unpack(struct image *image, const void *packed, size_t packed_length, void *out, GError **error);
+bool image_unpack(struct image *image, uint64_t offset, const void *packed, size_t packed_length, void *out,
+                  GError **error);
 bool image_place(struct image *image, uint64_t offset, uint64_t length, GArray *placements, GError **error);
-bool image_pack(struct image *image, const void *data, void *out, size_t *packed_length, GError **error);
+bool image_pack(struct image *image, uint64_t offset, const void *data, void *out, size_t *packed_length,
+                GError **error);
+/* Bytes that a packed unit may need. */
+static inline uint32_t image_pack_room(const struct image *image)
+{
+    return image->packed_max ? image->packed_max : image->packed_unit;
+}
 bool image_place_packed(struct image *image, uint64_t offset, size_t packed_length, struct extent *to,
                         GError **error);
 bool image_zero(struct image *image, uint64_t offset, uint64_t length, uint64_t *done_offset,
@@ -182,6 +215,13 @@ bool image_check(struct image *image, bool repair, struct image_check *result, G
 void image_describe(struct image *image, image_describe_fn describe, void *opaque);
 void image_notice(struct image *image, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
+/* For open and plan_data. */
+void image_add_data_file(GPtrArray *files, const char *name, uint64_t size);
+GPtrArray *image_data_files_new(void);
+static inline struct data_file *image_data_file(const struct image *image, unsigned index)
+{
+    return (struct data_file *)g_ptr_array_index(image->data_files, index);
+}
 /* For open: one more name that the image gives its parent (UTF-8), perhaps as Windows writes names.  The
  * first becomes backing_name; what is empty or known already adds nothing. */
 void image_add_parent_name(struct image *image, const char *name);
@@ -201,8 +241,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(image_t, image_close)
 /* probe.c: the table of all formats, raw last. */
 extern const struct format *const formats[]; /* ends with NULL */
 extern const struct format format_raw;
+extern const struct format format_qcow;
 extern const struct format format_qcow2;
 extern const struct format format_vdi;
+extern const struct format format_vmdk;
 extern const struct format format_vhd;
 extern const struct format format_vhdx;
 

@@ -10,6 +10,8 @@ libformats_a_SOURCES = \
 	formats/extent.c formats/extent.h \
 	formats/image.c formats/image.h \
 	formats/probe.c \
+	formats/inflate.c formats/inflate.h \
+	formats/qcow.c \
 	formats/qcow2-alloc.c \
 	formats/qcow2-bitmaps.c \
 	formats/qcow2-cache.c \
@@ -49,4 +51,15 @@ libformats_a_SOURCES = \
 	formats/vhdx-place.c \
 	formats/vhdx-replay.c \
 	formats/vhdx-space.c \
-	formats/vhdx.c formats/vhdx.h
+	formats/vhdx.c formats/vhdx.h \
+	formats/vmdk-create.c \
+	formats/vmdk-descriptor.c \
+	formats/vmdk-flush.c \
+	formats/vmdk-map.c \
+	formats/vmdk-pack.c \
+	formats/vmdk-place.c \
+	formats/vmdk-sparse.c \
+	formats/vmdk-stream.c \
+	formats/vmdk-table.c \
+	formats/vmdk-verify.c \
+	formats/vmdk.c formats/vmdk.h

@@ -7,7 +7,7 @@
 #define PROBE_LENGTH 4096
 
 const struct format *const formats[] = {
-    &format_qcow2, &format_vdi, &format_vhd, &format_vhdx, &format_raw, NULL,
+    &format_qcow, &format_qcow2, &format_vdi, &format_vhd, &format_vhdx, &format_vmdk, &format_raw, NULL,
 };
 
 const struct format *format_by_name(const char *name, GError **error)
@@ -30,10 +30,6 @@ static const struct {
     const char *name, *mark;
     size_t offset, length;
 } foreign[] = {
-    {"VMDK", "KDMV", 0, 4},
-    {"VMDK", "COWD", 0, 4},
-    {"VMDK", "\xbe\xba\xfe\xca\0\0\0\0", 0, 8},
-    {"VMDK", "# Disk DescriptorFile", 0, 21},
     {"QED", "QED\0", 0, 4},
     {"Parallels", "WithoutFreeSpace", 0, 16},
     {"Parallels", "WithouFreSpacExt", 0, 16},

@@ -95,7 +95,7 @@ static void walk_table(struct check *check, const uint8_t *table)
             malformed(check, "L2 entry", word);
         else if (entry.packed)
             count_packed(check, word);
-        else if (entry.host && !qcow2->image->wants_data) /* that file has no refcounts */
+        else if (entry.host && !qcow2->external) /* that file has no refcounts */
             count_bytes(check, entry.host, qcow2->cluster_size);
     }
 }
@@ -346,8 +346,8 @@ static bool compare_flags(struct check *check, GError **error)
         if (!table || !compare_flag(check, table->host, qcow2->l1[i] & QCOW2_COPIED, error))
             return false;
         for (uint64_t k = 0; k < entries; k++) {
-            if (!qcow2->image->wants_data && qcow2_decode_entry(qcow2, table->bytes, k, &entry, &why) &&
-                entry.host && !entry.packed && !compare_flag(check, entry.host, entry.copied, error))
+            if (!qcow2->external && qcow2_decode_entry(qcow2, table->bytes, k, &entry, &why) && entry.host &&
+                !entry.packed && !compare_flag(check, entry.host, entry.copied, error))
                 return false;
         }
     }

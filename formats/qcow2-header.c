@@ -205,8 +205,9 @@ static bool read_tables(struct qcow2 *qcow2, const struct header_bytes *header, 
                            (uint64_t)qcow2->reftable_clusters * qcow2->cluster_size, error))
         return false;
     qcow2->image->size = size & ~UINT64_C(511); /* as QEMU: a tail of less than a sector is not visible */
-    if (qcow2->autoclear & QCOW2_RAW_DATA)      /* alone it shows the whole disk */
-        qcow2->image->data_size = qcow2->image->size;
+    if (qcow2->external)                        /* a raw one alone shows the whole disk */
+        image_add_data_file(qcow2->image->data_files, qcow2->data_name,
+                            qcow2->autoclear & QCOW2_RAW_DATA ? qcow2->image->size : 0);
     if (qcow2->image->size != size)
         image_notice(qcow2->image,
                      "virtual size %" G_GUINT64_FORMAT " is not a multiple of 512: the tail is not visible",
@@ -275,7 +276,7 @@ static bool read_extension(struct qcow2 *qcow2, const struct header_bytes *heade
     case QCOW2_EXT_BACKING:
         return read_name(header, at, length, "backing format name", &qcow2->image->backing_format, error);
     case QCOW2_EXT_DATA:
-        return read_name(header, at, length, "external data file name", &qcow2->image->data_name, error);
+        return read_name(header, at, length, "external data file name", &qcow2->data_name, error);
     case QCOW2_EXT_BITMAPS:
         return read_bitmaps_extension(qcow2, header, at, length, error);
     case QCOW2_EXT_CRYPTO:
@@ -316,15 +317,15 @@ static bool check_data_file(struct qcow2 *qcow2, GError **error)
     struct image *image = qcow2->image;
     bool raw = qcow2->autoclear & QCOW2_RAW_DATA;
 
-    image->wants_data = qcow2->incompatible & QCOW2_DATA_FILE;
-    if (!image->wants_data)
+    qcow2->external = qcow2->incompatible & QCOW2_DATA_FILE;
+    if (!qcow2->external)
         return !raw || qcow2_refuse(error,
                                     "autoclear_features 0x%" G_GINT64_MODIFIER "x: the data file is raw, but "
                                     "there is none",
                                     qcow2->autoclear);
     if (raw && image->backing_name)
         return qcow2_refuse(error, "a raw external data file and a backing file exclude each other");
-    if (!image->data_name || !*image->data_name)
+    if (!qcow2->data_name || !*qcow2->data_name)
         return qcow2_refuse(error, "the image keeps its data in an external file, which it does not name");
     if (image->writable)
         return qcow2_refuse(error, "the image keeps its data in an external file; such images are only read");

@@ -18,10 +18,16 @@ static uint64_t image_end(const struct qcow2 *qcow2)
     return MAX(qcow2->storage->size, qcow2->end);
 }
 
-/* The same for the data of standard clusters. */
+/* Where standard clusters lie. */
+static struct storage *data_storage(const struct qcow2 *qcow2)
+{
+    return qcow2->external ? image_data_file(qcow2->image, 0)->storage : qcow2->storage;
+}
+
+/* As image_end, for the data of standard clusters. */
 static uint64_t data_end(const struct qcow2 *qcow2)
 {
-    return qcow2->image->data_storage ? qcow2->image->data_storage->size : image_end(qcow2);
+    return qcow2->external ? data_storage(qcow2)->size : image_end(qcow2);
 }
 
 static bool overlaps(uint64_t offset, uint64_t length, uint64_t table, uint64_t table_length)
@@ -152,7 +158,7 @@ static const char *decode_packed(struct qcow2 *qcow2, uint64_t word, uint64_t bi
     uint64_t sectors = (word >> shift & ((UINT64_C(1) << (qcow2->cluster_bits - 8)) - 1)) + 1;
     uint64_t length = sectors * 512 - host % 512, end = image_end(qcow2);
 
-    if (qcow2->image->wants_data)
+    if (qcow2->external)
         return "is compressed, but the data lies in an external file";
     if (bitmap)
         return "is compressed but has subclusters";
@@ -170,7 +176,7 @@ static const char *decode_packed(struct qcow2 *qcow2, uint64_t word, uint64_t bi
 static const char *decode_standard(struct qcow2 *qcow2, uint64_t word, uint64_t bitmap,
                                    struct qcow2_entry *entry)
 {
-    bool zero = word & QCOW2_ZERO, external = qcow2->image->wants_data, allocated;
+    bool zero = word & QCOW2_ZERO, external = qcow2->external, allocated;
 
     entry->host = word & QCOW2_HOST;
     entry->copied = word & QCOW2_COPIED;
@@ -214,7 +220,7 @@ bool qcow2_decode_entry(struct qcow2 *qcow2, const uint8_t *table, uint64_t inde
 bool qcow2_decode(struct qcow2 *qcow2, const uint8_t *table, uint64_t index, uint64_t guest,
                   struct qcow2_entry *entry, GError **error)
 {
-    bool mapped, external = qcow2->image->wants_data;
+    bool mapped, external = qcow2->external;
     const char *why;
 
     if (qcow2_decode_entry(qcow2, table, index, entry, &why)) {
@@ -279,7 +285,7 @@ static bool map_cluster(struct qcow2 *qcow2, const struct qcow2_entry *entry, ui
                 return qcow2_corrupt(qcow2, error,
                                      "the %sfile ends inside the data of guest offset %" G_GUINT64_FORMAT
                                      " (host offset 0x%" G_GINT64_MODIFIER "x)",
-                                     qcow2->image->wants_data ? "data " : "", offset, extent.host_offset);
+                                     qcow2->external ? "data " : "", offset, extent.host_offset);
         } else if (entry->zero >> sub & 1) {
             extent.status = EXTENT_ZERO;
         }
@@ -339,8 +345,7 @@ bool qcow2_map(struct image *image, uint64_t offset, uint64_t length, struct ext
                size_t *count, GError **error)
 {
     struct qcow2 *qcow2 = image->opaque;
-    struct extent_sink sink = {
-        .out = out, .max = max, .storage = image->wants_data ? image->data_storage : qcow2->storage};
+    struct extent_sink sink = {.out = out, .max = max, .storage = data_storage(qcow2)};
     unsigned shift = qcow2->cluster_bits + qcow2->l2_bits;
     uint64_t end = offset + length, next;
     GError *failure = NULL;

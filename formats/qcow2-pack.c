@@ -3,15 +3,12 @@
  * Packed clusters: raw deflate with a window of 4 KiB, or zstd frames.  These functions may run on any
  * thread; contexts are kept per thread because making one costs more than using it.
  */
+#include "formats/inflate.h"
 #include "formats/qcow2.h"
 
-#include <config.h>
 #include <string.h>
 #include <zlib.h>
 #include <zstd.h>
-#ifdef HAVE_LIBDEFLATE
-#include <libdeflate.h>
-#endif
 
 #define DEFLATE_WINDOW (-12) /* negative: raw, without zlib's header */
 #define DEFLATE_MEMORY 9
@@ -22,56 +19,6 @@ static bool unpack_failed(GError **error, const char *method, size_t got, size_t
                 "qcow2: a %s cluster does not unpack to %zu bytes (stopped after %zu)", method, want, got);
     return false;
 }
-
-/* The end mark may be missing when the output is complete, but nothing may come after it. */
-static bool zlib_unpack(const void *packed, size_t packed_length, void *out, size_t out_length,
-                        GError **error)
-{
-    z_stream stream = {
-        .next_in = (Bytef *)packed, .avail_in = packed_length, .next_out = out, .avail_out = out_length};
-    Bytef extra;
-    size_t got;
-    int result;
-
-    if (inflateInit2(&stream, DEFLATE_WINDOW) != Z_OK)
-        return unpack_failed(error, "zlib", 0, out_length);
-    result = inflate(&stream, Z_SYNC_FLUSH);
-    if (result == Z_OK && stream.avail_out == 0) {
-        stream.next_out = &extra;
-        stream.avail_out = 1;
-        result = inflate(&stream, Z_SYNC_FLUSH);
-    }
-    got = stream.total_out;
-    inflateEnd(&stream);
-    if (got != out_length || (result != Z_STREAM_END && result != Z_BUF_ERROR))
-        return unpack_failed(error, "zlib", got, out_length);
-    return true;
-}
-
-#ifdef HAVE_LIBDEFLATE
-static void decompressor_free(gpointer data)
-{
-    libdeflate_free_decompressor(data);
-}
-
-static GPrivate decompressor = G_PRIVATE_INIT(decompressor_free);
-
-/* Twice as fast as zlib, but it insists on the end mark: a false answer means "ask zlib". */
-static bool libdeflate_unpack(const void *packed, size_t packed_length, void *out, size_t out_length)
-{
-    struct libdeflate_decompressor *context = g_private_get(&decompressor);
-    size_t used, got;
-
-    if (!context) {
-        context = libdeflate_alloc_decompressor();
-        g_private_set(&decompressor, context);
-    }
-    return context &&
-           libdeflate_deflate_decompress_ex(context, packed, packed_length, out, out_length, &used, &got) ==
-               LIBDEFLATE_SUCCESS &&
-           got == out_length;
-}
-#endif
 
 static void zstd_in_free(gpointer data)
 {
@@ -114,17 +61,18 @@ static bool zstd_unpack(const uint8_t *packed, size_t packed_length, uint8_t *ou
     return got == out_length || unpack_failed(error, "zstd", got, out_length);
 }
 
-bool qcow2_unpack(struct image *image, const void *packed, size_t packed_length, void *out, GError **error)
+bool qcow2_unpack(struct image *image, uint64_t offset, const void *packed, size_t packed_length, void *out,
+                  GError **error)
 {
     struct qcow2 *qcow2 = image->opaque;
+    size_t got = 0;
 
     if (qcow2->compression == QCOW2_ZSTD)
         return zstd_unpack(packed, packed_length, out, qcow2->cluster_size, error);
-#ifdef HAVE_LIBDEFLATE
-    if (libdeflate_unpack(packed, packed_length, out, qcow2->cluster_size))
+    if (inflate_bytes(INFLATE_RAW, packed, packed_length, out, qcow2->cluster_size, &got) &&
+        got == qcow2->cluster_size)
         return true;
-#endif
-    return zlib_unpack(packed, packed_length, out, qcow2->cluster_size, error);
+    return unpack_failed(error, "zlib", got, qcow2->cluster_size);
 }
 
 static void deflate_free(gpointer data)
@@ -179,7 +127,8 @@ static bool zstd_pack(const void *data, void *out, size_t length, size_t *packed
     return true;
 }
 
-bool qcow2_pack(struct image *image, const void *data, void *out, size_t *packed_length, GError **error)
+bool qcow2_pack(struct image *image, uint64_t offset, const void *data, void *out, size_t *packed_length,
+                GError **error)
 {
     struct qcow2 *qcow2 = image->opaque;
 

@@ -59,7 +59,7 @@ static void announce(struct qcow2 *qcow2)
         image_notice(image, "%u internal snapshots: a copy does not carry them", qcow2->snapshots->len);
     if (qcow2->bitmap_count)
         image_notice(image, "%u dirty bitmaps: a copy does not carry them", qcow2->bitmap_count);
-    if (image->wants_data)
+    if (qcow2->external)
         image_notice(image, "the data lies in an external file: a copy holds it itself");
     if (qcow2->incompatible & QCOW2_DIRTY)
         image_notice(image, "not closed cleanly: the dirty bit is set, refcounts may be wrong");
@@ -103,7 +103,6 @@ bool qcow2_open(struct image *image, GError **error)
     qcow2_close(image);
     g_clear_pointer(&image->backing_name, g_free);
     g_clear_pointer(&image->backing_format, g_free);
-    g_clear_pointer(&image->data_name, g_free);
     return false;
 }
 
@@ -120,6 +119,7 @@ void qcow2_close(struct image *image)
     g_clear_pointer(&qcow2->fixed, g_array_unref);
     g_clear_pointer(&qcow2->frees, g_array_unref);
     g_clear_pointer(&qcow2->metadata, g_hash_table_unref);
+    g_free(qcow2->data_name);
     g_free(qcow2->l1);
     g_free(qcow2->l1_changed);
     g_free(qcow2->read_ahead);
@@ -151,7 +151,7 @@ static void qcow2_describe(struct image *image, image_describe_fn describe, void
     describe(opaque, "corrupt", qcow2->incompatible & QCOW2_CORRUPT ? "yes" : "no");
     describe_number(describe, opaque, "snapshots", qcow2->snapshots->len);
     describe_number(describe, opaque, "bitmaps", qcow2->bitmap_count);
-    if (image->wants_data)
+    if (qcow2->external)
         describe(opaque, "data_file_raw", qcow2->autoclear & QCOW2_RAW_DATA ? "on" : "off");
 }
 

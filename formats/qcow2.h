@@ -100,6 +100,8 @@ struct qcow2 {
 
     /* from the header */
     uint32_t version;
+    bool external;   /* the data lies in image->data_files[0] */
+    char *data_name; /* of that file, or NULL */
     unsigned cluster_bits;
     uint32_t cluster_size;
     unsigned refcount_order; /* refcounts have 1 << order bits */
@@ -310,7 +312,9 @@ bool qcow2_verify(struct qcow2 *qcow2, GError **error);
 bool qcow2_check(struct image *image, bool repair, struct image_check *result, GError **error);
 
 /* qcow2-pack.c */
-bool qcow2_unpack(struct image *image, const void *packed, size_t packed_length, void *out, GError **error);
-bool qcow2_pack(struct image *image, const void *data, void *out, size_t *packed_length, GError **error);
+bool qcow2_unpack(struct image *image, uint64_t offset, const void *packed, size_t packed_length, void *out,
+                  GError **error);
+bool qcow2_pack(struct image *image, uint64_t offset, const void *data, void *out, size_t *packed_length,
+                GError **error);
 
 #endif

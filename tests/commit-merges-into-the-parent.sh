@@ -36,7 +36,7 @@ shows()
     blockmig verify -q --strict -F raw "${@:3}" "$1" "$2"
 }
 
-for format in qcow2 vhd vhdx vdi; do
+for format in qcow2 vhd vhdx vdi vmdk; do
     make_layers "$format" $((5 << 20))
     cp -r "$tmp/m" "$tmp/kept"
     run_ok "$format: a plan" blockmig commit -n "${parents[@]}" "$tmp/m/overlay"
@@ -51,6 +51,7 @@ for format in qcow2 vhd vhdx vdi; do
         qcow2) image_clean "$tmp/m/parent" "QEMU finds the parent sound" ;;
         vhd) check "the book agrees" python3 "$srcdir/tests/read-vhd.py" "$tmp/book.raw" "$tmp/m/parent" "$tmp/m/base" ;;
         vdi) check "the book agrees" python3 "$srcdir/tests/read-vdi.py" "$tmp/book.raw" "$tmp/m/parent" "$tmp/m/base" ;;
+        vmdk) check "QEMU agrees" qemu-img convert -f vmdk -O raw "$tmp/m/parent" "$tmp/book.raw" ;;
     esac
     [ ! -e "$tmp/book.raw" ] || check "to the byte" cmp "$tmp/book.raw" "$tmp/m/model.raw"
     run_ok "$format: and the parent into the base" blockmig commit -q --delete-source "${lower[@]}" "$tmp/m/parent"
@@ -98,7 +99,7 @@ killed()
     [ "$format" != qcow2 ] || qemu-img check "$tmp/m/parent"
 }
 pick 1 20
-for format in qcow2 vhd vhdx vdi; do
+for format in qcow2 vhd vhdx vdi vmdk; do
     repeat "$REPLY" "$format: six kills, then the merge goes on" killed "$format"
 done
 

@@ -38,7 +38,8 @@ judge()
 
 pick 4 1
 step=$REPLY
-for mode in "flat:-O qcow2" "keep:--chain=keep" "force:--force -O qcow2" "raw:-O raw"; do
+for mode in "flat:-O qcow2" "keep:--chain=keep" "force:--force -O qcow2" "raw:-O raw" \
+    "files:-O vmdk -o subformat=twoGbMaxExtentSparse" "stream:-O vmdk -o subformat=streamOptimized"; do
     read -ra options <<<"${mode#*:}"
     wrong=
     count=0

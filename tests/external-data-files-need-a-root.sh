@@ -56,11 +56,11 @@ cd / || exit 99
 # ---- info -------------------------------------------------------------------------------------------
 
 run_ok "info, allowed" blockmig info --json --allow-root "$tmp/data" "$store/plain.qcow2"
-is "$(jq -r '.chain[0].data_file | "\(.name) \(.opened) \(.file_size)"' <<<"$out")" \
+is "$(jq -r '.chain[0].data_files[0] | "\(.name) \(.opened) \(.file_size)"' <<<"$out")" \
     "$tmp/data/plain.data true $(stat -c %s "$tmp/data/plain.data")" "info shows the data file"
 is "$(jq -r '.chain[0].features.data_file_raw' <<<"$out")" off "and whether it is raw"
 fails_with 3 "info, not allowed" blockmig info --json "$store/raw.qcow2"
-is "$(jq -r '.chain[0].data_file | "\(.name) \(.opened)"' <<<"$out")" "raw.data false" \
+is "$(jq -r '.chain[0].data_files[0] | "\(.name) \(.opened)"' <<<"$out")" "raw.data false" \
     "info shows the name all the same"
 
 # ---- only what was allowed is opened ----------------------------------------------------------------

@@ -15,10 +15,8 @@ check()
     is "$(cmp "$tmp/disk.$name" "$tmp/bytes.$name" 2>&1)" "" "$name: to the last byte"
 }
 
-for name in vmdk qed parallels; do
+for name in qed parallels; do
     must qemu-img create -q -f "$name" "$tmp/disk.$name" 16M
     check "$name"
 done
-must qemu-img create -q -f vmdk -o subformat=monolithicFlat "$tmp/disk.vmdk-flat" 16M
-check vmdk-flat
 done_testing

@@ -5,7 +5,8 @@
 #
 # A generator, make-hostile-FORMAT.py DIRECTORY, writes NAME.FORMAT for each case and prints a line "NAME OUTCOME PATTERN",
 # separated by tabs: "open" is not opened, "use" opens but is not read, both with a message that matches PATTERN; "read"
-# reads as NAME.raw.  Files beside them whose names begin with "parent" may be opened too.
+# reads as NAME.raw.  NAME-extent1.FORMAT and so on belong to the case, too; files whose names begin with "parent"
+# may be opened beside it.
 
 need_tool python3 strace
 images=$tmp/images
@@ -33,7 +34,7 @@ traced()
 {
     run limited strace -f -qq -y -e trace=open,openat,openat2,creat,connect -e signal=none -o "$tmp/trace" "$@"
     REPLY=$(grep -v -e O_PATH "$tmp/trace" | sed -nE 's/.* = [0-9]+<(.*)>$/\1/p; /connect\(/p' | sort -u |
-        grep -Ev -e "^($image|$images/parent[^/]*|$tmp/state(/.*)?|$tmp/copies(/.*)?|/usr/.*|/lib.*|/etc/ld.so.*|/etc/locale.alias|/dev/urandom|/sys/.*|/proc/filesystems)\$" \
+        grep -Ev -e "^($image|${image%.*}-extent[0-9]*[.][a-z0-9]*|$images/parent[^/]*|$tmp/state(/.*)?|$tmp/copies(/.*)?|/usr/.*|/lib.*|/etc/ld.so.*|/etc/locale.alias|/dev/urandom|/sys/.*|/proc/filesystems)\$" \
             -e '^/proc(/[0-9]+(/fd|/comm|/stat|/mountinfo)?|/cpuinfo|/meminfo|/mounts|/sys/.*)?$')
 }
 

@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
-EXTRA_DIST += tests/images tests/lib-hostile.sh tests/lib.sh tests/make-data.py tests/make-hostile-qcow2.py \
-	tests/make-hostile-vdi.py tests/make-hostile-vhd.py tests/make-hostile-vhdx.py tests/make-qcow2.py \
-	tests/make-vhdx-chain.py tests/read-libvhdi.py tests/read-vdi.py tests/read-vhd.py tests/terminal.py tests/vhdx_image.py
+EXTRA_DIST += tests/images tests/lib-hostile.sh tests/lib.sh tests/make-data.py tests/make-hostile-qcow.py \
+	tests/make-hostile-qcow2.py tests/make-hostile-vdi.py tests/make-hostile-vhd.py tests/make-hostile-vhdx.py \
+	tests/make-hostile-vmdk.py tests/make-qcow2.py tests/make-vhdx-chain.py tests/read-libvhdi.py tests/read-vdi.py \
+	tests/read-vhd.py tests/terminal.py tests/vhdx_image.py
 dist_check_SCRIPTS += \
 	tests/a-killed-migration-never-leaves-the-guest-paused.sh \
 	tests/copy-prints-one-json-object.sh \
 	tests/every-file-has-a-licence.sh \
 	tests/every-option-is-documented.sh \
 	tests/external-data-files-need-a-root.sh \
+	tests/hostile-qcow-images-are-refused.sh \
 	tests/hostile-qcow2-images-are-refused.sh \
 	tests/hostile-vdi-images-are-refused.sh \
 	tests/hostile-vhd-images-are-refused.sh \
 	tests/hostile-vhdx-images-are-refused.sh \
+	tests/hostile-vmdk-images-are-refused.sh \
 	tests/images-without-a-driver-are-not-raw.sh \
 	tests/info-shows-a-chain-and-its-users.sh \
 	tests/jobs-are-listed-resumed-and-given-up.sh \
@@ -20,6 +23,7 @@ dist_check_SCRIPTS += \
 	tests/map-matches-qemu-img-map.sh \
 	tests/only-tools-print.sh \
 	tests/progress-is-calm.sh \
+	tests/qcow-images-read-the-same.sh \
 	tests/qcow2-images-of-qemu-read-the-same.sh \
 	tests/random-qcow2-writes-match-qemu-io.sh \
 	tests/room-is-measured-on-real-file-systems.sh \
@@ -29,7 +33,9 @@ dist_check_SCRIPTS += \
 	tests/vhd-disks-are-read-by-others.sh \
 	tests/vhdx-chains-match-a-model.sh \
 	tests/vhdx-disks-of-others-read-the-same.sh \
-	tests/virtualbox-disks-read-the-same.sh
+	tests/virtualbox-disks-read-the-same.sh \
+	tests/vmdk-disks-are-read-by-others.sh \
+	tests/vmdk-images-of-others-read-the-same.sh
 
 # Whole copies, end to end.
 dist_check_SCRIPTS += \
@@ -56,7 +62,8 @@ dist_check_SCRIPTS += \
 	tests/preallocation-survives-a-kill.sh \
 	tests/read-back-catches-corruption.sh \
 	tests/salvage-lists-bad-ranges.sh \
-	tests/targets-are-named-safely.sh
+	tests/targets-are-named-safely.sh \
+	tests/vmdk-copies-go-on.sh
 
 # Disks of running machines.
 dist_check_SCRIPTS += \

@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* blockmig create: a new, empty image, or a child of another one. */
 #include "blockmig/migrate/units.h"
+#include "blockmig/storage/image-files.h"
 #include "tools/command.h"
 #include "tools/look.h"
 #include "tools/output.h"
 
-#include <glib/gstdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 /* What lies below the new image: the first --parent, the others are its ancestors. */
 static struct chain *open_parent(const struct options *options, GError **error)
@@ -55,25 +54,6 @@ static bool parse_size(const struct options *options, const struct chain *parent
     return true;
 }
 
-/* A device is there already; a file must not be, and does not stay if it did not become an image. */
-static bool create(const char *path, const struct format *format, struct image_create_options *options,
-                   GError **error)
-{
-    struct stat st;
-    bool device = stat(path, &st) == 0 && S_ISBLK(st.st_mode);
-    g_autoptr(storage_t) storage =
-        storage_file_open(path, device ? FILE_WRITE : FILE_WRITE | FILE_CREATE, NULL, NULL, error);
-    uint64_t bytes;
-
-    if (!storage)
-        return false;
-    if (image_measure(format, options, 0, &bytes, error) && image_create(storage, format, options, error))
-        return device || storage_file_sync_directory(path, error);
-    if (!device)
-        g_unlink(path);
-    return false;
-}
-
 static void print_created(const struct options *options, const struct format *format, uint64_t size,
                           const char *parent)
 {
@@ -117,8 +97,10 @@ int cmd_create(const struct options *options, GError **error)
         create_options.backing_format = chain_layer(parent, 0)->format->name;
         create_options.parent = chain_layer(parent, 0);
     }
+    uint64_t bytes;
     if (parse_size(options, parent, &create_options.size, error) &&
-        create(options->arguments->pdata[0], format, &create_options, error))
+        image_measure(format, &create_options, 0, &bytes, error) &&
+        image_files_create(options->arguments->pdata[0], format, &create_options, error))
         print_created(options, format, create_options.size, name);
     return 0;
 }

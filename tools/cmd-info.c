@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* blockmig info: a read-only look that takes no locks, so that it works on a disk in use. */
 #include "blockmig/migrate/units.h"
+#include "blockmig/storage/image-files.h"
 #include "tools/command.h"
 #include "tools/look.h"
 #include "tools/output.h"
@@ -23,19 +24,24 @@ static void add_feature(void *opaque, const char *key, const char *value)
     json_object_set_new(opaque, key, output_json_string(value));
 }
 
-/* The file that holds the data of the image, if that is another one; opened only if that was allowed. */
-static json_t *data_file_to_json(const struct image *image)
+/* A file that holds data of the image; opened only if that was allowed. */
+static json_t *data_file_to_json(const struct data_file *file)
 {
-    struct storage *data = image->data_storage;
-    if (!image->wants_data)
-        return json_null();
-    json_t *object =
-        json_pack("{s:o, s:b}", "name", output_json_string(image->data_name), "opened", data != NULL);
+    struct storage *data = file->storage;
+    json_t *object = json_pack("{s:o, s:b}", "name", output_json_string(file->name), "opened", data != NULL);
     if (data)
         json_object_update_new(object, json_pack("{s:o, s:I, s:I}", "path", output_json_string(data->name),
                                                  "file_size", (json_int_t)data->size, "allocated",
                                                  (json_int_t)storage_file_allocated(data)));
     return object;
+}
+
+static json_t *data_files_to_json(const struct image *image)
+{
+    json_t *files = json_array();
+    for (guint i = 0; i < image->data_files->len; i++)
+        json_array_append_new(files, data_file_to_json(image_data_file(image, i)));
+    return files;
 }
 
 static json_t *layer_to_json(const struct view *view, unsigned layer)
@@ -47,9 +53,9 @@ static json_t *layer_to_json(const struct view *view, unsigned layer)
     return json_pack("{s:i, s:o, s:s, s:I, s:I, s:I, s:o, s:o, s:o, s:o, s:o, s:o}", "layer", (int)layer,
                      "path", output_json_string(layer_path(view, layer)), "format", image->format->name,
                      "virtual_size", (json_int_t)image->size, "file_size", (json_int_t)image->storage->size,
-                     "allocated", (json_int_t)storage_file_allocated(image->storage), "backing_name",
+                     "allocated", (json_int_t)image_files_allocated(image), "backing_name",
                      output_json_string(image->backing_name), "backing_format",
-                     output_json_string(image->backing_format), "data_file", data_file_to_json(image),
+                     output_json_string(image->backing_format), "data_files", data_files_to_json(image),
                      "features", features, "notices", output_json_strings(image->notices), "open_by",
                      output_json_strings(users));
 }
@@ -63,7 +69,7 @@ static json_t *view_to_json(const struct view *view)
     return json_pack("{s:i, s:s, s:o, s:s, s:b, s:I, s:I, s:o, s:o}", "schema", 1, "command", "info", "image",
                      output_json_string(layer_path(view, 0)), "format", top->format->name, "probed",
                      view->options->format == NULL, "virtual_size", (json_int_t)top->size, "allocated",
-                     (json_int_t)storage_file_allocated(top->storage), "chain", layers, "chain_error",
+                     (json_int_t)image_files_allocated(top), "chain", layers, "chain_error",
                      output_json_string(view->chain_error));
 }
 
@@ -94,13 +100,12 @@ static void print_layer(const struct view *view, unsigned layer)
     bool probed = layer == 0 && !view->options->format;
     output_pair("format", "%s%s", image->format->name, probed ? " (probed)" : "");
     print_size("virtual size", image->size);
-    print_size("allocated", storage_file_allocated(image->storage));
+    print_size("allocated", image_files_allocated(image));
     if (image->backing_name)
         output_pair("backing file", "%s", image->backing_name);
-    if (image->wants_data)
-        output_pair("data file", "%s%s", image->data_name, image->data_storage ? "" : " (not opened)");
-    if (image->data_storage)
-        print_size("data allocated", storage_file_allocated(image->data_storage));
+    for (guint i = 0; i < image->data_files->len; i++)
+        output_pair(i ? "" : "data files", "%s%s", image_data_file(image, i)->name,
+                    image_data_file(image, i)->storage ? "" : " (not opened)");
     if (layer == 0 || view->options->verbose)
         image_describe(image, print_feature, NULL);
     print_list("notice", image->notices);

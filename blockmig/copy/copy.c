@@ -36,7 +36,7 @@ static void slot_give_buffers(struct slot *slot)
     if (slot->load.buffer)
         slot->copy->loaded_slots--;
     copier_give_buffer(copier, g_steal_pointer(&slot->load.buffer));
-    copier_give_buffer(copier, g_steal_pointer(&slot->pack_buffer));
+    g_clear_pointer(&slot->pack_buffer, g_free);
     copier_give_buffer(copier, g_steal_pointer(&slot->back));
 }
 
@@ -165,12 +165,12 @@ static bool plan_slot(struct copy *copy, uint64_t end)
     struct slot *slot;
     GError *error = NULL;
 
-    if (copy->loaded_slots >= max_loaded(copy) || !copy->copier.free_count ||
-        (copy->packed_unit && copy->copier.free_count < 2))
+    if (copy->loaded_slots >= max_loaded(copy) || !copy->copier.free_count)
         return false;
     slot = slot_new(copy, copy->feed, end);
     slot->load.done = slot_loaded;
-    slot->pack_buffer = copy->packed_unit ? copier_take_buffer(&copy->copier) : NULL;
+    if (copy->packed_unit)
+        slot->pack_buffer = g_malloc(SLOT_SIZE / copy->packed_unit * image_pack_room(copy->target));
     copy->loaded_slots++;
     if (!load_plan(&slot->load, &copy->reader, copy->feed, (size_t)(end - copy->feed),
                    copier_take_buffer(&copy->copier), &error))
@@ -402,7 +402,7 @@ static bool check_options(const struct copy *copy, const struct chain *source, G
         return refuse(error, "a patch has no digests");
     if (options->compress && !(copy->target->format->flags & FORMAT_PACKS))
         return refuse(error, "the target format cannot be compressed");
-    if (options->compress && (copy->target->packed_unit < 512 || copy->target->packed_unit > SLOT_SIZE))
+    if (copy->packed_unit && (copy->target->packed_unit < 512 || copy->target->packed_unit > SLOT_SIZE))
         return refuse(error, "compressed units of this size cannot be written");
     return true;
 }
@@ -416,7 +416,7 @@ static void describe_target(struct copy *copy, struct image *target)
     copy->overlay = image_is_differencing(target);
     copy->zero_is_free = target->reads_zero && !copy->overlay;
     copy->granule = copy->identity ? 4096 : CLAMP(target->cluster_size, 4096, SLOT_SIZE);
-    copy->packed_unit = options->compress ? target->packed_unit : 0;
+    copy->packed_unit = options->compress || target->packed_max ? target->packed_unit : 0;
     copy->no_reflink = options->no_reflink || options->patch;
 }
 

@@ -365,9 +365,9 @@ static bool unpack_one(struct load *load, const struct extent *extent, const uin
     uint8_t *out = load_at(load, extent->offset);
 
     if (extent->skip == 0 && extent->length == image->packed_unit)
-        return image_unpack(image, packed, length, out, error);
+        return image_unpack(image, extent->offset, packed, length, out, error);
     g_autofree uint8_t *unit = g_malloc(image->packed_unit);
-    if (!image_unpack(image, packed, length, unit, error))
+    if (!image_unpack(image, extent->offset - extent->skip, packed, length, unit, error))
         return false;
     memcpy(out, unit + extent->skip, extent->length);
     return true;

@@ -37,7 +37,7 @@ struct copy {
     struct copier copier;
     struct reader reader;
     struct image *target;
-    bool identity;         /* of the target: guest offset == host offset */
+    bool identity;         /* of the target: what goes where never changes */
     bool overlay;          /* of the target: zeros must hide what is below */
     bool zero_is_free;     /* what is not placed reads as zeros */
     uint64_t granule;      /* of zero detection */
@@ -80,7 +80,7 @@ struct slot {
     uint64_t settled; /* of a gap: done up to here */
     unsigned pending;
     struct hash hash;
-    uint8_t *pack_buffer; /* compressed units at the same place as in the load's buffer */
+    uint8_t *pack_buffer; /* compressed units, each with image_pack_room() */
     uint32_t *packed;     /* their lengths; 0: does not get smaller */
     uint8_t *back;
     GArray *fills;                /* of struct placement */

@@ -155,6 +155,11 @@ static bool place(struct slot *slot, uint64_t offset, uint64_t length, const uin
     return true;
 }
 
+static uint8_t *packed_at(const struct slot *slot, uint64_t at)
+{
+    return slot->pack_buffer + at / slot->copy->packed_unit * image_pack_room(slot->copy->target);
+}
+
 /* Places the unit at `offset` compressed, if it got smaller. */
 static bool place_packed(struct slot *slot, uint64_t offset, bool *done, GError **error)
 {
@@ -167,7 +172,7 @@ static bool place_packed(struct slot *slot, uint64_t offset, bool *done, GError 
         return true;
     if (!image_place_packed(slot->copy->target, offset, length, &to, error))
         return false;
-    struct write_run run = {to.storage, slot->pack_buffer + at, offset, to.host_offset, length, true};
+    struct write_run run = {to.storage, packed_at(slot, at), offset, to.host_offset, length, true};
     map_sum_packed(&slot->sum, offset, to.host_offset);
     add_write(slot->writes, &run);
     return true;
@@ -268,35 +273,48 @@ static bool touches(const GArray *runs, uint64_t offset, uint64_t end, enum run_
     return false;
 }
 
+/* Reads back [offset, +length), which need not have been written: the target is in place. */
+static bool check_place(struct slot *slot, uint64_t offset, uint64_t length, GError **error)
+{
+    g_autoptr(GArray) placements = g_array_new(FALSE, FALSE, sizeof(struct placement));
+
+    if (!image_place(slot->copy->target, offset, length, placements, error))
+        return false;
+    for (guint i = 0; i < placements->len; i++) {
+        const struct extent *to = &g_array_index(placements, struct placement, i).to;
+        struct write_run run = {to->storage,     slot_at(slot, to->offset), to->offset,
+                                to->host_offset, (size_t)to->length,        false};
+        add_write(slot->checks, &run);
+    }
+    return true;
+}
+
 /* Whole chunks around what was written. */
-static void check_chunks(struct slot *slot, const GArray *runs)
+static bool check_chunks(struct slot *slot, const GArray *runs, GError **error)
 {
     for (uint64_t at = slot->offset, next; at < slot->end; at = next) {
         next = MIN(slot->end, (at / DIGEST_CHUNK_SIZE + 1) * DIGEST_CHUNK_SIZE);
-        struct write_run run = {.storage = slot->copy->target->storage,
-                                .data = slot_at(slot, at),
-                                .guest = at,
-                                .host = at,
-                                .length = (size_t)(next - at)};
-        if (touches(runs, at, next, RUN_DATA))
-            add_write(slot->checks, &run);
+        if (touches(runs, at, next, RUN_DATA) && !check_place(slot, at, next - at, error))
+            return false;
     }
+    return true;
 }
 
-/* Everything that was written.  Where guest and host offsets are the same, with the zeros around it: so what
- * the target shows there is proved and not only what was written.  Not beside holes that are kept: what is in
- * them is not known. */
-static void find_checks(struct slot *slot, const GArray *runs)
+/* Everything that was written.  Where everything has its place, with the zeros around it: so what the target
+ * shows there is proved and not only what was written.  Not beside holes that are kept: what is in them is
+ * not known. */
+static bool find_checks(struct slot *slot, const GArray *runs, GError **error)
 {
     bool chunks = slot->copy->identity && !touches(runs, slot->offset, slot->end, RUN_SKIP);
 
-    if (chunks)
-        check_chunks(slot, runs);
+    if (chunks && !check_chunks(slot, runs, error))
+        return false;
     for (guint i = 0; i < slot->writes->len; i++) {
         const struct write_run *run = &g_array_index(slot->writes, struct write_run, i);
         if (!chunks || !touches(runs, run->guest, run->guest + run->length, RUN_DATA))
             add_write(slot->checks, run);
     }
+    return true;
 }
 
 /* Files are grown before they are written, all at once and in order: a write that need not extend
@@ -342,10 +360,10 @@ void slot_stage(struct slot *slot)
     g_autoptr(GArray) runs = find_runs(slot);
     for (guint i = 0; i < runs->len && !error; i++)
         place_run(slot, &g_array_index(runs, struct run, i), &error);
-    if (copy->copier.options->read_back)
-        find_checks(slot, runs);
-    else
+    if (!copy->copier.options->read_back)
         g_array_set_size(slot->checks, 0);
+    else if (!error)
+        find_checks(slot, runs, &error);
     start_writes(slot, error);
 }
 
@@ -381,8 +399,8 @@ static bool pack(struct ring_op *op, GError **error)
 
     if (is_zero(slot->load.buffer + job->at, unit))
         return true;
-    if (!image_pack(slot->copy->target, slot->load.buffer + job->at, slot->pack_buffer + job->at, &length,
-                    error))
+    if (!image_pack(slot->copy->target, slot->offset + job->at, slot->load.buffer + job->at,
+                    packed_at(slot, job->at), &length, error))
         return false;
     slot->packed[job->at / unit] = (uint32_t)length;
     return true;

@@ -303,7 +303,7 @@ static bool fetch_below(struct task *task, GError **error)
         uint64_t size = from->storage->size;
         size_t length = MIN(from->packed_length, size > from->host_offset ? size - from->host_offset : 0);
         if (!storage_pread(from->storage, packed, length, from->host_offset, error) ||
-            !image_unpack(copy->target, packed, length, unit, error))
+            !image_unpack(copy->target, from->offset - from->skip, packed, length, unit, error))
             return false;
         task->below = g_memdup2(unit + from->skip, from->length);
     } else if (from->status == EXTENT_HOLE && copy->copier.options->target_backing) {
@@ -395,7 +395,7 @@ static bool check_packed(struct task *task, const uint8_t *back, GError **error)
     struct copy *copy = task->slot->copy;
     g_autofree uint8_t *unit = g_malloc(copy->packed_unit);
 
-    if (!image_unpack(copy->target, back, task->run.length, unit, error))
+    if (!image_unpack(copy->target, task->run.guest, back, task->run.length, unit, error))
         return false;
     if (!memcmp(unit, slot_at(task->slot, task->run.guest), copy->packed_unit))
         return true;

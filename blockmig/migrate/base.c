@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The base phase: every unit is created or taken up again, and filled by the copier. */
 #include "blockmig/migrate/cold.h"
-#include "blockmig/storage/file.h"
+#include "blockmig/storage/image-files.h"
 
 #include <errno.h>
 #include <string.h>
@@ -13,45 +13,6 @@ struct base_pass {
     struct copy_result result;  /* of this run, while it goes on */
     struct copy_counters total; /* of all runs */
 };
-
-/* The part's name may have been somebody else's: a link would lead the copy elsewhere, and between opening
- * and locking another job may have given the file its final name. */
-static bool is_our_part(const struct copy_unit *unit, const struct storage *storage, GError **error)
-{
-    struct stat named, opened;
-
-    if (fstat(storage->buffered_fd, &opened) < 0 || lstat(unit->part_path, &named) < 0)
-        return blockmig_set_errno(error, errno, "%s", unit->part_path);
-    if (S_ISREG(named.st_mode) && named.st_nlink == 1 && named.st_ino == opened.st_ino &&
-        named.st_dev == opened.st_dev)
-        return true;
-    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
-                "%s is not a file that this job made: it is a link, or was renamed meanwhile",
-                unit->part_path);
-    return false;
-}
-
-static struct storage *open_part(const struct copy_unit *unit, bool fresh, GError **error)
-{
-    g_autofree char *real = NULL;
-    bool create = fresh && !g_file_test(unit->part_path, G_FILE_TEST_EXISTS);
-    g_autoptr(storage_t) storage = storage_file_open(
-        unit->part_path, create ? FILE_WRITE | FILE_CREATE : FILE_WRITE, NULL, &real, error);
-
-    if (!storage || !is_our_part(unit, storage, error))
-        return NULL;
-    if (fresh && storage->size > 0 && !storage_resize(storage, 0, error))
-        return NULL;
-    return g_steal_pointer(&storage);
-}
-
-static struct storage *open_storage(const struct copy_unit *unit, bool fresh, GError **error)
-{
-    g_autofree char *real = NULL;
-
-    return unit->device ? storage_file_open(unit->target_path, FILE_WRITE, NULL, &real, error)
-                        : open_part(unit, fresh, error);
-}
 
 /* What the unit will be a child of: the layer that was copied before it, or the one that stays where it is.
  */
@@ -66,21 +27,13 @@ static struct image *parent_of(const struct cold_job *job, const struct copy_uni
 
 static bool create_target(struct cold_job *job, struct copy_unit *unit, GError **error)
 {
-    struct image_create_options options = {.size = unit->chain->size,
-                                           .backing_name = unit->backing_name,
-                                           .backing_format = unit->backing_format,
-                                           .parent = parent_of(job, unit),
-                                           .values = unit->options};
-    struct storage *storage = open_storage(unit, true, error);
+    struct image_create_options options = unit_create_options(unit);
 
-    if (!storage)
+    options.parent = parent_of(job, unit);
+    if (!unit_create_parts(unit, &options, error))
         return false;
-    if (!image_create(storage, unit->format, &options, error)) {
-        storage_close(storage);
-        return false;
-    }
     checkpoint_begin(&unit->done, job->request->digest, unit->chain->size);
-    unit->target = image_open(storage, unit->format, true, error);
+    unit->target = unit_open_parts(unit, error);
     if (unit->target && unit->target->size != unit->chain->size)
         job_notice(&job->base,
                    "%s: the disk has %" PRIu64 " bytes where the source has %" PRIu64 ": the rest is zeros",
@@ -93,11 +46,12 @@ static bool create_target(struct cold_job *job, struct copy_unit *unit, GError *
 static bool reopen_target(struct cold_job *job, struct copy_unit *unit, GError **error)
 {
     const char *preallocation = g_hash_table_lookup(unit->options, "preallocation");
-    struct storage *storage = open_storage(unit, false, error);
     g_autofree char *why = NULL;
+    GError *failure = NULL;
+    struct image *image = unit_open_parts(unit, &failure);
 
-    if (!storage || !checkpoint_open_target(storage, unit->format, unit->chain->size, parent_of(job, unit),
-                                            &unit->target, &why, error))
+    if (!checkpoint_use_target(image, failure, unit->chain->size, parent_of(job, unit), &unit->target, &why,
+                               error))
         return false;
     if (why) {
         job_notice(&job->base, "%s: copying it from the beginning", why);
@@ -114,8 +68,8 @@ static bool reopen_target(struct cold_job *job, struct copy_unit *unit, GError *
 static void prepare_storage(const struct cold_job *job, const struct image *target)
 {
     if (target->cluster_size < 4096)
-        storage_file_avoid_direct(target->storage);
-    if (!storage_file_lockable(target->storage))
+        image_files_avoid_direct(target);
+    if (!image_files_lockable(target))
         job_notice(&job->base,
                    "%s: its file system has no locks: nothing keeps other programs from writing to it",
                    target->name);

@@ -176,12 +176,12 @@ bool checkpoint_prove(struct checkpoint *done, const struct job *job, struct ima
     return true;
 }
 
-bool checkpoint_open_target(struct storage *storage, const struct format *format, uint64_t size,
-                            struct image *parent, struct image **target, char **why, GError **error)
+bool checkpoint_use_target(struct image *opened, GError *failure, uint64_t size, struct image *parent,
+                           struct image **target, char **why, GError **error)
 {
     struct image_check check = {0};
-    g_autoptr(GError) local = NULL;
-    g_autoptr(image_t) image = image_open(storage, format, true, &local);
+    g_autoptr(GError) local = failure;
+    g_autoptr(image_t) image = opened;
 
     *target = NULL;
     if (image && image->size < size)
@@ -276,10 +276,14 @@ char *checkpoint_source_identity(const struct chain *chain, bool *certain, GErro
         const struct image *image = chain_layer(chain, i);
         const char *path = g_ptr_array_index(chain->paths, i);
 
-        if (!add_identity(text, image->storage, path, certain, error) ||
-            (image->data_storage &&
-             !add_identity(text, image->data_storage, image->data_storage->name, certain, error)))
+        if (!add_identity(text, image->storage, path, certain, error))
             return NULL;
+        for (guint k = 0; k < image->data_files->len; k++) {
+            const struct storage *data = image_data_file(image, k)->storage;
+
+            if (!add_identity(text, data, data->name, certain, error))
+                return NULL;
+        }
     }
     return g_string_free(g_steal_pointer(&text), false);
 }

@@ -46,14 +46,14 @@ bool checkpoint_first_difference(struct chain *chain, const struct digest_table 
  * opened anew.  If it is not as promised, that is told and the frontier becomes 0. */
 bool checkpoint_prove(struct checkpoint *done, const struct job *job, struct image *written,
                       const struct copy_options *how, GError **error);
-/* Opens what an earlier run left on `storage` (taken) for writing.  What is no image of this size any more,
- * has damaged tables or is not a child of `parent` (NULL: has none) is of no use: *why says so then, and
- * *target is NULL.  A medium that does not answer is an error. */
-bool checkpoint_open_target(struct storage *storage, const struct format *format, uint64_t size,
-                            struct image *parent, struct image **target, char **why, GError **error);
-/* From the frontier on the target becomes as it was when it was created; but zeros in a child would hide its
- * parent where the source has holes: what an earlier run left there came from the same source and is written
- * once more.  `preallocation` of its options, or NULL. */
+/* What an earlier run left: `opened` for writing (taken), or the `failure` to do so (taken).  What is no
+ * image of this size any more, has damaged tables or is no child of `parent` (NULL: need not be one) is of no
+ * use: *why says so then, and *target is NULL.  A medium that does not answer is an error. */
+bool checkpoint_use_target(struct image *opened, GError *failure, uint64_t size, struct image *parent,
+                           struct image **target, char **why, GError **error);
+/* From the frontier on the target becomes as it was when it was created.  `preallocation` of its options, or
+ * NULL.  Not so a child: zeros in it would hide its parent where the source has holes; what an earlier run
+ * left there came from the same source, which has not changed, and is written once more. */
 bool checkpoint_empty_rest(const struct checkpoint *done, struct image *target, uint64_t size,
                            const char *preallocation, bool device, GError **error);
 

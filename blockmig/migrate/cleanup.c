@@ -4,6 +4,7 @@
 #include "blockmig/migrate/cold.h"
 #include "blockmig/migrate/metadata.h"
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/image-files.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -11,75 +12,93 @@
 #include <stdio.h>
 #include <sys/stat.h>
 
-static bool carry_metadata(struct cold_job *job, struct copy_unit *unit, GError **error)
+/* All files of the image get what the image that was copied has. */
+static bool carry_metadata(struct cold_job *job, const struct copy_unit *unit, const struct unit_file *file,
+                           GError **error)
 {
-    g_autoptr(image_t) image = cold_reopen(unit, error);
+    g_autofree char *real = NULL;
+    g_autoptr(storage_t) storage = storage_file_open(file->part_path, FILE_NO_LOCK, NULL, &real, error);
     g_autoptr(GPtrArray) left = NULL;
 
-    if (!image)
+    if (!storage)
         return false;
-    left = metadata_carry(chain_layer(unit->chain, 0)->storage->buffered_fd, image->storage->buffered_fd);
+    left = metadata_carry(chain_layer(unit->chain, 0)->storage->buffered_fd, storage->buffered_fd);
     for (guint i = 0; i < left->len; i++)
-        job_notice(&job->base, "%s: not carried over: %s", unit->target_path,
+        job_notice(&job->base, "%s: not carried over: %s", file->target_path,
                    (const char *)g_ptr_array_index(left, i));
     return true;
 }
 
 /* Is the file that has the name the one whose lock this job holds? */
-static bool replaces(const struct copy_unit *unit)
+static bool replaces(const struct unit_file *file)
 {
     struct stat named, held;
 
-    return unit->replaced && fstat(unit->replaced->buffered_fd, &held) == 0 &&
-           lstat(unit->target_path, &named) == 0 && named.st_ino == held.st_ino &&
+    return file->replaced && fstat(file->replaced->buffered_fd, &held) == 0 &&
+           lstat(file->target_path, &named) == 0 && named.st_ino == held.st_ino &&
            named.st_dev == held.st_dev;
 }
 
 /* A name that somebody took while the disk was copied is theirs. */
-static bool rename_part(const struct copy_unit *unit, GError **error)
+static bool rename_part(const struct unit_file *file, GError **error)
 {
-    bool may_replace = replaces(unit);
+    bool may_replace = replaces(file);
     int rc =
-        renameat2(AT_FDCWD, unit->part_path, AT_FDCWD, unit->target_path, may_replace ? 0 : RENAME_NOREPLACE);
+        renameat2(AT_FDCWD, file->part_path, AT_FDCWD, file->target_path, may_replace ? 0 : RENAME_NOREPLACE);
     bool taken = rc < 0 && errno == EEXIST;
 
     /* Not every file system can promise not to replace: then a look has to do. */
     if (rc < 0 && errno == EINVAL && !may_replace) {
-        taken = g_file_test(unit->target_path, G_FILE_TEST_EXISTS);
-        rc = taken ? -1 : rename(unit->part_path, unit->target_path);
+        taken = g_file_test(file->target_path, G_FILE_TEST_EXISTS);
+        rc = taken ? -1 : rename(file->part_path, file->target_path);
     }
     if (rc == 0)
         return true;
     if (!taken)
-        return blockmig_set_errno(error, errno, "%s: cannot take the name %s", unit->part_path,
-                                  unit->target_path);
+        return blockmig_set_errno(error, errno, "%s: cannot take the name %s", file->part_path,
+                                  file->target_path);
     g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED,
                 "%s has come into being while its copy was made: the copy is proved and waits as %s",
-                unit->target_path, unit->part_path);
+                file->target_path, file->part_path);
     return false;
 }
 
-static bool take_name(struct cold_job *job, struct copy_unit *unit, GError **error)
+/* The image itself comes last: its name always leads to all of it. */
+static bool take_names(struct cold_job *job, const struct copy_unit *unit, GError **error)
 {
-    if (unit->device || !g_file_test(unit->part_path, G_FILE_TEST_EXISTS))
-        return true;
-    return carry_metadata(job, unit, error) && rename_part(unit, error) &&
-           storage_file_sync_directory(unit->target_path, error);
+    for (guint i = unit->files->len; !unit->device && i-- > 0;) {
+        const struct unit_file *file = g_ptr_array_index(unit->files, i);
+
+        if (g_file_test(file->part_path, G_FILE_TEST_EXISTS) &&
+            (!carry_metadata(job, unit, file, error) || !rename_part(file, error) ||
+             !storage_file_sync_directory(file->target_path, error)))
+            return false;
+    }
+    return true;
+}
+
+/* Where an image consists of several files it goes with them, and first: no image is left without its data. A
+ * file that the image only refers to may serve others, too. */
+static bool delete_data(struct cold_job *job, const struct image *image, GError **error)
+{
+    for (guint i = 0; i < image->data_files->len && !image->data_beside; i++)
+        job_notice(&job->base, "%s is kept: it held the data of %s", image_data_file(image, i)->storage->name,
+                   image->name);
+    return image_files_remove_data(image, error);
 }
 
 /* Backing files stay: other overlays may stand on them. */
 static bool delete_source(struct cold_job *job, GError **error)
 {
     const char *path = g_ptr_array_index(job->source->paths, 0);
-    const struct storage *data = chain_layer(job->source, 0)->data_storage;
 
     if (!journal_event(job->base.journal, job->base.record, "intent", "delete the source", error))
         return false;
     if (g_unlink(path) < 0)
         return blockmig_set_errno(error, errno, "%s: cannot delete the source", path);
     job->base.report->source = "deleted";
-    if (data)
-        job_notice(&job->base, "%s is kept: it held the data of %s", data->name, path);
+    if (!delete_data(job, chain_layer(job->source, 0), error))
+        return false;
     for (guint i = 1; i < job->source->paths->len; i++)
         job_notice(&job->base, "%s is kept: other images may stand on it",
                    (const char *)g_ptr_array_index(job->source->paths, i));
@@ -102,11 +121,11 @@ bool cold_cleanup(struct job *base, GError **error)
         struct copy_unit *unit = g_ptr_array_index(job->units, i);
         struct image *image;
 
-        if (!take_name(job, unit, error))
+        if (!take_names(job, unit, error))
             return false;
         if (!(image = cold_reopen(unit, error)))
             return false;
-        unit->report->target_allocated = storage_file_allocated(image->storage);
+        unit->report->target_allocated = image_files_allocated(image);
         image_close(image);
     }
     return journal_checkpoint_clear(job->base.journal, job->base.record, error) &&

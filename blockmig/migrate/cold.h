@@ -13,6 +13,14 @@
 
 #include <inttypes.h>
 
+/* A file of a unit. */
+struct unit_file {
+    char *target_path;        /* final name, or the device */
+    char *part_path;          /* where it grows */
+    struct storage *replaced; /* the file that has the name now, locked; or NULL */
+    uint64_t longest;         /* of a file that holds data: bytes that it has at most */
+};
+
 struct copy_unit {
     unsigned index;      /* in the journal; units are copied in this order, the base first */
     char *what;          /* "disk.qcow2" or "layer 1 of 3: base.qcow2" */
@@ -21,8 +29,10 @@ struct copy_unit {
     struct chain *below; /* what lies under the layer in the source, for filling up clusters; NULL: nothing */
     char *source_path;   /* of the topmost image in it */
     char *source_identity; /* see checkpoint_source_identity() */
-    char *target_path;     /* final name, or the device */
-    char *part_path;       /* where it grows */
+    GPtrArray *files;      /* of struct unit_file *: the image itself, then those that hold its data */
+    char *target_path;     /* of the image itself: borrowed from there */
+    char *part_path;
+    char *name; /* final, without directory */
     bool device;
     const struct format *format;
     GHashTable *options;                 /* create options */
@@ -32,7 +42,6 @@ struct copy_unit {
 
     /* while it is being written */
     struct image *target;
-    struct storage *replaced; /* the file that has the name now, locked; or NULL */
     struct checkpoint done;
 
     struct disk_report *report; /* borrowed from the job's report */
@@ -71,14 +80,25 @@ bool cold_prove_window(struct cold_job *job, struct copy_unit *unit, GError **er
  * zeros that stand for it. */
 bool cold_first_difference(const struct cold_job *job, struct copy_unit *unit, struct chain *chain,
                            uint64_t to, uint64_t *differs, GError **error);
+
+/* unit-files.c */
+/* Takes ownership of `target_path`. */
+void unit_set_target(struct copy_unit *unit, char *target_path, bool device);
+/* Once format, options and backing are known: which other files the image will have. */
+bool unit_plan_files(struct copy_unit *unit, GError **error);
+struct image_create_options unit_create_options(const struct copy_unit *unit);
+bool unit_create_parts(const struct copy_unit *unit, const struct image_create_options *options,
+                       GError **error);
+/* All files of the unit for writing. */
+struct image *unit_open_parts(const struct copy_unit *unit, GError **error);
+/* Opens what the unit has written so far once more, read-only, past everything that is in memory. */
+struct image *cold_reopen(const struct copy_unit *unit, GError **error);
 /* Removes the unfinished target files of a job from an earlier run. */
 void cold_remove_parts(struct journal *journal, const struct journal_job *record);
 
 /* base.c: what the journal knows of a unit; its receipt once there is one. */
 bool cold_save_disk(struct cold_job *job, const struct copy_unit *unit, GError **error);
 void copy_unit_free(struct copy_unit *unit);
-/* Opens what the unit has written so far once more, read-only, past everything that is in memory. */
-struct image *cold_reopen(const struct copy_unit *unit, GError **error);
 /* Options for the copier that every pass of this job shares. */
 void cold_copy_options(const struct cold_job *job, struct copy_options *options);
 

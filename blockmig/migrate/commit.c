@@ -2,6 +2,7 @@
 #include "blockmig/migrate/commit.h"
 
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/image-files.h"
 
 #include <errno.h>
 #include <glib/gstdio.h>
@@ -53,7 +54,7 @@ static bool find_parent(struct merge *merge, GError **error)
     if (chain_depth(chain) < 2)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: there is nothing below it to merge it into",
                              top->name);
-    merge->below = merge->parents->len > 0 && (!top->backing_name || top->format->check_parent) ? 1 : 0;
+    merge->below = merge->parents->len > 0 && (!top->backing_name || chain_takes_parent(top)) ? 1 : 0;
     merge->format = chain_layer(chain, 1)->format;
     for (unsigned i = 0; i < 2; i++)
         merge->identities[i] = g_strdup(chain_layer(chain, i)->storage->identity);
@@ -84,7 +85,7 @@ static bool open_both(struct merge *merge, GError **error)
 
     if (!format || !(merge->target = open_parent(merge, true, 0, error)) ||
         !(merge->overlay = open_chain(merge, merge->report->overlay, format,
-                                      (struct chain_policy){.top_only = true}, 0, error)))
+                                      (struct chain_policy){.top_only = true, .data = true}, 0, error)))
         return false;
     overlay = chain_layer(merge->overlay, 0);
     parent = chain_layer(merge->target, 0);
@@ -140,7 +141,7 @@ static bool prepare(struct merge *merge, GError **error)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s has %" PRIu64 " damaged entries",
                              parent->name, check.corruptions);
     if (parent->cluster_size < 4096)
-        storage_file_avoid_direct(parent->storage);
+        image_files_avoid_direct(parent);
     parent->reads_zero = false; /* there is data already: zeros have to be written */
     return true;
 }
@@ -218,6 +219,8 @@ static bool delete_overlay(struct merge *merge, GError **error)
         return true;
     if (g_unlink(merge->report->overlay) < 0)
         return blockmig_set_errno(error, errno, "%s: removing it", merge->report->overlay);
+    if (!image_files_remove_data(chain_layer(merge->overlay, 0), error))
+        return false;
     merge->report->deleted = true;
     return storage_file_sync_directory(merge->report->overlay, error);
 }

@@ -132,9 +132,13 @@ static bool reopen_target(struct live_job *job, struct live_disk *disk, GError *
     const char *preallocation = g_hash_table_lookup(disk->options, "preallocation");
     struct storage *storage = storage_file_open(disk->target_path, FILE_WRITE, NULL, NULL, error);
     g_autofree char *why = NULL;
+    GError *failure = NULL;
+    struct image *image;
 
-    if (!storage ||
-        !checkpoint_open_target(storage, disk->format, disk->size, NULL, &disk->target, &why, error))
+    if (!storage)
+        return false;
+    image = image_open(storage, disk->format, true, &failure);
+    if (!checkpoint_use_target(image, failure, disk->size, NULL, &disk->target, &why, error))
         return false;
     if (why) {
         job_notice(&job->base, "%s: copying it from the beginning", why);

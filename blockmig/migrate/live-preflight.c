@@ -258,11 +258,11 @@ static bool look_at_disk(struct live_job *job, struct live_disk *disk, GError **
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                              "%s has %" PRIu64 " bytes, the machine sees %" PRIu64, disk->name, source->size,
                              disk->size);
-    if (chain_layer(source, 0)->data_storage)
+    if (chain_layer(source, 0)->data_files->len)
         return blockmig_fail(
             error, BLOCKMIG_ERROR_REFUSED,
-            "%s keeps its data in %s: it has two files that would have to change names at once", disk->name,
-            chain_layer(source, 0)->data_storage->name);
+            "%s keeps its data in %s: it has several files that would have to change names at once",
+            disk->name, image_data_file(chain_layer(source, 0), 0)->name);
     if (!choose_target(job, disk, source, error) || !live_choose_below(job, disk, source, error) ||
         !target_format(job->request->target_format, job->request->target_options, chain_layer(source, 0),
                        disk->backing_name != NULL, true, &disk->format, &disk->options, error) ||

@@ -42,6 +42,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/request-json.c blockmig/migrate/request-json.h \
 	blockmig/migrate/request.c \
 	blockmig/migrate/resume.c \
+	blockmig/migrate/unit-files.c \
 	blockmig/migrate/space.c blockmig/migrate/space.h \
 	blockmig/migrate/target.c blockmig/migrate/target.h \
 	blockmig/migrate/units.c blockmig/migrate/units.h \

@@ -9,6 +9,7 @@
 #include "blockmig/migrate/space.h"
 #include "blockmig/migrate/units.h"
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/image-files.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -85,10 +86,7 @@ static bool allocates_all(const struct copy_unit *unit)
 
 static bool measure(struct copy_unit *unit, GError **error)
 {
-    struct image_create_options options = {.size = unit->chain->size,
-                                           .backing_name = unit->backing_name,
-                                           .backing_format = unit->backing_format,
-                                           .values = unit->options};
+    struct image_create_options options = unit_create_options(unit);
     uint64_t data;
 
     if (!count_data(unit, error))
@@ -121,9 +119,7 @@ static void describe_unit(struct cold_job *job, struct copy_unit *unit)
     for (unsigned i = 0; i < chain_depth(unit->chain); i++) {
         const struct image *layer = chain_layer(unit->chain, i);
 
-        disk->source_allocated += storage_file_allocated(layer->storage);
-        if (layer->data_storage)
-            disk->source_allocated += storage_file_allocated(layer->data_storage);
+        disk->source_allocated += image_files_allocated(layer);
     }
     unit->report = disk;
     g_ptr_array_add(job->base.report->disks, disk);
@@ -131,12 +127,12 @@ static void describe_unit(struct cold_job *job, struct copy_unit *unit)
 
 /* --force replaces a file, but not the disk of a machine, which would go on writing to a file without a name.
  * The lock is kept to the end, so that none is started on it meanwhile. */
-static bool hold_replaced(struct copy_unit *unit, GError **error)
+static bool hold_replaced(struct unit_file *file, GError **error)
 {
     g_autofree char *real = NULL;
 
-    unit->replaced = storage_file_open(unit->target_path, FILE_WRITE, NULL, &real, error);
-    return unit->replaced != NULL;
+    file->replaced = storage_file_open(file->target_path, FILE_WRITE, NULL, &real, error);
+    return file->replaced != NULL;
 }
 
 /* Not mounted, not read-only, not the disk of a machine: found out before, and not while it is written. */
@@ -148,41 +144,64 @@ static bool device_is_free(const struct copy_unit *unit, GError **error)
     return storage != NULL;
 }
 
-static bool target_is_free(const struct cold_job *job, struct copy_unit *unit, GError **error)
+static bool name_is_free(const struct cold_job *job, struct unit_file *file, GError **error)
 {
     struct stat st;
 
-    if (unit->device)
-        return device_is_free(unit, error);
-    if (stat(unit->target_path, &st) < 0)
+    if (stat(file->target_path, &st) < 0)
         return true;
-    if (job->base.already_there && !g_file_test(unit->part_path, G_FILE_TEST_EXISTS))
+    if (job->base.already_there && !g_file_test(file->part_path, G_FILE_TEST_EXISTS))
         return true; /* it is ours, and has its name */
     if (job->request->force || st.st_size == 0)
-        return hold_replaced(unit, error);
-    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "%s exists already: --force replaces it",
-                unit->target_path);
-    return false;
+        return hold_replaced(file, error);
+    return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already: --force replaces it",
+                         file->target_path);
+}
+
+static bool target_is_free(const struct cold_job *job, struct copy_unit *unit, GError **error)
+{
+    if (unit->device)
+        return device_is_free(unit, error);
+    for (guint i = 0; i < unit->files->len; i++)
+        if (!name_is_free(job, g_ptr_array_index(unit->files, i), error))
+            return false;
+    return true;
 }
 
 /* What an earlier run wrote is already paid for. */
 static uint64_t already_allocated(const struct copy_unit *unit)
 {
-    struct stat st;
+    uint64_t bytes = 0;
 
-    if (unit->device || stat(unit->part_path, &st) < 0)
-        return 0;
-    return (uint64_t)st.st_blocks * 512;
+    for (guint i = 0; !unit->device && i < unit->files->len; i++) {
+        const struct unit_file *file = g_ptr_array_index(unit->files, i);
+        struct stat st;
+
+        if (stat(file->part_path, &st) == 0)
+            bytes += (uint64_t)st.st_blocks * 512;
+    }
+    return bytes;
 }
 
-/* The longest file that will come into being; a raw image is as long as the disk, however thin. */
+/* A raw image is as long as the disk, however thin. */
+static uint64_t longest_file(const struct copy_unit *unit)
+{
+    uint64_t longest = unit->format->flags & FORMAT_IDENTITY ? unit->chain->size : unit->needed;
+
+    if (unit->files->len > 1)
+        longest = 0;
+    for (guint i = 1; i < unit->files->len; i++)
+        longest = MAX(longest, ((const struct unit_file *)g_ptr_array_index(unit->files, i))->longest);
+    return longest;
+}
+
+/* The longest file that will come into being. */
 static bool file_sizes_are_possible(const struct cold_job *job, const char *directory, GError **error)
 {
     for (guint i = 0; i < job->units->len; i++) {
         const struct copy_unit *unit = g_ptr_array_index(job->units, i);
-        bool identity = unit->format->flags & FORMAT_IDENTITY;
 
-        if (!space_check_file_size(directory, identity ? unit->chain->size : unit->needed, error))
+        if (!space_check_file_size(directory, longest_file(unit), error))
             return false;
     }
     return true;
@@ -194,6 +213,7 @@ static bool check_space(struct cold_job *job, GError **error)
     g_autofree char *directory = g_path_get_dirname(top->target_path);
     struct space_report space = {0};
     uint64_t needed = 0, have = 0;
+    unsigned files = 0;
     bool ok;
 
     for (guint i = 0; i < job->units->len; i++) {
@@ -201,6 +221,7 @@ static bool check_space(struct cold_job *job, GError **error)
 
         needed += unit->needed;
         have += MIN(already_allocated(unit), unit->needed);
+        files += unit->files->len;
     }
     job->base.report->space_needed = needed;
     if (top->device && top->format->flags & FORMAT_IDENTITY)
@@ -208,7 +229,7 @@ static bool check_space(struct cold_job *job, GError **error)
     else if (top->device)
         ok = space_check(top->target_path, needed, 0, &space, error);
     else
-        ok = space_check(directory, needed - have, job->units->len, &space, error) &&
+        ok = space_check(directory, needed - have, files, &space, error) &&
              file_sizes_are_possible(job, directory, error);
     job->base.report->space_available = space.available;
     return ok;

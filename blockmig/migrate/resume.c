@@ -12,15 +12,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-struct image *cold_reopen(const struct copy_unit *unit, GError **error)
-{
-    g_autofree char *real = NULL;
-    const char *path = g_file_test(unit->part_path, G_FILE_TEST_EXISTS) ? unit->part_path : unit->target_path;
-    struct storage *storage = storage_file_open(path, FILE_NO_LOCK, NULL, &real, error);
-
-    return storage ? image_open(storage, unit->format, false, error) : NULL;
-}
-
 bool cold_first_difference(const struct cold_job *job, struct copy_unit *unit, struct chain *chain,
                            uint64_t to, uint64_t *differs, GError **error)
 {
@@ -54,19 +45,6 @@ static bool same_source(const struct copy_unit *unit, const struct journal_disk 
 {
     return disk && strcmp(disk->source_identity, unit->source_identity) == 0 &&
            strcmp(disk->target_format, unit->format->name) == 0 && disk->size == unit->chain->size;
-}
-
-void cold_remove_parts(struct journal *journal, const struct journal_job *record)
-{
-    g_autoptr(GPtrArray) disks = journal_disk_list(journal, record, NULL);
-
-    for (guint i = 0; disks && i < disks->len; i++) {
-        const struct journal_disk *disk = g_ptr_array_index(disks, i);
-
-        /* A device is its own part. */
-        if (disk->target_identity && strcmp(disk->target_identity, disk->target) != 0)
-            g_unlink(disk->target_identity);
-    }
 }
 
 /* Its files have their names.  One that salvaged has "failed" all the same. */

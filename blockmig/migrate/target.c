@@ -9,9 +9,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define PART_SUFFIX  ".blockmig-part"
-#define LONGEST_NAME 255 /* NAME_MAX of every file system that is worth a disk */
-
 /* A link to a file stands for that file, where the space was meant to be used.  A link to a device is kept:
  * its name outlasts a reboot, the number of the device need not. */
 static char *resolve_file(const char *path, GError **error)
@@ -22,20 +19,6 @@ static char *resolve_file(const char *path, GError **error)
         return g_strdup(real);
     blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: %s", path, g_strerror(errno));
     return NULL;
-}
-
-/* A name as long as names may be is cut, and told from others with the same beginning by its digest. */
-static char *part_path(const char *target)
-{
-    g_autofree char *directory = g_path_get_dirname(target);
-    g_autofree char *base = g_path_get_basename(target);
-    g_autofree char *sum = g_compute_checksum_for_string(G_CHECKSUM_SHA256, base, -1);
-    g_autofree char *name = NULL;
-
-    if (strlen(base) + strlen(PART_SUFFIX) <= LONGEST_NAME)
-        return g_strconcat(target, PART_SUFFIX, NULL);
-    name = g_strdup_printf("%.128s-%.32s" PART_SUFFIX, base, sum);
-    return g_build_filename(directory, name, NULL);
 }
 
 char *target_path(const char *target, const char *source, bool *device, GError **error)
@@ -150,9 +133,10 @@ static bool set_format(struct copy_unit *unit, const struct copy_request *reques
                              "%s: a child of format %s is as large as its parent, but this one has %" PRIu64
                              " bytes and its parent %" PRIu64 ": use --chain=flatten or another -O",
                              unit->source_path, unit->format->name, unit->chain->size, unit->below->size);
-    return !request->compressed || (unit->format->flags & FORMAT_PACKS) ||
-           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                         "format %s cannot hold compressed clusters (--compressed)", unit->format->name);
+    if (request->compressed && !(unit->format->flags & FORMAT_PACKS))
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "format %s cannot hold compressed clusters (--compressed)", unit->format->name);
+    return unit_plan_files(unit, error);
 }
 
 static struct copy_unit *unit_new(const struct copy_request *request, struct chain *source, unsigned layer,
@@ -165,9 +149,7 @@ static struct copy_unit *unit_new(const struct copy_request *request, struct cha
         unit->below = chain_view(source, layer + count, chain_depth(source) - layer - count, false);
     unit->layer = request->chain != CHAIN_FLATTEN && chain_depth(source) > 1;
     unit->source_path = g_strdup(g_ptr_array_index(source->paths, layer));
-    unit->target_path = target_path;
-    unit->device = device;
-    unit->part_path = device ? g_strdup(target_path) : part_path(target_path);
+    unit_set_target(unit, target_path, device);
     return unit;
 }
 
@@ -225,9 +207,13 @@ static bool names_are_distinct(GPtrArray *units, GError **error)
     for (guint i = 0; i < units->len; i++) {
         const struct copy_unit *unit = g_ptr_array_index(units, i);
 
-        if (!g_hash_table_add(seen, unit->target_path))
-            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                                 "two layers of the chain would both become %s", unit->target_path);
+        for (guint k = 0; k < unit->files->len; k++) {
+            const struct unit_file *file = g_ptr_array_index(unit->files, k);
+
+            if (!g_hash_table_add(seen, file->target_path))
+                return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                                     "two files of the chain would both become %s", file->target_path);
+        }
     }
     return true;
 }
@@ -239,24 +225,43 @@ static bool same_object(const struct stat *a, const struct stat *b)
     return a->st_ino == b->st_ino && a->st_dev == b->st_dev;
 }
 
-/* Writing an image of the chain would destroy what is being read. */
-bool target_is_not_a_source(const char *path, const struct chain *source, GError **error)
+static bool is_another(const char *path, const char *source, GError **error)
 {
     struct stat target, layer;
 
-    if (stat(path, &target) < 0)
+    if (stat(path, &target) < 0 || stat(source, &layer) < 0)
         return true;
-    for (guint i = 0; i < source->paths->len; i++) {
-        const char *layer_path = g_ptr_array_index(source->paths, i);
+    if (same_object(&target, &layer))
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s and %s are the same %s", path, source,
+                             S_ISBLK(layer.st_mode) ? "device" : "file");
+    return !device_overlaps(&target, &layer) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s and %s share storage: one is a part of the other",
+                         path, source);
+}
 
-        if (stat(layer_path, &layer) < 0)
-            continue;
-        if (same_object(&target, &layer))
-            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s and %s are the same %s", path, layer_path,
-                                 S_ISBLK(layer.st_mode) ? "device" : "file");
-        if (device_overlaps(&target, &layer))
-            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                                 "%s and %s share storage: one is a part of the other", path, layer_path);
+/* Writing an image of the chain would destroy what is being read. */
+bool target_is_not_a_source(const char *path, const struct chain *source, GError **error)
+{
+    for (guint i = 0; i < source->paths->len; i++) {
+        const struct image *image = chain_layer(source, i);
+
+        if (!is_another(path, g_ptr_array_index(source->paths, i), error))
+            return false;
+        for (guint k = 0; k < image->data_files->len; k++)
+            if (!is_another(path, image_data_file(image, k)->storage->name, error))
+                return false;
+    }
+    return true;
+}
+
+static bool are_not_sources(const struct copy_unit *unit, const struct chain *source, GError **error)
+{
+    for (guint i = 0; i < unit->files->len; i++) {
+        const struct unit_file *file = g_ptr_array_index(unit->files, i);
+
+        if (!target_is_not_a_source(file->target_path, source, error) ||
+            !target_is_not_a_source(file->part_path, source, error))
+            return false;
     }
     return true;
 }
@@ -300,8 +305,7 @@ bool cold_choose_targets(struct cold_job *job, GError **error)
         unit->index = i;
         unit->what = keep ? g_strdup_printf("layer %u of %u: %s", i + 1, job->units->len, name)
                           : g_steal_pointer(&name);
-        if (!target_is_not_a_source(unit->target_path, job->source, error) ||
-            !target_is_not_a_source(unit->part_path, job->source, error))
+        if (!are_not_sources(unit, job->source, error))
             return false;
         mind_the_name(job, unit);
     }
@@ -313,14 +317,13 @@ void copy_unit_free(struct copy_unit *unit)
     chain_close(unit->chain);
     chain_close(unit->below);
     image_close(unit->target);
-    storage_close(unit->replaced);
     checkpoint_clear(&unit->done);
     g_clear_pointer(&unit->options, g_hash_table_unref);
     g_free(unit->what);
     g_free(unit->source_path);
     g_free(unit->source_identity);
-    g_free(unit->target_path);
-    g_free(unit->part_path);
+    g_ptr_array_unref(unit->files);
+    g_free(unit->name);
     g_free(unit->backing_name);
     g_free(unit->backing_format);
     g_free(unit);

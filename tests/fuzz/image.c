@@ -18,9 +18,9 @@ static void unpack(struct image *image, const struct extent *extent)
 {
     g_autofree uint8_t *packed = g_malloc(extent->packed_length), *unit = g_malloc(image->packed_unit);
 
-    g_assert_cmpuint(extent->packed_length, <=, 2 * image->packed_unit);
+    g_assert_cmpuint(extent->packed_length, <=, 2 * image->packed_unit + 8192);
     if (storage_pread(extent->storage, packed, extent->packed_length, extent->host_offset, NULL))
-        image_unpack(image, packed, extent->packed_length, unit, NULL);
+        image_unpack(image, extent->offset - extent->skip, packed, extent->packed_length, unit, NULL);
 }
 
 static void map_all(struct image *image)
@@ -52,7 +52,7 @@ static void place(struct image *image, uint64_t offset, uint64_t length)
     for (guint i = 0; i < placements->len; i++) {
         struct extent *to = &g_array_index(placements, struct placement, i).to;
 
-        g_assert_true(image->identity || to->host_offset > 0);
+        g_assert_true(image->identity || to->storage != image->storage || to->host_offset > 0);
         storage_pwrite(to->storage, (const uint8_t[1]){0x55}, 1, to->host_offset, NULL);
     }
 }
@@ -73,7 +73,35 @@ static void change(struct image *image)
     map_all(image);
 }
 
+/* Of a size that sometimes is enough. */
+static bool attach(struct image *image, const uint8_t *data, size_t size)
+{
+    for (guint i = 0; i < image->data_files->len; i++) {
+        if (!image_attach_data(image, i, storage_memory_new("data", data, size, MAX_IMAGE), NULL))
+            return false;
+    }
+    return true;
+}
+
+static struct image *open_image(const struct format *format, const uint8_t *data, size_t size,
+                                const uint8_t *extent, size_t extent_size, bool writable)
+{
+    struct image *image =
+        image_open(storage_memory_new("input", data, size, MAX_IMAGE), format, writable, NULL);
+
+    if (!image || attach(image, extent, extent_size))
+        return image;
+    image_close(image);
+    return NULL;
+}
+
 int fuzz_image(const struct format *format, const uint8_t *data, size_t size)
+{
+    return fuzz_image_with_data(format, data, size, data, size);
+}
+
+int fuzz_image_with_data(const struct format *format, const uint8_t *data, size_t size, const uint8_t *extent,
+                         size_t extent_size)
 {
     struct image_check result;
     struct image *image;
@@ -81,9 +109,7 @@ int fuzz_image(const struct format *format, const uint8_t *data, size_t size)
 
     if (size == 0 || size > MAX_BYTES)
         return 0;
-    image = image_open(storage_memory_new("input", data, size, 0), format, false, NULL);
-    if (image && image->wants_data) /* any bytes will do, of a size that sometimes is enough */
-        image_attach_data(image, storage_memory_new("data", data, size, 0), NULL);
+    image = open_image(format, data, size, extent, extent_size, false);
     if (image) {
         image_describe(image, ignore, &told);
         map_all(image);
@@ -91,7 +117,7 @@ int fuzz_image(const struct format *format, const uint8_t *data, size_t size)
         g_assert_cmpuint(storage_memory_writes(image->storage)->len, ==, 0);
     }
     image_close(image);
-    image = image_open(storage_memory_new("copy", data, size, MAX_IMAGE), format, true, NULL);
+    image = open_image(format, data, size, extent, extent_size, true);
     if (image && data[size - 1] & 1)
         image_check(image, true, &result, NULL);
     if (image)

@@ -9,6 +9,9 @@
 #include "formats/image.h"
 
 int fuzz_image(const struct format *format, const uint8_t *data, size_t size);
+/* The same bytes for each of its data files. */
+int fuzz_image_with_data(const struct format *format, const uint8_t *data, size_t size, const uint8_t *extent,
+                         size_t extent_size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #endif

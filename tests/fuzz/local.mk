@@ -77,3 +77,36 @@ EXTRA_DIST += tests/fuzz/corpus/vdi
 check_PROGRAMS += tests/fuzz/vdi.t
 tests_fuzz_vdi_t_SOURCES = tests/fuzz/vdi.c tests/fuzz/replay.c $(FUZZ_IMAGE)
 tests_fuzz_vdi_t_LDADD = $(UNIT_LIBS)
+
+if FUZZING
+noinst_PROGRAMS += tests/fuzz/vmdk.fuzz
+endif
+tests_fuzz_vmdk_fuzz_SOURCES = tests/fuzz/vmdk.c $(FUZZ_IMAGE)
+tests_fuzz_vmdk_fuzz_LDADD = $(UNIT_LIBS)
+tests_fuzz_vmdk_fuzz_LDFLAGS = $(FUZZ_FLAGS)
+EXTRA_DIST += tests/fuzz/corpus/vmdk
+check_PROGRAMS += tests/fuzz/vmdk.t
+tests_fuzz_vmdk_t_SOURCES = tests/fuzz/vmdk.c tests/fuzz/replay.c $(FUZZ_IMAGE)
+tests_fuzz_vmdk_t_LDADD = $(UNIT_LIBS)
+
+if FUZZING
+noinst_PROGRAMS += tests/fuzz/vmdk-extent.fuzz
+endif
+tests_fuzz_vmdk_extent_fuzz_SOURCES = tests/fuzz/vmdk-extent.c $(FUZZ_IMAGE)
+tests_fuzz_vmdk_extent_fuzz_LDADD = $(UNIT_LIBS)
+tests_fuzz_vmdk_extent_fuzz_LDFLAGS = $(FUZZ_FLAGS)
+EXTRA_DIST += tests/fuzz/corpus/vmdk-extent
+check_PROGRAMS += tests/fuzz/vmdk-extent.t
+tests_fuzz_vmdk_extent_t_SOURCES = tests/fuzz/vmdk-extent.c tests/fuzz/replay.c $(FUZZ_IMAGE)
+tests_fuzz_vmdk_extent_t_LDADD = $(UNIT_LIBS)
+
+if FUZZING
+noinst_PROGRAMS += tests/fuzz/qcow.fuzz
+endif
+tests_fuzz_qcow_fuzz_SOURCES = tests/fuzz/qcow.c $(FUZZ_IMAGE)
+tests_fuzz_qcow_fuzz_LDADD = $(UNIT_LIBS)
+tests_fuzz_qcow_fuzz_LDFLAGS = $(FUZZ_FLAGS)
+EXTRA_DIST += tests/fuzz/corpus/qcow
+check_PROGRAMS += tests/fuzz/qcow.t
+tests_fuzz_qcow_t_SOURCES = tests/fuzz/qcow.c tests/fuzz/replay.c $(FUZZ_IMAGE)
+tests_fuzz_qcow_t_LDADD = $(UNIT_LIBS)

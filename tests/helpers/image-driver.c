@@ -11,6 +11,7 @@
  *                      expected content goes to RAW
  */
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/image-files.h"
 #include "formats/chain.h"
 #include "tests/helpers/image-writer.h"
 
@@ -82,6 +83,21 @@ static bool command_map(char **argv, GError **error)
     return true;
 }
 
+/* Its data files lie beside it. */
+static bool attach_data(struct image *image, const char *path, unsigned flags, GError **error)
+{
+    g_autofree char *directory = g_path_get_dirname(path);
+
+    for (guint i = 0; i < image->data_files->len; i++) {
+        g_autofree char *name = g_build_filename(directory, image_data_file(image, i)->name, NULL);
+        struct storage *storage = storage_file_open(name, flags, NULL, NULL, error);
+
+        if (!storage || !image_attach_data(image, i, storage, error))
+            return false;
+    }
+    return true;
+}
+
 static struct image *open_parent(const char *child, const char *name, const char *format_name, GError **error)
 {
     const struct format *below = format_by_name(format_name, error);
@@ -96,7 +112,6 @@ static bool command_create(char **argv, GError **error)
     g_autoptr(image_t) parent = NULL;
     struct image_create_options options = {.size = g_ascii_strtoull(argv[1], NULL, 0)};
     g_autoptr(GHashTable) values = format_parse_options(format, argv[2], error);
-    g_autoptr(storage_t) storage = NULL;
 
     if (!values)
         return false;
@@ -106,15 +121,16 @@ static bool command_create(char **argv, GError **error)
     if (argv[3] && !(parent = open_parent(argv[0], argv[3], argv[4], error)))
         return false;
     options.parent = parent;
-    storage = storage_file_open(argv[0], FILE_WRITE | FILE_CREATE, NULL, NULL, error);
-    return storage && image_create(storage, format, &options, error);
+    return image_files_create(argv[0], format, &options, error);
 }
 
 static struct image *open_image(const char *path, bool writable, GError **error)
 {
-    struct storage *storage = storage_file_open(path, writable ? FILE_WRITE : 0, NULL, NULL, error);
+    unsigned flags = writable ? FILE_WRITE : 0;
+    struct storage *storage = storage_file_open(path, flags, NULL, NULL, error);
+    g_autoptr(image_t) image = storage ? image_open(storage, format, writable, error) : NULL;
 
-    return storage ? image_open(storage, format, writable, error) : NULL;
+    return image && attach_data(image, path, flags, error) ? g_steal_pointer(&image) : NULL;
 }
 
 static bool command_check(char **argv, GError **error)

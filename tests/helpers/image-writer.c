@@ -17,7 +17,7 @@ static bool read_packed(struct image *image, const struct extent *extent, uint8_
     g_autofree uint8_t *packed = g_malloc(extent->packed_length), *unit = g_malloc(image->packed_unit);
 
     if (!storage_pread(extent->storage, packed, extent->packed_length, extent->host_offset, error) ||
-        !image_unpack(image, packed, extent->packed_length, unit, error))
+        !image_unpack(image, extent->offset - extent->skip, packed, extent->packed_length, unit, error))
         return false;
     memcpy(buffer, unit + extent->skip, extent->length);
     return true;
@@ -126,11 +126,11 @@ bool writer_zero(struct image *image, struct chain *backing, bool discard, uint6
 bool writer_pack(struct image *image, struct chain *backing, const void *data, uint64_t offset,
                  GError **error)
 {
-    g_autofree uint8_t *packed = g_malloc(image->packed_unit);
+    g_autofree uint8_t *packed = g_malloc(image_pack_room(image));
     struct extent to;
     size_t length;
 
-    if (!image_pack(image, data, packed, &length, error))
+    if (!image_pack(image, offset, data, packed, &length, error))
         return false;
     if (length == 0)
         return writer_write(image, backing, data, MIN(image->packed_unit, image->size - offset), offset,

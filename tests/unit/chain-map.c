@@ -46,7 +46,8 @@ static bool list_map(struct image *image, uint64_t offset, uint64_t length, stru
     return true;
 }
 
-static bool list_unpack(struct image *image, const void *packed, size_t length, void *out, GError **error)
+static bool list_unpack(struct image *image, uint64_t offset, const void *packed, size_t length, void *out,
+                        GError **error)
 {
     for (size_t i = 0; i < UNIT; i++)
         ((uint8_t *)out)[i] = i < length ? ((const uint8_t *)packed)[i] ^ 0xff : 0xee;

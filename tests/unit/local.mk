@@ -108,3 +108,9 @@ tests_unit_vdi_t_SOURCES = tests/unit/vdi.c tests/unit/harness.h \
 	tests/helpers/crash.c tests/helpers/crash.h \
 	tests/helpers/image-writer.c tests/helpers/image-writer.h
 tests_unit_vdi_t_LDADD = $(UNIT_LIBS)
+
+check_PROGRAMS += tests/unit/vmdk.t
+tests_unit_vmdk_t_SOURCES = tests/unit/vmdk.c \
+	tests/helpers/crash.c tests/helpers/crash.h \
+	tests/helpers/image-writer.c tests/helpers/image-writer.h
+tests_unit_vmdk_t_LDADD = $(UNIT_LIBS)

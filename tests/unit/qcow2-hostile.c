@@ -245,13 +245,13 @@ static void test_data_file(void)
     size_t count;
 
     g_assert_no_error(error);
-    g_assert_cmpstr(image->data_name, ==, "/etc/pwd");
+    g_assert_cmpstr(image_data_file(image, 0)->name, ==, "/etc/pwd");
     assert_fails(image_map(image, 0, CLUSTER, &extent, 1, &count, &error), BLOCKMIG_ERROR_REFUSED,
                  "data file is not open");
-    g_assert_true(image_attach_data(image, storage_memory_new("data", NULL, 0, 0), &error));
+    g_assert_true(image_attach_data(image, 0, storage_memory_new("data", NULL, 0, 0), &error));
     assert_fails(image_map(image, 0, CLUSTER, &extent, 1, &count, &error), BLOCKMIG_ERROR_FAILED,
                  "must point to the same offset in the data file");
-    assert_fails(image_attach_data(image, storage_memory_new("data", NULL, 0, 0), &error),
+    assert_fails(image_attach_data(image, 0, storage_memory_new("data", NULL, 0, 0), &error),
                  BLOCKMIG_ERROR_FAILED, "cannot attach a data file");
     assert_ok(image_check(image, false, &result, &error));
     assert_fails(image_open(make_hostile(&named), &format_qcow2, true, &error), BLOCKMIG_ERROR_REFUSED,

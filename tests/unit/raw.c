@@ -66,7 +66,7 @@ static void test_place_and_zero(void)
     assert_fails(image_place(image, 8, 3, placements, &error), BLOCKMIG_ERROR_FAILED, "out of bounds");
     assert_fails(image_zero(image, UINT64_MAX, 2, &done_offset, &done_length, &error), BLOCKMIG_ERROR_FAILED,
                  "raw: zero");
-    assert_fails(image_unpack(image, "", 0, NULL, &error), BLOCKMIG_ERROR_FAILED, "cannot unpack");
+    assert_fails(image_unpack(image, 0, "", 0, NULL, &error), BLOCKMIG_ERROR_FAILED, "cannot unpack");
     assert_ok(image_flush(image, &error));
     image->writable = false;
     assert_fails(image_place(image, 0, 1, placements, &error), BLOCKMIG_ERROR_FAILED, "read-only");

@@ -101,7 +101,8 @@ static bool scatter_map(struct image *image, uint64_t offset, uint64_t length, s
     return true;
 }
 
-static bool scatter_unpack(struct image *image, const void *packed, size_t length, void *out, GError **error)
+static bool scatter_unpack(struct image *image, uint64_t offset, const void *packed, size_t length, void *out,
+                           GError **error)
 {
     const uint8_t *bytes = packed;
 
@@ -168,7 +169,8 @@ static bool scatter_place(struct image *image, uint64_t offset, uint64_t length,
     return true;
 }
 
-static bool scatter_pack(struct image *image, const void *data, void *out, size_t *length, GError **error)
+static bool scatter_pack(struct image *image, uint64_t offset, const void *data, void *out, size_t *length,
+                         GError **error)
 {
     const uint8_t *bytes = data;
 

@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Unpacking of deflate data into a buffer that bounds it.  Any thread. */
+#ifndef FORMATS_INFLATE_H
+#define FORMATS_INFLATE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+enum inflate_kind {
+    INFLATE_RAW,  /* RFC 1951, with a window of 4 KiB */
+    INFLATE_ZLIB, /* RFC 1950 */
+};
+
+/* *got: bytes that were unpacked, at most `room`.  false: the data is damaged, or there is more of it.  The
+ * mark of its end may be missing. */
+bool inflate_bytes(enum inflate_kind kind, const void *packed, size_t packed_length, void *out, size_t room,
+                   size_t *got);
+
+#endif

@@ -1,0 +1,57 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Crafted VMDKs end to end: refused with format, field and value, or read as they should.
+. "${srcdir:-.}/tests/lib.sh"
+. "$srcdir/tests/lib-hostile.sh"
+
+hostile_images vmdk 180
+cut_everywhere good vmdk
+cut_everywhere stream vmdk
+
+# An extent that is cut is an error, or all that the disk shows is there.
+for name in extent cowd sesparse; do
+    wrong='' good=0
+    cp "$images/$name-extent1.vmdk" "$tmp/whole"
+    for ((cut = 0; cut < $(stat -c %s "$tmp/whole"); cut += 512)); do
+        head -c "$cut" "$tmp/whole" >"$images/$name-extent1.vmdk"
+        run limited "$blockmig" copy -q -O raw "$images/$name.vmdk" "$tmp/copies/cut"
+        if [ "$status" -eq 0 ]; then
+            cmp -s "$images/$name.raw" "$tmp/copies/cut" && good=$((good + 1)) || wrong+="at $cut: different; "
+        elif [[ ! $status =~ ^[1-5]$ ]] || [ -z "$err" ]; then
+            wrong+="at $cut: exit $status: $err; "
+        fi
+        rm -f "$tmp/copies"/*
+    done
+    is "$wrong" "" "$name: its extent cut everywhere; $good times nothing was missing"
+    cp "$tmp/whole" "$images/$name-extent1.vmdk"
+done
+
+# ---- raw disks that look like images ----------------------------------------------------------------
+
+run_ok "a raw disk whose guest wrote a descriptor is copied as raw if the user says so" \
+    limited "$blockmig" copy -q -f raw -O raw "$images/extent-system.vmdk" "$tmp/copies/raw"
+check "to the last byte" cmp "$images/extent-system.vmdk" "$tmp/copies/raw"
+
+# ---- what must not be written to --------------------------------------------------------------------
+
+driver=$builddir/tests/helpers/image-driver
+python3 - "$images" "$tmp" <<'PYTHON'
+import sys
+good = open(sys.argv[1] + "/good.vmdk", "rb").read()
+def change(name, *patches):
+    image = bytearray(good)
+    for at, value in patches:
+        image[at:at + 4] = value.to_bytes(4, "little")
+    open(f"{sys.argv[2]}/{name}.vmdk", "wb").write(image)
+change("double", (9 * 512 + 4, 16), (4 * 512 + 4, 16))
+change("overlap", (9 * 512 + 4, 20), (4 * 512 + 4, 20))
+change("on-table", (9 * 512 + 4, 12), (4 * 512 + 4, 12))
+PYTHON
+for name in double overlap on-table; do
+    before=$(sha256sum <"$tmp/$name.vmdk")
+    fails_with 4 "$name: a check finds it" "$driver" check vmdk "$tmp/$name.vmdk" look
+    fails_with 1 "$name: it is not written to" "$driver" random vmdk "$tmp/$name.vmdk" "$tmp/model" 1 20
+    like "$err" "two grains lie at offset|a grain lies on the grain table at offset" "$name: the message says where"
+    is "$(sha256sum <"$tmp/$name.vmdk")" "$before" "$name: not one byte was changed"
+done
+done_testing
