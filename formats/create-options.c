@@ -4,7 +4,8 @@
 #include <errno.h>
 #include <string.h>
 
-static bool usage(const char *format, const char *key, const char *value, const char *allowed, GError **error)
+bool create_option_refuse(const char *format, const char *key, const char *value, const char *allowed,
+                          GError **error)
 {
     return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "%s: option %s=%s: must be %s", format, key, value,
                          allowed);
@@ -24,11 +25,11 @@ int create_option_choose(const char *format, const struct image_create_options *
     g_autofree char *allowed = NULL;
 
     for (int i = 0; names[i]; i++) {
-        if (strcmp(names[i], value) == 0)
+        if (g_ascii_strcasecmp(names[i], value) == 0)
             return i;
     }
     allowed = g_strjoinv(", ", (char **)names);
-    usage(format, key, value, allowed, error);
+    create_option_refuse(format, key, value, allowed, error);
     return -1;
 }
 
@@ -50,5 +51,5 @@ bool create_option_size(const char *format, const struct image_create_options *o
             return true;
     }
     allowed = g_strdup_printf("a power of two from %" G_GUINT64_FORMAT " to %" G_GUINT64_FORMAT, min, max);
-    return usage(format, key, value, allowed, error);
+    return create_option_refuse(format, key, value, allowed, error);
 }

@@ -6,7 +6,10 @@
 #include "formats/image.h"
 
 const char *create_option(const struct image_create_options *options, const char *key, const char *fallback);
-/* The index of the value in `names` (NULL-terminated), -1 on error. */
+/* USAGE: what is `allowed` follows "must be".  Always returns false. */
+bool create_option_refuse(const char *format, const char *key, const char *value, const char *allowed,
+                          GError **error);
+/* The index of the value in `names` (NULL-terminated; any case), -1 on error. */
 int create_option_choose(const char *format, const struct image_create_options *options, const char *key,
                          const char *fallback, const char *const *names, GError **error);
 /* A power of two from `min` to `max`; K and M are units. */

@@ -31,3 +31,14 @@ bool extent_sink_add(struct extent_sink *sink, const struct extent *extent)
     sink->count++;
     return true;
 }
+
+bool extent_sink_end(const struct extent_sink *sink, GError *failure, size_t *count, GError **error)
+{
+    *count = sink->count;
+    if (failure && sink->count == 0) {
+        g_propagate_error(error, failure);
+        return false;
+    }
+    g_clear_error(&failure);
+    return true;
+}

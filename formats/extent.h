@@ -44,8 +44,12 @@ struct extent_sink {
     struct storage *storage; /* where the next DATA and PACKED extents lie */
 };
 
-/* False: there is no room for it. */
+/* False: there is no room for it.  `extent` needs no storage. */
 bool extent_sink_add(struct extent_sink *sink, const struct extent *extent);
+/* The end of a map().  What was found before a bad place is good: `failure` (or NULL), which is taken,
+ * becomes the error only if there is nothing else; or else the next call begins at the bad place and fails.
+ */
+bool extent_sink_end(const struct extent_sink *sink, GError *failure, size_t *count, GError **error);
 
 const char *extent_status_name(enum extent_status status);
 

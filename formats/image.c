@@ -211,8 +211,8 @@ bool image_create(struct storage *storage, const struct format *format,
                     options->backing_name);
         return false;
     }
-    if (options->parent && options->parent->format != format && options->parent->format->check_parent &&
-        image_is_differencing(options->parent))
+    if (options->parent && options->parent->format != format &&
+        options->parent->format->flags & FORMAT_BLIND && image_is_differencing(options->parent))
         return blockmig_fail(
             error, BLOCKMIG_ERROR_REFUSED,
             "%s: a child of %s, which is differencing, must be of format %s, too: QEMU does not see "

@@ -62,6 +62,7 @@ enum format_flags {
     FORMAT_NO_PARENT_NAME = 1 << 5, /* children do not name their parent: --parent is needed */
     FORMAT_SAME_SIZE = 1 << 6,      /* a child is as large as its parent */
     FORMAT_RUNS = 1 << 7,           /* QEMU knows it by this name, and machines are moved to it */
+    FORMAT_BLIND = 1 << 8,          /* QEMU does not see what lies below a differencing image */
 };
 
 struct image_check {

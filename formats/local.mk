@@ -2,6 +2,7 @@
 noinst_LIBRARIES += libformats.a
 libformats_a_SOURCES = \
 	formats/block-table.c formats/block-table.h \
+	formats/bytes.h \
 	formats/chain.c formats/chain.h \
 	formats/chain-map.c \
 	formats/crc32c.c formats/crc32c.h \

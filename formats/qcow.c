@@ -3,6 +3,7 @@
  * QCOW version 1, which is only read: QEMU block/qcow.c; VirtualBox still writes it.  Big endian.  There are
  * no counts, no flags and no word for zeros; the name of a backing file comes without its format.
  */
+#include "formats/bytes.h"
 #include "formats/image.h"
 #include "formats/inflate.h"
 
@@ -27,22 +28,6 @@ struct qcow {
     GHashTable *tables; /* L1 index + 1 -> uint64_t *, in the file's byte order */
 };
 
-static uint32_t load32(const uint8_t *bytes)
-{
-    uint32_t value;
-
-    memcpy(&value, bytes, sizeof value);
-    return GUINT32_FROM_BE(value);
-}
-
-static uint64_t load64(const uint8_t *bytes)
-{
-    uint64_t value;
-
-    memcpy(&value, bytes, sizeof value);
-    return GUINT64_FROM_BE(value);
-}
-
 static bool G_GNUC_PRINTF(2, 3) refuse(GError **error, const char *format, ...)
 {
     g_autofree char *text = NULL;
@@ -56,7 +41,7 @@ static bool G_GNUC_PRINTF(2, 3) refuse(GError **error, const char *format, ...)
 
 static bool qcow_probe(const uint8_t *head, size_t length, struct storage *storage)
 {
-    return length >= 8 && load32(head) == MAGIC && load32(head + 4) == 1;
+    return length >= 8 && load_be32(head) == MAGIC && load_be32(head + 4) == 1;
 }
 
 /* ---- the header --------------------------------------------------------------------------------- */
@@ -64,7 +49,7 @@ static bool qcow_probe(const uint8_t *head, size_t length, struct storage *stora
 static bool read_geometry(struct qcow *qcow, const uint8_t *header, GError **error)
 {
     struct image *image = qcow->image;
-    uint64_t size = load64(header + 24), span;
+    uint64_t size = load_be64(header + 24), span;
 
     qcow->cluster_bits = header[32];
     qcow->l2_bits = header[33];
@@ -72,8 +57,8 @@ static bool read_geometry(struct qcow *qcow, const uint8_t *header, GError **err
         return refuse(error, "cluster_bits %u is not between 9 and 16", qcow->cluster_bits);
     if (qcow->l2_bits < 6 || qcow->l2_bits > 13)
         return refuse(error, "l2_bits %u is not between 6 and 13", qcow->l2_bits);
-    if (load32(header + 36))
-        return refuse(error, "crypt_method %u: encrypted images are not read", load32(header + 36));
+    if (load_be32(header + 36))
+        return refuse(error, "crypt_method %u: encrypted images are not read", load_be32(header + 36));
     qcow->cluster_size = UINT64_C(1) << qcow->cluster_bits;
     span = qcow->cluster_size << qcow->l2_bits;
     qcow->l1_size = size / span + (size % span != 0);
@@ -91,8 +76,8 @@ static bool read_geometry(struct qcow *qcow, const uint8_t *header, GError **err
 static bool read_backing_name(struct qcow *qcow, const uint8_t *header, GError **error)
 {
     struct storage *storage = qcow->image->storage;
-    uint64_t offset = load64(header + 8);
-    uint32_t length = load32(header + 16);
+    uint64_t offset = load_be64(header + 8);
+    uint32_t length = load_be32(header + 16);
     g_autofree char *name = NULL;
 
     if (offset == 0)
@@ -116,7 +101,7 @@ static bool read_l1(struct qcow *qcow, const uint8_t *header, GError **error)
 {
     struct storage *storage = qcow->image->storage;
 
-    qcow->l1_offset = load64(header + 40);
+    qcow->l1_offset = load_be64(header + 40);
     if (qcow->l1_offset < HEADER_LENGTH || qcow->l1_offset > storage->size ||
         qcow->l1_size * 8 > storage->size - qcow->l1_offset)
         return refuse(error,
@@ -145,9 +130,9 @@ static bool open_image(struct qcow *qcow, GError **error)
                       image->storage->size);
     if (!storage_pread(image->storage, header, sizeof header, 0, error))
         return false;
-    if (load32(header) != MAGIC || load32(header + 4) != 1)
-        return refuse(error, "magic 0x%08x and version %u are not those of qcow version 1", load32(header),
-                      load32(header + 4));
+    if (load_be32(header) != MAGIC || load_be32(header + 4) != 1)
+        return refuse(error, "magic 0x%08x and version %u are not those of qcow version 1", load_be32(header),
+                      load_be32(header + 4));
     if (!read_geometry(qcow, header, error) || !read_backing_name(qcow, header, error) ||
         !read_l1(qcow, header, error))
         return false;
@@ -290,19 +275,14 @@ static bool map_range(struct qcow *qcow, uint64_t offset, uint64_t end, struct e
     return true;
 }
 
-/* What was found before an error is an answer; the error comes with the next question. */
 static bool qcow_map(struct image *image, uint64_t offset, uint64_t length, struct extent *out, size_t max,
                      size_t *count, GError **error)
 {
     struct extent_sink sink = {.out = out, .max = max, .storage = image->storage};
-    g_autoptr(GError) failure = NULL;
+    GError *failure = NULL;
 
     map_range(image->opaque, offset, offset + length, &sink, &failure);
-    *count = sink.count;
-    if (!failure || sink.count > 0)
-        return true;
-    g_propagate_error(error, g_steal_pointer(&failure));
-    return false;
+    return extent_sink_end(&sink, failure, count, error);
 }
 
 static bool qcow_unpack(struct image *image, uint64_t offset, const void *packed, size_t packed_length,

@@ -24,27 +24,19 @@ struct entry {
     uint16_t name_size;
 };
 
-static uint32_t load32(const uint8_t *bytes)
-{
-    uint32_t value;
-
-    memcpy(&value, bytes, sizeof value);
-    return GUINT32_FROM_BE(value);
-}
-
 static bool read_entry(struct qcow2 *qcow2, uint64_t at, struct entry *entry, GError **error)
 {
     uint8_t bytes[QCOW2_BITMAP_FIXED];
 
     if (!storage_pread(qcow2->storage, bytes, sizeof bytes, at, error))
         return false;
-    *entry = (struct entry){.table_offset = qcow2_load64(bytes),
-                            .table_size = load32(bytes + 8),
-                            .flags = load32(bytes + 12),
+    *entry = (struct entry){.table_offset = load_be64(bytes),
+                            .table_size = load_be32(bytes + 8),
+                            .flags = load_be32(bytes + 12),
                             .type = bytes[16],
                             .granularity_bits = bytes[17],
                             .name_size = bytes[18] << 8 | bytes[19],
-                            .extra_size = load32(bytes + 20)};
+                            .extra_size = load_be32(bytes + 20)};
     return true;
 }
 

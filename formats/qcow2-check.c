@@ -87,7 +87,7 @@ static void walk_table(struct check *check, const uint8_t *table)
     const char *why;
 
     for (uint64_t i = 0; i < entries; i++) {
-        uint64_t word = qcow2_load64(table + i * qcow2->words * 8);
+        uint64_t word = load_be64(table + i * qcow2->words * 8);
 
         if (word == 0 && qcow2->words == 1)
             continue;

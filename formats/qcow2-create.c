@@ -97,11 +97,6 @@ static bool check_combination(const struct plan *plan, GError **error)
     return false;
 }
 
-static uint64_t divide_up(uint64_t value, uint64_t unit)
-{
-    return value / unit + (value % unit != 0);
-}
-
 /* The refcount table for a full disk: blocks count blocks and the table too, hence the fixed point. */
 static void size_reftable(struct plan *plan)
 {

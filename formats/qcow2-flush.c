@@ -45,7 +45,7 @@ static bool write_reftable_pointer(struct qcow2 *qcow2, GError **error)
     uint32_t clusters = GUINT32_TO_BE(qcow2->reftable_clusters);
     uint8_t pointer[12];
 
-    qcow2_store64(pointer, qcow2->reftable_offset);
+    store_be64(pointer, qcow2->reftable_offset);
     memcpy(pointer + 8, &clusters, sizeof clusters);
     return storage_pwrite(qcow2->storage, pointer, sizeof pointer, 48, error);
 }

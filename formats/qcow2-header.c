@@ -32,7 +32,7 @@ static uint32_t get32(const struct header_bytes *header, size_t offset)
 
 static uint64_t get64(const struct header_bytes *header, size_t offset)
 {
-    return qcow2_load64(header->bytes + offset);
+    return load_be64(header->bytes + offset);
 }
 
 bool qcow2_refuse(GError **error, const char *format, ...)

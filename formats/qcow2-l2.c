@@ -85,9 +85,9 @@ void qcow2_encode(struct qcow2 *qcow2, struct qcow2_table *table, uint64_t index
     uint64_t word = entry->host | (entry->copied ? QCOW2_COPIED : 0);
 
     if (qcow2->words == 2)
-        qcow2_store64(at + 8, (uint64_t)entry->zero << 32 | entry->data);
+        store_be64(at + 8, (uint64_t)entry->zero << 32 | entry->data);
     else if (entry->zero)
         word |= QCOW2_ZERO;
-    qcow2_store64(at, word);
+    store_be64(at, word);
     table->dirty = true;
 }

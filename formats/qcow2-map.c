@@ -209,7 +209,7 @@ bool qcow2_decode_entry(struct qcow2 *qcow2, const uint8_t *table, uint64_t inde
                         const char **why)
 {
     const uint8_t *at = table + index * qcow2->words * 8;
-    uint64_t word = qcow2_load64(at), bitmap = qcow2->words == 2 ? qcow2_load64(at + 8) : 0;
+    uint64_t word = load_be64(at), bitmap = qcow2->words == 2 ? load_be64(at + 8) : 0;
 
     memset(entry, 0, sizeof *entry);
     *why = word & QCOW2_PACKED ? decode_packed(qcow2, word, bitmap, entry)
@@ -231,7 +231,7 @@ bool qcow2_decode(struct qcow2 *qcow2, const uint8_t *table, uint64_t index, uin
     }
     return qcow2_corrupt(qcow2, error,
                          "L2 entry 0x%" G_GINT64_MODIFIER "x of guest offset %" G_GUINT64_FORMAT " %s",
-                         qcow2_load64(table + index * qcow2->words * 8), guest, why);
+                         load_be64(table + index * qcow2->words * 8), guest, why);
 }
 
 /* Words of zeros at the start of `at`, at most `max`. */
@@ -362,12 +362,5 @@ bool qcow2_map(struct image *image, uint64_t offset, uint64_t length, struct ext
         table = qcow2_l2_load(qcow2, offset >> shift, &failure);
         more = table && map_table(qcow2, table, offset, next, &sink, &failure);
     }
-    /* What was found before a bad place is good: the next call begins at the bad place and fails. */
-    if (failure && sink.count == 0) {
-        g_propagate_error(error, failure);
-        return false;
-    }
-    g_clear_error(&failure);
-    *count = sink.count;
-    return true;
+    return extent_sink_end(&sink, failure, count, error);
 }

@@ -56,7 +56,7 @@ static void free_entry(struct qcow2 *qcow2, const struct qcow2_entry *entry, uin
  * that is what was counted when they were written. */
 static void free_target(struct qcow2 *qcow2, const struct target *target)
 {
-    uint64_t word = qcow2_load64(target->table->bytes + target->index * qcow2->words * 8);
+    uint64_t word = load_be64(target->table->bytes + target->index * qcow2->words * 8);
     unsigned shift = 62 - (qcow2->cluster_bits - 8);
     uint64_t sectors = (word >> shift & ((UINT64_C(1) << (qcow2->cluster_bits - 8)) - 1)) + 1;
 
@@ -278,9 +278,9 @@ static bool place_packed(struct qcow2 *qcow2, uint64_t offset, size_t length, st
     free_target(qcow2, &target);
     sectors = (host + length - 1) / 512 - host / 512;
     at = target.table->bytes + target.index * qcow2->words * 8;
-    qcow2_store64(at, QCOW2_PACKED | sectors << shift | host);
+    store_be64(at, QCOW2_PACKED | sectors << shift | host);
     if (qcow2->words == 2)
-        qcow2_store64(at + 8, 0);
+        store_be64(at + 8, 0);
     target.table->dirty = true;
     *to = (struct extent){.offset = offset,
                           .length = MIN(qcow2->cluster_size, qcow2->image->size - offset),

@@ -26,7 +26,7 @@ uint64_t qcow2_block_get(const struct qcow2 *qcow2, const uint8_t *block, uint64
         memcpy(&word, block + i * 4, sizeof word);
         return GUINT32_FROM_BE(word);
     case 6:
-        return qcow2_load64(block + i * 8);
+        return load_be64(block + i * 8);
     default:
         return block[i * bits / 8] >> (i * bits % 8) & ((1u << bits) - 1);
     }
@@ -49,7 +49,7 @@ void qcow2_block_set(const struct qcow2 *qcow2, uint8_t *block, uint64_t i, uint
         memcpy(block + i * 4, &word, sizeof word);
         break;
     case 6:
-        qcow2_store64(block + i * 8, count);
+        store_be64(block + i * 8, count);
         break;
     default:
         block += i * bits / 8;

@@ -23,6 +23,7 @@
 #ifndef FORMATS_QCOW2_H
 #define FORMATS_QCOW2_H
 
+#include "formats/bytes.h"
 #include "formats/image.h"
 
 #define QCOW2_MAGIC             0x514649fbu
@@ -164,20 +165,6 @@ struct qcow2_entry {
 static inline uint32_t qcow2_all_subclusters(const struct qcow2 *qcow2)
 {
     return qcow2->sub_count == 32 ? UINT32_MAX : 1;
-}
-
-static inline uint64_t qcow2_load64(const void *bytes)
-{
-    uint64_t value;
-
-    __builtin_memcpy(&value, bytes, sizeof value);
-    return GUINT64_FROM_BE(value);
-}
-
-static inline void qcow2_store64(void *bytes, uint64_t value)
-{
-    value = GUINT64_TO_BE(value);
-    __builtin_memcpy(bytes, &value, sizeof value);
 }
 
 static inline bool qcow2_bit(const uint64_t *bitmap, uint64_t bit)

@@ -18,11 +18,6 @@ struct plan {
     uint64_t size, blocks, data;
 };
 
-static uint64_t round_up(uint64_t value, uint64_t unit)
-{
-    return (value + unit - 1) / unit * unit;
-}
-
 static bool make_plan(const struct image_create_options *options, struct plan *plan, GError **error)
 {
     static const char *const subformats[] = {"dynamic", "fixed", NULL};
@@ -63,19 +58,19 @@ static void make_header(const struct plan *plan, const struct image *parent, uin
 {
     memset(header, 0, VDI_HEADER);
     g_strlcpy((char *)header, "<<< blockmig VirtualBox Disk Image >>>\n", VDI_AT_SIGNATURE);
-    vdi_store32(header, VDI_AT_SIGNATURE, VDI_SIGNATURE);
-    vdi_store32(header, VDI_AT_VERSION, VDI_VERSION);
-    vdi_store32(header, VDI_AT_HEADER_SIZE, VDI_AT_GEOMETRY + 16 - VDI_AT_HEADER_SIZE);
-    vdi_store32(header, VDI_AT_TYPE, plan->type);
-    vdi_store32(header, VDI_AT_TABLE, MIB);
-    vdi_store32(header, VDI_AT_DATA, plan->data);
-    vdi_store32(header, VDI_AT_SECTOR_SIZE, 512);
-    vdi_store32(header, VDI_AT_DISK_SIZE, (uint32_t)plan->size);
-    vdi_store32(header, VDI_AT_DISK_SIZE + 4, plan->size >> 32);
-    vdi_store32(header, VDI_AT_BLOCK_SIZE, VDI_BLOCK);
-    vdi_store32(header, VDI_AT_BLOCKS, plan->blocks);
-    vdi_store32(header, VDI_AT_ALLOCATED, plan->type == VDI_FIXED ? plan->blocks : 0);
-    vdi_store32(header, VDI_AT_GEOMETRY + 12, 512);
+    store_le32(header + VDI_AT_SIGNATURE, VDI_SIGNATURE);
+    store_le32(header + VDI_AT_VERSION, VDI_VERSION);
+    store_le32(header + VDI_AT_HEADER_SIZE, VDI_AT_GEOMETRY + 16 - VDI_AT_HEADER_SIZE);
+    store_le32(header + VDI_AT_TYPE, plan->type);
+    store_le32(header + VDI_AT_TABLE, MIB);
+    store_le32(header + VDI_AT_DATA, plan->data);
+    store_le32(header + VDI_AT_SECTOR_SIZE, 512);
+    store_le32(header + VDI_AT_DISK_SIZE, (uint32_t)plan->size);
+    store_le32(header + VDI_AT_DISK_SIZE + 4, plan->size >> 32);
+    store_le32(header + VDI_AT_BLOCK_SIZE, VDI_BLOCK);
+    store_le32(header + VDI_AT_BLOCKS, plan->blocks);
+    store_le32(header + VDI_AT_ALLOCATED, plan->type == VDI_FIXED ? plan->blocks : 0);
+    store_le32(header + VDI_AT_GEOMETRY + 12, 512);
     uuid_random(header + VDI_AT_UUID);
     uuid_random(header + VDI_AT_MODIFICATION);
     if (parent) {

@@ -225,9 +225,9 @@ static bool write_count(struct vdi *vdi, GError **error)
 
     if (vdi->storage->growable && vdi->storage->size < end && !storage_resize(vdi->storage, end, error))
         return false;
-    if (vdi_load32(vdi->header, VDI_AT_ALLOCATED) == vdi->next)
+    if (load_le32(vdi->header + VDI_AT_ALLOCATED) == vdi->next)
         return true;
-    vdi_store32(vdi->header, VDI_AT_ALLOCATED, vdi->next);
+    store_le32(vdi->header + VDI_AT_ALLOCATED, vdi->next);
     return storage_pwrite(vdi->storage, vdi->header, VDI_HEADER, 0, error);
 }
 
@@ -286,7 +286,7 @@ bool vdi_flush(struct image *image, GError **error)
 bool vdi_check(struct image *image, bool repair, struct image_check *result, GError **error)
 {
     struct vdi *vdi = image->opaque;
-    uint64_t counted = MAX(vdi_load32(vdi->header, VDI_AT_ALLOCATED), vdi->next) - vdi->next;
+    uint64_t counted = MAX(load_le32(vdi->header + VDI_AT_ALLOCATED), vdi->next) - vdi->next;
     uint64_t end = end_of(vdi, vdi->next);
 
     if (vdi->writing)

@@ -17,7 +17,7 @@ bool vdi_refuse(GError **error, const char *format, ...)
 
 static bool vdi_probe(const uint8_t *head, size_t length, struct storage *storage)
 {
-    return length >= VDI_HEADER && vdi_load32(head, VDI_AT_SIGNATURE) == VDI_SIGNATURE;
+    return length >= VDI_HEADER && load_le32(head + VDI_AT_SIGNATURE) == VDI_SIGNATURE;
 }
 
 /* ---- header ------------------------------------------------------------------------------------- */
@@ -25,16 +25,16 @@ static bool vdi_probe(const uint8_t *head, size_t length, struct storage *storag
 static bool check_kind(struct vdi *vdi, GError **error)
 {
     const uint8_t *header = vdi->header;
-    uint32_t version = vdi_load32(header, VDI_AT_VERSION), type = vdi_load32(header, VDI_AT_TYPE);
-    uint32_t size = vdi_load32(header, VDI_AT_HEADER_SIZE);
+    uint32_t version = load_le32(header + VDI_AT_VERSION), type = load_le32(header + VDI_AT_TYPE);
+    uint32_t size = load_le32(header + VDI_AT_HEADER_SIZE);
     bool child = !uuid_is_zero(header + VDI_AT_PARENT);
 
-    if (vdi_load32(header, VDI_AT_SIGNATURE) != VDI_SIGNATURE)
-        return vdi_refuse(error, "signature 0x%08x is not 0x%08x", vdi_load32(header, VDI_AT_SIGNATURE),
+    if (load_le32(header + VDI_AT_SIGNATURE) != VDI_SIGNATURE)
+        return vdi_refuse(error, "signature 0x%08x is not 0x%08x", load_le32(header + VDI_AT_SIGNATURE),
                           VDI_SIGNATURE);
     if (version != VDI_VERSION)
         return vdi_refuse(error, "version %u.%u is not 1.1", version >> 16, version & 0xffff);
-    if (size < VDI_AT_GEOMETRY - VDI_AT_HEADER_SIZE || size > vdi_load32(header, VDI_AT_TABLE))
+    if (size < VDI_AT_GEOMETRY - VDI_AT_HEADER_SIZE || size > load_le32(header + VDI_AT_TABLE))
         return vdi_refuse(error, "header size %u is not between %u and the offset of the block map", size,
                           VDI_AT_GEOMETRY - VDI_AT_HEADER_SIZE);
     if (type != VDI_NORMAL && type != VDI_FIXED && type != VDI_DIFFERENCING)
@@ -48,11 +48,11 @@ static bool check_kind(struct vdi *vdi, GError **error)
 static bool check_sizes(struct vdi *vdi, GError **error)
 {
     const uint8_t *header = vdi->header;
-    uint32_t sector = vdi_load32(header, VDI_AT_SECTOR_SIZE), blocks = vdi_load32(header, VDI_AT_BLOCKS);
-    uint64_t size = vdi_load64(header, VDI_AT_DISK_SIZE);
+    uint32_t sector = load_le32(header + VDI_AT_SECTOR_SIZE), blocks = load_le32(header + VDI_AT_BLOCKS);
+    uint64_t size = load_le64(header + VDI_AT_DISK_SIZE);
 
-    vdi->block_size = vdi_load32(header, VDI_AT_BLOCK_SIZE);
-    vdi->extra = vdi_load32(header, VDI_AT_BLOCK_EXTRA);
+    vdi->block_size = load_le32(header + VDI_AT_BLOCK_SIZE);
+    vdi->extra = load_le32(header + VDI_AT_BLOCK_EXTRA);
     if (sector != 512)
         return vdi_refuse(error, "sector size %u is not 512", sector);
     if (vdi->block_size < VDI_MIN_BLOCK || vdi->block_size > VDI_MAX_BLOCK ||
@@ -73,10 +73,10 @@ static bool check_sizes(struct vdi *vdi, GError **error)
 /* Header, map and data follow each other. */
 static bool check_layout(struct vdi *vdi, GError **error)
 {
-    uint64_t table = vdi_load32(vdi->header, VDI_AT_TABLE);
-    uint64_t length = vdi_load32(vdi->header, VDI_AT_BLOCKS) * UINT64_C(4);
+    uint64_t table = load_le32(vdi->header + VDI_AT_TABLE);
+    uint64_t length = load_le32(vdi->header + VDI_AT_BLOCKS) * UINT64_C(4);
 
-    vdi->data = vdi_load32(vdi->header, VDI_AT_DATA);
+    vdi->data = load_le32(vdi->header + VDI_AT_DATA);
     if (table % 512 || table < VDI_HEADER || table > vdi->storage->size ||
         length > vdi->storage->size - table)
         return vdi_refuse(error,
@@ -134,7 +134,7 @@ static bool read_header(struct vdi *vdi, GError **error)
     if (!storage_pread(vdi->storage, vdi->header, VDI_HEADER, 0, error) || !check_kind(vdi, error) ||
         !check_sizes(vdi, error) || !check_layout(vdi, error))
         return false;
-    return block_table_read(&vdi->map, vdi->storage, vdi_load32(vdi->header, VDI_AT_TABLE),
+    return block_table_read(&vdi->map, vdi->storage, load_le32(vdi->header + VDI_AT_TABLE),
                             (vdi->image->size + vdi->block_size - 1) / vdi->block_size, false, error) &&
            check_map(vdi, error);
 }
@@ -238,29 +238,21 @@ static bool vdi_map(struct image *image, uint64_t offset, uint64_t length, struc
 {
     const struct vdi *vdi = image->opaque;
     uint64_t end = offset + length;
-    size_t n = 0;
+    struct extent_sink sink = {.out = out, .max = max, .storage = vdi->storage};
 
     for (uint64_t next; offset < end; offset = next) {
         uint64_t block = offset / vdi->block_size;
         uint32_t entry = vdi->map.entries[block];
-        struct extent *last = n > 0 ? &out[n - 1] : NULL;
         struct extent extent = {.offset = offset, .status = status_of(vdi, entry)};
 
         next = MIN(end, (block + 1) * vdi->block_size);
         extent.length = next - offset;
-        if (extent.status == EXTENT_DATA) {
-            extent.storage = vdi->storage;
+        if (extent.status == EXTENT_DATA)
             extent.host_offset = vdi_host(vdi, entry) + offset % vdi->block_size;
-        }
-        if (last && last->status == extent.status &&
-            (extent.status != EXTENT_DATA || last->host_offset + last->length == extent.host_offset))
-            last->length += extent.length;
-        else if (n < max)
-            out[n++] = extent;
-        else
+        if (!extent_sink_add(&sink, &extent))
             break;
     }
-    *count = n;
+    *count = sink.count;
     return true;
 }
 
@@ -297,7 +289,7 @@ static void vdi_describe(struct image *image, image_describe_fn describe, void *
 
 const struct format format_vdi = {
     .name = "vdi",
-    .flags = FORMAT_BACKING | FORMAT_CREATE | FORMAT_NO_PARENT_NAME | FORMAT_SAME_SIZE,
+    .flags = FORMAT_BACKING | FORMAT_CREATE | FORMAT_NO_PARENT_NAME | FORMAT_SAME_SIZE | FORMAT_BLIND,
     .options = vdi_options,
     .probe = vdi_probe,
     .measure = vdi_measure,

@@ -14,6 +14,7 @@
 #define FORMATS_VDI_H
 
 #include "formats/block-table.h"
+#include "formats/bytes.h"
 #include "formats/image.h"
 #include "formats/uuid.h"
 
@@ -67,25 +68,6 @@ struct vdi {
     GArray *unused;  /* of uint32_t: blocks of the file below `next` that may be used again */
     GArray *dropped; /* the same, after the next flush */
 };
-
-static inline uint32_t vdi_load32(const uint8_t *header, unsigned at)
-{
-    uint32_t value;
-
-    __builtin_memcpy(&value, header + at, sizeof value);
-    return GUINT32_FROM_LE(value);
-}
-
-static inline uint64_t vdi_load64(const uint8_t *header, unsigned at)
-{
-    return vdi_load32(header, at) | (uint64_t)vdi_load32(header, at + 4) << 32;
-}
-
-static inline void vdi_store32(uint8_t *header, unsigned at, uint32_t value)
-{
-    value = GUINT32_TO_LE(value);
-    __builtin_memcpy(header + at, &value, sizeof value);
-}
 
 /* Where the data of a block of the file lies. */
 static inline uint64_t vdi_host(const struct vdi *vdi, uint64_t number)

@@ -42,11 +42,6 @@ static void plan_clear(struct plan *plan)
 
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(plan_t, plan_clear)
 
-static uint64_t round_up(uint64_t value, uint64_t unit)
-{
-    return (value + unit - 1) / unit * unit;
-}
-
 /* A relative name counts from the child; an absolute one is ours, for Windows has no such directories. */
 static bool plan_parent(const struct image_create_options *options, struct plan *plan, GError **error)
 {
@@ -142,19 +137,19 @@ static void make_footer(const struct plan *plan, uint8_t *footer)
 {
     memset(footer, 0, VHD_SECTOR);
     memcpy(footer, "conectix", 8);
-    vhd_store32(footer + VHD_FOOTER_FEATURES, 2); /* always set */
-    vhd_store32(footer + VHD_FOOTER_VERSION, 0x00010000);
-    vhd_store64(footer + VHD_FOOTER_DATA_OFFSET, plan->type == VHD_FIXED ? UINT64_MAX : VHD_SECTOR);
-    vhd_store32(footer + VHD_FOOTER_TIMESTAMP, time(NULL) - EPOCH);
+    store_be32(footer + VHD_FOOTER_FEATURES, 2); /* always set */
+    store_be32(footer + VHD_FOOTER_VERSION, 0x00010000);
+    store_be64(footer + VHD_FOOTER_DATA_OFFSET, plan->type == VHD_FIXED ? UINT64_MAX : VHD_SECTOR);
+    store_be32(footer + VHD_FOOTER_TIMESTAMP, time(NULL) - EPOCH);
     memcpy(footer + VHD_FOOTER_CREATOR, "bmig", 4);
-    vhd_store32(footer + VHD_FOOTER_CREATOR_VERSION, 0x00010000);
+    store_be32(footer + VHD_FOOTER_CREATOR_VERSION, 0x00010000);
     memcpy(footer + VHD_FOOTER_CREATOR_OS, "Wi2k", 4);
-    vhd_store64(footer + VHD_FOOTER_ORIGINAL_SIZE, plan->size);
-    vhd_store64(footer + VHD_FOOTER_CURRENT_SIZE, plan->size);
-    vhd_store32(footer + VHD_FOOTER_GEOMETRY, choose_geometry(plan->size));
-    vhd_store32(footer + VHD_FOOTER_TYPE, plan->type);
+    store_be64(footer + VHD_FOOTER_ORIGINAL_SIZE, plan->size);
+    store_be64(footer + VHD_FOOTER_CURRENT_SIZE, plan->size);
+    store_be32(footer + VHD_FOOTER_GEOMETRY, choose_geometry(plan->size));
+    store_be32(footer + VHD_FOOTER_TYPE, plan->type);
     uuid_random(footer + VHD_FOOTER_UUID);
-    vhd_store32(footer + VHD_FOOTER_CHECKSUM, vhd_checksum(footer, VHD_SECTOR, VHD_FOOTER_CHECKSUM));
+    store_be32(footer + VHD_FOOTER_CHECKSUM, vhd_checksum(footer, VHD_SECTOR, VHD_FOOTER_CHECKSUM));
 }
 
 static void make_header(const struct plan *plan, uint8_t *header)
@@ -163,20 +158,20 @@ static void make_header(const struct plan *plan, uint8_t *header)
 
     memset(header, 0, VHD_HEADER);
     memcpy(header, "cxsparse", 8);
-    vhd_store64(header + VHD_HEADER_DATA_OFFSET, UINT64_MAX);
-    vhd_store64(header + VHD_HEADER_TABLE_OFFSET, plan->table);
-    vhd_store32(header + VHD_HEADER_VERSION, 0x00010000);
-    vhd_store32(header + VHD_HEADER_MAX_ENTRIES, plan->entries);
-    vhd_store32(header + VHD_HEADER_BLOCK_SIZE, plan->block_size);
+    store_be64(header + VHD_HEADER_DATA_OFFSET, UINT64_MAX);
+    store_be64(header + VHD_HEADER_TABLE_OFFSET, plan->table);
+    store_be32(header + VHD_HEADER_VERSION, 0x00010000);
+    store_be32(header + VHD_HEADER_MAX_ENTRIES, plan->entries);
+    store_be32(header + VHD_HEADER_BLOCK_SIZE, plan->block_size);
     if (plan->parent) {
         memcpy(header + VHD_HEADER_PARENT_UUID, plan->parent->footer + VHD_FOOTER_UUID, UUID_LENGTH);
         memcpy(header + VHD_HEADER_PARENT_NAME, plan->name->data, plan->name->len);
-        vhd_store32(locator, plan->code);
-        vhd_store32(locator + 4, round_up(plan->locator->len, VHD_SECTOR)); /* bytes, as all writers do */
-        vhd_store32(locator + 8, plan->locator->len);
-        vhd_store64(locator + 16, VHD_SECTOR + VHD_HEADER);
+        store_be32(locator, plan->code);
+        store_be32(locator + 4, round_up(plan->locator->len, VHD_SECTOR)); /* bytes, as all writers do */
+        store_be32(locator + 8, plan->locator->len);
+        store_be64(locator + 16, VHD_SECTOR + VHD_HEADER);
     }
-    vhd_store32(header + VHD_HEADER_CHECKSUM, vhd_checksum(header, VHD_HEADER, VHD_HEADER_CHECKSUM));
+    store_be32(header + VHD_HEADER_CHECKSUM, vhd_checksum(header, VHD_HEADER, VHD_HEADER_CHECKSUM));
 }
 
 /* No block is there. */

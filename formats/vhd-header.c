@@ -75,14 +75,13 @@ uint64_t vhd_geometry_size(uint32_t geometry)
 uint64_t vhd_size_for_qemu(const uint8_t *footer)
 {
     static const char creators[][5] = {"win ", "qem2", "d2v ", "tap\0", "CTXS"};
-    uint32_t geometry = vhd_load32(footer + VHD_FOOTER_GEOMETRY);
+    uint32_t geometry = load_be32(footer + VHD_FOOTER_GEOMETRY);
 
     for (size_t i = 0; i < G_N_ELEMENTS(creators); i++) {
         if (strncmp((const char *)footer + VHD_FOOTER_CREATOR, creators[i], 4) == 0)
-            return vhd_load64(footer + VHD_FOOTER_CURRENT_SIZE);
+            return load_be64(footer + VHD_FOOTER_CURRENT_SIZE);
     }
-    return geometry == 0xffff10ff ? vhd_load64(footer + VHD_FOOTER_CURRENT_SIZE)
-                                  : vhd_geometry_size(geometry);
+    return geometry == 0xffff10ff ? load_be64(footer + VHD_FOOTER_CURRENT_SIZE) : vhd_geometry_size(geometry);
 }
 
 /* ---- footer ------------------------------------------------------------------------------------- */
@@ -95,7 +94,7 @@ static bool has_cookie(const uint8_t *bytes)
 static bool is_footer(const uint8_t *bytes)
 {
     return has_cookie(bytes) &&
-           vhd_load32(bytes + VHD_FOOTER_CHECKSUM) == vhd_checksum(bytes, VHD_SECTOR, VHD_FOOTER_CHECKSUM);
+           load_be32(bytes + VHD_FOOTER_CHECKSUM) == vhd_checksum(bytes, VHD_SECTOR, VHD_FOOTER_CHECKSUM);
 }
 
 /* The footer at the end, or zeros.  Before 2004 Virtual PC wrote it without its last byte. */
@@ -140,7 +139,7 @@ static bool choose_footer(struct vhd *vhd, GError **error)
         if (!has_cookie(bytes))
             return vhd_refuse(error, "there is no footer, neither at the end nor a copy at the start");
         return vhd_refuse(error, "the footer's checksum 0x%08x is wrong (0x%08x), and there is no other",
-                          vhd_load32(bytes + VHD_FOOTER_CHECKSUM),
+                          load_be32(bytes + VHD_FOOTER_CHECKSUM),
                           vhd_checksum(bytes, VHD_SECTOR, VHD_FOOTER_CHECKSUM));
     }
     memcpy(vhd->footer, vhd->end_missing ? start : end, VHD_SECTOR);
@@ -163,7 +162,7 @@ static void announce_size(struct vhd *vhd)
 {
     uint64_t others = vhd_size_for_qemu(vhd->footer);
     const uint8_t *creator = vhd->footer + VHD_FOOTER_CREATOR;
-    uint32_t geometry = vhd_load32(vhd->footer + VHD_FOOTER_GEOMETRY);
+    uint32_t geometry = load_be32(vhd->footer + VHD_FOOTER_GEOMETRY);
     g_autofree char *shown = g_strndup((const char *)creator, 4);
     g_autofree char *escaped = g_strescape(shown, NULL);
 
@@ -177,9 +176,9 @@ static void announce_size(struct vhd *vhd)
 
 static bool check_footer(struct vhd *vhd, GError **error)
 {
-    uint32_t version = vhd_load32(vhd->footer + VHD_FOOTER_VERSION);
-    uint32_t type = vhd_load32(vhd->footer + VHD_FOOTER_TYPE);
-    uint64_t size = vhd_load64(vhd->footer + VHD_FOOTER_CURRENT_SIZE);
+    uint32_t version = load_be32(vhd->footer + VHD_FOOTER_VERSION);
+    uint32_t type = load_be32(vhd->footer + VHD_FOOTER_TYPE);
+    uint64_t size = load_be64(vhd->footer + VHD_FOOTER_CURRENT_SIZE);
 
     if (version >> 16 != 1)
         return vhd_refuse(error, "file format version 0x%08x is not 1.x", version);
@@ -197,7 +196,7 @@ static bool check_footer(struct vhd *vhd, GError **error)
 
 static bool check_fixed(struct vhd *vhd, GError **error)
 {
-    uint64_t data_offset = vhd_load64(vhd->footer + VHD_FOOTER_DATA_OFFSET);
+    uint64_t data_offset = load_be64(vhd->footer + VHD_FOOTER_DATA_OFFSET);
 
     if (vhd->end_missing)
         return vhd_refuse(error, "a fixed disk has no valid footer at the end of the file");
@@ -239,8 +238,8 @@ static bool add_part(struct vhd *vhd, const char *what, uint64_t offset, uint64_
 
 static bool check_blocks(struct vhd *vhd, const uint8_t *header, uint64_t *needed, GError **error)
 {
-    uint32_t entries = vhd_load32(header + VHD_HEADER_MAX_ENTRIES);
-    uint32_t block_size = vhd_load32(header + VHD_HEADER_BLOCK_SIZE);
+    uint32_t entries = load_be32(header + VHD_HEADER_MAX_ENTRIES);
+    uint32_t block_size = load_be32(header + VHD_HEADER_BLOCK_SIZE);
 
     if (block_size < VHD_SECTOR || block_size > VHD_MAX_BLOCK || block_size & (block_size - 1))
         return vhd_refuse(error, "block size %u is not a power of two from %u to %u", block_size, VHD_SECTOR,
@@ -261,16 +260,16 @@ static bool check_blocks(struct vhd *vhd, const uint8_t *header, uint64_t *neede
 
 static bool check_header(struct vhd *vhd, const uint8_t *header, GError **error)
 {
-    uint32_t version = vhd_load32(header + VHD_HEADER_VERSION);
+    uint32_t version = load_be32(header + VHD_HEADER_VERSION);
     uint32_t sum = vhd_checksum(header, VHD_HEADER, VHD_HEADER_CHECKSUM);
 
     if (memcmp(header, "cxsparse", COOKIE_LENGTH) != 0)
         return vhd_refuse(
             error, "there is no dynamic header where the footer says (data offset 0x%" G_GINT64_MODIFIER "x)",
-            vhd_load64(vhd->footer + VHD_FOOTER_DATA_OFFSET));
-    if (vhd_load32(header + VHD_HEADER_CHECKSUM) != sum)
+            load_be64(vhd->footer + VHD_FOOTER_DATA_OFFSET));
+    if (load_be32(header + VHD_HEADER_CHECKSUM) != sum)
         return vhd_refuse(error, "the dynamic header's checksum 0x%08x is wrong (0x%08x)",
-                          vhd_load32(header + VHD_HEADER_CHECKSUM), sum);
+                          load_be32(header + VHD_HEADER_CHECKSUM), sum);
     if (version >> 16 != 1)
         return vhd_refuse(error, "dynamic header version 0x%08x is not 1.x", version);
     return true;
@@ -296,18 +295,18 @@ static bool read_locators(struct vhd *vhd, const uint8_t *header, uint32_t code,
 {
     for (unsigned i = 0; i < VHD_LOCATORS; i++) {
         const uint8_t *locator = header + VHD_HEADER_LOCATORS + i * VHD_LOCATOR;
-        uint32_t length = vhd_load32(locator + 8);
+        uint32_t length = load_be32(locator + 8);
         g_autofree uint8_t *bytes = NULL;
 
-        if (vhd_load32(locator) != code)
+        if (load_be32(locator) != code)
             continue;
         if (length > VHD_MAX_LOCATOR)
             return vhd_refuse(error, "parent locator %u: %u bytes are more than %u", i, length,
                               VHD_MAX_LOCATOR);
-        if (!add_part(vhd, "a parent locator", vhd_load64(locator + 16), length, error))
+        if (!add_part(vhd, "a parent locator", load_be64(locator + 16), length, error))
             return false;
         bytes = g_malloc(length);
-        if (!storage_pread(vhd->storage, bytes, length, vhd_load64(locator + 16), error) ||
+        if (!storage_pread(vhd->storage, bytes, length, load_be64(locator + 16), error) ||
             !add_name(vhd, bytes, length, UTF16_LITTLE, error))
             return false;
     }
@@ -412,7 +411,7 @@ static bool check_table(struct vhd *vhd, GError **error)
 
 static bool read_sparse(struct vhd *vhd, GError **error)
 {
-    uint64_t offset = vhd_load64(vhd->footer + VHD_FOOTER_DATA_OFFSET), table, needed = 0;
+    uint64_t offset = load_be64(vhd->footer + VHD_FOOTER_DATA_OFFSET), table, needed = 0;
     uint8_t header[VHD_HEADER];
 
     vhd->fixed = g_array_new(FALSE, FALSE, sizeof(struct vhd_range));
@@ -420,11 +419,11 @@ static bool read_sparse(struct vhd *vhd, GError **error)
         !storage_pread(vhd->storage, header, VHD_HEADER, offset, error) ||
         !check_header(vhd, header, error) || !check_blocks(vhd, header, &needed, error))
         return false;
-    table = vhd_load64(header + VHD_HEADER_TABLE_OFFSET);
+    table = load_be64(header + VHD_HEADER_TABLE_OFFSET);
     if (table % VHD_SECTOR)
         return vhd_refuse(error, "table offset 0x%" G_GINT64_MODIFIER "x is not a multiple of 512", table);
     if (!add_part(vhd, "the block allocation table", table,
-                  vhd_load32(header + VHD_HEADER_MAX_ENTRIES) * UINT64_C(4), error))
+                  load_be32(header + VHD_HEADER_MAX_ENTRIES) * UINT64_C(4), error))
         return false;
     if (vhd->type == VHD_DIFFERENCING && !read_parent(vhd, header, error))
         return false;

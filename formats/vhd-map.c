@@ -85,30 +85,8 @@ void vhd_cache_free(struct vhd *vhd)
     g_clear_pointer(&vhd->cache, g_free);
 }
 
-/* Collects extents and merges neighbours. */
-struct sink {
-    struct extent *out;
-    size_t max, count;
-};
-
-/* False: there is no room for it. */
-static bool sink_add(struct sink *sink, const struct extent *extent)
-{
-    struct extent *last = sink->count ? &sink->out[sink->count - 1] : NULL;
-
-    if (last && last->status == extent->status &&
-        (extent->status != EXTENT_DATA || last->host_offset + last->length == extent->host_offset)) {
-        last->length += extent->length;
-        return true;
-    }
-    if (sink->count == sink->max)
-        return false;
-    sink->out[sink->count++] = *extent;
-    return true;
-}
-
 /* [from, to) lies in one block that is there. *done: up to where it was added. */
-static bool map_block(struct vhd *vhd, uint64_t from, uint64_t to, struct sink *sink, uint64_t *done,
+static bool map_block(struct vhd *vhd, uint64_t from, uint64_t to, struct extent_sink *sink, uint64_t *done,
                       GError **error)
 {
     uint64_t block = from / vhd->block_size, start = block * vhd->block_size;
@@ -124,10 +102,9 @@ static bool map_block(struct vhd *vhd, uint64_t from, uint64_t to, struct sink *
 
         if (set) {
             extent.status = EXTENT_DATA;
-            extent.storage = vhd->storage;
             extent.host_offset = vhd_host(vhd, block) + (*done - start);
         }
-        if (!sink_add(sink, &extent))
+        if (!extent_sink_add(sink, &extent))
             break;
         *done = next;
     }
@@ -138,7 +115,8 @@ bool vhd_map(struct image *image, uint64_t offset, uint64_t length, struct exten
              size_t *count, GError **error)
 {
     struct vhd *vhd = image->opaque;
-    struct sink sink = {.out = out, .max = max};
+    struct extent_sink sink = {.out = out, .max = max, .storage = vhd->storage};
+    GError *failure = NULL;
 
     if (vhd->type == VHD_FIXED)
         return raw_map(image, offset, length, out, max, count, error);
@@ -152,13 +130,10 @@ bool vhd_map(struct image *image, uint64_t offset, uint64_t length, struct exten
         next = MIN(end, (block + MAX(absent, 1)) * vhd->block_size);
         extent.length = next - at;
         if (absent == 0) {
-            if (!map_block(vhd, at, next, &sink, &done, error))
-                return false;
-            if (done < next)
+            if (!map_block(vhd, at, next, &sink, &done, &failure) || done < next)
                 break;
-        } else if (!sink_add(&sink, &extent))
+        } else if (!extent_sink_add(&sink, &extent))
             break;
     }
-    *count = sink.count;
-    return true;
+    return extent_sink_end(&sink, failure, count, error);
 }

@@ -62,7 +62,7 @@ static void vhd_describe(struct image *image, image_describe_fn describe, void *
 const struct format format_vhd = {
     .name = "vhd",
     .qemu_name = "vpc",
-    .flags = FORMAT_BACKING | FORMAT_CREATE | FORMAT_SAME_SIZE,
+    .flags = FORMAT_BACKING | FORMAT_CREATE | FORMAT_SAME_SIZE | FORMAT_BLIND,
     .options = vhd_options,
     .probe = vhd_probe,
     .measure = vhd_measure,

@@ -15,6 +15,7 @@
 #define FORMATS_VHD_H
 
 #include "formats/block-table.h"
+#include "formats/bytes.h"
 #include "formats/image.h"
 #include "formats/uuid.h"
 
@@ -102,34 +103,6 @@ struct vhd {
     uint64_t end;        /* behind the last block */
     GHashTable *changed; /* &block -> struct vhd_bitmap */
 };
-
-static inline uint32_t vhd_load32(const uint8_t *bytes)
-{
-    uint32_t value;
-
-    __builtin_memcpy(&value, bytes, sizeof value);
-    return GUINT32_FROM_BE(value);
-}
-
-static inline uint64_t vhd_load64(const uint8_t *bytes)
-{
-    uint64_t value;
-
-    __builtin_memcpy(&value, bytes, sizeof value);
-    return GUINT64_FROM_BE(value);
-}
-
-static inline void vhd_store32(uint8_t *bytes, uint32_t value)
-{
-    value = GUINT32_TO_BE(value);
-    __builtin_memcpy(bytes, &value, sizeof value);
-}
-
-static inline void vhd_store64(uint8_t *bytes, uint64_t value)
-{
-    value = GUINT64_TO_BE(value);
-    __builtin_memcpy(bytes, &value, sizeof value);
-}
 
 static inline uint64_t vhd_host(const struct vhd *vhd, uint64_t block)
 {

@@ -96,7 +96,7 @@ static bool read_piece(struct vhdx *vhdx, uint64_t first, uint64_t count, uint8_
     if (!storage_pread(vhdx->storage, bytes, count * 8, vhdx->bat_region.offset + first * 8, error))
         return false;
     for (uint64_t i = 0; i < count; i++) {
-        uint64_t raw = vhdx_load64(bytes + i * 8);
+        uint64_t raw = load_le64(bytes + i * 8);
 
         if (raw && !take_entry(vhdx, first + i, raw, error))
             return false;
@@ -172,6 +172,6 @@ void vhdx_encode_bat(const struct vhdx *vhdx, uint64_t sector, uint8_t *out)
     for (uint64_t i = 0; i < VHDX_SECTOR / 8 && first + i < vhdx->entries; i++) {
         uint32_t entry = vhdx->bat[first + i];
 
-        vhdx_store64(out + i * 8, vhdx_entry_host(entry) | vhdx_entry_state(entry));
+        store_le64(out + i * 8, vhdx_entry_host(entry) | vhdx_entry_state(entry));
     }
 }

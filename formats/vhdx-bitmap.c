@@ -102,7 +102,7 @@ uint64_t vhdx_bitmap_run(const struct vhdx_piece *piece, uint64_t bit, uint64_t 
     uint64_t flip = vhdx_bitmap_get(piece, bit) ? UINT64_MAX : 0, at = bit;
 
     while (at < end) {
-        uint64_t differ = (vhdx_load64(piece->bytes + at / 64 * 8) ^ flip) >> (at % 64);
+        uint64_t differ = (load_le64(piece->bytes + at / 64 * 8) ^ flip) >> (at % 64);
 
         if (differ)
             return MIN(at + __builtin_ctzll(differ), end) - bit;

@@ -32,11 +32,6 @@ struct plan {
     uint64_t end;        /* first byte behind the tables: blocks may follow */
 };
 
-static uint64_t round_up(uint64_t value, uint64_t unit)
-{
-    return (value + unit - 1) / unit * unit;
-}
-
 /* Small blocks keep thin disks thin; a huge table is slow to open for everybody. */
 static const char *default_block_size(uint64_t size)
 {
@@ -208,7 +203,7 @@ static bool write_blocks(struct storage *storage, const struct plan *plan, GErro
 
             if (at >= WRITE_PIECE / 8)
                 break;
-            vhdx_store64(bytes + at * 8, (plan->end + block * vhdx->block_size) | VHDX_PRESENT);
+            store_le64(bytes + at * 8, (plan->end + block * vhdx->block_size) | VHDX_PRESENT);
         }
         if (!storage_pwrite(storage, bytes, WRITE_PIECE, vhdx->bat_region.offset + first * 8, error))
             return false;

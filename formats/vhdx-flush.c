@@ -71,12 +71,12 @@ static void encode_sector(struct session *session, unsigned i)
     memcpy(descriptor, "desc", 4);
     memcpy(descriptor + 4, bytes + VHDX_SECTOR - 4, 4);
     memcpy(descriptor + 8, bytes, 8);
-    vhdx_store64(descriptor + 16, session->offsets[i]);
-    vhdx_store64(descriptor + 24, session->sequence);
+    store_le64(descriptor + 16, session->offsets[i]);
+    store_le64(descriptor + 24, session->sequence);
     memcpy(data, bytes, VHDX_SECTOR);
     memcpy(data, "data", 4);
-    vhdx_store32(data + 4, session->sequence >> 32);
-    vhdx_store32(data + VHDX_SECTOR - 4, (uint32_t)session->sequence);
+    store_le32(data + 4, session->sequence >> 32);
+    store_le32(data + VHDX_SECTOR - 4, (uint32_t)session->sequence);
 }
 
 /* Every entry is a sequence of its own: what was before it is applied. `at` is its place in the log. */
@@ -88,16 +88,16 @@ static size_t encode_entry(struct session *session, const struct vhdx_guid *guid
 
     memset(header, 0, VHDX_SECTOR);
     memcpy(header, "loge", 4);
-    vhdx_store32(header + 8, length);
-    vhdx_store32(header + 12, at);
-    vhdx_store64(header + 16, session->sequence);
-    vhdx_store32(header + 24, session->count);
+    store_le32(header + 8, length);
+    store_le32(header + 12, at);
+    store_le64(header + 16, session->sequence);
+    store_le32(header + 24, session->count);
     memcpy(header + 32, guid, sizeof *guid);
-    vhdx_store64(header + 48, size / VHDX_MIB * VHDX_MIB);
-    vhdx_store64(header + 56, size / VHDX_MIB * VHDX_MIB);
+    store_le64(header + 48, size / VHDX_MIB * VHDX_MIB);
+    store_le64(header + 56, size / VHDX_MIB * VHDX_MIB);
     for (unsigned i = 0; i < session->count; i++)
         encode_sector(session, i);
-    vhdx_store32(header + 4, crc32c(0, header, length));
+    store_le32(header + 4, crc32c(0, header, length));
     return length;
 }
 
@@ -162,7 +162,7 @@ static bool log_new_bitmaps(struct session *session, GError **error)
                 return false;
         }
         last = offset;
-        vhdx_store64(bytes + index * 8 % VHDX_SECTOR, vhdx_entry_host(vhdx->bat[index]) | VHDX_PRESENT);
+        store_le64(bytes + index * 8 % VHDX_SECTOR, vhdx_entry_host(vhdx->bat[index]) | VHDX_PRESENT);
     }
     return commit(session, error);
 }

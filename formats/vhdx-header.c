@@ -25,39 +25,39 @@ static uint32_t checksum(const uint8_t *bytes, size_t length)
 
 static bool is_valid(const uint8_t *bytes, size_t length, const char *signature)
 {
-    return memcmp(bytes, signature, 4) == 0 && vhdx_load32(bytes + 4) == checksum(bytes, length);
+    return memcmp(bytes, signature, 4) == 0 && load_le32(bytes + 4) == checksum(bytes, length);
 }
 
 static void seal(uint8_t *bytes, size_t length)
 {
-    vhdx_store32(bytes + 4, 0);
-    vhdx_store32(bytes + 4, checksum(bytes, length));
+    store_le32(bytes + 4, 0);
+    store_le32(bytes + 4, checksum(bytes, length));
 }
 
 static void decode_header(const uint8_t *bytes, struct vhdx_header *header)
 {
-    header->sequence = vhdx_load64(bytes + 8);
+    header->sequence = load_le64(bytes + 8);
     memcpy(&header->file_write, bytes + 16, 16);
     memcpy(&header->data_write, bytes + 32, 16);
     memcpy(&header->log, bytes + 48, 16);
-    header->log_version = vhdx_load16(bytes + 64);
-    header->version = vhdx_load16(bytes + 66);
-    header->log_length = vhdx_load32(bytes + 68);
-    header->log_offset = vhdx_load64(bytes + 72);
+    header->log_version = load_le16(bytes + 64);
+    header->version = load_le16(bytes + 66);
+    header->log_length = load_le32(bytes + 68);
+    header->log_offset = load_le64(bytes + 72);
 }
 
 void vhdx_encode_header(const struct vhdx_header *header, uint8_t *out)
 {
     memset(out, 0, VHDX_SECTOR);
     memcpy(out, "head", 4);
-    vhdx_store64(out + 8, header->sequence);
+    store_le64(out + 8, header->sequence);
     memcpy(out + 16, &header->file_write, 16);
     memcpy(out + 32, &header->data_write, 16);
     memcpy(out + 48, &header->log, 16);
-    vhdx_store16(out + 64, header->log_version);
-    vhdx_store16(out + 66, header->version);
-    vhdx_store32(out + 68, header->log_length);
-    vhdx_store64(out + 72, header->log_offset);
+    store_le16(out + 64, header->log_version);
+    store_le16(out + 66, header->version);
+    store_le32(out + 68, header->log_length);
+    store_le64(out + 72, header->log_offset);
     seal(out, VHDX_SECTOR);
 }
 
@@ -156,7 +156,7 @@ static const char *claim_region(struct vhdx *vhdx, const struct vhdx_range *regi
 
 static bool read_region(struct vhdx *vhdx, const uint8_t *entry, GError **error)
 {
-    struct vhdx_range region = {vhdx_load64(entry + 16), vhdx_load32(entry + 24)}, *known = NULL;
+    struct vhdx_range region = {load_le64(entry + 16), load_le32(entry + 24)}, *known = NULL;
     struct vhdx_guid guid;
     g_autofree char *name = NULL;
     const char *wrong;
@@ -167,7 +167,7 @@ static bool read_region(struct vhdx *vhdx, const uint8_t *entry, GError **error)
         known = &vhdx->bat_region;
     else if (vhdx_guid_equal(&guid, &vhdx_metadata_guid))
         known = &vhdx->metadata_region;
-    else if (vhdx_load32(entry + 28) & 1)
+    else if (load_le32(entry + 28) & 1)
         return vhdx_refuse(error, "region %s is required but not known", name);
     if (known && known->length)
         return vhdx_refuse(error, "region %s is there twice", name);
@@ -194,7 +194,7 @@ bool vhdx_read_regions(struct vhdx *vhdx, GError **error)
     }
     if (!valid)
         return vhdx_refuse(error, "neither region table has the right signature and checksum");
-    count = vhdx_load32(table + 8);
+    count = load_le32(table + 8);
     if (count > MAX_REGIONS)
         return vhdx_refuse(error, "EntryCount %u of the region table is more than %u", count, MAX_REGIONS);
     for (uint32_t i = 0; i < count; i++) {
@@ -209,16 +209,16 @@ bool vhdx_read_regions(struct vhdx *vhdx, GError **error)
 static void encode_region(uint8_t *entry, const struct vhdx_guid *guid, const struct vhdx_range *region)
 {
     memcpy(entry, guid, sizeof *guid);
-    vhdx_store64(entry + 16, region->offset);
-    vhdx_store32(entry + 24, region->length);
-    vhdx_store32(entry + 28, 1);
+    store_le64(entry + 16, region->offset);
+    store_le32(entry + 24, region->length);
+    store_le32(entry + 28, 1);
 }
 
 void vhdx_encode_regions(const struct vhdx *vhdx, uint8_t *out)
 {
     memset(out, 0, VHDX_TABLE);
     memcpy(out, "regi", 4);
-    vhdx_store32(out + 8, 2);
+    store_le32(out + 8, 2);
     encode_region(out + 16, &vhdx_bat_guid, &vhdx->bat_region);
     encode_region(out + 48, &vhdx_metadata_guid, &vhdx->metadata_region);
     seal(out, VHDX_TABLE);

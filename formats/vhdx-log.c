@@ -61,14 +61,14 @@ static bool check_parts(const struct log *log, const struct entry *entry)
     for (uint32_t i = 0; i < entry->descriptors; i++) {
         const uint8_t *at = descriptor(log, entry, i);
 
-        if ((!is_data(at) && memcmp(at, "zero", 4) != 0) || vhdx_load64(at + 24) != entry->sequence)
+        if ((!is_data(at) && memcmp(at, "zero", 4) != 0) || load_le64(at + 24) != entry->sequence)
             return false;
         if (is_data(at)) {
             const uint8_t *data = sector(log, entry->at, next);
 
             if (next++ >= sectors || memcmp(data, "data", 4) != 0 ||
-                vhdx_load32(data + 4) != entry->sequence >> 32 ||
-                vhdx_load32(data + VHDX_SECTOR - 4) != (uint32_t)entry->sequence)
+                load_le32(data + 4) != entry->sequence >> 32 ||
+                load_le32(data + VHDX_SECTOR - 4) != (uint32_t)entry->sequence)
                 return false;
         }
     }
@@ -83,7 +83,7 @@ static bool check_sum(const struct log *log, const struct entry *entry)
 
     for (uint32_t i = 1; i < entry->length / VHDX_SECTOR; i++)
         crc = crc32c(crc, sector(log, entry->at, i), VHDX_SECTOR);
-    return crc == vhdx_load32(first + 4);
+    return crc == load_le32(first + 4);
 }
 
 static bool read_entry(const struct log *log, uint32_t at, struct entry *entry)
@@ -91,12 +91,12 @@ static bool read_entry(const struct log *log, uint32_t at, struct entry *entry)
     const uint8_t *bytes = sector(log, at, 0);
 
     *entry = (struct entry){.at = at,
-                            .length = vhdx_load32(bytes + 8),
-                            .tail = vhdx_load32(bytes + 12),
-                            .sequence = vhdx_load64(bytes + 16),
-                            .descriptors = vhdx_load32(bytes + 24),
-                            .flushed = vhdx_load64(bytes + 48),
-                            .last = vhdx_load64(bytes + 56)};
+                            .length = load_le32(bytes + 8),
+                            .tail = load_le32(bytes + 12),
+                            .sequence = load_le64(bytes + 16),
+                            .descriptors = load_le32(bytes + 24),
+                            .flushed = load_le64(bytes + 48),
+                            .last = load_le64(bytes + 56)};
     return memcmp(bytes, "loge", 4) == 0 && entry->length > 0 && entry->length % VHDX_SECTOR == 0 &&
            entry->length <= log->length && entry->sequence > 0 &&
            memcmp(bytes + 32, &log->vhdx->header.log, 16) == 0 && check_parts(log, entry) &&
@@ -194,7 +194,7 @@ static bool replay_entry(const struct log *log, const struct entry *entry, unsig
     for (uint32_t i = 0; i < entry->descriptors; i++) {
         const uint8_t *at = descriptor(log, entry, i);
         bool data = is_data(at);
-        uint64_t offset = vhdx_load64(at + 16), length = data ? VHDX_SECTOR : vhdx_load64(at + 8);
+        uint64_t offset = load_le64(at + 16), length = data ? VHDX_SECTOR : load_le64(at + 8);
 
         if (!check_target(log, offset, length, error))
             return false;

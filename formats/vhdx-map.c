@@ -75,12 +75,5 @@ bool vhdx_map(struct image *image, uint64_t offset, uint64_t length, struct exte
         if (!map_block(vhdx, offset, end, &next, &sink, &failure))
             break;
     }
-    /* What was found before a bad place is good: the next call begins at the bad place and fails. */
-    if (failure && sink.count == 0) {
-        g_propagate_error(error, failure);
-        return false;
-    }
-    g_clear_error(&failure);
-    *count = sink.count;
-    return true;
+    return extent_sink_end(&sink, failure, count, error);
 }

@@ -58,9 +58,8 @@ static const struct {
 
 static struct item decode_item(const uint8_t *entry)
 {
-    struct item item = {.offset = vhdx_load32(entry + 16),
-                        .length = vhdx_load32(entry + 20),
-                        .flags = vhdx_load32(entry + 24)};
+    struct item item = {
+        .offset = load_le32(entry + 16), .length = load_le32(entry + 20), .flags = load_le32(entry + 24)};
 
     memcpy(&item.id, entry, sizeof item.id);
     return item;
@@ -147,7 +146,7 @@ static bool read_table(struct vhdx *vhdx, struct item *found, GError **error)
         return false;
     if (memcmp(table, "metadata", 8) != 0)
         return vhdx_refuse(error, "the metadata region does not begin with \"metadata\"");
-    count = vhdx_load16(table + 10);
+    count = load_le16(table + 10);
     if (count > MAX_ITEMS)
         return vhdx_refuse(error, "EntryCount %u of the metadata table is more than %u", count, MAX_ITEMS);
     for (unsigned i = 0; i < count; i++) {
@@ -210,15 +209,15 @@ static bool read_values(struct vhdx *vhdx, const struct item *found, GError **er
     for (int i = 0; ok && i < PARENT_LOCATOR; i++)
         ok = (values[i] = read_item(vhdx, &found[i], error)) != NULL;
     if (ok) {
-        uint32_t bits = vhdx_load32(values[FILE_PARAMETERS] + 4);
+        uint32_t bits = load_le32(values[FILE_PARAMETERS] + 4);
 
-        vhdx->block_size = vhdx_load32(values[FILE_PARAMETERS]);
+        vhdx->block_size = load_le32(values[FILE_PARAMETERS]);
         vhdx->differencing = bits & 2;
         vhdx->fixed = bits & 1 && !vhdx->differencing;
-        vhdx->image->size = vhdx_load64(values[DISK_SIZE]);
+        vhdx->image->size = load_le64(values[DISK_SIZE]);
         memcpy(&vhdx->disk_id, values[DISK_ID], sizeof vhdx->disk_id);
-        vhdx->logical_sector = vhdx_load32(values[LOGICAL_SECTOR]);
-        vhdx->physical_sector = vhdx_load32(values[PHYSICAL_SECTOR]);
+        vhdx->logical_sector = load_le32(values[LOGICAL_SECTOR]);
+        vhdx->physical_sector = load_le32(values[PHYSICAL_SECTOR]);
     }
     for (int i = 0; i < PARENT_LOCATOR; i++)
         g_clear_pointer(&values[i], g_free);
@@ -270,23 +269,23 @@ void vhdx_encode_metadata(const struct vhdx *vhdx, const GByteArray *locator, ui
     uint32_t at = VHDX_TABLE;
     int count = locator ? KNOWN : PARENT_LOCATOR;
 
-    vhdx_store32(values[FILE_PARAMETERS], vhdx->block_size);
-    vhdx_store32(values[FILE_PARAMETERS] + 4, (vhdx->differencing ? 2 : 0) | (vhdx->fixed ? 1 : 0));
-    vhdx_store64(values[DISK_SIZE], vhdx->image->size);
+    store_le32(values[FILE_PARAMETERS], vhdx->block_size);
+    store_le32(values[FILE_PARAMETERS] + 4, (vhdx->differencing ? 2 : 0) | (vhdx->fixed ? 1 : 0));
+    store_le64(values[DISK_SIZE], vhdx->image->size);
     memcpy(values[DISK_ID], &vhdx->disk_id, sizeof vhdx->disk_id);
-    vhdx_store32(values[LOGICAL_SECTOR], vhdx->logical_sector);
-    vhdx_store32(values[PHYSICAL_SECTOR], vhdx->physical_sector);
+    store_le32(values[LOGICAL_SECTOR], vhdx->logical_sector);
+    store_le32(values[PHYSICAL_SECTOR], vhdx->physical_sector);
     memset(out, 0, length);
     memcpy(out, "metadata", 8);
-    vhdx_store16(out + 10, count);
+    store_le16(out + 10, count);
     for (int i = 0; i < count; i++) {
         uint8_t *entry = out + 32 + i * 32;
         uint32_t bytes = i == PARENT_LOCATOR ? locator->len : known_items[i].length;
 
         memcpy(entry, &known_items[i].id, sizeof known_items[i].id);
-        vhdx_store32(entry + 16, at);
-        vhdx_store32(entry + 20, bytes);
-        vhdx_store32(entry + 24, known_items[i].flags);
+        store_le32(entry + 16, at);
+        store_le32(entry + 20, bytes);
+        store_le32(entry + 24, known_items[i].flags);
         memcpy(out + at, i == PARENT_LOCATOR ? locator->data : values[i], bytes);
         at += bytes;
     }

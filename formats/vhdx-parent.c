@@ -32,7 +32,7 @@ static char *read_text(const uint8_t *item, uint32_t length, uint32_t at, uint32
 static GHashTable *read_pairs(const uint8_t *item, uint32_t length, GError **error)
 {
     g_autoptr(GHashTable) pairs = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
-    uint16_t count = vhdx_load16(item + 18);
+    uint16_t count = load_le16(item + 18);
 
     if (count > (length - LOCATOR_HEADER) / LOCATOR_ENTRY) {
         vhdx_refuse(error, "KeyValueCount %u of the Parent Locator needs more than its %u bytes", count,
@@ -41,9 +41,9 @@ static GHashTable *read_pairs(const uint8_t *item, uint32_t length, GError **err
     }
     for (unsigned i = 0; i < count; i++) {
         const uint8_t *entry = item + LOCATOR_HEADER + i * LOCATOR_ENTRY;
-        g_autofree char *key = read_text(item, length, vhdx_load32(entry), vhdx_load16(entry + 8), error);
+        g_autofree char *key = read_text(item, length, load_le32(entry), load_le16(entry + 8), error);
         g_autofree char *value =
-            key ? read_text(item, length, vhdx_load32(entry + 4), vhdx_load16(entry + 10), error) : NULL;
+            key ? read_text(item, length, load_le32(entry + 4), load_le16(entry + 10), error) : NULL;
 
         if (!value)
             return NULL;
@@ -153,10 +153,10 @@ static void append_pair(GByteArray *table, GByteArray *texts, uint32_t texts_at,
 {
     uint8_t entry[LOCATOR_ENTRY];
 
-    vhdx_store32(entry, texts_at + texts->len);
-    vhdx_store32(entry + 4, texts_at + texts->len + key->len);
-    vhdx_store16(entry + 8, key->len);
-    vhdx_store16(entry + 10, value->len);
+    store_le32(entry, texts_at + texts->len);
+    store_le32(entry + 4, texts_at + texts->len + key->len);
+    store_le16(entry + 8, key->len);
+    store_le16(entry + 10, value->len);
     g_byte_array_append(table, entry, sizeof entry);
     g_byte_array_append(texts, key->data, key->len);
     g_byte_array_append(texts, value->data, value->len);
@@ -186,7 +186,7 @@ GByteArray *vhdx_make_locator(const struct vhdx_guid *linkage, const char *name,
         return NULL;
     }
     memcpy(header, &locator_type, sizeof locator_type);
-    vhdx_store16(header + 18, G_N_ELEMENTS(pairs));
+    store_le16(header + 18, G_N_ELEMENTS(pairs));
     g_byte_array_append(table, header, sizeof header);
     for (size_t i = 0; i < G_N_ELEMENTS(pairs); i++) {
         g_autoptr(GByteArray) key = utf16_encode(pairs[i][0], UTF16_LITTLE, error);

@@ -109,7 +109,7 @@ static void vhdx_describe(struct image *image, image_describe_fn describe, void 
 
 const struct format format_vhdx = {
     .name = "vhdx",
-    .flags = FORMAT_BACKING | FORMAT_CREATE | FORMAT_SAME_SIZE,
+    .flags = FORMAT_BACKING | FORMAT_CREATE | FORMAT_SAME_SIZE | FORMAT_BLIND,
     .options = vhdx_options,
     .probe = vhdx_probe,
     .measure = vhdx_measure,

@@ -23,6 +23,7 @@
 #ifndef FORMATS_VHDX_H
 #define FORMATS_VHDX_H
 
+#include "formats/bytes.h"
 #include "formats/image.h"
 
 #define VHDX_MIB            (UINT64_C(1) << 20)
@@ -118,48 +119,6 @@ struct vhdx {
     GArray *new_bitmaps; /* of uint64_t: chunks whose bitmap block the medium does not know yet */
     GArray *frees;       /* of struct vhdx_range: to be given back after the next flush */
 };
-
-static inline uint16_t vhdx_load16(const void *bytes)
-{
-    uint16_t value;
-
-    __builtin_memcpy(&value, bytes, sizeof value);
-    return GUINT16_FROM_LE(value);
-}
-
-static inline uint32_t vhdx_load32(const void *bytes)
-{
-    uint32_t value;
-
-    __builtin_memcpy(&value, bytes, sizeof value);
-    return GUINT32_FROM_LE(value);
-}
-
-static inline uint64_t vhdx_load64(const void *bytes)
-{
-    uint64_t value;
-
-    __builtin_memcpy(&value, bytes, sizeof value);
-    return GUINT64_FROM_LE(value);
-}
-
-static inline void vhdx_store16(void *bytes, uint16_t value)
-{
-    value = GUINT16_TO_LE(value);
-    __builtin_memcpy(bytes, &value, sizeof value);
-}
-
-static inline void vhdx_store32(void *bytes, uint32_t value)
-{
-    value = GUINT32_TO_LE(value);
-    __builtin_memcpy(bytes, &value, sizeof value);
-}
-
-static inline void vhdx_store64(void *bytes, uint64_t value)
-{
-    value = GUINT64_TO_LE(value);
-    __builtin_memcpy(bytes, &value, sizeof value);
-}
 
 static inline enum vhdx_state vhdx_entry_state(uint32_t entry)
 {

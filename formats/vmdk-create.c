@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* New images: what they consist of, their descriptor, and their headers and empty tables. */
+#include "formats/create-options.h"
 #include "formats/vmdk.h"
 
 #include <string.h>
 
-#define DEFAULT_GRAIN (64u << 10)
+#define DEFAULT_GRAIN "64k"
 #define PIECE         (UINT64_C(2047) << 20) /* of a split disk, as VMware cuts it */
 #define MAX_SPARSE    (UINT64_C(2) << 40)    /* a sector number in a table has 32 bits */
 #define LONGEST_NAME  255
@@ -48,67 +49,50 @@ bool vmdk_is_writable_type(const char *create_type)
     return false;
 }
 
-static bool usage(GError **error, const char *key, const char *value, const char *wanted)
+static bool usage(const char *key, const char *value, const char *allowed, GError **error)
 {
-    return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "%s=%s is not %s for format vmdk", key, value, wanted);
-}
-
-static const char *lookup(const struct image_create_options *options, const char *key, const char *otherwise)
-{
-    const char *value = options->values ? g_hash_table_lookup(options->values, key) : NULL;
-
-    return value ? value : otherwise;
+    return create_option_refuse("vmdk", key, value, allowed, error);
 }
 
 static bool parse_subformat(struct plan *plan, GError **error)
 {
-    const char *value = lookup(plan->options, "subformat", "monolithicSparse");
+    const char *names[G_N_ELEMENTS(subformats) + 1] = {NULL};
+    int chosen;
 
-    for (size_t i = 0; i < G_N_ELEMENTS(subformats); i++) {
-        if (g_ascii_strcasecmp(subformats[i].name, value) != 0)
-            continue;
-        plan->subformat = subformats[i].name;
-        plan->split = subformats[i].split;
-        plan->flat = subformats[i].flat;
-        plan->stream = subformats[i].stream;
-        return true;
-    }
-    return usage(error, "subformat", value,
-                 "one of monolithicSparse, monolithicFlat, twoGbMaxExtentSparse, twoGbMaxExtentFlat, "
-                 "streamOptimized");
+    for (size_t i = 0; i < G_N_ELEMENTS(subformats); i++)
+        names[i] = subformats[i].name;
+    chosen = create_option_choose("vmdk", plan->options, "subformat", "monolithicSparse", names, error);
+    if (chosen < 0)
+        return false;
+    plan->subformat = subformats[chosen].name;
+    plan->split = subformats[chosen].split;
+    plan->flat = subformats[chosen].flat;
+    plan->stream = subformats[chosen].stream;
+    return true;
 }
 
-static bool parse_grain(struct plan *plan, GError **error)
+static bool parse_zeroed(struct plan *plan, GError **error)
 {
-    const char *value = lookup(plan->options, "grain_size", NULL);
-    char *end = NULL;
+    static const char *const names[] = {"off", "on", NULL};
+    int chosen = create_option_choose("vmdk", plan->options, "zeroed_grain", "off", names, error);
 
-    plan->grain = value ? g_ascii_strtoull(value, &end, 10) : DEFAULT_GRAIN;
-    if (value && (*end == 'k' || *end == 'K' || *end == 'M')) {
-        plan->grain <<= *end == 'M' ? 20 : 10;
-        end++;
-    }
-    return (plan->grain >= VMDK_SECTOR && plan->grain <= VMDK_MAX_GRAIN &&
-            (plan->grain & (plan->grain - 1)) == 0 && (!value || *end == '\0')) ||
-           usage(error, "grain_size", value, "a power of two from 512 to 2M");
+    plan->zeroed = chosen == 1;
+    return chosen >= 0;
 }
 
 static bool parse_rest(struct plan *plan, GError **error)
 {
-    const char *zeroed = lookup(plan->options, "zeroed_grain", "off"), *p;
+    const char *p;
 
-    plan->adapter = lookup(plan->options, "adapter_type", "ide");
+    plan->adapter = create_option(plan->options, "adapter_type", "ide");
     for (p = plan->adapter; g_ascii_isalnum(*p) && p - plan->adapter < 32; p++)
         continue;
     if (p == plan->adapter || *p)
-        return usage(error, "adapter_type", plan->adapter, "a word like ide or lsilogic");
-    plan->zeroed = strcmp(zeroed, "on") == 0;
-    if (!plan->zeroed && strcmp(zeroed, "off") != 0)
-        return usage(error, "zeroed_grain", zeroed, "on or off");
-    plan->hwversion = lookup(plan->options, "hwversion", "4");
+        return usage("adapter_type", plan->adapter, "a word like ide or lsilogic", error);
+    plan->hwversion = create_option(plan->options, "hwversion", "4");
     for (p = plan->hwversion; g_ascii_isdigit(*p) && p - plan->hwversion < 4; p++)
         continue;
-    return (p > plan->hwversion && *p == '\0') || usage(error, "hwversion", plan->hwversion, "a number");
+    return (p > plan->hwversion && *p == '\0') || usage("hwversion", plan->hwversion, "a number", error);
 }
 
 static bool check_plan(const struct plan *plan, GError **error)
@@ -130,11 +114,13 @@ static bool check_plan(const struct plan *plan, GError **error)
 static bool make_plan(const struct image_create_options *options, struct plan *plan, GError **error)
 {
     *plan = (struct plan){.options = options};
-    if (!parse_subformat(plan, error) || !parse_grain(plan, error) || !parse_rest(plan, error))
+    if (!parse_subformat(plan, error) || !parse_zeroed(plan, error) || !parse_rest(plan, error) ||
+        !create_option_size("vmdk", options, "grain_size", DEFAULT_GRAIN, VMDK_SECTOR, VMDK_MAX_GRAIN,
+                            &plan->grain, error))
         return false;
-    plan->size = vmdk_align(MIN(options->size, VMDK_MAX_SIZE + 1), VMDK_SECTOR);
+    plan->size = round_up(MIN(options->size, VMDK_MAX_SIZE + 1), VMDK_SECTOR);
     plan->piece = plan->split ? PIECE : plan->size;
-    plan->pieces = plan->size ? MIN(vmdk_divide_up(plan->size, plan->piece), VMDK_MAX_EXTENTS + 1) : 0;
+    plan->pieces = plan->size ? MIN(divide_up(plan->size, plan->piece), VMDK_MAX_EXTENTS + 1) : 0;
     return check_plan(plan, error);
 }
 
@@ -158,8 +144,8 @@ static struct vmdk_header lay_out(const struct plan *plan, uint64_t size, bool t
                                  .text_size = text ? VMDK_TEXT_SECTORS * VMDK_SECTOR : 0,
                                  .entries = 512,
                                  .compression = plan->stream};
-    uint64_t count = vmdk_divide_up(size, plan->grain * header.entries);
-    uint64_t directory = vmdk_divide_up(count * 4, VMDK_SECTOR), tables = count * 4; /* sectors */
+    uint64_t count = divide_up(size, plan->grain * header.entries);
+    uint64_t directory = divide_up(count * 4, VMDK_SECTOR), tables = count * 4; /* sectors */
     uint64_t after = 1 + header.text_size / VMDK_SECTOR;
 
     if (plan->stream) {
@@ -171,19 +157,19 @@ static struct vmdk_header lay_out(const struct plan *plan, uint64_t size, bool t
         header.gd_sector = after + directory + tables;
         after += 2 * (directory + tables);
     }
-    header.overhead = vmdk_align(after * VMDK_SECTOR, plan->grain);
+    header.overhead = round_up(after * VMDK_SECTOR, plan->grain);
     return header;
 }
 
 static bool write_directory(struct storage *storage, const struct vmdk_header *header, uint64_t sector,
                             GError **error)
 {
-    uint64_t count = vmdk_divide_up(header->capacity, header->grain * header->entries);
-    uint64_t directory = vmdk_divide_up(count * 4, VMDK_SECTOR);
+    uint64_t count = divide_up(header->capacity, header->grain * header->entries);
+    uint64_t directory = divide_up(count * 4, VMDK_SECTOR);
     g_autofree uint8_t *bytes = g_malloc0(directory * VMDK_SECTOR);
 
     for (uint64_t i = 0; i < count; i++)
-        vmdk_store32(bytes + i * 4, sector + directory + i * 4);
+        store_le32(bytes + i * 4, sector + directory + i * 4);
     return storage_pwrite(storage, bytes, directory * VMDK_SECTOR, sector * VMDK_SECTOR, error);
 }
 
@@ -259,7 +245,7 @@ bool vmdk_plan_data(const struct image_create_options *options, GPtrArray *files
         if (!check_name(name, error))
             return false;
         if (!plan.flat)
-            size = lay_out(&plan, size, false).overhead + vmdk_align(size, plan.grain);
+            size = lay_out(&plan, size, false).overhead + round_up(size, plan.grain);
         image_add_data_file(files, name, size);
     }
     return true;
@@ -296,7 +282,7 @@ static void put_uuids(GString *text, const struct plan *plan)
 {
     const struct image *parent = plan->options->parent;
     const struct vmdk_descriptor *below = parent ? ((struct vmdk *)parent->opaque)->descriptor : NULL;
-    g_autofree char *image = vmdk_new_uuid(), *modification = vmdk_new_uuid();
+    g_autofree char *image = g_uuid_string_random(), *modification = g_uuid_string_random();
     static const char none[] = "00000000-0000-0000-0000-000000000000";
     const char *uuid = below ? below->image_uuid : NULL, *modified = below ? below->modification_uuid : NULL;
 
@@ -371,7 +357,7 @@ static bool end_stream(struct storage *storage, const struct vmdk_header *header
                                  .end = header->overhead};
     bool ok;
 
-    extent.table_count = vmdk_divide_up(header->capacity, header->grain * header->entries);
+    extent.table_count = divide_up(header->capacity, header->grain * header->entries);
     extent.gd = g_new0(uint32_t, extent.table_count);
     ok = vmdk_stream_flush(&extent, error);
     vmdk_extent_clear(&extent);
@@ -418,7 +404,7 @@ bool vmdk_create_data(struct storage *data, const struct image_create_options *o
 /* Of one grain that does not get smaller: blocks of 65535 bytes as they are, each with a head. */
 static uint64_t stored_record(uint64_t grain)
 {
-    return vmdk_align(VMDK_RECORD + grain + grain / 1000 + 64, VMDK_SECTOR);
+    return round_up(VMDK_RECORD + grain + grain / 1000 + 64, VMDK_SECTOR);
 }
 
 bool vmdk_measure(const struct image_create_options *options, uint64_t data, uint64_t *bytes, GError **error)
@@ -434,8 +420,8 @@ bool vmdk_measure(const struct image_create_options *options, uint64_t data, uin
         return true;
     }
     header = lay_out(&plan, plan.piece, !plan.split);
-    grains = MIN(vmdk_divide_up(data, plan.grain), vmdk_divide_up(plan.size, plan.grain));
-    pieces = vmdk_divide_up(plan.size, plan.grain * 512);
+    grains = MIN(divide_up(data, plan.grain), divide_up(plan.size, plan.grain));
+    pieces = divide_up(plan.size, plan.grain * 512);
     *bytes = plan.stream ? header.overhead + grains * stored_record(plan.grain) + pieces * 2564 + 8192
                          : plan.pieces * header.overhead + grains * plan.grain;
     return true;

@@ -407,11 +407,6 @@ struct vmdk_descriptor *vmdk_descriptor_parse(const char *text, size_t length, G
     return NULL;
 }
 
-char *vmdk_new_uuid(void)
-{
-    return g_uuid_string_random();
-}
-
 /* Neither "no parent" nor "not known". */
 uint32_t vmdk_new_cid(void)
 {

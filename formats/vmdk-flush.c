@@ -53,7 +53,7 @@ static bool change_uuid(struct vmdk *vmdk, GError **error)
     if (!descriptor->modification_uuid)
         return true;
     g_free(descriptor->modification_uuid);
-    descriptor->modification_uuid = vmdk_new_uuid();
+    descriptor->modification_uuid = g_uuid_string_random();
     return overwrite(vmdk, descriptor->modification_span, descriptor->modification_uuid, error);
 }
 
@@ -65,7 +65,7 @@ static bool prepare_extent(struct vmdk_extent *extent, GError **error)
         return true;
     if (!vmdk_verify(extent, &extent->end, error))
         return false;
-    extent->end = vmdk_align(MAX(extent->end, MAX(extent->header.overhead, VMDK_SECTOR)), extent->grain);
+    extent->end = round_up(MAX(extent->end, MAX(extent->header.overhead, VMDK_SECTOR)), extent->grain);
     return true;
 }
 

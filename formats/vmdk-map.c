@@ -29,7 +29,7 @@ static uint32_t record_bound(const struct vmdk_extent *extent, const uint8_t *ta
     uint64_t next = 0;
 
     while (++i < extent->entries && next == 0)
-        next = vmdk_load32(table + i * 4) * VMDK_SECTOR;
+        next = load_le32(table + i * 4) * VMDK_SECTOR;
     return next > host ? MIN(most, next - host) : most;
 }
 
@@ -105,7 +105,6 @@ static bool map_extent(struct vmdk_extent *extent, uint64_t offset, uint64_t end
     return true;
 }
 
-/* What was found before an error is an answer; the error comes with the next question. */
 bool vmdk_map(struct image *image, uint64_t offset, uint64_t length, struct extent *out, size_t max,
               size_t *count, GError **error)
 {
@@ -122,11 +121,5 @@ bool vmdk_map(struct image *image, uint64_t offset, uint64_t length, struct exte
         map_extent(extent, offset, next, &sink, &full, &failure);
         offset = next;
     }
-    *count = sink.count;
-    if (failure && sink.count == 0) {
-        g_propagate_error(error, failure);
-        return false;
-    }
-    g_clear_error(&failure);
-    return true;
+    return extent_sink_end(&sink, failure, count, error);
 }

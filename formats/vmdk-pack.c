@@ -13,7 +13,7 @@
 
 uint32_t vmdk_record_max(uint64_t grain)
 {
-    return vmdk_align(VMDK_RECORD + 2 * grain + RECORD_SLACK, VMDK_SECTOR);
+    return round_up(VMDK_RECORD + 2 * grain + RECORD_SLACK, VMDK_SECTOR);
 }
 
 /* Of the last grain as much as the disk shows is needed. */
@@ -41,8 +41,8 @@ bool vmdk_unpack(struct image *image, uint64_t offset, const void *packed, size_
 
     if (!extent->packed || packed_length < VMDK_RECORD)
         return vmdk_corrupt(error, "the grain at offset %" G_GUINT64_FORMAT " is cut", offset);
-    sector = vmdk_load64(packed);
-    length = vmdk_load32((const uint8_t *)packed + 8);
+    sector = load_le64(packed);
+    length = load_le32((const uint8_t *)packed + 8);
     if (sector != inside / VMDK_SECTOR)
         return vmdk_corrupt(error,
                             "where the grain of sector %" G_GUINT64_FORMAT " should be is that of sector "
@@ -76,10 +76,10 @@ bool vmdk_pack(struct image *image, uint64_t offset, const void *data, void *out
 
     if (!zlib_pack(data, extent->grain, record + VMDK_RECORD, &length))
         return vmdk_corrupt(error, "the grain at offset %" G_GUINT64_FORMAT " could not be packed", offset);
-    vmdk_store64(record, (offset - extent->start) / VMDK_SECTOR);
-    vmdk_store32(record + 8, length);
+    store_le64(record, (offset - extent->start) / VMDK_SECTOR);
+    store_le32(record + 8, length);
     end = VMDK_RECORD + length;
-    *packed_length = vmdk_align(end, VMDK_SECTOR);
+    *packed_length = round_up(end, VMDK_SECTOR);
     memset(record + end, 0, *packed_length - end);
     return true;
 }

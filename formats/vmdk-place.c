@@ -32,7 +32,7 @@ static bool find_grain(struct vmdk *vmdk, uint64_t offset, struct grain *grain, 
 
 static void set_entry(struct grain *grain, uint32_t value)
 {
-    vmdk_store32(grain->table->bytes + grain->index * 4, value);
+    store_le32(grain->table->bytes + grain->index * 4, value);
     vmdk_table_dirty(grain->extent, grain->table);
 }
 

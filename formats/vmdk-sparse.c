@@ -49,13 +49,13 @@ static bool check_compression(const struct vmdk_header *header, GError **error)
 static bool check_header(const struct vmdk_header *header, const uint8_t *bytes, GError **error)
 {
     static const uint8_t newlines[4] = {'\n', ' ', '\r', '\n'};
-    uint64_t capacity = vmdk_load64(bytes + 12);
+    uint64_t capacity = load_le64(bytes + 12);
 
     if (header->version < 1 || header->version > 3)
         return vmdk_refuse(error, "version %u is not between 1 and 3", header->version);
     if (header->flags & VMDK_NEWLINES && memcmp(bytes + 73, newlines, sizeof newlines) != 0)
         return vmdk_refuse(error, "the line ends in the header were changed: it was sent as text");
-    if (!check_grain(vmdk_load64(bytes + 20), error))
+    if (!check_grain(load_le64(bytes + 20), error))
         return false;
     if (capacity == 0 || capacity > VMDK_MAX_SIZE / VMDK_SECTOR)
         return vmdk_refuse(error, "capacity %" G_GUINT64_FORMAT " is out of range", capacity);
@@ -74,19 +74,19 @@ bool vmdk_header_parse(const uint8_t *bytes, struct vmdk_header *header, GError 
 {
     uint16_t compression;
 
-    if (vmdk_load32(bytes) != VMDK_MAGIC)
-        return vmdk_refuse(error, "magic 0x%08x is not that of a sparse extent", vmdk_load32(bytes));
+    if (load_le32(bytes) != VMDK_MAGIC)
+        return vmdk_refuse(error, "magic 0x%08x is not that of a sparse extent", load_le32(bytes));
     memcpy(&compression, bytes + 77, sizeof compression);
-    *header = (struct vmdk_header){.version = vmdk_load32(bytes + 4),
-                                   .flags = vmdk_load32(bytes + 8),
-                                   .capacity = sectors_to_bytes(vmdk_load64(bytes + 12)),
-                                   .grain = sectors_to_bytes(vmdk_load64(bytes + 20)),
-                                   .text_offset = sectors_to_bytes(vmdk_load64(bytes + 28)),
-                                   .text_size = sectors_to_bytes(vmdk_load64(bytes + 36)),
-                                   .entries = vmdk_load32(bytes + 44),
-                                   .rgd_sector = vmdk_load64(bytes + 48),
-                                   .gd_sector = vmdk_load64(bytes + 56),
-                                   .overhead = sectors_to_bytes(vmdk_load64(bytes + 64)),
+    *header = (struct vmdk_header){.version = load_le32(bytes + 4),
+                                   .flags = load_le32(bytes + 8),
+                                   .capacity = sectors_to_bytes(load_le64(bytes + 12)),
+                                   .grain = sectors_to_bytes(load_le64(bytes + 20)),
+                                   .text_offset = sectors_to_bytes(load_le64(bytes + 28)),
+                                   .text_size = sectors_to_bytes(load_le64(bytes + 36)),
+                                   .entries = load_le32(bytes + 44),
+                                   .rgd_sector = load_le64(bytes + 48),
+                                   .gd_sector = load_le64(bytes + 56),
+                                   .overhead = sectors_to_bytes(load_le64(bytes + 64)),
                                    .unclean = bytes[UNCLEAN_OFFSET],
                                    .compression = GUINT16_FROM_LE(compression)};
     return check_header(header, bytes, error);
@@ -95,17 +95,17 @@ bool vmdk_header_parse(const uint8_t *bytes, struct vmdk_header *header, GError 
 void vmdk_header_write(const struct vmdk_header *header, uint8_t *bytes)
 {
     memset(bytes, 0, VMDK_SECTOR);
-    vmdk_store32(bytes, VMDK_MAGIC);
-    vmdk_store32(bytes + 4, header->version);
-    vmdk_store32(bytes + 8, header->flags);
-    vmdk_store64(bytes + 12, header->capacity / VMDK_SECTOR);
-    vmdk_store64(bytes + 20, header->grain / VMDK_SECTOR);
-    vmdk_store64(bytes + 28, header->text_offset / VMDK_SECTOR);
-    vmdk_store64(bytes + 36, header->text_size / VMDK_SECTOR);
-    vmdk_store32(bytes + 44, header->entries);
-    vmdk_store64(bytes + 48, header->rgd_sector);
-    vmdk_store64(bytes + 56, header->gd_sector);
-    vmdk_store64(bytes + 64, header->overhead / VMDK_SECTOR);
+    store_le32(bytes, VMDK_MAGIC);
+    store_le32(bytes + 4, header->version);
+    store_le32(bytes + 8, header->flags);
+    store_le64(bytes + 12, header->capacity / VMDK_SECTOR);
+    store_le64(bytes + 20, header->grain / VMDK_SECTOR);
+    store_le64(bytes + 28, header->text_offset / VMDK_SECTOR);
+    store_le64(bytes + 36, header->text_size / VMDK_SECTOR);
+    store_le32(bytes + 44, header->entries);
+    store_le64(bytes + 48, header->rgd_sector);
+    store_le64(bytes + 56, header->gd_sector);
+    store_le64(bytes + 64, header->overhead / VMDK_SECTOR);
     bytes[UNCLEAN_OFFSET] = header->unclean;
     memcpy(bytes + UNCLEAN_OFFSET + 1, "\n \r\n", 4);
     bytes[77] = header->compression;
@@ -186,7 +186,7 @@ static uint32_t *read_directory(const struct vmdk_extent *extent, uint64_t offse
             vmdk_refuse(error,
                         "entry %" G_GUINT64_FORMAT " of the grain directory, 0x%" G_GINT64_MODIFIER "x, "
                         "is not valid",
-                        i, vmdk_load64(bytes + i * extent->entry_size));
+                        i, load_le64(bytes + i * extent->entry_size));
             return NULL;
         }
     }
@@ -195,7 +195,7 @@ static uint32_t *read_directory(const struct vmdk_extent *extent, uint64_t offse
 
 static bool plain_entry(const uint8_t *at, uint32_t *entry)
 {
-    *entry = vmdk_load32(at);
+    *entry = load_le32(at);
     return true;
 }
 
@@ -206,7 +206,7 @@ static bool count_tables(struct vmdk_extent *extent, uint64_t capacity, GError *
                            "capacity %" G_GUINT64_FORMAT " is less than the %" G_GUINT64_FORMAT
                            " sectors of the descriptor",
                            capacity / VMDK_SECTOR, extent->size / VMDK_SECTOR);
-    extent->table_count = vmdk_divide_up(capacity, extent->grain * extent->entries);
+    extent->table_count = divide_up(capacity, extent->grain * extent->entries);
     return extent->table_count <= VMDK_MAX_TABLES ||
            vmdk_refuse(error,
                        "capacity %" G_GUINT64_FORMAT ": a grain directory of %" G_GUINT64_FORMAT
@@ -230,8 +230,8 @@ static bool find_footer(const struct vmdk_extent *extent, struct vmdk_header *fo
     for (uint64_t at = length; at >= 2 * VMDK_SECTOR && !*found; at -= VMDK_SECTOR) {
         const uint8_t *header = tail + at - VMDK_SECTOR, *marker = header - VMDK_SECTOR;
 
-        *found = vmdk_load32(header) == VMDK_MAGIC && vmdk_load32(marker + 8) == 0 &&
-                 vmdk_load32(marker + 12) == MARKER_FOOTER && end - length + at > 2 * VMDK_SECTOR;
+        *found = load_le32(header) == VMDK_MAGIC && load_le32(marker + 8) == 0 &&
+                 load_le32(marker + 12) == MARKER_FOOTER && end - length + at > 2 * VMDK_SECTOR;
         if (*found && !vmdk_header_parse(header, footer, error)) {
             g_prefix_error(error, "footer: ");
             return false;
@@ -304,24 +304,24 @@ static bool open_hosted(struct vmdk *vmdk, struct vmdk_extent *extent, const uin
 
 static bool open_cowd(struct vmdk_extent *extent, const uint8_t *bytes, GError **error)
 {
-    uint32_t grain = vmdk_load32(bytes + 16), count = vmdk_load32(bytes + 24);
+    uint32_t grain = load_le32(bytes + 16), count = load_le32(bytes + 24);
 
-    if (vmdk_load32(bytes) != VMDK_COWD_MAGIC)
-        return vmdk_refuse(error, "magic 0x%08x is not that of a COWD extent", vmdk_load32(bytes));
-    if (vmdk_load32(bytes + 4) != 1)
-        return vmdk_refuse(error, "COWD version %u is not 1", vmdk_load32(bytes + 4));
+    if (load_le32(bytes) != VMDK_COWD_MAGIC)
+        return vmdk_refuse(error, "magic 0x%08x is not that of a COWD extent", load_le32(bytes));
+    if (load_le32(bytes + 4) != 1)
+        return vmdk_refuse(error, "COWD version %u is not 1", load_le32(bytes + 4));
     if (!check_grain(grain, error))
         return false;
     extent->grain = grain * VMDK_SECTOR;
     extent->entries = COWD_ENTRIES;
     extent->entry_size = 4;
-    if (!count_tables(extent, vmdk_load32(bytes + 12) * VMDK_SECTOR, error))
+    if (!count_tables(extent, load_le32(bytes + 12) * VMDK_SECTOR, error))
         return false;
     if (count < extent->table_count)
         return vmdk_refuse(error,
                            "numGDEntries %u is less than the %" G_GUINT64_FORMAT " that the disk needs",
                            count, extent->table_count);
-    extent->gd_offset = vmdk_load32(bytes + 20) * VMDK_SECTOR;
+    extent->gd_offset = load_le32(bytes + 20) * VMDK_SECTOR;
     extent->gd = read_directory(extent, extent->gd_offset, "gdOffset", plain_entry, error);
     return extent->gd != NULL;
 }
@@ -330,7 +330,7 @@ static bool open_cowd(struct vmdk_extent *extent, const uint8_t *bytes, GError *
 
 static bool se_entry(const uint8_t *at, uint32_t *entry)
 {
-    uint64_t value = vmdk_load64(at);
+    uint64_t value = load_le64(at);
 
     *entry = value ? (uint32_t)value + 1 : 0;
     return value == 0 || (value >> 32 == SE_GD_PRESENT && (uint32_t)value != UINT32_MAX);
@@ -347,44 +347,44 @@ static bool check_volatile(const struct vmdk_extent *extent, uint64_t offset, GE
                            offset / VMDK_SECTOR);
     if (!storage_pread(extent->storage, bytes, sizeof bytes, offset, error))
         return false;
-    if (vmdk_load64(bytes) != SE_VOLATILE)
+    if (load_le64(bytes) != SE_VOLATILE)
         return vmdk_refuse(error, "magic 0x%" G_GINT64_MODIFIER "x is not that of a volatile header",
-                           vmdk_load64(bytes));
-    return vmdk_load64(bytes + 24) == 0 ||
+                           load_le64(bytes));
+    return load_le64(bytes + 24) == 0 ||
            vmdk_refuse(error, "replay_journal %" G_GUINT64_FORMAT ": the extent was not closed cleanly",
-                       vmdk_load64(bytes + 24));
+                       load_le64(bytes + 24));
 }
 
 static bool open_sesparse(struct vmdk *vmdk, struct vmdk_extent *extent, const uint8_t *bytes, GError **error)
 {
-    if (vmdk_load64(bytes) != VMDK_SESPARSE_MAGIC)
+    if (load_le64(bytes) != VMDK_SESPARSE_MAGIC)
         return vmdk_refuse(error, "magic 0x%" G_GINT64_MODIFIER "x is not that of a seSparse extent",
-                           vmdk_load64(bytes));
-    if (vmdk_load64(bytes + 8) != SE_VERSION)
+                           load_le64(bytes));
+    if (load_le64(bytes + 8) != SE_VERSION)
         return vmdk_refuse(error, "seSparse version 0x%" G_GINT64_MODIFIER "x is not known",
-                           vmdk_load64(bytes + 8));
-    if (vmdk_load64(bytes + 24) != SE_GRAIN || vmdk_load64(bytes + 32) != SE_TABLE)
+                           load_le64(bytes + 8));
+    if (load_le64(bytes + 24) != SE_GRAIN || load_le64(bytes + 32) != SE_TABLE)
         return vmdk_refuse(error,
                            "grain_size %" G_GUINT64_FORMAT " and grain_table_size %" G_GUINT64_FORMAT
                            " are not 8 and 64",
-                           vmdk_load64(bytes + 24), vmdk_load64(bytes + 32));
-    if (vmdk_load64(bytes + 40))
+                           load_le64(bytes + 24), load_le64(bytes + 32));
+    if (load_le64(bytes + 40))
         return vmdk_refuse(error, "seSparse flags 0x%" G_GINT64_MODIFIER "x are not known",
-                           vmdk_load64(bytes + 40));
+                           load_le64(bytes + 40));
     if (vmdk->image->writable)
         return vmdk_refuse(error, "seSparse extents are only read");
     extent->grain = SE_GRAIN * VMDK_SECTOR;
     extent->entries = SE_ENTRIES;
     extent->entry_size = 8;
-    extent->gd_offset = sectors_to_bytes(vmdk_load64(bytes + 128));
-    extent->tables_offset = sectors_to_bytes(vmdk_load64(bytes + 144));
-    extent->grains_offset = sectors_to_bytes(vmdk_load64(bytes + 192));
-    if (!count_tables(extent, sectors_to_bytes(vmdk_load64(bytes + 16)), error) ||
-        !check_volatile(extent, sectors_to_bytes(vmdk_load64(bytes + 80)), error))
+    extent->gd_offset = sectors_to_bytes(load_le64(bytes + 128));
+    extent->tables_offset = sectors_to_bytes(load_le64(bytes + 144));
+    extent->grains_offset = sectors_to_bytes(load_le64(bytes + 192));
+    if (!count_tables(extent, sectors_to_bytes(load_le64(bytes + 16)), error) ||
+        !check_volatile(extent, sectors_to_bytes(load_le64(bytes + 80)), error))
         return false;
-    if (extent->table_count * 8 > sectors_to_bytes(vmdk_load64(bytes + 136)))
+    if (extent->table_count * 8 > sectors_to_bytes(load_le64(bytes + 136)))
         return vmdk_refuse(error, "the grain directory of %" G_GUINT64_FORMAT " sectors is too small",
-                           vmdk_load64(bytes + 136));
+                           load_le64(bytes + 136));
     extent->gd = read_directory(extent, extent->gd_offset, "the grain directory's offset", se_entry, error);
     return extent->gd != NULL;
 }

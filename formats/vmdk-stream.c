@@ -17,8 +17,8 @@ enum { MARKER_EOS, MARKER_TABLE, MARKER_DIRECTORY, MARKER_FOOTER };
 static void put_marker(uint8_t *at, uint64_t sectors, uint32_t type)
 {
     memset(at, 0, VMDK_SECTOR);
-    vmdk_store64(at, sectors);
-    vmdk_store32(at + 12, type);
+    store_le64(at, sectors);
+    store_le32(at + 12, type);
 }
 
 static uint64_t span_of(const struct vmdk_extent *extent)
@@ -38,15 +38,15 @@ struct walk {
 
 static bool is_table(const struct walk *walk)
 {
-    return vmdk_load32(walk->head + 8) == 0 && vmdk_load32(walk->head + 12) == MARKER_TABLE &&
-           vmdk_load64(walk->head) == vmdk_align(vmdk_table_bytes(walk->extent), VMDK_SECTOR) / VMDK_SECTOR;
+    return load_le32(walk->head + 8) == 0 && load_le32(walk->head + 12) == MARKER_TABLE &&
+           load_le64(walk->head) == round_up(vmdk_table_bytes(walk->extent), VMDK_SECTOR) / VMDK_SECTOR;
 }
 
 /* A grain of the table that is being filled, or of a later one if that one is complete. */
 static bool is_grain(const struct walk *walk, bool complete)
 {
     const struct vmdk_extent *extent = walk->extent;
-    uint64_t sector = vmdk_load64(walk->head), length = vmdk_load32(walk->head + 8);
+    uint64_t sector = load_le64(walk->head), length = load_le32(walk->head + 8);
     uint64_t inside = sector * VMDK_SECTOR, index = inside / span_of(extent);
     bool fits =
         !extent->current || (complete ? index > extent->current->index : index == extent->current->index);
@@ -61,7 +61,7 @@ static void set_entry(struct vmdk_extent *extent, uint64_t inside, uint64_t host
 {
     if (!extent->current)
         extent->current = vmdk_table_new(extent, inside / span_of(extent));
-    vmdk_store32(extent->current->bytes + inside / extent->grain % extent->entries * 4, host / VMDK_SECTOR);
+    store_le32(extent->current->bytes + inside / extent->grain % extent->entries * 4, host / VMDK_SECTOR);
     vmdk_table_dirty(extent, extent->current);
     extent->next = inside + extent->grain;
 }
@@ -82,8 +82,8 @@ static void take_grain(struct walk *walk, uint64_t table)
 
     if (table)
         complete_table(extent, table);
-    set_entry(extent, vmdk_load64(walk->head) * VMDK_SECTOR, walk->at);
-    walk->at += vmdk_align(VMDK_RECORD + vmdk_load32(walk->head + 8), VMDK_SECTOR);
+    set_entry(extent, load_le64(walk->head) * VMDK_SECTOR, walk->at);
+    walk->at += round_up(VMDK_RECORD + load_le32(walk->head + 8), VMDK_SECTOR);
     walk->end = walk->at;
 }
 
@@ -106,7 +106,7 @@ static bool walk_markers(struct walk *walk, GError **error)
             return false;
         if (there && !table && extent->current && is_table(walk)) {
             table = walk->at;
-            walk->at += VMDK_SECTOR + vmdk_align(vmdk_table_bytes(extent), VMDK_SECTOR);
+            walk->at += VMDK_SECTOR + round_up(vmdk_table_bytes(extent), VMDK_SECTOR);
             continue;
         }
         if (!there || !is_grain(walk, table > 0))
@@ -137,7 +137,7 @@ bool vmdk_stream_recover(struct vmdk_extent *extent, GError **error)
 
 static uint64_t put_table(const struct vmdk_extent *extent, uint8_t *at)
 {
-    uint64_t bytes = vmdk_align(vmdk_table_bytes(extent), VMDK_SECTOR);
+    uint64_t bytes = round_up(vmdk_table_bytes(extent), VMDK_SECTOR);
 
     put_marker(at, bytes / VMDK_SECTOR, MARKER_TABLE);
     memcpy(at + VMDK_SECTOR, extent->current->bytes, vmdk_table_bytes(extent));
@@ -146,11 +146,11 @@ static uint64_t put_table(const struct vmdk_extent *extent, uint8_t *at)
 
 static uint64_t put_directory(const struct vmdk_extent *extent, uint8_t *at)
 {
-    uint64_t bytes = vmdk_align(extent->table_count * 4, VMDK_SECTOR);
+    uint64_t bytes = round_up(extent->table_count * 4, VMDK_SECTOR);
 
     put_marker(at, bytes / VMDK_SECTOR, MARKER_DIRECTORY);
     for (uint64_t i = 0; i < extent->table_count; i++)
-        vmdk_store32(at + VMDK_SECTOR + i * 4, extent->gd[i]);
+        store_le32(at + VMDK_SECTOR + i * 4, extent->gd[i]);
     return VMDK_SECTOR + bytes;
 }
 
@@ -187,9 +187,9 @@ static bool drop_footer(struct vmdk_extent *extent, GError **error)
 /* The table that is not complete counts as if it were. */
 bool vmdk_stream_flush(struct vmdk_extent *extent, GError **error)
 {
-    uint64_t table = VMDK_SECTOR + vmdk_align(vmdk_table_bytes(extent), VMDK_SECTOR), length = 0, directory;
+    uint64_t table = VMDK_SECTOR + round_up(vmdk_table_bytes(extent), VMDK_SECTOR), length = 0, directory;
     g_autofree uint8_t *bytes =
-        g_try_malloc0(table + VMDK_SECTOR + vmdk_align(extent->table_count * 4, VMDK_SECTOR));
+        g_try_malloc0(table + VMDK_SECTOR + round_up(extent->table_count * 4, VMDK_SECTOR));
 
     if (!bytes)
         return vmdk_corrupt(error, "no memory for a directory of %" G_GUINT64_FORMAT " entries",
@@ -214,7 +214,7 @@ bool vmdk_stream_flush(struct vmdk_extent *extent, GError **error)
 
 static bool end_table(struct vmdk_extent *extent, GError **error)
 {
-    g_autofree uint8_t *bytes = g_malloc0(VMDK_SECTOR + vmdk_align(vmdk_table_bytes(extent), VMDK_SECTOR));
+    g_autofree uint8_t *bytes = g_malloc0(VMDK_SECTOR + round_up(vmdk_table_bytes(extent), VMDK_SECTOR));
     uint64_t length = put_table(extent, bytes);
 
     if (!storage_pwrite(extent->storage, bytes, length, extent->end, error))
@@ -231,7 +231,7 @@ static bool append(struct vmdk_extent *extent, uint64_t inside, size_t length, u
     if (extent->current && extent->current->index != inside / span_of(extent) && !end_table(extent, error))
         return false;
     *host = extent->end;
-    extent->end = extent->reached = extent->end + vmdk_align(length, VMDK_SECTOR);
+    extent->end = extent->reached = extent->end + round_up(length, VMDK_SECTOR);
     if (extent->end > VMDK_SECTOR << 32 ||
         (!extent->storage->growable && extent->end > extent->storage->size))
         return blockmig_fail(error, BLOCKMIG_ERROR_NOSPACE,
@@ -278,8 +278,8 @@ static uint64_t cut_table(struct vmdk_extent *extent, struct vmdk_table *table, 
 
     for (uint32_t i = first; i < extent->entries; i++) {
         if (host == 0)
-            host = vmdk_load32(table->bytes + i * 4) * VMDK_SECTOR;
-        vmdk_store32(table->bytes + i * 4, 0);
+            host = load_le32(table->bytes + i * 4) * VMDK_SECTOR;
+        store_le32(table->bytes + i * 4, 0);
     }
     return host;
 }
@@ -287,7 +287,7 @@ static uint64_t cut_table(struct vmdk_extent *extent, struct vmdk_table *table, 
 static bool is_empty(const struct vmdk_extent *extent, const struct vmdk_table *table)
 {
     for (uint32_t i = 0; i < extent->entries; i++)
-        if (vmdk_load32(table->bytes + i * 4))
+        if (load_le32(table->bytes + i * 4))
             return false;
     return true;
 }
@@ -342,7 +342,7 @@ bool vmdk_stream_zero(struct vmdk *vmdk, uint64_t offset, uint64_t length, uint6
                       uint64_t *done_length, GError **error)
 {
     struct vmdk_extent *extent = &vmdk->extents[0];
-    uint64_t inside = vmdk_align(offset, extent->grain);
+    uint64_t inside = round_up(offset, extent->grain);
 
     if (inside < extent->next && offset + length == extent->size) {
         if (!cut(extent, inside, error)) {

@@ -57,11 +57,10 @@ static bool merge_tables(struct vmdk_extent *extent, struct vmdk_table *table, G
                        error))
         return false;
     for (uint32_t i = 0; i < extent->entries; i++) {
-        uint32_t entry = vmdk_load32(other + i * 4);
+        uint32_t entry = load_le32(other + i * 4);
 
-        if (!vmdk_load32(table->bytes + i * 4) &&
-            entry * VMDK_SECTOR + extent->grain <= extent->storage->size)
-            vmdk_store32(table->bytes + i * 4, entry);
+        if (!load_le32(table->bytes + i * 4) && entry * VMDK_SECTOR + extent->grain <= extent->storage->size)
+            store_le32(table->bytes + i * 4, entry);
     }
     return true;
 }
@@ -166,7 +165,7 @@ static const char *check_place(const struct vmdk_extent *extent, uint64_t host, 
 bool vmdk_decode(const struct vmdk_extent *extent, const uint8_t *table, uint32_t i, uint64_t guest,
                  enum vmdk_entry *entry, uint64_t *host, GError **error)
 {
-    uint64_t value = extent->entry_size == 8 ? vmdk_load64(table + i * 8) : vmdk_load32(table + i * 4);
+    uint64_t value = extent->entry_size == 8 ? load_le64(table + i * 8) : load_le32(table + i * 4);
     uint64_t left = extent->start + extent->size - guest;
     const char *why;
 

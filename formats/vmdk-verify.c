@@ -94,8 +94,7 @@ static bool tables_are_free(struct verify *verify, const uint32_t *gd, GError **
     for (uint64_t k = 0; gd && k < extent->table_count; k++) {
         uint64_t offset = gd[k] ? vmdk_table_offset(extent, gd, k) : 0;
 
-        for (uint64_t i = offset / verify->unit; gd[k] && i < vmdk_divide_up(offset + bytes, verify->unit);
-             i++)
+        for (uint64_t i = offset / verify->unit; gd[k] && i < divide_up(offset + bytes, verify->unit); i++)
             if (i < verify->units && verify->used[i / 8] >> (i % 8) & 1)
                 return vmdk_refuse(error, "%s: a grain lies on the grain table at offset %" G_GUINT64_FORMAT,
                                    extent->storage->name, offset);

@@ -36,8 +36,8 @@ bool vmdk_corrupt(GError **error, const char *format, ...)
 /* An extent alone is a part of a disk of which nobody knows the rest, or even whether it has a parent. */
 static bool vmdk_probe(const uint8_t *head, size_t length, struct storage *storage)
 {
-    if (length >= 8 && (vmdk_load32(head) == VMDK_MAGIC || vmdk_load32(head) == VMDK_COWD_MAGIC ||
-                        vmdk_load64(head) == VMDK_SESPARSE_MAGIC))
+    if (length >= 8 && (load_le32(head) == VMDK_MAGIC || load_le32(head) == VMDK_COWD_MAGIC ||
+                        load_le64(head) == VMDK_SESPARSE_MAGIC))
         return true;
     return vmdk_is_text(head, length);
 }
@@ -237,9 +237,9 @@ static bool open_image(struct vmdk *vmdk, GError **error)
 
     if (!storage_pread(storage, head, MIN(storage->size, sizeof head), 0, error))
         return false;
-    if (vmdk_load32(head) == VMDK_MAGIC)
+    if (load_le32(head) == VMDK_MAGIC)
         ok = open_monolithic(vmdk, head, error);
-    else if (vmdk_load32(head) == VMDK_COWD_MAGIC || vmdk_load64(head) == VMDK_SESPARSE_MAGIC)
+    else if (load_le32(head) == VMDK_COWD_MAGIC || load_le64(head) == VMDK_SESPARSE_MAGIC)
         ok = vmdk_refuse(error,
                          "this is an extent of a disk, without a descriptor: name the descriptor's file");
     else

@@ -21,6 +21,7 @@
 #ifndef FORMATS_VMDK_H
 #define FORMATS_VMDK_H
 
+#include "formats/bytes.h"
 #include "formats/image.h"
 
 #define VMDK_SECTOR       UINT64_C(512)
@@ -145,44 +146,6 @@ struct vmdk {
     bool failed;         /* an operation stopped half way: nothing more may be made durable */
 };
 
-static inline uint32_t vmdk_load32(const void *bytes)
-{
-    uint32_t value;
-
-    __builtin_memcpy(&value, bytes, sizeof value);
-    return GUINT32_FROM_LE(value);
-}
-
-static inline uint64_t vmdk_load64(const void *bytes)
-{
-    uint64_t value;
-
-    __builtin_memcpy(&value, bytes, sizeof value);
-    return GUINT64_FROM_LE(value);
-}
-
-static inline void vmdk_store32(void *bytes, uint32_t value)
-{
-    value = GUINT32_TO_LE(value);
-    __builtin_memcpy(bytes, &value, sizeof value);
-}
-
-static inline void vmdk_store64(void *bytes, uint64_t value)
-{
-    value = GUINT64_TO_LE(value);
-    __builtin_memcpy(bytes, &value, sizeof value);
-}
-
-static inline uint64_t vmdk_divide_up(uint64_t value, uint64_t unit)
-{
-    return value / unit + (value % unit != 0);
-}
-
-static inline uint64_t vmdk_align(uint64_t value, uint64_t unit)
-{
-    return vmdk_divide_up(value, unit) * unit;
-}
-
 /* vmdk.c */
 /* Sets a REFUSED or FAILED error that begins with the format.  Always returns false. */
 bool vmdk_refuse(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
@@ -196,7 +159,6 @@ bool vmdk_is_text(const uint8_t *head, size_t length);
 struct vmdk_descriptor *vmdk_descriptor_parse(const char *text, size_t length, GError **error);
 void vmdk_descriptor_free(struct vmdk_descriptor *descriptor);
 bool vmdk_is_base(const struct vmdk_descriptor *descriptor);
-char *vmdk_new_uuid(void);
 uint32_t vmdk_new_cid(void);
 
 /* vmdk-sparse.c */

@@ -112,7 +112,7 @@ must qemu-io -f raw -c "write -P 9 60M 1M" "$tmp/holes/base.raw"
 must qemu-img create -q -f qcow2 -b base.raw -F raw "$tmp/holes/top.qcow2" 64M
 must qemu-io -f qcow2 -c "write -P 5 0 48M" -c "write -z 50M 1M" -c "write -P 6 62M 1M" "$tmp/holes/top.qcow2"
 resumed qcow2
-for format in vhd vhdx vdi; do
+for format in vhd vhdx vdi vmdk; do
     resumed "$format"
     kept "$format"
     killed "$format"

@@ -5,7 +5,7 @@
 need_tool qemu-img jq
 cd "$tmp" || exit
 
-for format in raw qcow2 vhd vhdx vdi; do
+for format in raw qcow2 vhd vhdx vdi vmdk; do
     run_ok "$format" blockmig create --json -O "$format" "new.$format" 20M
     is "$(jq -r '.format, .virtual_size' <<<"$out" | xargs)" "$format 20971520" "the report says so"
     run blockmig info --json "new.$format"
@@ -13,12 +13,12 @@ for format in raw qcow2 vhd vhdx vdi; do
     fails_with 3 "$format: a file that is there is not overwritten" blockmig create -O "$format" "new.$format" 20M
 done
 truncate -s 20M zeros.raw
-for format in qcow2 vhdx vdi; do
+for format in qcow2 vhdx vdi vmdk; do
     same_content "new.$format" zeros.raw "QEMU finds $format empty" -f "$format" -F raw
 done
 same_content new.vhd zeros.raw "QEMU finds vhd empty" -f vpc -F raw
 
-for format in qcow2 vhd vhdx vdi; do
+for format in qcow2 vhd vhdx vdi vmdk; do
     parents=(--parent "new.$format")
     run_ok "a child of $format, as large as its parent" blockmig create -O "$format" "${parents[@]}" "child.$format"
     [ "$format" = vdi ] || parents=()
@@ -35,6 +35,9 @@ same_content over-vhd.qcow2 zeros.raw "which QEMU finds" -f qcow2 -F raw
 run_ok "and we" blockmig verify -q --strict -F raw over-vhd.qcow2 zeros.raw
 fails_with 3 "a qcow2 over a differencing VHD" blockmig create -q -O qcow2 --parent child.vhd x
 like "$err" "QEMU does not see what lies below" "would be misread"
+run_ok "a qcow2 over a VMDK that is a delta" blockmig create -q -O qcow2 --parent child.vmdk over-vmdk.qcow2
+same_content over-vmdk.qcow2 zeros.raw "is read by QEMU down to its base" -f qcow2 -F raw
+fails_with 3 "QCOW of version 1 is only read" blockmig create -O qcow x 1M
 run_ok "options" blockmig create -q -O vhd -o subformat=fixed fixed.vhd 1M
 is "$(stat -c %s fixed.vhd)" $(((1 << 20) + 512)) "are followed"
 

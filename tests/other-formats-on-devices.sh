@@ -15,7 +15,7 @@ device()
 }
 
 mixed_file "$tmp/source.raw" 20M "$RANDOM"
-for format in vhd vhdx vdi; do
+for format in vhd vhdx vdi vmdk; do
     case $format in vhd) qemu=vpc ;; *) qemu=$format ;; esac
     device $((40 << 20))
     target=$REPLY

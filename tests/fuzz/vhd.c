@@ -7,7 +7,7 @@
 static void set_checksum(uint8_t *data, size_t size, uint64_t at, size_t length, size_t field)
 {
     if (at < size && length <= size - at)
-        vhd_store32(data + at + field, vhd_checksum(data + at, length, field));
+        store_be32(data + at + field, vhd_checksum(data + at, length, field));
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -18,7 +18,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         return fuzz_image(&format_vhd, data, size);
     set_checksum(right, size, 0, VHD_SECTOR, VHD_FOOTER_CHECKSUM);
     set_checksum(right, size, size - VHD_SECTOR, VHD_SECTOR, VHD_FOOTER_CHECKSUM);
-    set_checksum(right, size, vhd_load64(right + size - VHD_SECTOR + VHD_FOOTER_DATA_OFFSET), VHD_HEADER,
+    set_checksum(right, size, load_be64(right + size - VHD_SECTOR + VHD_FOOTER_DATA_OFFSET), VHD_HEADER,
                  VHD_HEADER_CHECKSUM);
     return fuzz_image(&format_vhd, right, size);
 }

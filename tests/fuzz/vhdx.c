@@ -17,14 +17,14 @@ static void set_checksum(uint8_t *image, uint64_t size, uint64_t at, uint64_t le
 {
     if (at > size || length > size - at || length < 8)
         return;
-    vhdx_store32(image + at + 4, 0);
-    vhdx_store32(image + at + 4, crc32c(0, image + at, length));
+    store_le32(image + at + 4, 0);
+    store_le32(image + at + 4, crc32c(0, image + at, length));
 }
 
 static void expand(const uint8_t *data, size_t left, uint8_t *image, uint64_t size)
 {
     while (left >= 4) {
-        uint64_t at = (uint64_t)vhdx_load16(data) * VHDX_SECTOR, length = vhdx_load16(data + 2);
+        uint64_t at = (uint64_t)load_le16(data) * VHDX_SECTOR, length = load_le16(data + 2);
 
         data += 4;
         left -= 4;
@@ -38,14 +38,14 @@ static void expand(const uint8_t *data, size_t left, uint8_t *image, uint64_t si
 
 static void set_log_checksums(uint8_t *image, uint64_t size)
 {
-    uint64_t first = vhdx_load64(image + VHDX_HEADER_OFFSET + 72);
-    uint64_t length = vhdx_load32(image + VHDX_HEADER_OFFSET + 68);
+    uint64_t first = load_le64(image + VHDX_HEADER_OFFSET + 72);
+    uint64_t length = load_le32(image + VHDX_HEADER_OFFSET + 68);
 
     if (first % VHDX_SECTOR || first >= size)
         return;
     for (uint64_t at = first; at < MIN(size, first + length); at += VHDX_SECTOR) {
         if (memcmp(image + at, "loge", 4) == 0)
-            set_checksum(image, size, at, vhdx_load32(image + at + 8));
+            set_checksum(image, size, at, load_le32(image + at + 8));
     }
 }
 

@@ -29,11 +29,11 @@ static struct storage *create_small(uint64_t size, uint32_t block_size, uint32_t
     uint32_t blocks = (size + block_size - 1) / block_size, data = 512 + (blocks * 4 + 511) / 512 * 512;
     g_autofree uint8_t *bytes = g_memdup2(storage_memory_data(large), large->size);
 
-    vdi_store32(bytes, VDI_AT_BLOCK_SIZE, block_size);
-    vdi_store32(bytes, VDI_AT_BLOCK_EXTRA, extra);
-    vdi_store32(bytes, VDI_AT_BLOCKS, blocks);
-    vdi_store32(bytes, VDI_AT_TABLE, 512);
-    vdi_store32(bytes, VDI_AT_DATA, data);
+    store_le32(bytes + VDI_AT_BLOCK_SIZE, block_size);
+    store_le32(bytes + VDI_AT_BLOCK_EXTRA, extra);
+    store_le32(bytes + VDI_AT_BLOCKS, blocks);
+    store_le32(bytes + VDI_AT_TABLE, 512);
+    store_le32(bytes + VDI_AT_DATA, data);
     memset(bytes + 512, 0xff, data - 512);
     return storage_memory_new("disk", bytes, data, 0);
 }
@@ -77,7 +77,7 @@ static void test_layout(void)
     write_one(image, 5 * MIB, 7);
     assert_ok(image_flush(image, &error));
     g_assert_cmpuint(storage->size, ==, 4 * MIB);
-    g_assert_cmpuint(vdi_load32(storage_memory_data(storage), VDI_AT_ALLOCATED), ==, 2);
+    g_assert_cmpuint(load_le32(storage_memory_data(storage) + VDI_AT_ALLOCATED), ==, 2);
     assert_ok(image_check(image, false, &result, &error));
     g_assert_cmpuint(result.leaks, ==, 0);
 }
@@ -107,7 +107,7 @@ static void test_zero(void)
     g_assert_cmpuint(extents[1].length, ==, 3 * MIB);
     assert_ok(image_flush(child, &error));
     g_assert_cmpuint(storage->size, ==, size - 2 * MIB);
-    g_assert_cmpuint(vdi_load32(storage_memory_data(storage), VDI_AT_ALLOCATED), ==, 1);
+    g_assert_cmpuint(load_le32(storage_memory_data(storage) + VDI_AT_ALLOCATED), ==, 1);
 }
 
 /* A parent that was written to is not the one that the child was made over. */

@@ -164,7 +164,7 @@ static void test_layout(void)
     struct storage *storage = create("disk.vmdk", 64 * MIB + 512, "", NULL);
     g_autoptr(image_t) image = open_image(storage, true);
     const struct vmdk_extent *extent = &((struct vmdk *)image->opaque)->extents[0];
-    uint64_t overhead = (1 + 20 + 2 * (1 + 3 * 4)) * 512, got = vmdk_align(overhead, 65536);
+    uint64_t overhead = (1 + 20 + 2 * (1 + 3 * 4)) * 512, got = round_up(overhead, 65536);
     g_autoptr(GArray) placements = g_array_new(FALSE, FALSE, sizeof(struct placement));
     uint32_t cid = ((struct vmdk *)image->opaque)->descriptor->cid;
     g_autoptr(GError) error = NULL;

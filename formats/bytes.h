@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Numbers as they lie in images, at any alignment, in either byte order. */
+#ifndef FORMATS_BYTES_H
+#define FORMATS_BYTES_H
+
+#include <glib.h>
+#include <stdint.h>
+
+#define BYTES_ACCESS(order, ORDER, bits)                                                                     \
+    static inline uint##bits##_t load_##order##bits(const void *bytes)                                       \
+    {                                                                                                        \
+        uint##bits##_t value;                                                                                \
+                                                                                                             \
+        __builtin_memcpy(&value, bytes, sizeof value);                                                       \
+        return GUINT##bits##_FROM_##ORDER(value);                                                            \
+    }                                                                                                        \
+    static inline void store_##order##bits(void *bytes, uint##bits##_t value)                                \
+    {                                                                                                        \
+        value = GUINT##bits##_TO_##ORDER(value);                                                             \
+        __builtin_memcpy(bytes, &value, sizeof value);                                                       \
+    }
+
+BYTES_ACCESS(be, BE, 16)
+BYTES_ACCESS(be, BE, 32)
+BYTES_ACCESS(be, BE, 64)
+BYTES_ACCESS(le, LE, 16)
+BYTES_ACCESS(le, LE, 32)
+BYTES_ACCESS(le, LE, 64)
+
+#undef BYTES_ACCESS
+
+static inline uint64_t divide_up(uint64_t value, uint64_t unit)
+{
+    return value / unit + (value % unit != 0);
+}
+
+/* The caller has made sure that the result fits. */
+static inline uint64_t round_up(uint64_t value, uint64_t unit)
+{
+    return divide_up(value, unit) * unit;
+}
+
+#endif
