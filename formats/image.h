@@ -252,6 +252,8 @@ extern const struct format format_vhdx;
 /* By the name that users and backing-format fields give, ours or QEMU's; an error (USAGE) names the known
  * ones. */
 const struct format *format_by_name(const char *name, GError **error);
+/* REFUSED if it is only read. */
+bool format_check_writable(const struct format *format, GError **error);
 /* What the storage holds; raw if nothing else claims it and it is not known as a format without a driver
  * (REFUSED).  Only for an image that the user named: a backing file is never probed (CVE-2008-2004 and its
  * family). NULL on a read error. */

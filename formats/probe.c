@@ -24,6 +24,13 @@ const struct format *format_by_name(const char *name, GError **error)
     return NULL;
 }
 
+bool format_check_writable(const struct format *format, GError **error)
+{
+    return format->flags & FORMAT_CREATE ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "format %s can be read but not written: choose another with -O", format->name);
+}
+
 /* Disk images that we know by their first bytes but have no driver for: copied as raw they would look like a
  * success and be none.  */
 static const struct {

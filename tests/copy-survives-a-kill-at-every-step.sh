@@ -36,7 +36,7 @@ judge()
     [ "$states" = '["done"]' ] || echo "$where: jobs are $states"
 }
 
-pick 4 1
+pick 2 1000
 step=$REPLY
 for mode in "flat:-O qcow2" "keep:--chain=keep" "force:--force -O qcow2" "raw:-O raw" \
     "files:-O vmdk -o subformat=twoGbMaxExtentSparse" "stream:-O vmdk -o subformat=streamOptimized"; do

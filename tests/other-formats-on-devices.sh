@@ -28,9 +28,11 @@ for format in vhd vhdx vdi vmdk; do
         check "the book agrees" python3 "$srcdir/tests/read-vhd.py" "$tmp/book.raw" "$tmp/taken.vhd"
         check "to the byte" cmp "$tmp/book.raw" "$tmp/source.raw"
     fi
-    write_patterns "$target" "$qemu" $((20 << 20)) 10
-    must qemu-img convert -f "$qemu" -O raw "$target" "$tmp/after.raw"
-    run_ok "$format: QEMU writes to it, and we read that" blockmig verify -q --strict "$tmp/after.raw" "$target"
+    if [ "$format" != vmdk ]; then # which QEMU writes only in files that grow
+        write_patterns "$target" "$qemu" $((20 << 20)) 10
+        must qemu-img convert -f "$qemu" -O raw "$target" "$tmp/after.raw"
+        run_ok "$format: QEMU writes to it, and we read that" blockmig verify -q --strict "$tmp/after.raw" "$target"
+    fi
     run_ok "$format: over it another one" blockmig copy -q --force -O "$format" "$tmp/source.raw" "$target"
     run_ok "is right, too" blockmig verify -q --strict "$tmp/source.raw" "$target"
     must losetup -d "$target"

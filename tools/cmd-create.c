@@ -89,7 +89,8 @@ int cmd_create(const struct options *options, GError **error)
     g_autoptr(chain_t) parent = NULL;
     g_autofree char *name = NULL;
     struct image_create_options create_options = {.values = values};
-    if (!values || (options->parents->pdata[0] && !(parent = open_parent(options, error))))
+    if (!values || !format_check_writable(format, error) ||
+        (options->parents->pdata[0] && !(parent = open_parent(options, error))))
         return 0;
     if (parent) {
         name = name_of_parent(options->arguments->pdata[0], parent);

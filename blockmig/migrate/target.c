@@ -108,10 +108,8 @@ bool target_format(const char *name, const char *text, struct image *source, boo
     *format = source->format;
     if (name && !(*format = format_by_name(name, error)))
         return false;
-    if (!((*format)->flags & FORMAT_CREATE))
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                             "format %s can be read but not written: choose another with -O",
-                             (*format)->name);
+    if (!format_check_writable(*format, error))
+        return false;
     if (backed && !((*format)->flags & FORMAT_BACKING))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                              "format %s cannot have a backing file: use --chain=flatten or another -O",
