@@ -54,7 +54,7 @@ straddles()
     [ -e "$tmp/s.b/disk.qcow2.blockmig-new" ] || return 1
     kill -STOP "$1"
     case $(qmp s '{"execute": "query-block"}' | jq -r '[.. | .inserted? // empty][0]."node-name"') in
-        *-new) return 0 ;;
+        bm-*-t1) return 0 ;;
     esac
     kill -CONT "$1"
     return 1

@@ -264,7 +264,7 @@ static void look_at_name(struct live_disk *disk)
     disk->exchanged = nobody || layer > 0;
     disk->set_aside = nobody && disk->by_exchange;
     disk->fresh = layer > disk->top;
-    disk->topped = !nobody && layer < disk->top;
+    disk->topped = !nobody && layer < disk->top && !disk->device; /* whose name is not to be had */
 }
 
 /* Which layer of the machine's chain is layer 0, and what of it is ours? */

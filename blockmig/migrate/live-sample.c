@@ -221,15 +221,16 @@ static bool measure_copy(struct sample *sample, const struct live_disk *disk, co
 /* Of all layers of all disks. */
 static const char *largest_file(const struct live_job *job, const struct live_disk **disk)
 {
-    const struct vm_layer *largest = NULL;
+    const struct vm_layer *largest = g_ptr_array_index(live_disk_at(job, 0)->vm->layers, 0);
 
+    *disk = live_disk_at(job, 0);
     for (guint i = 0; i < job->disks->len; i++) {
         const GPtrArray *layers = live_disk_at(job, i)->vm->layers;
 
         for (guint k = 0; k < layers->len; k++) {
             const struct vm_layer *layer = g_ptr_array_index(layers, k);
 
-            if (largest && layer->allocated <= largest->allocated)
+            if (layer->allocated <= largest->allocated)
                 continue;
             largest = layer;
             *disk = live_disk_at(job, i);

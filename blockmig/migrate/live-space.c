@@ -378,6 +378,8 @@ bool live_space_allows_switch(const struct live_job *job, GError **error)
     struct space_report report = {0};
     uint64_t need = after_switch(job) + RESERVE;
 
+    if (job->at_any_price)
+        return true;
     if (!space_check(directory, 0, 0, &report, error))
         return false;
     if (report.available >= need)
@@ -392,7 +394,7 @@ bool live_space_allows_switch(const struct live_job *job, GError **error)
 
 void live_space_look(const struct live_job *job, struct live_space *space)
 {
-    if (job->base.dry_run || job->disks->len == 0 || job->interrupted)
+    if (job->base.dry_run || job->disks->len == 0 || job->interrupted || job->at_any_price)
         return;
     if (!job->pivoted)
         look_at_sources(job, space);

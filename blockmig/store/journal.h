@@ -43,7 +43,8 @@ struct journal_disk {
     char *target_identity;
     uint64_t size;
     char *receipt; /* path, or NULL */
-    char *frozen;  /* of a running machine's disk: identity, size, mtime of what is below its overlays; or NULL */
+    char *frozen; /* of a running machine's disk: identity, size, mtime of what is below its overlays; or NULL
+                   */
     char *base_node; /* and how the hypervisor calls that; or NULL */
 };
 
@@ -52,7 +53,7 @@ struct journal_checkpoint {
     uint64_t map_sum_low, map_sum_high;
     uint64_t bytes_read, bytes_written, bytes_zero; /* so far, for the report */
     uint64_t bytes_cloned, bytes_verified, data_done;
-    unsigned merged; /* overlays of a running machine that are on the target, too */
+    unsigned merged;   /* overlays of a running machine that are on the target, too */
     const GArray *bad; /* of struct copy_range: all that was salvaged so far, or NULL; only for saving */
 };
 
