@@ -67,7 +67,6 @@ static bool raw_open(struct image *image, GError **error)
     image->identity = true;
     image->granularity = 1;
     image->cluster_size = 4096;
-    image->identity = true;
     image->reads_zero = image->storage->reads_zero;
     return true;
 }

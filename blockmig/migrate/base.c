@@ -30,10 +30,8 @@ static bool create_target(struct cold_job *job, struct copy_unit *unit, GError *
     struct image_create_options options = unit_create_options(unit);
 
     options.parent = parent_of(job, unit);
-    if (!unit_create_parts(unit, &options, error))
-        return false;
     checkpoint_begin(&unit->done, job->request->digest, unit->chain->size);
-    unit->target = unit_open_parts(unit, error);
+    unit->target = unit_create_parts(unit, &options, error);
     if (unit->target && unit->target->size != unit->chain->size)
         job_notice(&job->base,
                    "%s: the disk has %" PRIu64 " bytes where the source has %" PRIu64 ": the rest is zeros",

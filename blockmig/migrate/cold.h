@@ -87,8 +87,9 @@ void unit_set_target(struct copy_unit *unit, char *target_path, bool device);
 /* Once format, options and backing are known: which other files the image will have. */
 bool unit_plan_files(struct copy_unit *unit, GError **error);
 struct image_create_options unit_create_options(const struct copy_unit *unit);
-bool unit_create_parts(const struct copy_unit *unit, const struct image_create_options *options,
-                       GError **error);
+/* Creates all files of the unit, and has the image open for writing. */
+struct image *unit_create_parts(const struct copy_unit *unit, const struct image_create_options *options,
+                                GError **error);
 /* All files of the unit for writing. */
 struct image *unit_open_parts(const struct copy_unit *unit, GError **error);
 /* Opens what the unit has written so far once more, read-only, past everything that is in memory. */

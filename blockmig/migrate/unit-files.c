@@ -142,30 +142,49 @@ static struct storage *open_to_read(const struct copy_unit *unit, unsigned index
     return storage_file_open(growing ? file->part_path : file->target_path, FILE_NO_LOCK, NULL, &real, error);
 }
 
-static bool attach(const struct copy_unit *unit, struct image *image,
-                   struct storage *(*open)(const struct copy_unit *, unsigned, bool, GError **),
-                   GError **error)
+static struct storage *steal(GPtrArray *storages, guint index)
 {
-    if (image->data_files->len + 1 != unit->files->len)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s has %u data files, not %u", image->name,
-                             image->data_files->len, unit->files->len - 1);
-    for (guint i = 0; i < image->data_files->len; i++) {
-        struct storage *storage = open(unit, i + 1, false, error);
+    return g_steal_pointer(&g_ptr_array_index(storages, index));
+}
 
-        if (!storage || !image_attach_data(image, i, storage, error))
-            return false;
+/* Takes the storages: that of the image, then those of its data. */
+static struct image *assemble(const struct copy_unit *unit, bool writable, GPtrArray *storages,
+                              GError **error)
+{
+    g_autoptr(image_t) image = image_open(steal(storages, 0), unit->format, writable, error);
+
+    if (!image)
+        return NULL;
+    if (image->data_files->len + 1 != storages->len) {
+        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s has %u data files, not %u", image->name,
+                      image->data_files->len, storages->len - 1);
+        return NULL;
     }
-    return true;
+    for (guint i = 1; i < storages->len; i++)
+        if (!image_attach_data(image, i - 1, steal(storages, i), error))
+            return NULL;
+    return g_steal_pointer(&image);
+}
+
+static GPtrArray *storages_new(void)
+{
+    return g_ptr_array_new_with_free_func((GDestroyNotify)storage_close);
 }
 
 static struct image *open_image(const struct copy_unit *unit, bool writable,
                                 struct storage *(*open)(const struct copy_unit *, unsigned, bool, GError **),
                                 GError **error)
 {
-    struct storage *storage = open(unit, 0, false, error);
-    g_autoptr(image_t) image = storage ? image_open(storage, unit->format, writable, error) : NULL;
+    g_autoptr(GPtrArray) storages = storages_new();
 
-    return image && attach(unit, image, open, error) ? g_steal_pointer(&image) : NULL;
+    for (guint i = 0; i < unit->files->len; i++) {
+        struct storage *storage = open(unit, i, false, error);
+
+        if (!storage)
+            return NULL;
+        g_ptr_array_add(storages, storage);
+    }
+    return assemble(unit, writable, storages, error);
 }
 
 struct image *unit_open_parts(const struct copy_unit *unit, GError **error)
@@ -181,24 +200,28 @@ struct image *cold_reopen(const struct copy_unit *unit, GError **error)
 /* ---- creating and removing ---------------------------------------------------------------------- */
 
 static bool create_one(const struct copy_unit *unit, const struct image_create_options *options,
-                       unsigned index, GError **error)
+                       unsigned index, GPtrArray *storages, GError **error)
 {
-    g_autoptr(storage_t) storage = open_to_write(unit, index, true, error);
+    struct storage *storage = open_to_write(unit, index, true, error);
 
     if (!storage)
         return false;
+    g_ptr_array_add(storages, storage);
     return index == 0 ? image_create(storage, unit->format, options, error)
                       : image_create_data(storage, unit->format, options, index - 1, error);
 }
 
-/* The image first: whatever happens, it knows the names of the others. */
-bool unit_create_parts(const struct copy_unit *unit, const struct image_create_options *options,
-                       GError **error)
+/* The image first: whatever happens, it knows the names of the others.  The files stay open, with their locks
+ * and with what is known of them: that they were created empty. */
+struct image *unit_create_parts(const struct copy_unit *unit, const struct image_create_options *options,
+                                GError **error)
 {
+    g_autoptr(GPtrArray) storages = storages_new();
+
     for (guint i = 0; i < unit->files->len; i++)
-        if (!create_one(unit, options, i, error))
-            return false;
-    return true;
+        if (!create_one(unit, options, i, storages, error))
+            return NULL;
+    return assemble(unit, true, storages, error);
 }
 
 /* The image knows its data files by their final names. */
