@@ -81,29 +81,35 @@ killed()
     same_chain "$format" "$to" "$format: and is the same disk"
 }
 
-# resumed FORMAT: killed behind a checkpoint in a layer that has holes behind it.
-resumed()
+# interrupted FORMAT: killed behind a checkpoint in a layer that has holes behind it.
+interrupted()
 {
-    local format=$1 to=$tmp/resumed job
-    rm -rf "$to" "$tmp/state"
+    local format=$1 to=$tmp/resumed.$1 pid
+    local -x BLOCKMIG_STATE_DIR=$to.state
     mkdir "$to"
     start "$blockmig" copy -q --chain=keep --bandwidth=4MiB/s -O "$format" "$tmp/holes/top.qcow2" "$to/"
-    local pid=$REPLY
+    pid=$REPLY
     wait_for 60 overlay_has_checkpoint
     kill -KILL "$pid"
     wait "$pid"
-    run_ok "$format: killed behind a checkpoint the copy goes on" \
-        blockmig copy -q --chain=keep -O "$format" "$tmp/holes/top.qcow2" "$to/"
+}
+
+# resumed FORMAT
+resumed()
+{
+    local format=$1 to=$tmp/resumed.$1
+    local -x BLOCKMIG_STATE_DIR=$to.state
+    check "$format: killed behind a checkpoint" overlay_has_checkpoint
+    run_ok "$format: the copy goes on" blockmig copy -q --chain=keep -O "$format" "$tmp/holes/top.qcow2" "$to/"
     parents "$format" "$to/base.raw"
-    must qemu-img convert -f qcow2 -O raw "$tmp/holes/top.qcow2" "$tmp/flat.raw"
     run_ok "$format: and shows the parent through its holes" \
-        blockmig verify -q --strict -F raw "${parents[@]}" "$to/top.qcow2" "$tmp/flat.raw"
+        blockmig verify -q --strict -F raw "${parents[@]}" "$to/top.qcow2" "$tmp/holes/flat.raw"
 }
 
 overlay_has_checkpoint()
 {
     "$blockmig" job show --json "$("$blockmig" job list --json | jq -r '.jobs[0].job')" |
-        jq -e '.disks[1].checkpoint > 0'
+        jq -e '.result != "done" and .disks[1].checkpoint > 0'
 }
 
 mkdir "$tmp/holes"
@@ -111,6 +117,11 @@ must qemu-img create -q -f raw "$tmp/holes/base.raw" 64M
 must qemu-io -f raw -c "write -P 9 60M 1M" "$tmp/holes/base.raw"
 must qemu-img create -q -f qcow2 -b base.raw -F raw "$tmp/holes/top.qcow2" 64M
 must qemu-io -f qcow2 -c "write -P 5 0 48M" -c "write -z 50M 1M" -c "write -P 6 62M 1M" "$tmp/holes/top.qcow2"
+must qemu-img convert -f qcow2 -O raw "$tmp/holes/top.qcow2" "$tmp/holes/flat.raw"
+for format in qcow2 vhd vhdx vdi vmdk; do
+    interrupted "$format" &
+done
+wait
 resumed qcow2
 for format in vhd vhdx vdi vmdk; do
     resumed "$format"

@@ -41,7 +41,7 @@ traced()
 # fingerprint: content, size, owner and times of all that lies beside the images.
 fingerprint()
 {
-    (cd "$images" && stat -c '%n %s %Y %Z %i' -- * && find . -type f -exec sha256sum {} + | sort) | sha256sum
+    (cd "$images" && stat -c '%n %s %Y %Z %i' -- * && find . -type f -exec b2sum {} + | sort) | b2sum
 }
 
 # hostile_images FORMAT LEAST: all cases of make-hostile-FORMAT.py, which are more than LEAST.
