@@ -18,6 +18,7 @@ struct target {
     uint64_t index; /* of the entry in the table */
     uint64_t start; /* guest offset of the cluster */
     struct qcow2_entry entry;
+    bool blank; /* the new cluster reads as zeros already */
 };
 
 /* Finds the entry of the cluster at guest offset `start`; `edit`: it is going to be changed. */
@@ -92,8 +93,9 @@ static void append(GArray *placements, const struct placement *placement)
     struct placement *last =
         placements->len ? &g_array_index(placements, struct placement, placements->len - 1) : NULL;
 
-    if (last && last->fill == placement->fill && extent_end(&last->to) == placement->to.offset &&
-        joins(&last->to, &placement->to) && (!last->fill || joins(&last->from, &placement->from))) {
+    if (last && last->fill == placement->fill && last->clean == placement->clean &&
+        extent_end(&last->to) == placement->to.offset && joins(&last->to, &placement->to) &&
+        (!last->fill || joins(&last->from, &placement->from))) {
         last->to.length += placement->to.length;
         last->from.length += placement->from.length;
         return;
@@ -135,7 +137,10 @@ static void append_fill(struct qcow2 *qcow2, const struct target *target, uint64
         fill.from.status = old->zero >> sub & 1 ? EXTENT_ZERO : EXTENT_HOLE;
         fill.from.storage = NULL;
         fill.from.host_offset = 0;
+        fill.clean = target->blank && (fill.from.status == EXTENT_ZERO || !qcow2->image->backing_name);
     }
+    if (fill.clean)
+        fill.from.status = EXTENT_ZERO;
     append(fills, &fill);
 }
 
@@ -171,6 +176,13 @@ static bool zero_tail(struct qcow2 *qcow2, const struct target *target, uint64_t
     return host + valid >= end || storage_zero(qcow2->storage, host + valid, end - host - valid, true, error);
 }
 
+/* A cluster behind the end of a file is zeros when the file has grown by it. */
+static bool append_blank(struct qcow2 *qcow2, uint64_t host, bool *blank, GError **error)
+{
+    *blank = qcow2->storage->growable && host >= qcow2->storage->size;
+    return !*blank || storage_resize(qcow2->storage, host + qcow2->cluster_size, error);
+}
+
 /* The request covers [from, to) of the cluster at `start`. */
 static bool place_cluster(struct qcow2 *qcow2, uint64_t start, uint64_t from, uint64_t to, GArray *placements,
                           GArray *fills, GError **error)
@@ -192,6 +204,8 @@ static bool place_cluster(struct qcow2 *qcow2, uint64_t start, uint64_t from, ui
         if (!qcow2_allocate(qcow2, &cluster, error))
             return false;
         new = (struct qcow2_entry){.host = cluster << qcow2->cluster_bits, .copied = true, .zero = new.zero};
+        if (to - from < qcow2->cluster_size && !append_blank(qcow2, new.host, &target.blank, error))
+            return false;
     }
     if (need && !zero_tail(qcow2, &target, new.host, error))
         return false;

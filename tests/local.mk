@@ -74,6 +74,7 @@ dist_check_SCRIPTS += \
 	tests/a-killed-move-leaves-devices-right.sh \
 	tests/a-killed-move-leaves-no-half-chain.sh \
 	tests/a-killed-move-goes-on.sh \
+	tests/a-pause-ships-only-what-was-written.sh \
 	tests/a-pause-that-takes-too-long-is-given-up.sh \
 	tests/moves-survive-a-crash-at-every-step.sh \
 	tests/moves-go-on-after-a-kill-at-every-step.sh \
