@@ -8,20 +8,6 @@ need_guest
 need_loop
 need_free 1G
 
-# files DIRECTORY: what is in it, in one line.
-files()
-{
-    (cd "$1" && LC_ALL=C ls | tr '\n' ' ')
-}
-
-# device NAME SIZE: a loop device full of noise; sets REPLY.
-device()
-{
-    random_file "$tmp/$1.lun" "$2" 7
-    loop_device "$tmp/$1.lun"
-    at_exit blockdev --setrw "$REPLY"
-}
-
 # begin NAME SOURCE FORMAT TARGET WHEN [OPTION...]: kills the move when WHEN says so.
 begin()
 {
@@ -87,7 +73,7 @@ at_the_end()
 }
 
 mkdir "$tmp/a" "$tmp/b"
-device one 80M
+used_device one 80M
 one=$REPLY
 must qemu-img create -q -f qcow2 "$one" 64M
 killed from-base "$one" qcow2 "$tmp/b/base" qcow2 while_copying --bandwidth 16MiB/s
@@ -110,7 +96,7 @@ for when in base:while_copying switch:at_the_switch prove:at_the_proof; do
     source_file "$name"
     killed "to-$name" "$tmp/a/$name" qcow2 "$one" raw "${when#*:}" --bandwidth 16MiB/s
 done
-device two 96M
+used_device two 96M
 killed both "$one" raw "$REPLY" qcow2 at_the_switch
 
 # ---- and the machine dies, too ----

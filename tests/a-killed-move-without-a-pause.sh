@@ -11,12 +11,6 @@ use_seed
 run strace -o "$tmp/trace" true
 [ "$status" -eq 0 ] || skip_all "strace cannot trace here"
 
-# files DIRECTORY: what is in it, in one line.
-files()
-{
-    (cd "$1" && LC_ALL=C ls | tr '\n' ' ')
-}
-
 # move_to DIRECTORY: as the user calls it.
 move_to()
 {

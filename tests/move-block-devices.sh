@@ -8,20 +8,6 @@ need_guest
 need_loop
 need_free 1G
 
-# files DIRECTORY: what is in it, in one line.
-files()
-{
-    (cd "$1" && LC_ALL=C ls | tr '\n' ' ')
-}
-
-# device NAME SIZE: a loop device full of noise, as a used LUN is; sets REPLY.
-device()
-{
-    random_file "$tmp/$1.lun" "$2" 7
-    loop_device "$tmp/$1.lun"
-    at_exit blockdev --setrw "$REPLY"
-}
-
 # disk_on DEVICE FORMAT SIZE: a disk with something on it.
 disk_on()
 {
@@ -51,7 +37,7 @@ from_device()
     shift 3
     [ $# -lt 2 ] || target=$2
     mkdir -p "$tmp/$name.b" "$tmp/$name.s"
-    device "$name" 72M
+    used_device "$name" 72M
     dev=$REPLY
     [ "$format" != raw ] || must losetup --set-capacity "$dev"
     disk_on "$dev" "$format" 64M
@@ -87,7 +73,7 @@ from_device mirror --libvirt-style raw -O raw --method=mirror
 to_device()
 {
     local name=$1 style=$2 format=$3 size=$4 target=$3
-    device "$name" "$5"
+    used_device "$name" "$5"
     dev=$REPLY
     shift 5
     [ $# -lt 2 ] || target=$2
@@ -121,11 +107,11 @@ to_device tqcow2 --libvirt-style raw 33299968 40M -O qcow2
 to_device tmirror --libvirt-style qcow2 32M 40M -O qcow2 --method=mirror
 # ---- a chain of devices ----
 
-device below 32M
+used_device below 32M
 below=$REPLY
 must dd if=/dev/zero of="$below" bs=1M count=32 conv=notrunc
 must qemu-io -f raw -c 'write -P 1 20M 4M' "$below"
-device above 48M
+used_device above 48M
 above=$REPLY
 must qemu-img create -q -f qcow2 -F raw -b "$below" "$above"
 must qemu-io -f qcow2 -c 'write -P 2 22M 4M' "$above"

@@ -7,12 +7,6 @@
 need_guest
 need_free 1G
 
-# files DIRECTORY: what is in it, in one line.
-files()
-{
-    (cd "$1" && LC_ALL=C ls | tr '\n' ' ')
-}
-
 base_is_copied()
 {
     [ "$(stat -c %b "$1")" -gt 24576 ]

@@ -6,12 +6,6 @@
 need_guest
 need_free 1G
 
-# files DIRECTORY: what is in it, in one line.
-files()
-{
-    (cd "$1" && LC_ALL=C ls | tr '\n' ' ')
-}
-
 # moved NAME STYLE FORMAT: a chain of three, with data that only the lower ones have.
 moved()
 {

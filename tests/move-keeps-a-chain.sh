@@ -7,12 +7,6 @@
 need_guest
 need_free 2G
 
-# files DIRECTORY: what is in it, in one line.
-files()
-{
-    (cd "$1" && LC_ALL=C ls | tr '\n' ' ')
-}
-
 # backing IMAGE: the name and format in its header.
 backing()
 {

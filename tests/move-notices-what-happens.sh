@@ -7,12 +7,6 @@
 need_guest
 need_free 1G
 
-# files DIRECTORY: what is in it, in one line.
-files()
-{
-    (cd "$1" && LC_ALL=C ls | tr '\n' ' ')
-}
-
 # machine NAME [ARGUMENTS of start_guest...]: with a disk of 64 MiB, half of it data, that is copied in about 4 s.
 machine()
 {

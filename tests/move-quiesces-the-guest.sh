@@ -7,12 +7,6 @@
 need_guest
 need_free 1G
 
-# files DIRECTORY: what is in it, in one line.
-files()
-{
-    (cd "$1" && LC_ALL=C ls | tr '\n' ' ')
-}
-
 # machine NAME KERNEL-ARGUMENTS [ARGUMENTS of start_guest...]
 machine()
 {

@@ -6,12 +6,6 @@
 need_guest
 need_free 1G
 
-# files DIRECTORY: what is in it, in one line.
-files()
-{
-    (cd "$1" && LC_ALL=C ls | tr '\n' ' ')
-}
-
 mkdir "$tmp/a" "$tmp/b" "$tmp/c"
 must qemu-img create -q -f qcow2 "$tmp/a/one.qcow2" 64M
 must qemu-img create -q -f raw "$tmp/a/two.raw" 64M

@@ -7,12 +7,6 @@
 need_guest
 need_free 1G
 
-# files DIRECTORY: what is in it, in one line.
-files()
-{
-    (cd "$1" && LC_ALL=C ls | tr '\n' ' ')
-}
-
 # snapshot_pauses REPORT: how often it may have stood still before.
 snapshot_pauses()
 {

@@ -205,6 +205,14 @@ kill_guest()
     return 0
 }
 
+# used_device NAME SIZE: a loop device full of noise, as a used LUN is; sets REPLY.
+used_device()
+{
+    random_file "$tmp/$1.lun" "$2" 7
+    loop_device "$tmp/$1.lun"
+    at_exit blockdev --setrw "$REPLY"
+}
+
 # files DIRECTORY: what is in it, in one line.
 files()
 {
