@@ -79,9 +79,9 @@ killed()
 {
     local format=$1 kills=0 inside=0 pid before
     make_layers "$format" $((24 << 20))
-    while [ "$kills" -lt 6 ]; do
+    while [ "$kills" -lt 6 ] || { [ "$inside" -eq 0 ] && [ "$kills" -lt 60 ]; }; do
         before=$(stat -c %.Y "$tmp/m/parent")
-        "$blockmig" commit -q --bandwidth=$((5 + RANDOM % 20))MiB/s "${parents[@]}" "$tmp/m/overlay" 3>&- &
+        "$blockmig" commit -q --bandwidth=$((1 + RANDOM % 12))MiB/s "${parents[@]}" "$tmp/m/overlay" 3>&- &
         pid=$!
         until has_changed "$pid" "$before"; do
             :
