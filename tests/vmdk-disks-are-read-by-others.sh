@@ -165,18 +165,6 @@ deltas()
         blockmig verify -q --strict -F raw "$tmp/c3.vmdk" "$tmp/model.raw"
 }
 
-# repeat COUNT WHAT FUNCTION ARGUMENTS...
-repeat()
-{
-    local count=$1 what=$2 wrong=0 n
-    shift 2
-    for ((n = 0; n < count && wrong < 3; n++)); do
-        "$@" >"$tmp/log" 2>&1 && continue
-        wrong=$((wrong + 1))
-        diag "$(head -n 1 "$tmp/log")" "$(tail -n 3 "$tmp/log")"
-    done
-    is "$wrong" 0 "$count times $what"
-}
 pick 8 300
 repeat "$REPLY" "random changes by us and by QEMU" changes 40
 repeat "$REPLY" "random chains of deltas" deltas 30

@@ -336,8 +336,6 @@ bool live_resume(struct live_job *job, int64_t *time, GError **error)
     be_urgent(false);
     if (!job->paused)
         return true;
-    if (time)
-        *time = 0;
     if (!job->stays && !vm_resume(job->vm, time, error))
         return false;
     live_step(job, "resume");
