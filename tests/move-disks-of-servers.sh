@@ -68,6 +68,34 @@ like "$said" "the source of .* is kept on nbd\+unix:.*/one.sock, which cannot be
 run blockmig move "$socket" "$tmp/a" --scratch "$tmp/scratch" "${patient[@]}" --json
 moved back
 is "$(files "$tmp/a")" "disk disk.qcow2.blockmig-source " "back: the file is called as the export was"
+
+must truncate -s 128M "$tmp/three.raw"
+serve three "$tmp/three.raw" raw
+three=$REPLY
+# Killed while it copies: the same command again brings the machine back, and then there.
+"$blockmig" move "$socket" "$three" -O qcow2 --scratch "$tmp/scratch" "${patient[@]}" --bandwidth=8MiB/s >"$tmp/killed" 2>&1 3>&- </dev/null &
+pid=$!
+overlays()
+{
+    [ "$(ls "$tmp/a" | grep -c blockmig-1)" -gt 0 ]
+}
+wait_for 20 overlays || not_ok "killed: the move begins"
+sleep 1
+kill -KILL "$pid"
+diag "$(cat "$tmp/killed")"
+run blockmig move "$socket" "$three" -O qcow2 --scratch "$tmp/scratch" "${patient[@]}" --json
+is "$status" 4 "killed: the same command again brings the machine back" || diag "$err"
+diag "$err"
+is "$(files "$tmp/a")/$(files "$tmp/scratch")" "disk disk.qcow2.blockmig-source /" "killed: nothing is left"
+run blockmig move "$socket" "$three" -O qcow2 --scratch "$tmp/scratch" "${patient[@]}" --json
+moved qcow2
+run_ok "qcow2: the export holds an image" sh -c "qemu-img info -U '$three' | grep -q 'file format: qcow2'"
+
+pauses=$(guest_pauses g | wc -l)
+run blockmig move "$socket" "$two" --scratch "$tmp/scratch" --max-pause=0 --json
+moved mirror
+is "$(guest_pauses g | wc -l)" "$pauses" "mirror: the machine did not stand still"
 stop_guest g
-like "$(host_verdict g 0 "$tmp/a/disk" raw)" '^OK [1-9]' "back: and the host agrees"
+must qemu-img convert -f raw -O raw "$two" "$tmp/copy.raw"
+like "$(host_verdict g 0 "$tmp/copy.raw" raw)" '^OK [1-9]' "and the host agrees"
 done_testing
