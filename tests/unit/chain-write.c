@@ -226,6 +226,52 @@ static void test_failure(gconstpointer variant)
     disk_free(disk);
 }
 
+/* A compressed cluster of 2 MiB, and a write into it: the rest is unpacked in pieces. */
+static void pack_unit(struct image *image, const uint8_t *unit)
+{
+    g_autofree uint8_t *packed = g_malloc(image_pack_room(image));
+    g_autoptr(GError) error = NULL;
+    struct extent to;
+    size_t length;
+
+    assert_ok(image_pack(image, 0, unit, packed, &length, &error));
+    g_assert_cmpuint(length, >, 0);
+    assert_ok(image_place_packed(image, 0, length, &to, &error));
+    assert_ok(storage_pwrite(to.storage, packed, length, to.host_offset, &error));
+    assert_ok(image_flush(image, &error));
+}
+
+static void test_packed(gconstpointer below)
+{
+    static const struct variant variant = {"packed", &format_qcow2, &format_qcow2, "cluster_size=2M"};
+    struct disk *disk = g_new0(struct disk, 1);
+    g_autoptr(GError) error = NULL;
+    uint64_t at = (3 << 19) + 11;
+
+    disk->variant = &variant;
+    for (uint64_t i = 0; i < 2 << 20; i++)
+        disk->model[i] = (uint8_t)(i >> 17 ^ i >> 3);
+    disk->chain = open_chain(disk, create(&format_qcow2, variant.options, NULL));
+    pack_unit(chain_layer(disk->chain, 0), disk->model);
+    if (below) {
+        g_autoptr(image_t) parent = NULL;
+
+        disk->base = content(top_storage(disk));
+        parent = open_base(disk);
+        chain_close(disk->chain);
+        disk->chain = open_chain(disk, create(&format_qcow2, variant.options, parent));
+    }
+    disk->model[at] = 77;
+    assert_ok(chain_write(disk->chain, "M", 1, at, &error));
+    compare(disk);
+    assert_ok(chain_flush(disk->chain, &error));
+    reopen(disk);
+    compare(disk);
+    chain_close(disk->chain);
+    g_clear_pointer(&disk->base, g_bytes_unref);
+    g_free(disk);
+}
+
 /* What is not a chain for writing. */
 static void test_refused(void)
 {
@@ -257,6 +303,8 @@ int main(int argc, char **argv)
         g_test_add_data_func(random, &variants[i], test_random);
         g_test_add_data_func(failure, &variants[i], test_failure);
     }
+    g_test_add_data_func("/chain-write/packed/top", NULL, test_packed);
+    g_test_add_data_func("/chain-write/packed/below", "below", test_packed);
     g_test_add_func("/chain-write/refused", test_refused);
     return g_test_run();
 }
