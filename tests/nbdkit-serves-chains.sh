@@ -93,14 +93,20 @@ is "$out" 0 "and one of none"
 
 # nbdkit forks and leaves the directory: names that were relative still lead to the same files.
 run_ok "nbdkit goes into the background" nbdkit -U "$tmp/socket" -P "$tmp/pid" "$plugin" vbox-vdi-dyn-d1.vdi parent=vbox-vdi-dyn.vdi
+# Only as long as it has not ended: afterwards the number may be somebody else's.
 pid=$(cat "$tmp/pid")
-at_exit kill "$pid"
+end_server()
+{
+    [ -z "$pid" ] || kill "$pid"
+}
+at_exit end_server
 run bash -c 'nbdcopy "$1" - | sha256sum' - "$uri"
 is "${out%% *}" "$d1" "and serves the chain from there"
 run qemu-io -f raw -c 'write -P 1 0 512' "$uri"
 is "$status" 0 "also for writing"
 kill "$pid"
 check "it ends" wait_for 10 not_running "$pid"
+pid=
 
 # ---- refused before anything is served --------------------------------------------------------------
 
@@ -130,8 +136,9 @@ once 'nbdinfo --size "$uri"' -r -- inside/image.qcow2 allow-root=apart
 is "$out" 16777216 "it can be allowed"
 
 running_machine "$tmp/flat.qcow2" qcow2
+machine=$REPLY
 refuses 'Failed to get .* lock' "the disk of a running machine" flat.qcow2
-stop_process "$REPLY"
+stop_process "$machine"
 
 # Hostile images of every format, of which other tests try all: refused here with what blockmig info says.
 count=0 wrong=''

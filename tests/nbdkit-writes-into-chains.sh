@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# What is written through the nbdkit plugin into a chain of any format is what others read from it; layers below stay as
-# they are, thin stays thin, and what is in use is refused.
+# What is written through the nbdkit plugin into a chain of any format, by several clients at once, too, is what others read
+# from it; layers below stay as they are, thin stays thin, and what is in use is refused.
 . "${srcdir:-.}/tests/lib.sh"
 . "$srcdir/tests/lib-nbdkit.sh"
 need_tool python3
@@ -72,6 +72,47 @@ for format in qcow2 vhd vhdx vdi vmdk; do
     check "its parent is not changed" cmp base base.kept
 done
 
+# ---- several at once --------------------------------------------------------------------------------
+
+# clients COUNT: each of four writes, reads back and flushes in its own quarter, while another reads the whole disk.
+clients()
+{
+    local quarter=$((4 << 20)) part i offset length pids=()
+    for part in 0 1 2 3; do
+        commands=()
+        for ((i = 0; i < $1; i++)); do
+            below $((quarter - 100000))
+            offset=$((part * quarter + REPLY)) length=$((RANDOM * 3 + 1))
+            commands+=(-c "aio_write -P $((RANDOM % 255 + 1)) $offset $length" -c aio_flush)
+            [ $((RANDOM % 4)) -ne 0 ] || commands+=(-c "write -z -u $offset $((length / 2 + 1))" -c flush)
+            commands+=(-c "read $((RANDOM * 500)) 64k")
+        done
+        must qemu-io -f raw "${commands[@]}" model.raw
+        qemu-io -f raw "${commands[@]}" "$uri" >/dev/null 2>"errors.$part" 3>&- &
+        pids+=($!)
+    done
+    must nbdcopy "$uri" null:
+    wait "${pids[@]}"
+}
+
+for format in qcow2 vhd vhdx vdi vmdk; do
+    rm -f model.raw base child
+    must truncate -s 16M model.raw
+    must "$blockmig" create -q -O "$format" base 16M
+    must "$blockmig" create -q -O "$format" --parent base child
+    parameters=() options=()
+    [ "$format" != vdi ] || parameters=(parent=base) options=(--parent base)
+    serve -- child "${parameters[@]}"
+    server=$REPLY
+    clients 25
+    is "$(cat errors.?)" "" "$format: several clients write at once"
+    must nbdcopy "$uri" seen.raw
+    check "all of them see the same disk" cmp seen.raw model.raw
+    stop_process "$server"
+    run_ok "which is in the image when nbdkit has ended" \
+        blockmig verify -q --strict -F raw "${options[@]}" child model.raw
+done
+
 # ---- thin -------------------------------------------------------------------------------------------
 
 # Zeros of the layer below take no space when a block of ours is filled with them; trimmed bytes take none any more.
@@ -112,6 +153,7 @@ rm -f base child
 must "$blockmig" create -q -O vhdx base 16M
 must "$blockmig" create -q -O vhdx --parent base child
 serve -- child
+server=$REPLY
 must qemu-io -f raw -c "write -P 7 0 64k" "$uri"
 fails_with 3 "a disk that is served for writing is refused by copy" blockmig copy -q -O raw child copy.raw
 like "$err" "Failed to get" "for its lock"
@@ -119,10 +161,10 @@ fails_with 3 "its parent is not written to either" blockmig commit child
 once true -r -- child
 like "$err" "Failed to get" "nor is it served twice"
 # A reader is let in beside readers; who wants to write is told when it connects.
-stop_process "$REPLY"
+stop_process "$server"
 serve -r -- child
-must nbdinfo --size "$uri"
 reader=$REPLY
+must nbdinfo --size "$uri"
 once 'nbdinfo --size "$uri"' -r -- child
 is "$out" 16777216 "two servers may read it"
 once 'nbdinfo --size "$uri"' -- child
