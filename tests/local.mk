@@ -22,6 +22,7 @@ dist_check_SCRIPTS += \
 	tests/layering.sh \
 	tests/map-matches-qemu-img-map.sh \
 	tests/nbdkit-serves-chains.sh \
+	tests/nbdkit-survives-a-full-disk.sh \
 	tests/nbdkit-survives-sigkill.sh \
 	tests/nbdkit-writes-into-chains.sh \
 	tests/only-tools-print.sh \

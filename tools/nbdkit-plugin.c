@@ -260,10 +260,11 @@ static int walk(uint64_t offset, uint64_t length,
     return error ? fail(error) : 0;
 }
 
-static int change(bool ok, GError *error)
+/* `error` by its address, for it is set while the other argument is computed. */
+static int change(bool ok, GError **error)
 {
     pthread_rwlock_unlock(&disk.bytes);
-    return ok ? 0 : fail(error);
+    return ok ? 0 : fail(*error);
 }
 
 /* ---- what a client is told ---------------------------------------------------------------------- */
@@ -376,7 +377,7 @@ static int blockmig_pwrite(void *handle, const void *buffer, uint32_t count, uin
     GError *error = NULL;
 
     pthread_rwlock_wrlock(&disk.bytes);
-    return change(is_open(&error) && chain_write(disk.chain, buffer, count, offset, &error), error);
+    return change(is_open(&error) && chain_write(disk.chain, buffer, count, offset, &error), &error);
 }
 
 /* Zeros that must take their space are written: nbdkit does that on EOPNOTSUPP. */
@@ -389,7 +390,7 @@ static int blockmig_zero(void *handle, uint32_t count, uint64_t offset, uint32_t
         return -1;
     }
     pthread_rwlock_wrlock(&disk.bytes);
-    return change(is_open(&error) && chain_zero(disk.chain, offset, count, &error), error);
+    return change(is_open(&error) && chain_zero(disk.chain, offset, count, &error), &error);
 }
 
 static int blockmig_trim(void *handle, uint32_t count, uint64_t offset, uint32_t flags)
@@ -397,7 +398,7 @@ static int blockmig_trim(void *handle, uint32_t count, uint64_t offset, uint32_t
     GError *error = NULL;
 
     pthread_rwlock_wrlock(&disk.bytes);
-    return change(is_open(&error) && chain_discard(disk.chain, offset, count, &error), error);
+    return change(is_open(&error) && chain_discard(disk.chain, offset, count, &error), &error);
 }
 
 static int blockmig_flush(void *handle, uint32_t flags)
@@ -405,7 +406,7 @@ static int blockmig_flush(void *handle, uint32_t flags)
     GError *error = NULL;
 
     pthread_rwlock_wrlock(&disk.bytes);
-    return change(is_open(&error) && flush(&error), error);
+    return change(is_open(&error) && flush(&error), &error);
 }
 
 /* A client that goes without a flush loses nothing, as long as nothing is killed. */
@@ -454,4 +455,6 @@ static struct nbdkit_plugin plugin = {
     .cache = blockmig_cache,
 };
 
+/* The macro defines it without a declaration. */
+struct nbdkit_plugin *plugin_init(void);
 NBDKIT_REGISTER_PLUGIN(plugin)

@@ -150,8 +150,8 @@ static void random_steps(struct disk *disk, GRand *rand)
 {
     g_autoptr(GError) error = NULL;
 
-    for (unsigned session = 0; session < 3; session++) {
-        for (unsigned i = 0; i < 15; i++)
+    for (unsigned session = 0; session < 2; session++) {
+        for (unsigned i = 0; i < 12; i++)
             step(disk, rand);
         compare(disk);
         assert_ok(chain_flush(disk->chain, &error));
