@@ -105,9 +105,11 @@ struct format {
     /* Is `parent` what `image` was made over, unchanged?  The REFUSED error names both identities.  Optional:
      * for formats that record it.  Their names of the parent are hints only. */
     bool (*check_parent)(struct image *image, struct image *parent, GError **error);
-    /* `child` is about to be merged into this image, which is writable: whatever identity its first change
-     * gives it, check_parent() must accept it for `child` as before, or a merge that was killed could not go
-     * on. Optional: changes do not touch the identity. */
+    /* `child`, whose storage can be written to, is about to be merged into this image, which is writable. The
+     * child learns, durably, of the new identity before the first change gives it to this image:
+     * check_parent() accepts both for `child` at every instant, or a merge that was killed could not go on.
+     * Other children are not told: to them the parent has changed.  Optional: changes do not touch the
+     * identity. */
     bool (*begin_merge)(struct image *image, struct image *child, GError **error);
     /* Fills out[0..max) with extents that follow each other without gaps from `offset`; neighbours
      * that can be merged are.  0 < *count <= max; may stop before offset + length, never after. */
@@ -228,7 +230,7 @@ static inline struct data_file *image_data_file(const struct image *image, unsig
 void image_add_parent_name(struct image *image, const char *name);
 /* true if the format records no identity. */
 bool image_check_parent(struct image *image, struct image *parent, GError **error);
-/* Before a child is merged into its parent `image`. */
+/* Before a child is merged into its parent `image`.  What the guest sees of `child` does not change. */
 bool image_begin_merge(struct image *image, struct image *child, GError **error);
 /* What it does not hold is in a layer below it. */
 static inline bool image_is_differencing(const struct image *image)

@@ -55,11 +55,27 @@ static bool begin_write(struct vdi *vdi, GError **error)
     return true;
 }
 
+/* The header is one sector: it is written as a whole. */
+static bool tell_child(struct vdi *child, const uint8_t *modification, GError **error)
+{
+    uint8_t *known = child->header + VDI_AT_PARENT_MODIFICATION;
+
+    if (uuid_is_zero(known) || memcmp(known, modification, UUID_LENGTH) == 0)
+        return true;
+    memcpy(known, modification, UUID_LENGTH);
+    return storage_pwrite(child->storage, child->header, VDI_HEADER, 0, error) &&
+           storage_flush(child->storage, error);
+}
+
 bool vdi_begin_merge(struct image *image, struct image *child, GError **error)
 {
     struct vdi *vdi = image->opaque;
+    uint8_t next[UUID_LENGTH];
 
-    vdi_merge_uuid(child->opaque, vdi->header + VDI_AT_MODIFICATION);
+    vdi_merge_uuid(child->opaque, vdi->header + VDI_AT_MODIFICATION, next);
+    if (!tell_child(child->opaque, next, error))
+        return false;
+    memcpy(vdi->header + VDI_AT_MODIFICATION, next, UUID_LENGTH);
     vdi->merging = true;
     return true;
 }

@@ -63,7 +63,7 @@ struct vdi {
 
     /* Below: only after the first change. */
     bool writing;
-    bool merging;    /* the modification UUID is already the one that this session gives it */
+    bool merging;    /* the modification UUID in memory is the one that the first change gives it */
     bool failed;     /* an operation stopped half way: nothing more may be made durable */
     GArray *unused;  /* of uint32_t: blocks of the file below `next` that may be used again */
     GArray *dropped; /* the same, after the next flush */
@@ -77,8 +77,9 @@ static inline uint64_t vdi_host(const struct vdi *vdi, uint64_t number)
 
 /* vdi.c */
 bool vdi_refuse(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
-
-void vdi_merge_uuid(const struct vdi *child, uint8_t *uuid);
+/* The modification UUID of a parent with `modification` after `child` was merged into it.  It follows from
+ * both: so a merge that was killed is recognised, and to every other child the parent has changed. */
+void vdi_merge_uuid(const struct vdi *child, const uint8_t *modification, uint8_t *uuid);
 
 /* vdi-place.c */
 bool vdi_begin_merge(struct image *image, struct image *child, GError **error);

@@ -135,6 +135,17 @@ static void test_parent(void)
                  "must be a VDI");
 }
 
+/* At every instant of a merge the child has its parent; its sibling has lost it. */
+static void test_merge(void)
+{
+    struct storage *storage = create("base", 4 * MIB, "", NULL);
+    g_autoptr(image_t) base =
+        open_image(storage_memory_new("base", storage_memory_data(storage), storage->size, 0), false);
+
+    crash_merge(&format_vdi, storage, create("child", 4 * MIB, "", base),
+                create("sibling", 4 * MIB, "", base));
+}
+
 static void test_large_blocks(void)
 {
     struct storage *storage = create_small(8 * MIB, 2 * MIB, 0, NULL);
@@ -183,6 +194,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vdi/layout", test_layout);
     g_test_add_func("/vdi/zero", test_zero);
     g_test_add_func("/vdi/parent", test_parent);
+    g_test_add_func("/vdi/merge", test_merge);
     g_test_add_func("/vdi/large-blocks", test_large_blocks);
     for (guint i = 0; i < G_N_ELEMENTS(variants); i++) {
         g_autofree char *path = g_strdup_printf("/vdi/crash/%s", variants[i].name);
