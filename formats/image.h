@@ -38,9 +38,10 @@ struct data_file {
 };
 
 struct image_create_options {
-    const char *name; /* the file name that the image will have, for the names of its data files; may be
-                       * NULL for formats without such */
-    uint64_t size;    /* virtual size in bytes */
+    const char *name;     /* the file name that the image will have, for the names of its data files; may be
+                           * NULL for formats without such */
+    uint64_t size;        /* virtual size in bytes */
+    uint64_t device_size; /* measure: of a storage that does not grow; 0: it grows */
     const char *backing_name;   /* as it is to stand in the image, or NULL */
     const char *backing_format; /* required if backing_name is set */
     struct image *parent;       /* with backing_name: that image, open; its identity is recorded. NULL: not
@@ -85,7 +86,8 @@ struct format {
      * magic there.  Optional: never (raw). */
     bool (*probe)(const uint8_t *head, size_t length, struct storage *storage);
 
-    /* Bytes that the storage will need at most for `data` bytes of guest data. */
+    /* Bytes that the storage will need at most for `data` bytes of guest data.  REFUSED if create() would
+     * refuse a storage of options->device_size; whether the bytes fit is the caller's to say. */
     bool (*measure)(const struct image_create_options *options, uint64_t data, uint64_t *bytes,
                     GError **error);
     /* Writes a valid empty image onto an empty or reusable storage, and flushes it. */
