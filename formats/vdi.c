@@ -158,14 +158,14 @@ static bool vdi_open(struct image *image, GError **error)
     vdi->storage = image->storage;
     image->opaque = vdi;
     ok = read_header(vdi, error);
-    if (ok && image->writable && vdi->block_size > VDI_BLOCK)
-        ok = vdi_refuse(error, "block size %u: images with blocks of more than %u bytes are only read",
+    if (ok && image->writable && vdi->type == VDI_DIFFERENCING && vdi->block_size > VDI_BLOCK)
+        ok = vdi_refuse(error, "block size %u: children with blocks of more than %u bytes are only read",
                         vdi->block_size, VDI_BLOCK);
     if (!ok) {
         vdi_close(image);
         return false;
     }
-    image->granularity = vdi->block_size;
+    image->granularity = vdi->type == VDI_DIFFERENCING ? vdi->block_size : 1;
     image->cluster_size =
         (vdi->data + vdi->extra) % VDI_MIN_BLOCK || vdi->extra % VDI_MIN_BLOCK ? 512 : VDI_MIN_BLOCK;
     image->wants_parent = vdi->type == VDI_DIFFERENCING;

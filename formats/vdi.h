@@ -23,7 +23,7 @@
 #define VDI_VERSION   0x00010001u
 #define VDI_FREE      UINT32_MAX       /* not here: zeros, or the parent's */
 #define VDI_ZERO      (UINT32_MAX - 1) /* zeros, also over a parent */
-#define VDI_BLOCK     (1u << 20)       /* of what is written */
+#define VDI_BLOCK     (1u << 20)       /* of new images; the most that is filled from a parent */
 #define VDI_MIN_BLOCK 4096u
 #define VDI_MAX_BLOCK (64u << 20)
 #define VDI_MAX_TABLE (256u << 20) /* bytes: 64 TiB in blocks of 1 MiB */
