@@ -76,6 +76,7 @@ struct storage {
     int direct_fd;      /* O_DIRECT descriptor: offset, length and memory aligned to `alignment` */
     int buffered_fd;    /* page-cache descriptor of the same object, any alignment */
     uint32_t alignment; /* of direct_fd; a power of two, 1 if direct_fd is -1 */
+    const char *notice; /* what who writes to it should know, or NULL */
     void *opaque;       /* the implementation's */
 };
 
@@ -98,6 +99,9 @@ bool storage_status(struct storage *storage, uint64_t offset, uint64_t length, b
 void storage_grown(struct storage *storage, uint64_t end);
 void storage_prefetch(struct storage *storage, uint64_t offset, uint64_t length);
 void storage_close(struct storage *storage); /* NULL is allowed */
+
+/* Is it "scheme://..." and not a path?  What begins so and is meant as a path is written with "./". */
+bool storage_name_is_uri(const char *name);
 
 typedef struct storage storage_t; /* for g_autoptr(storage_t) only */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(storage_t, storage_close)

@@ -33,9 +33,11 @@ static bool create_target(struct cold_job *job, struct copy_unit *unit, GError *
     checkpoint_begin(&unit->done, job->request->digest, unit->chain->size);
     unit->target = unit_create_parts(unit, &options, error);
     if (unit->target && unit->target->size != unit->chain->size)
-        job_notice(&job->base,
-                   "%s: the disk has %" PRIu64 " bytes where the source has %" PRIu64 ": the rest is zeros",
-                   unit->target_path, unit->target->size, unit->chain->size);
+        job_notice(
+            &job->base,
+            "%s: the disk has %" PRIu64 " bytes where the source has %" PRIu64
+            ": the rest is zeros; if it has a GPT, the copy of its header must be moved to the new end",
+            unit->target_path, unit->target->size, unit->chain->size);
     return unit->target != NULL;
 }
 
@@ -71,6 +73,8 @@ static void prepare_storage(const struct cold_job *job, const struct image *targ
         job_notice(&job->base,
                    "%s: its file system has no locks: nothing keeps other programs from writing to it",
                    target->name);
+    if (target->storage->notice)
+        job_notice(&job->base, "%s: %s", target->name, target->storage->notice);
 }
 
 static bool open_target(struct cold_job *job, struct copy_unit *unit, GError **error)

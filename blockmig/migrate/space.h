@@ -21,6 +21,10 @@ struct space_report {
 bool space_check(const char *path, uint64_t bytes, unsigned inodes, struct space_report *report,
                  GError **error);
 
+/* The same for what is `size` bytes large and stays so, whatever it is. */
+bool space_check_device(const char *name, uint64_t bytes, uint64_t size, struct space_report *report,
+                        GError **error);
+
 /* May one file in this directory (or at this path) become `size` bytes long? Always true for a block device.
  * REFUSED with the limit if the file system or a resource limit of this process says no, or if no file can be
  * created there.  Leaves nothing behind. */
