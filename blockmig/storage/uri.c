@@ -2,11 +2,13 @@
 #include "blockmig/storage/uri.h"
 
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/iscsi.h"
 #include "formats/error.h"
 
 #include <string.h>
 
 static const struct uri_scheme schemes[] = {
+    {"iscsi", storage_iscsi_open},
     {NULL, NULL},
 };
 
