@@ -63,3 +63,15 @@ kill_tgtd()
     kill -KILL "$tgtd"
     wait "$tgtd" 2>/dev/null
 }
+
+# start_stub FILE [OPTION or FAULT]...: tests/helpers/iscsi-target.py; sets stub to its pid and REPLY to a URI.
+start_stub()
+{
+    free_port
+    local at=$REPLY
+    : >"$tmp/stub.out"
+    start python3 "$srcdir/tests/helpers/iscsi-target.py" "$at" "$@" >"$tmp/stub.out"
+    stub=$REPLY
+    wait_for 20 grep -q ready "$tmp/stub.out" || must false "the stub did not start"
+    REPLY=iscsi://127.0.0.1:$at/$iqn/1
+}

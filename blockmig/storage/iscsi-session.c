@@ -48,6 +48,7 @@ struct iscsi_session {
     GQueue waiting; /* the thread's from here on */
     unsigned busy;
     bool lost;
+    bool seen;                 /* the unit was there */
     GError *dead;              /* why there is no session any more */
     uint64_t changes, durable; /* changes that were answered; so many of them are on the medium */
     bool lost_writes;          /* atomic */
@@ -240,6 +241,10 @@ static void judge(struct iscsi_session *session, struct iscsi_command *command)
 
     if (scsi_was_reset(&command->answer) && session->changes > session->durable)
         __atomic_store_n(&session->lost_writes, true, __ATOMIC_RELAXED);
+    session->seen = session->seen || verdict == SCSI_GOOD;
+    /* A target that is being started learns of its units one after the other. */
+    if (session->seen && scsi_is_missing(&command->answer))
+        verdict = SCSI_LATER;
     if (verdict == SCSI_LATER && has_patience(session, command)) {
         wait_and_repeat(session, command);
         return;

@@ -60,13 +60,20 @@ static void transfer_end(struct transfer *transfer)
     request->done(request, error);
 }
 
+static void ask_holder(struct transfer *transfer, enum reservation_in action);
+
 static void named(struct iscsi_command *command, GError *error)
 {
     struct transfer *transfer = command->opaque;
+    enum reservation_in action = command->cdb[1];
     g_autofree char *holder = NULL;
 
     if (!error && command->answer.status == 0)
-        holder = reservation_name_holder(transfer->answer, command->received);
+        holder = reservation_name_holder(action, transfer->answer, command->received);
+    if (!error && !holder && action == RESERVATION_READ_FULL) {
+        ask_holder(transfer, RESERVATION_READ_RESERVATION); /* the key at least */
+        return;
+    }
     if (holder)
         g_prefix_error(&transfer->error, "%s: ", holder);
     g_clear_error(&error);
@@ -74,17 +81,16 @@ static void named(struct iscsi_command *command, GError *error)
 }
 
 /* Nobody can wait in the session's thread, so the question goes the way of the commands. */
-static void name_holder(struct transfer *transfer)
+static void ask_holder(struct transfer *transfer, enum reservation_in action)
 {
     struct iscsi_command *command = &transfer->naming;
 
-    transfer->answer = g_malloc(MAX_ANSWER);
     *command = (struct iscsi_command){.direction = ISCSI_IN,
                                       .buffer = transfer->answer,
                                       .length = MAX_ANSWER,
                                       .done = named,
                                       .opaque = transfer};
-    cdb_reserve_in(command->cdb, RESERVATION_READ_FULL, MAX_ANSWER);
+    cdb_reserve_in(command->cdb, (uint8_t)action, MAX_ANSWER);
     iscsi_session_submit(transfer->iscsi->session, command);
 }
 
@@ -114,10 +120,12 @@ static void command_done(struct iscsi_command *command, GError *error)
         set_transfer_error(transfer, command, error);
     if (--transfer->pending > 0)
         return;
-    if (transfer->conflict)
-        name_holder(transfer);
-    else
+    if (!transfer->conflict) {
         transfer_end(transfer);
+        return;
+    }
+    transfer->answer = g_malloc(MAX_ANSWER);
+    ask_holder(transfer, RESERVATION_READ_FULL);
 }
 
 static void prepare(struct transfer *transfer, unsigned index)

@@ -72,6 +72,8 @@ static int call_kernel(int fd, enum reservation_out action, uint64_t key, uint64
         return ioctl(fd, IOC_PR_RESERVE, &reservation);
     case RESERVATION_RELEASE:
         return ioctl(fd, IOC_PR_RELEASE, &reservation);
+    case RESERVATION_PREEMPT:
+        return ioctl(fd, IOC_PR_PREEMPT, &preempt);
     case RESERVATION_PREEMPT_ABORT:
         return ioctl(fd, IOC_PR_PREEMPT_ABORT, &preempt);
     }
@@ -80,15 +82,17 @@ static int call_kernel(int fd, enum reservation_out action, uint64_t key, uint64
 }
 
 static bool device_out(struct reservation *reservation, enum reservation_out action, uint64_t key,
-                       uint64_t service_key, bool *conflict, GError **error)
+                       uint64_t service_key, enum reservation_outcome *outcome, GError **error)
 {
     int result = call_kernel(reservation->fd, action, key, service_key);
 
-    *conflict = result == SCSI_CONFLICT_STATUS || (result < 0 && errno == EBADE);
-    if (result == 0 || *conflict)
+    *outcome = RESERVATION_DONE;
+    if (result == SCSI_CONFLICT_STATUS || (result < 0 && errno == EBADE))
+        *outcome = RESERVATION_CONFLICT;
+    else if (result < 0 && not_offered(errno))
+        *outcome = RESERVATION_UNKNOWN;
+    if (result == 0 || *outcome != RESERVATION_DONE)
         return true;
-    if (result < 0 && not_offered(errno))
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the device has no persistent reservations");
     return blockmig_set_errno(error, result < 0 ? errno : EIO, "changing reservations");
 }
 

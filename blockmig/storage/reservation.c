@@ -165,23 +165,30 @@ const struct reservation_registrant *reservation_holder(const struct reservation
     return NULL;
 }
 
+uint64_t reservation_holder_key(const struct reservation_state *state)
+{
+    const struct reservation_registrant *holder = reservation_holder(state);
+
+    return holder ? holder->key : state->key;
+}
+
 static char *describe_holder(const struct reservation_state *state)
 {
     const struct reservation_registrant *holder = reservation_holder(state);
 
-    return g_strdup_printf("reserved by %s (key 0x%" G_GINT64_MODIFIER "x, %s)",
+    return g_strdup_printf("reserved by %s (key 0x%016" G_GINT64_MODIFIER "x, %s)",
                            holder && holder->initiator ? holder->initiator : "another host",
-                           holder ? holder->key : state->key,
+                           reservation_holder_key(state),
                            reservation_type_name(holder ? holder->type : state->type));
 }
 
-char *reservation_name_holder(const uint8_t *data, size_t length)
+char *reservation_name_holder(enum reservation_in action, const uint8_t *data, size_t length)
 {
     g_autoptr(reservation_state_t) state = reservation_state_new();
+    bool ok = action == RESERVATION_READ_FULL ? reservation_parse_full(data, length, state, NULL)
+                                              : reservation_parse_holder(data, length, state, NULL);
 
-    if (!reservation_parse_full(data, length, state, NULL) || !reservation_holder(state))
-        return NULL;
-    return describe_holder(state);
+    return ok && (state->reserved || reservation_holder(state)) ? describe_holder(state) : NULL;
 }
 
 /* ---- reading ------------------------------------------------------------------------------------- */
@@ -239,20 +246,22 @@ static bool is_registered(const struct reservation_state *state, uint64_t key)
 
 /* ---- changing ------------------------------------------------------------------------------------ */
 
-/* With a conflict as an error. */
+/* Anything but DONE is an error. */
 static bool change(struct reservation *reservation, enum reservation_out action, uint64_t key,
                    uint64_t service_key, const char *what, GError **error)
 {
     g_autoptr(reservation_state_t) state = NULL;
     g_autofree char *holder = NULL;
-    bool conflict = false;
+    enum reservation_outcome outcome = RESERVATION_DONE;
 
-    if (!reservation->ops->out(reservation, action, key, service_key, &conflict, error)) {
+    if (!reservation->ops->out(reservation, action, key, service_key, &outcome, error)) {
         g_prefix_error(error, "%s: ", what);
         return false;
     }
-    if (!conflict)
+    if (outcome == RESERVATION_DONE)
         return true;
+    if (outcome == RESERVATION_UNKNOWN)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: the unit cannot do that", what);
     state = reservation_read(reservation, NULL);
     if (state && state->reserved)
         holder = describe_holder(state);
@@ -260,58 +269,79 @@ static bool change(struct reservation *reservation, enum reservation_out action,
                          holder ? ": " : "", holder ? holder : "");
 }
 
-static bool take(struct reservation *reservation, uint64_t key, uint64_t preempt, GError **error)
+/* Whether it worked is seen elsewhere, or does not matter any more. */
+static void try_change(struct reservation *reservation, enum reservation_out action, uint64_t key,
+                       uint64_t service_key)
 {
-    if (preempt)
-        return change(reservation, RESERVATION_PREEMPT_ABORT, key, preempt, "preempting", error);
+    enum reservation_outcome outcome;
+
+    reservation->ops->out(reservation, action, key, service_key, &outcome, NULL);
+}
+
+static bool preempt_key(struct reservation *reservation, uint64_t key, uint64_t preempt, bool *aborted,
+                        GError **error)
+{
+    enum reservation_outcome outcome = RESERVATION_DONE;
+
+    if (!reservation->ops->out(reservation, RESERVATION_PREEMPT_ABORT, key, preempt, &outcome, error))
+        return false;
+    *aborted = outcome == RESERVATION_DONE;
+    return *aborted || change(reservation, RESERVATION_PREEMPT, key, preempt, "preempting", error);
+}
+
+/* This session has registered `key`.  Preempting a key that does not hold the reservation only removes it, so
+ * then that is still to be had; unless a third one holds it. */
+static bool reserve(struct reservation *reservation, const struct reservation_state *before, uint64_t key,
+                    uint64_t preempt, bool *aborted, GError **error)
+{
+    if (preempt && !preempt_key(reservation, key, preempt, aborted, error))
+        return false;
+    if (preempt && before->reserved)
+        return true;
     return change(reservation, RESERVATION_RESERVE, key, 0, "reserving", error);
 }
 
-bool reservation_take(struct reservation *reservation, uint64_t key, uint64_t preempt, GError **error)
+bool reservation_take(struct reservation *reservation, uint64_t key, uint64_t preempt, bool *aborted,
+                      GError **error)
 {
     g_autoptr(reservation_state_t) before = reservation_read(reservation, error);
-    const struct reservation_registrant *holder;
-    bool conflict;
 
+    *aborted = true;
     if (!before)
         return false;
-    holder = reservation_holder(before);
     if (preempt && !is_registered(before, preempt))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                             "nobody has registered the key 0x%" G_GINT64_MODIFIER "x", preempt);
+                             "nobody has registered the key 0x%016" G_GINT64_MODIFIER "x", preempt);
+    /* Held by an earlier session of ours, which a target may take for somebody else. */
+    if (!preempt && before->reserved && reservation_holder_key(before) == key)
+        preempt = key;
     if (!change(reservation, RESERVATION_REGISTER_IGNORE, 0, key, "registering", error))
         return false;
-    if (!take(reservation, key, preempt, error)) {
-        if (!is_registered(before, key))
-            reservation->ops->out(reservation, RESERVATION_REGISTER, key, 0, &conflict, NULL);
-        return false;
-    }
-    /* Whoever lost its key did not hold the reservation, so that is still to be had. */
-    if (preempt && before->reserved && holder && holder->key != preempt)
+    if (reserve(reservation, before, key, preempt, aborted, error))
         return true;
-    return preempt == 0 || before->reserved ||
-           change(reservation, RESERVATION_RESERVE, key, 0, "reserving", error);
+    if (!is_registered(before, key))
+        try_change(reservation, RESERVATION_REGISTER, key, 0);
+    return false;
 }
 
+/* Sessions that were killed have left their registrations behind, and an earlier one may hold the
+ * reservation: preempting our own key removes those and makes this session the holder. */
 bool reservation_release(struct reservation *reservation, uint64_t key, GError **error)
 {
     g_autoptr(reservation_state_t) state = reservation_read(reservation, error);
-    bool conflict;
+    bool aborted;
 
     if (!state)
         return false;
     if (!is_registered(state, key))
         return blockmig_fail(
             error, BLOCKMIG_ERROR_REFUSED,
-            "the key 0x%" G_GINT64_MODIFIER "x is not registered: there is nothing to release", key);
-    /* For this session, which may be another than the one that took it. */
+            "the key 0x%016" G_GINT64_MODIFIER "x is not registered: there is nothing to release", key);
     if (!change(reservation, RESERVATION_REGISTER_IGNORE, 0, key, "registering", error) ||
+        !preempt_key(reservation, key, key, &aborted, error) ||
         !change(reservation, RESERVATION_RELEASE, key, 0, "releasing", error))
         return false;
-    /* Sessions that were killed have left their registrations behind, under the same key. */
-    reservation->ops->out(reservation, RESERVATION_PREEMPT_ABORT, key, key, &conflict, NULL);
-    reservation->ops->out(reservation, RESERVATION_REGISTER, key, 0, &conflict, NULL);
-    return true;
+    return change(reservation, RESERVATION_REGISTER, key, 0, "giving the registration up", error);
 }
 
 /* Types 1 and 3 are for the holder's session alone, the others for whoever is registered. */
@@ -343,9 +373,7 @@ bool reservation_join(struct reservation *reservation, uint64_t *key, GError **e
 
 void reservation_leave(struct reservation *reservation, uint64_t key)
 {
-    bool conflict;
-
-    reservation->ops->out(reservation, RESERVATION_REGISTER, key, 0, &conflict, NULL);
+    try_change(reservation, RESERVATION_REGISTER, key, 0);
 }
 
 /* ---- over iSCSI ---------------------------------------------------------------------------------- */
@@ -365,7 +393,7 @@ static bool session_in(struct reservation *reservation, enum reservation_in acti
 }
 
 static bool session_out(struct reservation *reservation, enum reservation_out action, uint64_t key,
-                        uint64_t service_key, bool *conflict, GError **error)
+                        uint64_t service_key, enum reservation_outcome *outcome, GError **error)
 {
     uint8_t list[RESERVATION_LIST_BYTES];
     struct iscsi_command command = {.direction = ISCSI_OUT, .buffer = list, .length = sizeof(list)};
@@ -374,8 +402,12 @@ static bool session_out(struct reservation *reservation, enum reservation_out ac
     cdb_reserve_out(command.cdb, (uint8_t)action, RESERVATION_WRITE_EXCLUSIVE_REGISTRANTS, sizeof(list));
     if (!iscsi_session_run(reservation->session, &command, error))
         return false;
-    *conflict = scsi_judge(&command.answer) == SCSI_CONFLICT;
-    return command.answer.status == 0 || *conflict ||
+    *outcome = RESERVATION_DONE;
+    if (scsi_judge(&command.answer) == SCSI_CONFLICT)
+        *outcome = RESERVATION_CONFLICT;
+    else if (scsi_is_unsupported(&command.answer))
+        *outcome = RESERVATION_UNKNOWN;
+    return command.answer.status == 0 || *outcome != RESERVATION_DONE ||
            scsi_set_error(error, &command.answer, "PERSISTENT RESERVE OUT");
 }
 

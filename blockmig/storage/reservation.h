@@ -46,14 +46,17 @@ struct reservation_state *reservation_read(struct reservation *reservation, GErr
 void reservation_state_free(struct reservation_state *state); /* NULL is allowed */
 /* "write exclusive, registrants only" */
 const char *reservation_type_name(uint8_t type);
-/* The registrant that holds the reservation, or NULL. */
+/* 0 where all registrants hold it. */
+uint64_t reservation_holder_key(const struct reservation_state *state);
+/* The registrant that holds the reservation; NULL: none, or the unit does not tell. */
 const struct reservation_registrant *reservation_holder(const struct reservation_state *state);
 
-/* Registers `key` and reserves the unit.  REFUSED if another holds it, unless `preempt` is not 0: the key
- * that is taken from whoever has it, with their commands aborted. */
-bool reservation_take(struct reservation *reservation, uint64_t key, uint64_t preempt, GError **error);
-/* Gives the reservation up, if `key` holds it, and the registration.  REFUSED if `key` is not registered by
- * this host. */
+/* Registers `key` and reserves the unit.  REFUSED if another key holds it, unless `preempt` is not 0: the key
+ * that is taken from whoever has it, with their commands aborted; *aborted false: the unit cannot do that,
+ * and what was on its way may still have been done. */
+bool reservation_take(struct reservation *reservation, uint64_t key, uint64_t preempt, bool *aborted,
+                      GError **error);
+/* Gives the reservation up, if `key` holds it, and all registrations of `key`.  REFUSED if there are none. */
 bool reservation_release(struct reservation *reservation, uint64_t key, GError **error);
 
 /* ---- for those that talk SCSI themselves ---- */
@@ -72,7 +75,8 @@ enum reservation_out {
     RESERVATION_REGISTER,
     RESERVATION_RESERVE,
     RESERVATION_RELEASE,
-    RESERVATION_PREEMPT_ABORT = 5,
+    RESERVATION_PREEMPT = 4,
+    RESERVATION_PREEMPT_ABORT,
     RESERVATION_REGISTER_IGNORE,
 };
 #define RESERVATION_LIST_BYTES 24

@@ -92,6 +92,11 @@ bool scsi_is_unsupported(const struct scsi_answer *answer)
     return answer->status == STATUS_CHECK && answer->key == KEY_ILLEGAL_REQUEST;
 }
 
+bool scsi_is_missing(const struct scsi_answer *answer)
+{
+    return is(answer, KEY_ILLEGAL_REQUEST, 0x25, 0x00);
+}
+
 /* 29h/07h is only the loss of the nexus: the cache is that of the unit and stays. */
 bool scsi_was_reset(const struct scsi_answer *answer)
 {
@@ -139,7 +144,7 @@ bool scsi_set_error(GError **error, const struct scsi_answer *answer, const char
     g_autofree char *text = scsi_describe(answer);
     enum blockmig_error code = BLOCKMIG_ERROR_FAILED;
 
-    if (is(answer, KEY_ILLEGAL_REQUEST, 0x25, 0x00))
+    if (scsi_is_missing(answer))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: the target has no such unit", what);
     if (is(answer, KEY_DATA_PROTECT, 0x27, 0x07))
         return blockmig_fail(error, BLOCKMIG_ERROR_NOSPACE,

@@ -35,6 +35,8 @@ void scsi_parse_sense(const uint8_t *sense, size_t length, struct scsi_answer *a
 enum scsi_verdict scsi_judge(const struct scsi_answer *answer);
 /* The unit does not know this command, or not with these parameters. */
 bool scsi_is_unsupported(const struct scsi_answer *answer);
+/* The target has no such unit (yet). */
+bool scsi_is_missing(const struct scsi_answer *answer);
 /* Did the unit lose what it had in its cache? (It was switched on or reset, not just left alone.) */
 bool scsi_was_reset(const struct scsi_answer *answer);
 /* "medium error (03h/11h/00h) at block 12"; owned by the caller. */
