@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
-EXTRA_DIST += tests/helpers/iscsi-target.py tests/images tests/lib-hostile.sh tests/lib-iscsi.sh tests/lib.sh tests/make-data.py tests/make-hostile-qcow.py \
+EXTRA_DIST += tests/helpers/iscsi-target.py tests/images tests/lib-hostile.sh tests/lib-iscsi.sh tests/lib-nbd.sh tests/lib.sh tests/make-data.py tests/make-hostile-qcow.py \
 	tests/make-hostile-qcow2.py tests/make-hostile-vdi.py tests/make-hostile-vhd.py tests/make-hostile-vhdx.py \
 	tests/make-hostile-vmdk.py tests/make-qcow2.py tests/make-vhdx-chain.py tests/read-libvhdi.py tests/read-vdi.py \
 	tests/read-vhd.py tests/terminal.py tests/vhdx_image.py
@@ -73,6 +73,7 @@ dist_check_SCRIPTS += \
 dist_check_SCRIPTS += \
 	tests/failback-brings-the-machine-back.sh \
 	tests/failback-of-a-machine-that-is-off.sh \
+	tests/failback-proves-what-it-goes-back-to.sh \
 	tests/failback-survives-a-kill-at-every-step.sh \
 	tests/failback-windows-end-by-themselves.sh \
 	tests/a-killed-move-leaves-devices-right.sh \
@@ -114,3 +115,8 @@ include tests/fuzz/local.mk
 .PHONY: check-long
 check-long:
 	BLOCKMIG_LONG=1 $(MAKE) $(AM_MAKEFLAGS) check
+
+# Disks on servers.
+dist_check_SCRIPTS += \
+	tests/nbd-exports-are-copied-both-ways.sh \
+	tests/nbd-servers-fail-in-order.sh

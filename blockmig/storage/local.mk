@@ -11,6 +11,8 @@ libengine_a_SOURCES += \
 	blockmig/storage/reservation.c blockmig/storage/reservation.h \
 	blockmig/storage/reservation-device.c \
 	blockmig/storage/reservation-internal.h \
+	blockmig/storage/nbd.c blockmig/storage/nbd.h \
+	blockmig/storage/nbd-connection.c blockmig/storage/nbd-connection.h \
 	blockmig/storage/resolve.c blockmig/storage/resolve.h \
 	blockmig/storage/scsi.c blockmig/storage/scsi.h \
 	blockmig/storage/uri.c blockmig/storage/uri.h \

@@ -3,12 +3,17 @@
 
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/iscsi.h"
+#include "blockmig/storage/nbd.h"
 #include "formats/error.h"
 
 #include <string.h>
 
 static const struct uri_scheme schemes[] = {
     {"iscsi", storage_iscsi_open},
+    {"nbd", storage_nbd_open},
+    {"nbds", storage_nbd_open},
+    {"nbd+unix", storage_nbd_open},
+    {"nbds+unix", storage_nbd_open},
     {NULL, NULL},
 };
 
