@@ -12,6 +12,7 @@ tools_blockmig_SOURCES = \
 	tools/cmd-map.c \
 	tools/cmd-move.c \
 	tools/cmd-plan.c \
+	tools/cmd-reservation.c \
 	tools/cmd-verify.c \
 	tools/job-output.c tools/job-output.h \
 	tools/look.c tools/look.h \
