@@ -7,6 +7,8 @@
  */
 #include "blockmig/store/journal-internal.h"
 
+#include <errno.h>
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -49,8 +51,9 @@ bool journal_process_alive(int64_t pid, const char *process)
     if (pid <= 0)
         return false;
     g_auto(GStrv) stat = process_stat(pid);
+    /* It has gone; or /proc hides it (hidepid), from a confined process even if it is the same user's. */
     if (!stat)
-        return false;
+        return kill((pid_t)pid, 0) == 0 || errno == EPERM;
     /* A zombie writes nothing more, unless it is only the first thread of a process that is still
      * finishing its I/O. */
     char state = stat[STAT_STATE][0];
