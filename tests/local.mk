@@ -21,6 +21,7 @@ dist_check_SCRIPTS += \
 	tests/jobs-are-listed-resumed-and-given-up.sh \
 	tests/layering.sh \
 	tests/map-matches-qemu-img-map.sh \
+	tests/only-the-datastores-can-be-opened.sh \
 	tests/only-tools-print.sh \
 	tests/progress-is-calm.sh \
 	tests/qcow-images-read-the-same.sh \

@@ -13,6 +13,7 @@ tools_blockmig_SOURCES = \
 	tools/cmd-move.c \
 	tools/cmd-plan.c \
 	tools/cmd-verify.c \
+	tools/confine.c tools/confine.h \
 	tools/job-output.c tools/job-output.h \
 	tools/look.c tools/look.h \
 	tools/options.c tools/options.h \

@@ -21,6 +21,9 @@ struct space_report {
 bool space_check(const char *path, uint64_t bytes, unsigned inodes, struct space_report *report,
                  GError **error);
 
+/* Are there quotas for new files here that the kernel tells only to who has CAP_SYS_ADMIN? */
+bool space_needs_admin(const char *path);
+
 /* May one file in this directory (or at this path) become `size` bytes long? Always true for a block device.
  * REFUSED with the limit if the file system or a resource limit of this process says no, or if no file can be
  * created there.  Leaves nothing behind. */

@@ -6,4 +6,5 @@ libengine_a_SOURCES += \
 	blockmig/storage/lock.c blockmig/storage/lock.h \
 	blockmig/storage/memory.c blockmig/storage/memory.h \
 	blockmig/storage/resolve.c blockmig/storage/resolve.h \
+	blockmig/storage/sandbox.c blockmig/storage/sandbox.h \
 	blockmig/storage/users.c

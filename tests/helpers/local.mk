@@ -5,6 +5,8 @@ tests_helpers_image_driver_SOURCES = tests/helpers/image-driver.c \
 	tests/helpers/image-writer.c tests/helpers/image-writer.h
 noinst_PROGRAMS += tests/helpers/space-query
 tests_helpers_space_query_SOURCES = tests/helpers/space-query.c
+noinst_PROGRAMS += tests/helpers/hostile-chain
+tests_helpers_hostile_chain_SOURCES = tests/helpers/hostile-chain.c
 noinst_PROGRAMS += tests/helpers/guarded-pause
 tests_helpers_guarded_pause_SOURCES = tests/helpers/guarded-pause.c
 # For LD_PRELOAD, also into a program that is built with sanitizers.

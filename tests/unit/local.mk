@@ -114,3 +114,8 @@ tests_unit_vmdk_t_SOURCES = tests/unit/vmdk.c tests/unit/harness.h tests/unit/me
 	tests/helpers/crash.c tests/helpers/crash.h \
 	tests/helpers/image-writer.c tests/helpers/image-writer.h
 tests_unit_vmdk_t_LDADD = $(UNIT_LIBS)
+
+check_PROGRAMS += tests/unit/sandbox.t
+tests_unit_sandbox_t_SOURCES = tests/unit/sandbox.c tests/unit/harness.h
+tests_unit_sandbox_t_LDADD = $(UNIT_LIBS)
+tests_unit_sandbox_t_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=syscall
