@@ -32,12 +32,28 @@ static char **process_stat(int64_t pid)
     return NULL;
 }
 
-static char *process_name(char **stat)
+static char *boot_id(void)
 {
-    g_autofree char *boot = NULL;
+    char *boot = NULL;
     if (!g_file_get_contents("/proc/sys/kernel/random/boot_id", &boot, NULL, NULL))
         boot = g_strdup("");
-    return g_strdup_printf("%s/%s", g_strchomp(boot), stat[STAT_START]);
+    return g_strchomp(boot);
+}
+
+static char *process_name(char **stat)
+{
+    g_autofree char *boot = boot_id();
+    return g_strdup_printf("%s/%s", boot, stat[STAT_START]);
+}
+
+/* It has gone; or /proc hides it (hidepid), from a confined process even if it is the same user's.  Its start
+ * cannot be compared then: it counts as alive, for two owners do more harm than none. */
+static bool may_be_hidden(int64_t pid, const char *process)
+{
+    g_autofree char *boot = boot_id();
+    if (process && !g_str_has_prefix(process, boot))
+        return false;
+    return kill((pid_t)pid, 0) == 0 || errno == EPERM;
 }
 
 char *journal_process_self(void)
@@ -51,9 +67,8 @@ bool journal_process_alive(int64_t pid, const char *process)
     if (pid <= 0)
         return false;
     g_auto(GStrv) stat = process_stat(pid);
-    /* It has gone; or /proc hides it (hidepid), from a confined process even if it is the same user's. */
     if (!stat)
-        return kill((pid_t)pid, 0) == 0 || errno == EPERM;
+        return may_be_hidden(pid, process);
     /* A zombie writes nothing more, unless it is only the first thread of a process that is still
      * finishing its I/O. */
     char state = stat[STAT_STATE][0];
