@@ -60,12 +60,11 @@ static int true_version(void)
     return (int)__real_syscall(SYS_landlock_create_ruleset, 0, 0, LANDLOCK_CREATE_RULESET_VERSION, 0, 0, 0);
 }
 
-/* A test that needs a right which this kernel does not know says so. */
-static bool has_version(int version)
+static bool has_landlock(void)
 {
-    if (true_version() >= version)
+    if (true_version() > 0)
         return true;
-    harness_skip("this kernel's Landlock is too old");
+    harness_skip("this kernel has no Landlock");
     return false;
 }
 
@@ -186,7 +185,7 @@ static void maker(void)
 
 static void test_files(void)
 {
-    if (!has_version(3))
+    if (!has_landlock())
         return;
     in_child(reader);
     in_child(writer);
@@ -209,21 +208,23 @@ static void image(void)
 
 static void test_image(void)
 {
-    if (has_version(1))
+    if (has_landlock())
         in_child(image);
 }
 
+/* What older versions do not know, they let pass. */
 static void others(void)
 {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(1)};
     int tcp = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
     enter(SANDBOX_READ | SANDBOX_WRITE);
-    g_assert_cmpint(kill(getppid(), 0), <, 0);
-    g_assert_cmpint(errno, ==, EPERM);
+    errno = 0;
+    kill(getppid(), 0);
+    g_assert_cmpint(errno, ==, true_version() >= 6 ? EPERM : 0);
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     g_assert_cmpint(connect(tcp, (struct sockaddr *)&address, sizeof address), <, 0);
-    g_assert_cmpint(errno, ==, EACCES);
+    g_assert_cmpint(errno, ==, true_version() >= 4 ? EACCES : ECONNREFUSED);
     g_assert_cmpint(execl("/bin/true", "true", NULL), <, 0);
     g_assert_cmpint(errno, ==, EACCES);
     g_assert_cmpint(mount("none", top, "tmpfs", 0, NULL), <, 0);
@@ -232,7 +233,7 @@ static void others(void)
 
 static void test_others(void)
 {
-    if (has_version(6))
+    if (has_landlock())
         in_child(others);
 }
 
@@ -315,7 +316,7 @@ static void earlier_thread(void)
 
 static void test_threads(void)
 {
-    if (has_version(1))
+    if (has_landlock())
         in_child(later_thread);
     in_child(earlier_thread);
 }
@@ -378,7 +379,7 @@ static void broken(void)
 /* A kernel that could confine us and does not is no reason to go on without. */
 static void test_broken(void)
 {
-    if (!has_version(1))
+    if (!has_landlock())
         return;
     kernel.ruleset = ENOMEM;
     in_child(broken);
