@@ -70,6 +70,19 @@ bool storage_pwrite(struct storage *storage, const void *buffer, size_t length, 
     return finish(storage, storage->ops->pwrite(storage, buffer, length, offset, error), error);
 }
 
+void storage_start(struct storage *storage, struct storage_request *request)
+{
+    const char *what = request->write ? "write" : "read";
+    GError *error = NULL;
+
+    if ((!request->write || write_check(storage, what, &error)) &&
+        range_check(storage, what, request->offset, request->length, request->write && storage->growable,
+                    &error))
+        storage->ops->start(storage, request);
+    else
+        request->done(request, error);
+}
+
 static bool zero_by_writing(struct storage *storage, uint64_t offset, uint64_t length, GError **error)
 {
     g_autofree uint8_t *zeros = g_malloc0(MIN(length, ZERO_PIECE));

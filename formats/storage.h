@@ -17,6 +17,17 @@
 
 struct storage;
 
+/* A read or write that is begun and not waited for. The caller's; untouched by it until done(). */
+struct storage_request {
+    bool write;
+    void *buffer;
+    size_t length;
+    uint64_t offset;
+    /* From any thread, perhaps before storage_start() returns.  `error`: NULL, or a failure; done() owns it.
+     */
+    void (*done)(struct storage_request *request, GError *error);
+};
+
 /* The callbacks in the order in which they are used.  Those marked optional may be NULL;
  * the default is written beside them. */
 struct storage_ops {
@@ -27,6 +38,9 @@ struct storage_ops {
     /* All `length` bytes or an error; may extend a growable storage. Any alignment. */
     bool (*pwrite)(struct storage *storage, const void *buffer, size_t length, uint64_t offset,
                    GError **error);
+    /* Begins a read or write of all `length` bytes, any alignment; many may be on their way, and those of
+     * ranges that overlap in any order.  Optional: pread and pwrite are called in threads instead. */
+    void (*start)(struct storage *storage, struct storage_request *request);
     /* Afterwards the range reads as zeros, with the cheapest means that guarantees it; space
      * may be given back if `may_unmap`. Optional: zeros are written with pwrite. */
     bool (*zero)(struct storage *storage, uint64_t offset, uint64_t length, bool may_unmap, GError **error);
@@ -71,6 +85,8 @@ struct storage {
 bool storage_pread(struct storage *storage, void *buffer, size_t length, uint64_t offset, GError **error);
 bool storage_pwrite(struct storage *storage, const void *buffer, size_t length, uint64_t offset,
                     GError **error);
+/* The storage must have `start`. */
+void storage_start(struct storage *storage, struct storage_request *request);
 bool storage_zero(struct storage *storage, uint64_t offset, uint64_t length, bool may_unmap, GError **error);
 bool storage_discard(struct storage *storage, uint64_t offset, uint64_t length, GError **error);
 bool storage_flush(struct storage *storage, GError **error);

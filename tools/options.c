@@ -11,13 +11,14 @@
 #include <string.h>
 
 enum option_kind {
-    OPTION_FLAG,   /* bool */
-    OPTION_STRING, /* char * */
-    OPTION_LIST,   /* GPtrArray * of char * */
-    OPTION_CHOICE, /* unsigned: index into choices */
-    OPTION_RATE,   /* uint64_t, bytes per second */
-    OPTION_TIME,   /* int64_t, milliseconds */
-    OPTION_FD,     /* int; the argument is optional */
+    OPTION_FLAG,    /* bool */
+    OPTION_STRING,  /* char * */
+    OPTION_LIST,    /* GPtrArray * of char * */
+    OPTION_CHOICE,  /* unsigned: index into choices */
+    OPTION_RATE,    /* uint64_t, bytes per second */
+    OPTION_TIME,    /* int64_t, milliseconds */
+    OPTION_PERCENT, /* int, 0 to 100 */
+    OPTION_FD,      /* int; the argument is optional */
 };
 
 struct option_spec {
@@ -94,6 +95,8 @@ static const struct option_spec specs[] = {
     {"digest", 0, "ALGORITHM", "xxh3 or sha256", BOTH, OPTION_CHOICE, AT(digest), digest_choices},
     {"bandwidth", 0, "RATE", "read no faster than RATE, as in 100MiB/s",
      BOTH | COMMAND_VERIFY | COMMAND_COMMIT, OPTION_RATE, AT(bandwidth)},
+    {"guest-share", 0, "PERCENT", "of its requests that the machine keeps (75); 0: any", MOVES,
+     OPTION_PERCENT, AT(guest_share)},
     {"salvage", 0, NULL, "go on after read errors, list them and exit 6", COPIES, OPTION_FLAG, AT(salvage)},
     {"delete-source", 0, NULL, "remove the source after the copy is proved", BOTH | COMMAND_COMMIT,
      OPTION_FLAG, AT(delete_source)},
@@ -246,6 +249,17 @@ static bool set_descriptor(const struct option_spec *spec, const char *value, in
     return true;
 }
 
+static bool set_percent(const struct option_spec *spec, const char *value, int *percent, GError **error)
+{
+    guint64 number;
+
+    if (!g_ascii_string_to_unsigned(value, 10, 0, 100, &number, NULL))
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "--%s: \"%s\" is not a number from 0 to 100",
+                             spec->name, value);
+    *percent = (int)number;
+    return true;
+}
+
 static bool set_time(const struct option_spec *spec, const char *value, int64_t *milliseconds, GError **error)
 {
     int64_t time;
@@ -284,6 +298,8 @@ static bool set_option(struct options *options, const struct option_spec *spec, 
         return false;
     case OPTION_TIME:
         return set_time(spec, value, field, error);
+    case OPTION_PERCENT:
+        return set_percent(spec, value, field, error);
     case OPTION_FD:
         return set_descriptor(spec, value, field, error);
     }
@@ -325,7 +341,7 @@ static struct options *options_new(unsigned command)
     struct options *options = g_new0(struct options, 1);
     options->command = command;
     options->progress = PROGRESS_DEFAULT;
-    options->max_pause = options->keep_failback = options->sample = -1;
+    options->max_pause = options->keep_failback = options->sample = options->guest_share = -1;
     options->parents = g_ptr_array_new_with_free_func(g_free);
     options->roots = g_ptr_array_new_with_free_func(g_free);
     options->disks = g_ptr_array_new_with_free_func(g_free);

@@ -43,6 +43,7 @@ struct options {
     GPtrArray *disks;
     /* Milliseconds; negative: not given. */
     int64_t max_pause, keep_failback, sample;
+    int guest_share;
     unsigned on_busy; /* enum busy_policy */
     unsigned quiesce; /* enum quiesce_mode */
     char *scratch;

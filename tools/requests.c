@@ -115,6 +115,8 @@ struct move_request *requests_move(const struct options *options, const char *ma
     request->delete_source = options->delete_source;
     if (options->max_pause >= 0)
         request->max_pause = (unsigned)options->max_pause;
+    if (options->guest_share >= 0)
+        request->guest_share = (unsigned)options->guest_share;
     request->keep_failback = (uint64_t)MAX(options->keep_failback, 0);
     request->sample = (unsigned)MAX(options->sample, 0);
     return request;

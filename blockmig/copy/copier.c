@@ -13,6 +13,7 @@
 #define DEPTH           32
 #define DEPTH_READ_BACK 16
 #define TICK            (G_USEC_PER_SEC / 10)
+#define TICK_HELD       (G_USEC_PER_SEC / 100) /* while the window is closed */
 
 static const struct copy_options default_options;
 
@@ -120,11 +121,18 @@ static void tick(struct copier *copier, int64_t now)
     copier_tell_progress(copier);
 }
 
+static size_t window(const struct copier *copier)
+{
+    return copier->options->throttle ? throttle_window(copier->options->throttle) : G_MAXSIZE;
+}
+
 void copier_wait(struct copier *copier)
 {
-    int64_t now = g_get_monotonic_time(), timeout = TICK;
+    int64_t now = g_get_monotonic_time(), timeout;
 
     tick(copier, now);
+    ring_limit(copier->ring, window(copier));
+    timeout = window(copier) ? TICK : TICK_HELD;
     timeout = MIN(timeout, copier->next_tick - now);
     if (copier->read_until > now)
         timeout = MIN(timeout, copier->read_until - now);

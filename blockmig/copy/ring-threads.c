@@ -22,13 +22,17 @@ struct ring_threads {
     struct ring_op *first, **last; /* finished */
 };
 
+static bool fits_direct(const struct storage *storage, const void *buffer, size_t length, uint64_t offset)
+{
+    uint64_t where = offset | length | (uintptr_t)buffer;
+
+    return storage && storage->direct_fd >= 0 && (where & (storage->alignment - 1)) == 0;
+}
+
 bool ring_op_is_direct(const struct ring_op *op)
 {
-    const struct storage *storage = op->storage;
-    uint64_t where =
-        (op->offset + op->finished) | (op->length - op->finished) | ((uintptr_t)op->buffer + op->finished);
-
-    return storage && storage->direct_fd >= 0 && !op->buffered && (where & (storage->alignment - 1)) == 0;
+    return !op->buffered && fits_direct(op->storage, (uint8_t *)op->buffer + op->finished,
+                                        op->length - op->finished, op->offset + op->finished);
 }
 
 /* ---- reading ---- */
@@ -117,12 +121,11 @@ static bool read_cached(struct storage *storage, void *buffer, size_t length, ui
 bool ring_read_now(struct storage *storage, void *buffer, size_t length, uint64_t offset, bool past_cache,
                    GError **error)
 {
-    struct ring_op op = {.storage = storage, .buffer = buffer, .length = length, .offset = offset};
     size_t done;
 
     if (storage->direct_fd < 0)
         return read_cached(storage, buffer, length, offset, past_cache, error);
-    if (!ring_op_is_direct(&op))
+    if (!fits_direct(storage, buffer, length, offset))
         return read_bounced(storage, buffer, length, offset, error);
     if (read_some(storage->direct_fd, storage->alignment, buffer, length, offset, &done))
         return done == length || short_file(storage, offset + done, error);
@@ -133,13 +136,13 @@ bool ring_read_now(struct storage *storage, void *buffer, size_t length, uint64_
 
 /* ---- the other requests ---- */
 
-static bool write_direct(struct ring_op *op, GError **error)
+/* As far as O_DIRECT can; *done says how far. */
+static bool write_direct(struct storage *storage, const uint8_t *buffer, size_t length, uint64_t offset,
+                         size_t *done, GError **error)
 {
-    struct storage *storage = op->storage;
-
-    while (op->finished < op->length && ring_op_is_direct(op)) {
-        struct iovec piece = {(uint8_t *)op->buffer + op->finished, op->length - op->finished};
-        ssize_t n = pwritev2(storage->direct_fd, &piece, 1, (off_t)(op->offset + op->finished), 0);
+    for (*done = 0; *done < length && fits_direct(storage, buffer + *done, length - *done, offset + *done);) {
+        struct iovec piece = {(uint8_t *)buffer + *done, length - *done};
+        ssize_t n = pwritev2(storage->direct_fd, &piece, 1, (off_t)(offset + *done), 0);
         if (n < 0 && (errno == EINTR || errno == EAGAIN))
             continue;
         if (n < 0 && errno == EINVAL)
@@ -147,20 +150,21 @@ static bool write_direct(struct ring_op *op, GError **error)
         if (n <= 0)
             return blockmig_set_errno(error, n < 0 ? errno : ENOSPC,
                                       "%s: writing %zu bytes at offset %" G_GUINT64_FORMAT, storage->name,
-                                      op->length, op->offset);
-        op->finished += (size_t)n;
-        storage_grown(storage, op->offset + op->finished);
+                                      length, offset);
+        *done += (size_t)n;
+        storage_grown(storage, offset + *done);
     }
     return true;
 }
 
-static bool run_write(struct ring_op *op, GError **error)
+static bool run_write(const struct ring_op *op, const uint8_t *buffer, uint64_t offset, GError **error)
 {
-    if (!write_direct(op, error))
+    size_t done = 0;
+
+    if (!op->buffered && !write_direct(op->storage, buffer, op->turn, offset, &done, error))
         return false;
-    return op->finished == op->length ||
-           storage_pwrite(op->storage, (uint8_t *)op->buffer + op->finished, op->length - op->finished,
-                          op->offset + op->finished, error);
+    return done == op->turn ||
+           storage_pwrite(op->storage, buffer + done, op->turn - done, offset + done, error);
 }
 
 static bool run_clone(struct ring_op *op, GError **error)
@@ -185,12 +189,14 @@ static bool run_clone(struct ring_op *op, GError **error)
 
 static bool run(struct ring_op *op, GError **error)
 {
+    uint8_t *buffer = (uint8_t *)op->buffer + op->finished;
+    uint64_t offset = op->offset + op->finished;
+
     switch (op->kind) {
     case RING_READ:
-        return ring_read_now(op->storage, (uint8_t *)op->buffer + op->finished, op->length - op->finished,
-                             op->offset + op->finished, op->past_cache, error);
+        return ring_read_now(op->storage, buffer, op->turn, offset, op->past_cache, error);
     case RING_WRITE:
-        return run_write(op, error);
+        return run_write(op, buffer, offset, error);
     case RING_CLONE:
         return run_clone(op, error);
     case RING_CALL:
@@ -201,12 +207,8 @@ static bool run(struct ring_op *op, GError **error)
 
 /* ---- the pool ---- */
 
-static void work(void *data, void *opaque)
+void ring_threads_finish(struct ring_threads *threads, struct ring_op *op)
 {
-    struct ring_threads *threads = opaque;
-    struct ring_op *op = data;
-
-    run(op, &op->error);
     op->next = NULL;
     g_mutex_lock(&threads->lock);
     bool first = !threads->first;
@@ -215,6 +217,14 @@ static void work(void *data, void *opaque)
     if (first) /* inside the lock: take() must not find the event without the list */
         eventfd_write(threads->event_fd, 1);
     g_mutex_unlock(&threads->lock);
+}
+
+static void work(void *data, void *opaque)
+{
+    struct ring_op *op = data;
+
+    run(op, &op->error);
+    ring_threads_finish(opaque, op);
 }
 
 struct ring_threads *ring_threads_new(unsigned count, GError **error)

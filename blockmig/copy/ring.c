@@ -2,9 +2,9 @@
 /*
  * The front of the ring, and io_uring.
  *
- * Everything submitted is in exactly one place: `waiting` (for room in the ring), with the kernel, with
- * the pool, or in `finished`.  The pool tells of completions through an eventfd that the ring polls, so
- * that there is one place to wait at.
+ * Everything submitted is in exactly one place: in a lane, waiting for its turn or on its way, or in
+ * `finished`.  The pool and storages tell of completions through an eventfd that the ring polls, so that
+ * there is one place to wait at.
  */
 #include "blockmig/copy/ring-threads.h"
 #include "formats/error.h"
@@ -16,18 +16,33 @@
 #include <string.h>
 
 #define MAX_FILES  64
+#define LIMIT_UNIT ((size_t)64 << 10)
 #define MAX_BUFFER ((size_t)1 << 30) /* the kernel's limit for one registered buffer */
 
 struct list {
     struct ring_op *first, **last;
 };
 
+/* Who does it. */
+enum lane_kind {
+    LANE_KERNEL,
+    LANE_STORAGE, /* by ops->start */
+    LANE_THREADS, /* reads and writes */
+    LANE_WORK,    /* threads too, but what no limit is for */
+    LANES
+};
+
+struct lane {
+    struct list waiting;
+    unsigned busy, depth; /* turns */
+};
+
 struct ring {
-    bool uring; /* false: threads only */
-    unsigned depth;
-    unsigned with_kernel;
+    bool uring;         /* false: threads only */
     unsigned in_flight; /* submitted and not yet returned by ring_wait() */
-    struct list waiting, finished;
+    struct lane lanes[LANES];
+    struct list finished;
+    size_t limit, moving; /* bytes of reads and writes that may be on their way, and are */
     struct ring_threads *threads;
 
     struct io_uring io;
@@ -46,6 +61,19 @@ static void list_add(struct list *list, struct ring_op *op)
     list->last = &op->next;
 }
 
+static void list_clear(struct list *list)
+{
+    list->first = NULL;
+    list->last = &list->first;
+}
+
+static void list_put_back(struct list *list, struct ring_op *op)
+{
+    if (!(op->next = list->first))
+        list->last = &op->next;
+    list->first = op;
+}
+
 static struct ring_op *list_take(struct list *list)
 {
     struct ring_op *op = list->first;
@@ -56,12 +84,12 @@ static struct ring_op *list_take(struct list *list)
 }
 
 /* Not to be had: forbidden by policy, a kernel without it, or no locked memory left for it. */
-static bool open_uring(struct ring *ring)
+static bool open_uring(struct ring *ring, unsigned depth)
 {
     struct io_uring_params params = {.flags = IORING_SETUP_COOP_TASKRUN};
 
-    if (io_uring_queue_init_params(ring->depth + 1, &ring->io, &params) < 0 &&
-        io_uring_queue_init(ring->depth + 1, &ring->io, 0) < 0)
+    if (io_uring_queue_init_params(depth + 1, &ring->io, &params) < 0 &&
+        io_uring_queue_init(depth + 1, &ring->io, 0) < 0)
         return false;
     ring->fixed_files = io_uring_register_files_sparse(&ring->io, MAX_FILES) == 0;
     return true;
@@ -71,10 +99,13 @@ struct ring *ring_new(unsigned depth, unsigned threads, bool no_uring, GError **
 {
     struct ring *ring = g_new0(struct ring, 1);
 
-    ring->depth = depth;
-    ring->waiting.last = &ring->waiting.first;
-    ring->finished.last = &ring->finished.first;
-    ring->uring = !no_uring && open_uring(ring);
+    list_clear(&ring->finished);
+    for (enum lane_kind kind = 0; kind < LANES; kind++) {
+        list_clear(&ring->lanes[kind].waiting);
+        ring->lanes[kind].depth = kind == LANE_WORK ? G_MAXUINT : depth;
+    }
+    ring->limit = G_MAXSIZE;
+    ring->uring = !no_uring && open_uring(ring, depth);
     /* Without io_uring a thread is what a request in flight costs. */
     ring->threads = ring_threads_new(ring->uring ? threads : MAX(threads, MIN(depth, 16)), error);
     if (!ring->threads) {
@@ -145,7 +176,7 @@ static bool is_fixed_buffer(const struct ring *ring, const uint8_t *memory, size
 static void prepare(struct ring *ring, struct ring_op *op, struct io_uring_sqe *sqe)
 {
     uint8_t *memory = (uint8_t *)op->buffer + op->finished;
-    unsigned length = (unsigned)(op->length - op->finished);
+    unsigned length = (unsigned)op->turn;
     uint64_t offset = op->offset + op->finished;
     int file = fixed_file(ring, op->storage);
     int fd = file >= 0 ? file : op->storage->direct_fd;
@@ -175,45 +206,114 @@ static void poll_threads(struct ring *ring)
     ring->polling = true;
 }
 
-/* Moves requests from `waiting` into the submission queue as far as there is room. */
-static void fill(struct ring *ring)
+/* ---- turns ---- */
+
+static bool moves_bytes(const struct ring_op *op)
 {
-    poll_threads(ring);
-    while (ring->waiting.first && ring->with_kernel < ring->depth) {
-        struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->io);
-        if (!sqe)
-            return;
-        prepare(ring, list_take(&ring->waiting), sqe);
-        ring->with_kernel++;
-    }
+    return op->kind == RING_READ || op->kind == RING_WRITE;
 }
 
-static void dispatch(struct ring *ring, struct ring_op *op)
+static enum lane_kind lane_of(const struct ring *ring, const struct ring_op *op)
 {
-    bool io = op->kind == RING_READ || op->kind == RING_WRITE;
+    if (!moves_bytes(op))
+        return LANE_WORK;
+    if (op->storage->ops->start)
+        return LANE_STORAGE;
+    return ring->uring && ring_op_is_direct(op) ? LANE_KERNEL : LANE_THREADS;
+}
 
-    if (ring->uring && io && ring_op_is_direct(op))
-        list_add(&ring->waiting, op);
+static void started_done(struct storage_request *request, GError *error)
+{
+    struct ring_op *op = (struct ring_op *)((char *)request - offsetof(struct ring_op, request));
+
+    if (error)
+        g_prefix_error(&error, "%s: ", op->storage->name);
+    op->error = error;
+    ring_threads_finish(op->ring->threads, op);
+}
+
+static void start(struct ring *ring, struct ring_op *op)
+{
+    op->ring = ring;
+    op->request = (struct storage_request){.write = op->kind == RING_WRITE,
+                                           .buffer = (uint8_t *)op->buffer + op->finished,
+                                           .length = op->turn,
+                                           .offset = op->offset + op->finished,
+                                           .done = started_done};
+    storage_start(op->storage, &op->request);
+}
+
+static void begin_turn(struct ring *ring, enum lane_kind kind, struct ring_op *op)
+{
+    if (kind == LANE_KERNEL)
+        prepare(ring, op, io_uring_get_sqe(&ring->io));
+    else if (kind == LANE_STORAGE)
+        start(ring, op);
     else
         ring_threads_submit(ring->threads, op);
 }
 
+static bool has_room(const struct ring *ring, enum lane_kind kind, const struct ring_op *op)
+{
+    size_t room = ring->limit - MIN(ring->moving, ring->limit);
+
+    if (kind == LANE_KERNEL && io_uring_sq_space_left(&ring->io) == 0)
+        return false;
+    return kind == LANE_WORK || (ring->limit > 0 && op->turn <= room);
+}
+
+static void fill_lane(struct ring *ring, enum lane_kind kind)
+{
+    struct lane *lane = &ring->lanes[kind];
+    struct ring_op *op;
+
+    while ((op = lane->waiting.first) && lane->busy < lane->depth) {
+        op->turn = kind == LANE_WORK ? 0 : MIN(op->length - op->finished, ring->limit);
+        if (!has_room(ring, kind, op))
+            return;
+        list_take(&lane->waiting);
+        lane->busy++;
+        ring->moving += op->turn;
+        begin_turn(ring, kind, op);
+    }
+}
+
+static void fill(struct ring *ring)
+{
+    if (ring->uring)
+        poll_threads(ring);
+    for (enum lane_kind kind = 0; kind < LANES; kind++)
+        fill_lane(ring, kind);
+}
+
 void ring_submit(struct ring *ring, struct ring_op *op)
 {
+    enum lane_kind kind = lane_of(ring, op);
+
     op->finished = 0;
     op->error = NULL;
     op->errnum = 0;
+    op->lane = kind;
     ring->in_flight++;
-    dispatch(ring, op);
+    list_add(&ring->lanes[kind].waiting, op);
+    if (kind != LANE_KERNEL)
+        fill_lane(ring, kind);
 }
 
 void ring_kick(struct ring *ring)
 {
-    if (!ring->uring)
-        return;
     fill(ring);
-    io_uring_submit(&ring->io);
+    if (ring->uring)
+        io_uring_submit(&ring->io);
 }
+
+void ring_limit(struct ring *ring, size_t bytes)
+{
+    /* Turns end on multiples of it, so that O_DIRECT can take the next one too. */
+    ring->limit = bytes ? MAX(bytes / LIMIT_UNIT, 1) * LIMIT_UNIT : 0;
+}
+
+/* ---- completions ---- */
 
 static void op_failed(struct ring_op *op, int errnum)
 {
@@ -222,10 +322,23 @@ static void op_failed(struct ring_op *op, int errnum)
                        op->offset + op->finished);
 }
 
+static void end_turn(struct ring *ring, struct ring_op *op)
+{
+    ring->lanes[op->lane].busy--;
+    ring->moving -= op->turn;
+}
+
+/* Its next turn comes before those of others: what lies together is done together. */
+static void go_on(struct ring *ring, struct ring_op *op, enum lane_kind kind)
+{
+    op->lane = kind;
+    list_put_back(&ring->lanes[kind].waiting, op);
+}
+
 /* `result` is what the kernel answered: bytes or a negative errno. */
 static void complete(struct ring *ring, struct ring_op *op, int result)
 {
-    ring->with_kernel--;
+    end_turn(ring, op);
     if (result > 0) {
         op->finished += (size_t)result;
         if (op->kind == RING_WRITE)
@@ -234,9 +347,9 @@ static void complete(struct ring *ring, struct ring_op *op, int result)
     if (op->finished == op->length) {
         list_add(&ring->finished, op);
     } else if (result > 0 || result == -EINTR || result == -EAGAIN) {
-        dispatch(ring, op); /* the rest; what is not aligned any more goes to a thread */
+        go_on(ring, op, lane_of(ring, op)); /* the rest; what is not aligned any more goes to a thread */
     } else if (result == -EINVAL || (result == 0 && op->kind == RING_READ)) {
-        ring_threads_submit(ring->threads, op); /* which finds out whether O_DIRECT or the end is to blame */
+        go_on(ring, op, LANE_THREADS); /* which finds out whether O_DIRECT or the end is to blame */
     } else {
         op_failed(op, result ? -result : ENOSPC);
         list_add(&ring->finished, op);
@@ -245,12 +358,16 @@ static void complete(struct ring *ring, struct ring_op *op, int result)
 
 static void reap_threads(struct ring *ring)
 {
-    struct ring_op *op = ring_threads_take(ring->threads);
+    struct ring_op *op = ring_threads_take(ring->threads), *next;
 
-    while (op) {
-        struct ring_op *next = op->next;
-        list_add(&ring->finished, op);
-        op = next;
+    for (; op; op = next) {
+        next = op->next;
+        end_turn(ring, op);
+        op->finished += op->turn;
+        if (op->error || op->lane == LANE_WORK || op->finished == op->length)
+            list_add(&ring->finished, op);
+        else
+            go_on(ring, op, op->lane);
     }
 }
 
@@ -287,8 +404,10 @@ static void wait_threads(struct ring *ring, int64_t timeout)
     struct pollfd fd = {.fd = ring_threads_fd(ring->threads), .events = POLLIN};
     struct timespec limit = {timeout / G_USEC_PER_SEC, timeout % G_USEC_PER_SEC * 1000};
 
+    fill(ring);
     if (ppoll(&fd, 1, &limit, NULL) > 0)
         reap_threads(ring);
+    fill(ring);
 }
 
 struct ring_op *ring_wait(struct ring *ring, int64_t timeout)

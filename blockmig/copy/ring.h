@@ -3,8 +3,10 @@
  * Many requests in flight, any of which may finish next.
  *
  * Requests that O_DIRECT can take (storage has direct_fd; offset, length and memory are multiples of its
- * alignment) go to io_uring; everything else, and everything where io_uring is refused, to a pool of
- * threads.  All functions but ring_read_now() belong to the thread that made the ring.
+ * alignment) go to io_uring; what a storage can do by itself (ops->start) to the storage; everything else,
+ * and everything where io_uring is refused, to a pool of threads.  A request may take several turns: no
+ * engine gets more of it at a time than ring_limit() allows.  All functions but ring_read_now() belong to the
+ * thread that made the ring.
  */
 #ifndef BLOCKMIG_COPY_RING_H
 #define BLOCKMIG_COPY_RING_H
@@ -35,13 +37,19 @@ struct ring_op {
     GError *error;                    /* after completion; the caller frees it */
     int errnum;                       /* of a failed CLONE: 0 if it says nothing about the file systems */
 
-    size_t finished; /* the ring's */
+    /* The ring's. */
+    size_t finished; /* by the turns before */
+    size_t turn;     /* bytes of this one */
+    unsigned lane;
+    struct storage_request request;
+    struct ring *ring;
     struct ring_op *next;
 };
 
 struct ring;
 
-/* `depth` requests at most are with the kernel at a time, the rest wait here in order. */
+/* `depth` requests at most are with the kernel at a time, and with each other engine; the rest wait here in
+ * order. */
 struct ring *ring_new(unsigned depth, unsigned threads, bool no_uring, GError **error);
 void ring_free(struct ring *ring); /* nothing may be in flight */
 const char *ring_engine(const struct ring *ring);
@@ -54,6 +62,9 @@ void ring_kick(struct ring *ring);
 /* A finished request, or NULL after `timeout` microseconds (or earlier). */
 struct ring_op *ring_wait(struct ring *ring, int64_t timeout);
 unsigned ring_in_flight(const struct ring *ring);
+/* From now on at most `bytes` of reads and writes are on their way at a time, and no single one is larger; in
+ * steps of 64 KiB, which is the least.  0: nothing new is begun; G_MAXSIZE, as at first: no limit. */
+void ring_limit(struct ring *ring, size_t bytes);
 
 /* For use inside call(): as RING_READ, any alignment. */
 bool ring_read_now(struct storage *storage, void *buffer, size_t length, uint64_t offset, bool past_cache,

@@ -9,6 +9,7 @@ struct throttle {
     uint64_t rate; /* bytes per second; 0: no limit */
     double tokens;
     int64_t filled; /* when `tokens` was right; 0: never asked */
+    size_t window;
 };
 
 struct throttle *throttle_new(uint64_t bytes_per_second)
@@ -17,6 +18,7 @@ struct throttle *throttle_new(uint64_t bytes_per_second)
 
     g_mutex_init(&throttle->lock);
     throttle->rate = bytes_per_second;
+    throttle->window = G_MAXSIZE;
     return throttle;
 }
 
@@ -35,6 +37,16 @@ void throttle_set_rate(struct throttle *throttle, uint64_t bytes_per_second)
     g_mutex_lock(&throttle->lock);
     throttle->rate = bytes_per_second;
     g_mutex_unlock(&throttle->lock);
+}
+
+void throttle_set_window(struct throttle *throttle, size_t bytes)
+{
+    __atomic_store_n(&throttle->window, bytes, __ATOMIC_RELAXED);
+}
+
+size_t throttle_window(struct throttle *throttle)
+{
+    return __atomic_load_n(&throttle->window, __ATOMIC_RELAXED);
 }
 
 static void fill(struct throttle *throttle, uint64_t bytes, int64_t now)

@@ -63,6 +63,8 @@ struct move_request {
     char *target_format;  /* -O; NULL: each disk keeps its format */
     char *target_options; /* -o text */
     uint64_t bandwidth;   /* bytes per second, not in a pause; 0: no limit */
+    unsigned guest_share; /* percent of its requests that the machine keeps while the disk is copied; 0:
+                             whatever is left */
     unsigned max_pause;   /* milliseconds; 0: none at all */
     enum move_method method;
     enum busy_policy on_busy;

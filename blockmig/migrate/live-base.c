@@ -3,7 +3,7 @@
  * The base phase: the frozen chain becomes one image on the target, while the machine writes to its overlay.
  * An interrupted one goes on from its checkpoint, if what was frozen is the same as then.
  */
-#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/live-watch.h"
 #include "blockmig/migrate/metadata.h"
 #include "blockmig/migrate/target.h"
 #include "blockmig/storage/file.h"
@@ -212,7 +212,6 @@ bool live_copy_layer(struct live_job *job, struct live_disk *disk, struct image 
     bool ok;
 
     live_copy_options(job, &options);
-    options.throttle = job->throttle;
     options.digests = digests;
     options.target_backing = below;
     ok = copy_run(source, target, &options, &result, error);
@@ -244,7 +243,6 @@ static bool copy_disk(struct live_job *job, struct live_disk *disk, GError **err
     options = pass.options;
     options.start = disk->done.frontier;
     options.map_sum = disk->done.map_sum;
-    options.throttle = job->throttle;
     options.digests = disk->done.digests;
     options.checkpoint = checkpoint;
     options.cancelled = cancelled;
@@ -268,11 +266,8 @@ static bool choose_options(const struct live_job *job, struct live_disk *disk, G
                          chain_layer(disk->base, 0), false, true, &disk->format, &disk->options, error);
 }
 
-bool live_base(struct job *base, GError **error)
+static bool copy_disks(struct live_job *job, GError **error)
 {
-    struct live_job *job = live_of(base);
-    int64_t begin = g_get_monotonic_time();
-
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
 
@@ -287,6 +282,18 @@ bool live_base(struct job *base, GError **error)
                                : disk->done.frontier < disk->size && !copy_disk(job, disk, error))
             return false;
     }
-    job->pace.base_time = (double)(g_get_monotonic_time() - begin) / G_USEC_PER_SEC;
     return true;
+}
+
+bool live_base(struct job *base, GError **error)
+{
+    struct live_job *job = live_of(base);
+    int64_t begin = g_get_monotonic_time();
+    bool ok;
+
+    live_share_begin(job);
+    ok = copy_disks(job, error);
+    live_share_end(job);
+    job->pace.base_time = (double)(g_get_monotonic_time() - begin) / G_USEC_PER_SEC;
+    return ok;
 }

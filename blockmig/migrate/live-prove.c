@@ -214,8 +214,10 @@ bool live_prove(struct job *base, GError **error)
         g_set_error(&local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT,
                     "%s differs from the source, as an earlier run has found",
                     live_disk_at(job, 0)->target_path);
+    live_share_begin(job);
     for (guint i = 0; !local && i < job->disks->len; i++)
         prove_disk(job, live_disk_at(job, i), &local);
+    live_share_end(job);
     if (!local && job->pivoted && !job->window && job->request->keep_failback)
         base->go_on_at = "window";
     if (!local)

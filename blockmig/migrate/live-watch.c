@@ -315,6 +315,7 @@ bool live_watch(const struct live_job *job)
         return true;
     if (!job->vm || watch->lost)
         return !watch->trouble;
+    live_share_look(job);
     if (is_due(&watch->next_events, EVENTS_PERIOD))
         take_events(job);
     if (is_due(&watch->next_space, SPACE_PERIOD))

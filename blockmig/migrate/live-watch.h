@@ -50,6 +50,11 @@ void live_watch_say(const struct live_job *job, const char *format, ...) G_GNUC_
 void live_watch_end(const struct live_job *job, enum blockmig_error code, const char *format, ...)
     G_GNUC_PRINTF(3, 4);
 
+/* live-share.c: between begin and end what is copied leaves the machine its share of the disks. */
+void live_share_begin(struct live_job *job);
+void live_share_look(const struct live_job *job);
+void live_share_end(struct live_job *job);
+
 /* live-space.c */
 struct live_space;
 struct live_space *live_space_new(void);

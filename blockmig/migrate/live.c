@@ -83,6 +83,7 @@ void live_run(struct live_job *job, const char *state_dir, GError **error)
     guard_stop(job->guard);
     vm_close(job->vm);
     live_watch_free(job->watch);
+    live_share_end(job);
     throttle_free(job->throttle);
     if (job->base.record)
         keeper_start(&job->base);
@@ -212,6 +213,7 @@ void live_copy_options(const struct live_job *job, struct copy_options *options)
 {
     options->cancelled = cancelled;
     options->progress = progress;
+    options->throttle = job->paused ? NULL : job->throttle;
     options->read_back = job->request->verify != VERIFY_NONE;
     options->opaque = (void *)job;
 }

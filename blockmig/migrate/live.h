@@ -129,6 +129,7 @@ struct live_job {
     struct live_pace pace;
     struct live_watch *watch;
     struct throttle *throttle; /* of everything but pauses */
+    struct share *share;       /* what the machine keeps of its disks; NULL: whatever is left */
     bool paused;               /* by us */
     bool stays;                /* it stood still before: it is not resumed */
     int given_up;              /* atomic: the last pause came to its limit (live-limit.c) */

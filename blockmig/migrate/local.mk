@@ -24,6 +24,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/live-rollback.c \
 	blockmig/migrate/live-sample.c \
 	blockmig/migrate/live-settle.c \
+	blockmig/migrate/live-share.c \
 	blockmig/migrate/live-ship.c \
 	blockmig/migrate/live-snapshot.c \
 	blockmig/migrate/live-space.c \
@@ -43,6 +44,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/request.c \
 	blockmig/migrate/resume.c \
 	blockmig/migrate/unit-files.c \
+	blockmig/migrate/share.c blockmig/migrate/share.h \
 	blockmig/migrate/space.c blockmig/migrate/space.h \
 	blockmig/migrate/target.c blockmig/migrate/target.h \
 	blockmig/migrate/units.c blockmig/migrate/units.h \

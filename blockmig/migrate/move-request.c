@@ -3,7 +3,8 @@
 #include "blockmig/migrate/job.h"
 #include "blockmig/migrate/request-json.h"
 
-#define DEFAULT_MAX_PAUSE 500 /* ms */
+#define DEFAULT_MAX_PAUSE   500 /* ms */
+#define DEFAULT_GUEST_SHARE 75  /* % */
 
 static const char *const methods[] = {"auto", "storage", "mirror", NULL};
 static const char *const busy_policies[] = {"park", "mirror", "throttle", NULL};
@@ -20,6 +21,7 @@ struct move_request *move_request_new(void)
 
     request->disks = g_ptr_array_new_with_free_func(g_free);
     request->max_pause = DEFAULT_MAX_PAUSE;
+    request->guest_share = DEFAULT_GUEST_SHARE;
     return request;
 }
 
@@ -46,12 +48,12 @@ char *move_request_to_json(const struct move_request *request)
 {
     g_autofree char *target = absolute(request->target), *scratch = absolute(request->scratch);
     json_t *object = json_pack(
-        "{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:b}", "method", methods[request->method], "on_busy",
-        busy_policies[request->on_busy], "quiesce", quiesce_modes[request->quiesce], "chain",
+        "{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:b}", "method", methods[request->method],
+        "on_busy", busy_policies[request->on_busy], "quiesce", quiesce_modes[request->quiesce], "chain",
         chain_mode_name(request->chain), "verify", verify_mode_name(request->verify), "digest",
-        digest_algorithm_name(request->digest), "bandwidth", (json_int_t)request->bandwidth, "max_pause",
-        (json_int_t)request->max_pause, "keep_failback", (json_int_t)request->keep_failback, "delete_source",
-        request->delete_source);
+        digest_algorithm_name(request->digest), "bandwidth", (json_int_t)request->bandwidth, "guest_share",
+        (json_int_t)request->guest_share, "max_pause", (json_int_t)request->max_pause, "keep_failback",
+        (json_int_t)request->keep_failback, "delete_source", request->delete_source);
 
     request_set_string(object, "machine", request->machine);
     request_set_string(object, "target", target);
@@ -100,6 +102,7 @@ static bool request_from_object(struct move_request *request, json_t *object, GE
     request->target_options = request_get_string(object, "target_options");
     request->scratch = request_get_string(object, "scratch");
     request->bandwidth = (uint64_t)json_integer_value(json_object_get(object, "bandwidth"));
+    request->guest_share = (unsigned)json_integer_value(json_object_get(object, "guest_share"));
     request->max_pause = (unsigned)json_integer_value(json_object_get(object, "max_pause"));
     request->keep_failback = (uint64_t)json_integer_value(json_object_get(object, "keep_failback"));
     request->delete_source = json_is_true(json_object_get(object, "delete_source"));
@@ -124,8 +127,8 @@ struct move_request *move_request_from_json(const char *text, GError **error)
 }
 
 /* They do not change what is written to the target. */
-static const char *const free_keys[] = {"bandwidth",     "max_pause", "method",        "on_busy", "quiesce",
-                                        "keep_failback", "verify",    "delete_source", NULL};
+static const char *const free_keys[] = {"bandwidth", "guest_share",   "max_pause", "method",        "on_busy",
+                                        "quiesce",   "keep_failback", "verify",    "delete_source", NULL};
 
 bool move_request_same(const char *a, const char *b)
 {

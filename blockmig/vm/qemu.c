@@ -109,29 +109,36 @@ static bool qemu_resume(struct vm *vm, int64_t *time, GError **error)
 
 /* ---- counting and limiting ---- */
 
+static void add_stats(struct vm_stats *sum, json_t *entry)
+{
+    sum->read_bytes += member_size(entry, "rd_bytes");
+    sum->read_operations += member_size(entry, "rd_operations");
+    sum->read_time_ns += member_size(entry, "rd_total_time_ns");
+    sum->write_bytes += member_size(entry, "wr_bytes");
+    sum->write_operations += member_size(entry, "wr_operations");
+    sum->write_time_ns += member_size(entry, "wr_total_time_ns");
+    sum->failed_writes += member_size(entry, "failed_wr_operations");
+    sum->flush_operations += member_size(entry, "flush_operations");
+    sum->flush_time_ns += member_size(entry, "flush_total_time_ns");
+    sum->discard_bytes += member_size(entry, "unmap_bytes");
+}
+
 static bool qemu_stats(struct vm *vm, const char *qdev, struct vm_stats *stats, GError **error)
 {
     g_autoptr(json_t) list = qmp_command(qemu_of(vm)->qmp, "query-blockstats", NULL, QMP_TIMEOUT, error);
-    json_t *entry = json_object_get(qemu_find_device(list, qdev), "stats");
+    json_t *entry;
+    size_t i;
 
+    *stats = (struct vm_stats){0};
     if (!list)
         return false;
-    if (!entry) {
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "there is no block device %s", qdev);
-        return false;
+    if (qdev) {
+        if (!(entry = qemu_find_device(list, qdev)))
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "there is no block device %s", qdev);
+        add_stats(stats, json_object_get(entry, "stats"));
+        return true;
     }
-    *stats = (struct vm_stats){
-        .read_bytes = member_size(entry, "rd_bytes"),
-        .read_operations = member_size(entry, "rd_operations"),
-        .read_time_ns = member_size(entry, "rd_total_time_ns"),
-        .write_bytes = member_size(entry, "wr_bytes"),
-        .write_operations = member_size(entry, "wr_operations"),
-        .write_time_ns = member_size(entry, "wr_total_time_ns"),
-        .failed_writes = member_size(entry, "failed_wr_operations"),
-        .flush_operations = member_size(entry, "flush_operations"),
-        .flush_time_ns = member_size(entry, "flush_total_time_ns"),
-        .discard_bytes = member_size(entry, "unmap_bytes"),
-    };
+    json_array_foreach(list, i, entry) add_stats(stats, json_object_get(entry, "stats"));
     return true;
 }
 

@@ -311,6 +311,7 @@ bool vm_job_cancel(struct vm *vm, const char *id, unsigned timeout, GError **err
 /* Forgets a job that ended. */
 bool vm_job_dismiss(struct vm *vm, const char *id, GError **error);
 
+/* `qdev` NULL: the sums over all disks. */
 bool vm_disk_stats(struct vm *vm, const char *qdev, struct vm_stats *stats, GError **error);
 /* To restore, pass vm_disk.limits as described before. */
 bool vm_set_limits(struct vm *vm, const char *qdev, const struct vm_limits *limits, GError **error);

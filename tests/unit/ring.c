@@ -91,7 +91,6 @@ static void round_trip(struct fixture *f, struct storage *storage)
         move_all(f, storage, RING_READ, f->memory);
         g_assert_true(memcmp(f->memory, expected, SIZE) == 0);
     }
-    storage_close(storage);
 }
 
 static void test_file(struct fixture *f, const void *no_uring)
@@ -100,16 +99,21 @@ static void test_file(struct fixture *f, const void *no_uring)
     if (storage->direct_fd < 0)
         g_test_message("%s: no O_DIRECT here", f->path);
     round_trip(f, storage);
+    storage_close(storage);
 }
 
 static void test_page_cache(struct fixture *f, const void *no_uring)
 {
-    round_trip(f, storage_file_open(f->path, FILE_WRITE | FILE_NO_DIRECT, NULL, NULL, NULL));
+    g_autoptr(storage_t) storage = storage_file_open(f->path, FILE_WRITE | FILE_NO_DIRECT, NULL, NULL, NULL);
+
+    round_trip(f, storage);
 }
 
 static void test_memory(struct fixture *f, const void *no_uring)
 {
-    round_trip(f, storage_memory_new("memory", NULL, SIZE, 0));
+    g_autoptr(storage_t) storage = storage_memory_new("memory", NULL, SIZE, 0);
+
+    round_trip(f, storage);
 }
 
 static struct ring_op *run_one(struct fixture *f, struct ring_op *op)
@@ -205,6 +209,104 @@ static void test_clone(struct fixture *f, const void *no_uring)
     storage_close(file);
 }
 
+/* ---- limits, and storages that do it themselves ---- */
+
+/* A memory that begins and does not wait, and knows what was on its way at most. */
+struct eager {
+    struct storage storage;
+    struct storage *memory;
+    struct storage_ops ops;
+    GThreadPool *pool;
+    gint moving, most, largest; /* bytes */
+};
+
+static void serve(void *data, void *opaque)
+{
+    struct storage_request *request = data;
+    struct eager *eager = opaque;
+    GError *error = NULL;
+
+    g_usleep(200);
+    if (request->write)
+        storage_pwrite(eager->memory, request->buffer, request->length, request->offset, &error);
+    else
+        storage_pread(eager->memory, request->buffer, request->length, request->offset, &error);
+    g_atomic_int_add(&eager->moving, -(gint)request->length);
+    request->done(request, error);
+}
+
+/* Called by the ring's thread only. */
+static void eager_start(struct storage *storage, struct storage_request *request)
+{
+    struct eager *eager = storage->opaque;
+    gint moving = g_atomic_int_add(&eager->moving, (gint)request->length) + (gint)request->length;
+
+    eager->most = MAX(eager->most, moving);
+    eager->largest = MAX(eager->largest, (gint)request->length);
+    g_thread_pool_push(eager->pool, request, NULL);
+}
+
+static struct storage *eager_open(struct eager *eager)
+{
+    *eager = (struct eager){.memory = storage_memory_new("memory", NULL, SIZE, SIZE)};
+    eager->ops = (struct storage_ops){.name = "eager", .start = eager_start};
+    eager->storage = *eager->memory;
+    eager->storage.ops = &eager->ops;
+    eager->storage.opaque = eager;
+    eager->pool = g_thread_pool_new(serve, eager, 8, TRUE, NULL);
+    return &eager->storage;
+}
+
+static void eager_close(struct eager *eager)
+{
+    g_thread_pool_free(eager->pool, FALSE, TRUE);
+    storage_close(eager->memory);
+}
+
+static void test_start(struct fixture *f, const void *no_uring)
+{
+    struct eager eager;
+    struct storage *storage = eager_open(&eager);
+    struct ring_op past = {
+        .kind = RING_READ, .storage = storage, .buffer = f->memory, .length = 4096, .offset = SIZE};
+
+    round_trip(f, storage);
+    run_one(f, &past);
+    g_assert_error(past.error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED);
+    g_assert_nonnull(strstr(past.error->message, "memory"));
+    g_clear_error(&past.error);
+    eager_close(&eager);
+}
+
+static void test_limit(struct fixture *f, const void *no_uring)
+{
+    struct eager eager;
+    struct storage *storage = eager_open(&eager);
+    struct storage *file = storage_file_open(f->path, FILE_WRITE | FILE_TRUNCATE, NULL, NULL, NULL);
+    struct ring_op op = {.kind = RING_WRITE, .storage = storage, .buffer = f->memory, .length = SIZE};
+
+    memset(f->memory, 9, SIZE);
+    ring_limit(f->ring, 100000); /* one unit of 64 KiB */
+    run_one(f, &op);
+    g_assert_no_error(op.error);
+    g_assert_cmpint(eager.largest, ==, 65536);
+    g_assert_cmpint(eager.most, ==, 65536);
+    ring_limit(f->ring, 192 << 10);
+    round_trip(f, storage);
+    g_assert_cmpint(eager.most, <=, 192 << 10);
+    round_trip(f, file);
+
+    ring_limit(f->ring, 0);
+    ring_submit(f->ring, &op);
+    g_assert_null(ring_wait(f->ring, 20000));
+    g_assert_cmpint(g_atomic_int_get(&eager.moving), ==, 0);
+    ring_limit(f->ring, G_MAXSIZE);
+    wait_all(f->ring, 1);
+    g_assert_cmpint(eager.largest, ==, SIZE);
+    storage_close(file);
+    eager_close(&eager);
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
@@ -213,7 +315,8 @@ int main(int argc, char **argv)
     } tests[] = {{"file", test_file},     {"page-cache", test_page_cache},
                  {"memory", test_memory}, {"errors", test_errors},
                  {"call", test_call},     {"timeout", test_timeout},
-                 {"clone", test_clone}};
+                 {"clone", test_clone},   {"start", test_start},
+                 {"limit", test_limit}};
     char *with_tap[] = {argv[0], (char[]){"--tap"}, NULL};
     char **args = argc > 1 ? argv : with_tap;
     int count = argc > 1 ? argc : 2;
