@@ -182,11 +182,20 @@ static const struct format *user_format(struct storage *storage, const struct ch
     return format;
 }
 
-static char *resolve(const char *name, const char *child)
+/* Where a name inside the image `child` leads. */
+static char *resolve(const char *name, const char *child, GError **error)
 {
     g_autofree char *directory = g_path_get_dirname(child);
 
-    return name[0] == '/' ? g_strdup(name) : g_build_filename(directory, name, NULL);
+    if (name[0] == '/')
+        return g_strdup(name);
+    if (!storage_name_is_uri(child))
+        return g_build_filename(directory, name, NULL);
+    blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                  "\"%s\" is a file beside an image that lies in no directory of this host; give it with "
+                  "--parent",
+                  name);
+    return NULL;
 }
 
 /* Where the data files of the last layer may lie, NULL-terminated.  Unlike a backing file such a file lies
@@ -197,7 +206,7 @@ static GPtrArray *data_roots(const struct opening *opening, const struct image *
     const char *child = g_ptr_array_index(opening->chain->paths, chain_depth(opening->chain) - 1);
     GPtrArray *roots = g_ptr_array_new_with_free_func(g_free);
 
-    if (image->data_beside)
+    if (image->data_beside && !storage_name_is_uri(child))
         g_ptr_array_add(roots, g_path_get_dirname(child));
     for (const char *const *root = opening->policy->allowed_roots; root && *root; root++)
         g_ptr_array_add(roots, g_strdup(*root));
@@ -221,8 +230,8 @@ static bool open_data(struct opening *opening, struct image *image, unsigned ind
         return false;
     if (!*roots)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "it is opened only if --allow-root covers it");
-    path = resolve(name, child);
-    if (!loop_check_name(opening->chain, path, error))
+    path = resolve(name, child, error);
+    if (!path || !loop_check_name(opening->chain, path, error))
         return false;
     storage = policy->open(policy->opaque, path, roots, image->writable, &real, error);
     return storage && loop_check(opening->chain, storage, error) &&
@@ -287,7 +296,8 @@ static void collect_roots(struct opening *opening)
 {
     const char *top = g_ptr_array_index(opening->chain->paths, 0);
 
-    g_ptr_array_add(opening->roots, g_path_get_dirname(top));
+    if (!storage_name_is_uri(top)) /* which lies in no directory of this host */
+        g_ptr_array_add(opening->roots, g_path_get_dirname(top));
     for (const char *const *root = opening->policy->allowed_roots; root && *root; root++)
         g_ptr_array_add(opening->roots, g_strdup(*root));
     g_ptr_array_add(opening->roots, NULL);
@@ -324,8 +334,8 @@ static struct storage *open_name(struct opening *opening, const char *name, char
 
     if (!chain_name_is_plain(name, error))
         return NULL;
-    path = resolve(name, child);
-    if (!loop_check_name(opening->chain, path, error))
+    path = resolve(name, child, error);
+    if (!path || !loop_check_name(opening->chain, path, error))
         return NULL;
     return policy->open(policy->opaque, path, (const char *const *)opening->roots->pdata, false, real, error);
 }

@@ -3,6 +3,8 @@
 
 #include "formats/error.h"
 
+#include <string.h>
+
 /* What off_t can hold: the kernel refuses more anyway, but with a less helpful message. */
 #define STORAGE_MAX_SIZE ((uint64_t)INT64_MAX)
 
@@ -174,4 +176,11 @@ void storage_close(struct storage *storage)
 {
     if (storage)
         storage->ops->close(storage);
+}
+
+bool storage_name_is_uri(const char *name)
+{
+    size_t length = strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-.");
+
+    return length > 0 && g_ascii_isalpha(name[0]) && strncmp(name + length, "://", 3) == 0;
 }

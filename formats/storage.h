@@ -99,6 +99,9 @@ void storage_grown(struct storage *storage, uint64_t end);
 void storage_prefetch(struct storage *storage, uint64_t offset, uint64_t length);
 void storage_close(struct storage *storage); /* NULL is allowed */
 
+/* Is it "scheme://..." and not a path?  What begins so and is meant as a path is written with "./". */
+bool storage_name_is_uri(const char *name);
+
 typedef struct storage storage_t; /* for g_autoptr(storage_t) only */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(storage_t, storage_close)
 

@@ -70,6 +70,7 @@ dist_check_SCRIPTS += \
 dist_check_SCRIPTS += \
 	tests/failback-brings-the-machine-back.sh \
 	tests/failback-of-a-machine-that-is-off.sh \
+	tests/failback-proves-what-it-goes-back-to.sh \
 	tests/failback-survives-a-kill-at-every-step.sh \
 	tests/failback-windows-end-by-themselves.sh \
 	tests/a-killed-move-leaves-devices-right.sh \

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "tools/look.h"
 
+#include "blockmig/storage/uri.h"
+
 struct chain *look_open(const struct options *options, const char *path, const char *format, unsigned flags,
                         bool top_only, size_t *parents_used, GError **error)
 {
@@ -16,7 +18,7 @@ struct chain *look_open(const struct options *options, const char *path, const c
         .parent_count = top_only ? 0 : parents->len,
         .parents_used = parents_used ? &used : NULL,
         .top_only = top_only,
-        .open = storage_file_open_for_chain,
+        .open = storage_open_for_chain,
         .opaque = &flags,
     };
     struct chain *chain = chain_open(path, known, &policy, error);

@@ -33,9 +33,11 @@ static bool create_target(struct cold_job *job, struct copy_unit *unit, GError *
     checkpoint_begin(&unit->done, job->request->digest, unit->chain->size);
     unit->target = unit_create_parts(unit, &options, error);
     if (unit->target && unit->target->size != unit->chain->size)
-        job_notice(&job->base,
-                   "%s: the disk has %" PRIu64 " bytes where the source has %" PRIu64 ": the rest is zeros",
-                   unit->target_path, unit->target->size, unit->chain->size);
+        job_notice(
+            &job->base,
+            "%s: the disk has %" PRIu64 " bytes where the source has %" PRIu64
+            ": the rest is zeros; if it has a GPT, the copy of its header must be moved to the new end",
+            unit->target_path, unit->target->size, unit->chain->size);
     return unit->target != NULL;
 }
 

@@ -254,11 +254,12 @@ bool checkpoint_empty_rest(const struct checkpoint *done, struct image *target, 
 static bool add_identity(GString *text, const struct storage *storage, const char *path, bool *certain,
                          GError **error)
 {
-    struct stat st;
+    bool file = !storage_name_is_uri(path);
+    struct stat st = {0};
 
-    if (stat(path, &st) < 0)
+    if (file && stat(path, &st) < 0)
         return blockmig_set_errno(error, errno, "%s", path);
-    if (S_ISBLK(st.st_mode)) {
+    if (!file || S_ISBLK(st.st_mode)) {
         *certain = false;
         memset(&st.st_mtim, 0, sizeof(st.st_mtim));
     }

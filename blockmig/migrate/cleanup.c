@@ -16,13 +16,16 @@
 static bool carry_metadata(struct cold_job *job, const struct copy_unit *unit, const struct unit_file *file,
                            GError **error)
 {
+    int source = chain_layer(unit->chain, 0)->storage->buffered_fd;
     g_autofree char *real = NULL;
     g_autoptr(storage_t) storage = storage_file_open(file->part_path, FILE_NO_LOCK, NULL, &real, error);
     g_autoptr(GPtrArray) left = NULL;
 
     if (!storage)
         return false;
-    left = metadata_carry(chain_layer(unit->chain, 0)->storage->buffered_fd, storage->buffered_fd);
+    if (source < 0) /* not of this host: it has none */
+        return true;
+    left = metadata_carry(source, storage->buffered_fd);
     for (guint i = 0; i < left->len; i++)
         job_notice(&job->base, "%s: not carried over: %s", file->target_path,
                    (const char *)g_ptr_array_index(left, i));

@@ -32,8 +32,9 @@ struct copy_unit {
     GPtrArray *files;      /* of struct unit_file *: the image itself, then those that hold its data */
     char *target_path;     /* of the image itself: borrowed from there */
     char *part_path;
-    char *name; /* final, without directory */
-    bool device;
+    char *name;        /* final, without directory */
+    bool device;       /* written in place: a block device, or what a URI names */
+    uint64_t capacity; /* of such; 0: not looked up yet */
     const struct format *format;
     GHashTable *options;                 /* create options */
     char *backing_name, *backing_format; /* to be recorded in the image, or NULL */

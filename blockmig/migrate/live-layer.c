@@ -39,11 +39,11 @@ char *live_numbered(const struct live_disk *disk, unsigned n)
 /* Before the first exchange the base still has the name, and overlay 1 stands where the base will. */
 char *live_layer_path(const struct live_disk *disk, unsigned layer)
 {
-    if (!disk->exchanged && layer == 0)
+    if (!disk->base_renamed && layer == 0)
         return g_strdup(disk->name);
     if (!disk->by_exchange)
         return live_numbered(disk, layer);
-    if (!disk->exchanged)
+    if (!disk->base_renamed)
         return live_numbered(disk, 0);
     return layer >= disk->top && !disk->set_aside ? g_strdup(disk->name) : live_numbered(disk, layer);
 }
@@ -125,7 +125,7 @@ bool live_layer_take_name(struct live_disk *disk, unsigned layer, GError **error
         !rename_synced(disk, disk->name, below, disk->by_exchange ? RENAME_EXCHANGE : RENAME_NOREPLACE,
                        error))
         return false;
-    disk->exchanged = true;
+    disk->base_renamed = true;
     return true;
 }
 
@@ -139,7 +139,7 @@ bool live_layer_return_name(struct live_disk *disk, unsigned layer, GError **err
     if ((disk->by_exchange || layer == 1) &&
         !rename_synced(disk, below, disk->name, taken ? RENAME_EXCHANGE : RENAME_NOREPLACE, error))
         return false;
-    disk->exchanged = layer > 1;
+    disk->base_renamed = layer > 1;
     disk->set_aside = false;
     return true;
 }
@@ -149,7 +149,7 @@ bool live_layer_set_aside(struct live_disk *disk, bool aside, GError **error)
     g_autofree char *other = live_numbered(disk, disk->top);
     const char *from = aside ? disk->name : other, *to = aside ? other : disk->name;
 
-    if (!disk->by_exchange || !disk->exchanged || disk->set_aside == aside)
+    if (!disk->by_exchange || !disk->base_renamed || disk->set_aside == aside)
         return true;
     if (renameat2(AT_FDCWD, from, AT_FDCWD, to, RENAME_NOREPLACE) < 0)
         return blockmig_set_errno(error, errno, "renaming %s to %s", from, to);
@@ -175,7 +175,7 @@ bool live_device_freeze(struct live_disk *disk, bool frozen)
 
 bool live_layer_restore_name(struct live_disk *disk, GError **error)
 {
-    return !disk->exchanged || live_layer_return_name(disk, disk->floor + 1, error);
+    return !disk->base_renamed || live_layer_return_name(disk, disk->floor + 1, error);
 }
 
 bool live_layer_remove(struct live_disk *disk, unsigned layer, GError **error)

@@ -261,7 +261,7 @@ static void look_at_name(struct live_disk *disk)
     bool nobody = !g_file_test(disk->name, G_FILE_TEST_EXISTS);
     unsigned below = 0, layer = live_stands_on(disk, disk->name, &below) ? below + 1 : 0;
 
-    disk->exchanged = nobody || layer > 0;
+    disk->base_renamed = nobody || layer > 0;
     disk->set_aside = nobody && disk->by_exchange;
     disk->fresh = layer > disk->top;
     disk->topped = !nobody && layer < disk->top && !disk->device; /* whose name is not to be had */
@@ -296,7 +296,7 @@ static bool look_at_target(struct live_job *job, struct live_disk *disk, GError 
 
     disk->top = disk->files;
     disk->snapshotted = disk->created = true;
-    disk->exchanged = !disk->device;
+    disk->base_renamed = !disk->device;
     disk->based = g_strcmp0(disk->base_node, first) == 0;
     disk->set_aside = disk->by_exchange;
     node = live_top_node(job, disk);
@@ -324,7 +324,7 @@ static bool look_at_names(struct live_disk *disk, GError **error)
                              disk->name);
     disk->by_name = disk->snapshotted = true;
     disk->files = MAX(disk->files, disk->top);
-    disk->exchanged = true;
+    disk->base_renamed = true;
     g_free(disk->base_node);
     disk->base_node = g_strdup(((struct vm_layer *)g_ptr_array_index(layers, disk->top))->node);
     return true;

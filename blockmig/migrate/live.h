@@ -65,19 +65,19 @@ struct live_disk {
 
     /* How far the source is; what rollback undoes. */
     unsigned top;
-    unsigned files;   /* overlays 1..files may be there */
-    bool snapshotted; /* the machine writes to an overlay */
-    char *base_node;  /* layer 0 as the machine opened it */
-    bool based;       /* layer 0 is a node of ours, by descriptors */
-    bool exchanged;   /* layer 0 gave up the disk's name */
-    bool set_aside;   /* the top layer gave up the disk's name (live_layer_set_aside) */
-    bool straddles;   /* the machine writes to the target's overlay, which stands on layer `top` */
-    bool settled;     /* the machine writes to the merged target */
-    unsigned kept;    /* layers that the other side may count on, while a way back is open */
-    unsigned floor;   /* the layer that those above it are committed into when they go */
-    bool fresh;       /* layer top + 1 has the disk's name already; nothing was written to it */
-    bool by_name;     /* the machine has opened layers 0..top by their names (live-adopt.c) */
-    bool topped;      /* layer top + 1 is on, but has not taken the disk's name yet */
+    unsigned files;    /* overlays 1..files may be there */
+    bool snapshotted;  /* the machine writes to an overlay */
+    char *base_node;   /* layer 0 as the machine opened it */
+    bool based;        /* layer 0 is a node of ours, by descriptors */
+    bool base_renamed; /* layer 0 gave up the disk's name */
+    bool set_aside;    /* the top layer gave up the disk's name (live_layer_set_aside) */
+    bool straddles;    /* the machine writes to the target's overlay, which stands on layer `top` */
+    bool settled;      /* the machine writes to the merged target */
+    unsigned kept;     /* layers that the other side may count on, while a way back is open */
+    unsigned floor;    /* the layer that those above it are committed into when they go */
+    bool fresh;        /* layer top + 1 has the disk's name already; nothing was written to it */
+    bool by_name;      /* the machine has opened layers 0..top by their names (live-adopt.c) */
+    bool topped;       /* layer top + 1 is on, but has not taken the disk's name yet */
     struct chain *base;
     struct live_disk *other; /* the layers of the other side; NULL: only a target */
 
@@ -239,7 +239,7 @@ bool live_pace_is_settled(const struct live_pace *pace, uint64_t before, double 
 
 /* live-sample.c: watches the machine for as long as was asked, and adds a forecast to the plan and the
  * report. Leaves nothing behind. */
-bool live_sample(const struct live_job *job, GError **error);
+bool live_sample(struct live_job *job, GError **error);
 
 /* live-layer.c.  Paths and node names are the caller's to free. */
 /* Where files that belong to an image have their names from: beside it, or in the scratch directory (which

@@ -10,6 +10,7 @@
 #include "blockmig/migrate/units.h"
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/image-files.h"
+#include "blockmig/storage/uri.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -40,7 +41,7 @@ static bool open_source(struct cold_job *job, GError **error)
     struct chain_policy policy = {.allowed_roots = (const char *const *)roots->pdata,
                                   .parents = (const struct chain_parent *)parents->data,
                                   .parent_count = parents->len,
-                                  .open = storage_file_open_for_chain,
+                                  .open = storage_open_for_chain,
                                   .opaque = &flags};
 
     if (request->source_format && !(format = format_by_name(request->source_format, error)))
@@ -108,7 +109,7 @@ static void describe_unit(struct cold_job *job, struct copy_unit *unit)
     struct disk_report *disk = g_new0(struct disk_report, 1);
     struct image *image = chain_layer(unit->chain, 0);
 
-    disk->disk = g_path_get_basename(unit->target_path);
+    disk->disk = g_strdup(unit->name);
     disk->source = g_strdup(unit->source_path);
     disk->target = g_strdup(unit->target_path);
     disk->source_format = g_strdup(image->format->name);
@@ -136,11 +137,13 @@ static bool hold_replaced(struct unit_file *file, GError **error)
 }
 
 /* Not mounted, not read-only, not the disk of a machine: found out before, and not while it is written. */
-static bool device_is_free(const struct copy_unit *unit, GError **error)
+static bool device_is_free(struct copy_unit *unit, GError **error)
 {
     g_autofree char *real = NULL;
-    g_autoptr(storage_t) storage = storage_file_open(unit->target_path, FILE_WRITE, NULL, &real, error);
+    g_autoptr(storage_t) storage = storage_open(unit->target_path, FILE_WRITE, NULL, &real, error);
 
+    if (storage)
+        unit->capacity = storage->size;
     return storage != NULL;
 }
 
@@ -225,9 +228,9 @@ static bool check_space(struct cold_job *job, GError **error)
     }
     job->base.report->space_needed = needed;
     if (top->device && top->format->flags & FORMAT_IDENTITY)
-        ok = space_check(top->target_path, top->chain->size, 0, &space, error);
-    else if (top->device)
-        ok = space_check(top->target_path, needed, 0, &space, error);
+        needed = top->chain->size;
+    if (top->device)
+        ok = space_check_device(top->target_path, needed, top->capacity, &space, error);
     else
         ok = space_check(directory, needed - have, files, &space, error) &&
              file_sizes_are_possible(job, directory, error);
@@ -272,12 +275,17 @@ static void write_plan(struct cold_job *job)
              job->request->delete_source ? "the source is deleted after the proof" : "the source is kept");
 }
 
+static bool means_the_same_everywhere(const char *name)
+{
+    return g_path_is_absolute(name) || storage_name_is_uri(name);
+}
+
 /* In a directory that was removed a relative name means nothing; GLib would look from the root instead. */
 static bool names_have_a_place(const struct copy_request *request, GError **error)
 {
     char here[PATH_MAX];
 
-    if ((g_path_is_absolute(request->source) && g_path_is_absolute(request->target)) ||
+    if ((means_the_same_everywhere(request->source) && means_the_same_everywhere(request->target)) ||
         getcwd(here, sizeof(here)) || errno == ERANGE)
         return true;
     g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
@@ -293,6 +301,8 @@ static bool check_request(const struct copy_request *request, GError **error)
         wrong = "--delete-source needs a proof: it cannot go with --verify=none";
     else if (request->delete_source && request->salvage)
         wrong = "--delete-source cannot go with --salvage: the source may be all that is left";
+    else if (request->delete_source && storage_name_is_uri(request->source))
+        wrong = "--delete-source is for files: what a URI names cannot be deleted";
     if (wrong)
         g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE, wrong);
     return wrong == NULL && names_have_a_place(request, error);
@@ -327,7 +337,8 @@ bool cold_preflight(struct job *base, GError **error)
 
     if (!look(job, &local)) {
         if (!g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE) &&
-            !g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED))
+            !g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED) &&
+            !g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNREACHABLE))
             local->code = BLOCKMIG_ERROR_REFUSED;
         g_propagate_error(error, g_steal_pointer(&local));
         return false;

@@ -2,6 +2,7 @@
 /* The request of a copy: its words, and its text in the journal from which it can be run again. */
 #include "blockmig/migrate/job.h"
 #include "blockmig/migrate/request-json.h"
+#include "blockmig/storage/uri.h"
 
 #include <jansson.h>
 #include <string.h>
@@ -64,16 +65,11 @@ static char *absolute_parent(const char *text)
 {
     const char *colon = strchr(text, ':');
 
-    if (colon && !memchr(text, '/', colon - text)) {
-        g_autofree char *path = g_canonicalize_filename(colon + 1, NULL);
+    if (colon && !memchr(text, '/', colon - text) && !storage_name_is_uri(text)) {
+        g_autofree char *path = storage_absolute_name(colon + 1);
         return g_strdup_printf("%.*s:%s", (int)(colon - text), text, path);
     }
-    return g_canonicalize_filename(text, NULL);
-}
-
-static char *absolute_path(const char *text)
-{
-    return g_canonicalize_filename(text, NULL);
+    return storage_absolute_name(text);
 }
 
 /* The texts by which a user named files, as absolute ones; NULL for none. */
@@ -89,10 +85,10 @@ static GPtrArray *absolute_all(GPtrArray *values, char *(*absolute)(const char *
 char *copy_request_to_json(const struct copy_request *request)
 {
     json_t *object = json_object();
-    g_autofree char *source = absolute_path(request->source);
-    g_autofree char *target = absolute_path(request->target);
+    g_autofree char *source = storage_absolute_name(request->source);
+    g_autofree char *target = storage_absolute_name(request->target);
     GPtrArray *parents = absolute_all(request->parents, absolute_parent);
-    GPtrArray *roots = absolute_all(request->allowed_roots, absolute_path);
+    GPtrArray *roots = absolute_all(request->allowed_roots, storage_absolute_name);
 
     request_set_string(object, "source", source);
     request_set_string(object, "target", target);

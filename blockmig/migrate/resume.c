@@ -64,7 +64,7 @@ static bool is_already_there(const struct cold_job *job, const struct journal_jo
         const struct journal_disk *disk = find_disk(disks, unit->index);
 
         if (!same_source(unit, disk) || !disk->receipt || !g_file_test(disk->receipt, G_FILE_TEST_EXISTS) ||
-            !(g_file_test(unit->target_path, G_FILE_TEST_EXISTS) ||
+            !(unit->device || g_file_test(unit->target_path, G_FILE_TEST_EXISTS) ||
               g_file_test(unit->part_path, G_FILE_TEST_EXISTS)))
             return false;
     }
@@ -102,7 +102,7 @@ static void forget_units(struct cold_job *job)
 
 static bool load_checkpoint(struct cold_job *job, struct copy_unit *unit, GError **error)
 {
-    return !g_file_test(unit->part_path, G_FILE_TEST_EXISTS) ||
+    return !(unit->device || g_file_test(unit->part_path, G_FILE_TEST_EXISTS)) ||
            checkpoint_load(&unit->done, &job->base, unit->index, job->request->digest, unit->chain->size,
                            error);
 }

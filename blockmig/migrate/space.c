@@ -124,21 +124,18 @@ static bool query_directory(const char *path, struct space_report *report, GErro
     return true;
 }
 
-static bool query_device(const char *path, struct space_report *report, GError **error)
+static bool device_length(const char *path, uint64_t *size, GError **error)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    off_t size = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
+    off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);
     int errnum = errno;
     if (fd >= 0)
         close(fd);
-    if (size < 0) {
+    if (end < 0) {
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "%s: %s", path, g_strerror(errnum));
         return false;
     }
-    *report = (struct space_report){.available = (uint64_t)size,
-                                    .available_inodes = UINT64_MAX,
-                                    .total = (uint64_t)size,
-                                    .limit = "device"};
+    *size = (uint64_t)end;
     return true;
 }
 
@@ -148,28 +145,49 @@ static bool is_device(const char *path)
     return stat(path, &st) == 0 && S_ISBLK(st.st_mode);
 }
 
-bool space_check(const char *path, uint64_t bytes, unsigned inodes, struct space_report *report,
-                 GError **error)
+bool space_check_device(const char *name, uint64_t bytes, uint64_t size, struct space_report *report,
+                        GError **error)
 {
-    bool device = is_device(path);
-    if (!(device ? query_device(path, report, error) : query_directory(path, report, error)))
+    *report = (struct space_report){
+        .available = size, .available_inodes = UINT64_MAX, .total = size, .limit = "device"};
+    if (bytes > size) {
+        g_autofree char *needed = units_format_size_exact(bytes);
+        g_autofree char *available = units_format_size_exact(size);
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
+                    "%s: too small: %s needed, the device has %s", name, needed, available);
+        return false;
+    }
+    return true;
+}
+
+static bool check_directory(const char *path, uint64_t bytes, unsigned inodes, struct space_report *report,
+                            GError **error)
+{
+    if (!query_directory(path, report, error))
         return false;
     if (bytes > report->available) {
         g_autofree char *needed = units_format_size_exact(bytes);
         g_autofree char *available = units_format_size_exact(report->available);
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
-                    device ? "%s: too small: %s needed, the %s has %s"
-                           : "%s: no room: %s needed, the %s allows %s",
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "%s: no room: %s needed, the %s allows %s",
                     path, needed, report->limit, available);
         return false;
     }
-    if (!device && inodes > report->available_inodes) {
+    if (inodes > report->available_inodes) {
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
                     "%s: no room: %u inode%s needed, %" G_GUINT64_FORMAT " available", path, inodes,
                     inodes == 1 ? "" : "s", report->available_inodes);
         return false;
     }
     return true;
+}
+
+bool space_check(const char *path, uint64_t bytes, unsigned inodes, struct space_report *report,
+                 GError **error)
+{
+    uint64_t size;
+    if (!is_device(path))
+        return check_directory(path, bytes, inodes, report, error);
+    return device_length(path, &size, error) && space_check_device(path, bytes, size, report, error);
 }
 
 static bool refuse_size(const char *directory, uint64_t size, uint64_t limit, const char *whose,

@@ -21,6 +21,10 @@ struct space_report {
 bool space_check(const char *path, uint64_t bytes, unsigned inodes, struct space_report *report,
                  GError **error);
 
+/* The same for what is `size` bytes large and stays so, whatever it is. */
+bool space_check_device(const char *name, uint64_t bytes, uint64_t size, struct space_report *report,
+                        GError **error);
+
 /* Are there quotas for new files here that the kernel tells only to who has CAP_SYS_ADMIN? */
 bool space_needs_admin(const char *path);
 

@@ -4,6 +4,7 @@
 
 #include "blockmig/migrate/cold.h"
 #include "blockmig/storage/device.h"
+#include "blockmig/storage/uri.h"
 
 #include <errno.h>
 #include <string.h>
@@ -23,7 +24,7 @@ static char *resolve_file(const char *path, GError **error)
 
 char *target_path(const char *target, const char *source, bool *device, GError **error)
 {
-    g_autofree char *name = g_path_get_basename(source);
+    g_autofree char *name = storage_base_name(source);
     g_autofree char *joined = NULL;
     g_autofree char *directory = NULL;
     g_autofree char *base = NULL;
@@ -31,7 +32,7 @@ char *target_path(const char *target, const char *source, bool *device, GError *
     struct stat st;
 
     *device = false;
-    if (strstr(target, "://")) {
+    if (storage_name_is_uri(target)) {
         blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                       "%s: only files, directories and block devices of this host can be written", target);
         return NULL;
@@ -227,6 +228,8 @@ static bool is_another(const char *path, const char *source, GError **error)
 {
     struct stat target, layer;
 
+    if (strcmp(path, source) == 0)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is what is to be copied", path);
     if (stat(path, &target) < 0 || stat(source, &layer) < 0)
         return true;
     if (same_object(&target, &layer))
@@ -267,12 +270,21 @@ static bool are_not_sources(const struct copy_unit *unit, const struct chain *so
 /* A name that promises another format misleads whoever starts a machine from it. */
 static void mind_the_name(const struct cold_job *job, const struct copy_unit *unit)
 {
-    const char *dot = strrchr(unit->target_path, '.');
-    const struct format *promised = dot && !strchr(dot, '/') ? format_by_name(dot + 1, NULL) : NULL;
+    const char *dot = strrchr(unit->name, '.');
+    const struct format *promised = dot ? format_by_name(dot + 1, NULL) : NULL;
 
     if (promised && promised != unit->format)
         job_notice(&job->base, "%s: its name says %s, but it will be %s", unit->target_path, promised->name,
                    unit->format->name);
+}
+
+/* What a URI names is there already and written in place, as a device is. */
+static char *place_to_write(const struct copy_request *request, bool *device, GError **error)
+{
+    *device = true;
+    return storage_name_is_uri(request->target)
+               ? g_strdup(request->target)
+               : target_path(request->target, request->source, device, error);
 }
 
 bool cold_choose_targets(struct cold_job *job, GError **error)
@@ -281,7 +293,7 @@ bool cold_choose_targets(struct cold_job *job, GError **error)
     bool keep = request->chain == CHAIN_KEEP && chain_depth(job->source) > 1;
     bool shallow = request->chain == CHAIN_SHALLOW && chain_depth(job->source) > 1;
     bool device, ok;
-    g_autofree char *path = target_path(request->target, request->source, &device, error);
+    g_autofree char *path = place_to_write(request, &device, error);
 
     if (!path)
         return false;
@@ -298,7 +310,7 @@ bool cold_choose_targets(struct cold_job *job, GError **error)
         return false;
     for (guint i = 0; i < job->units->len; i++) {
         struct copy_unit *unit = g_ptr_array_index(job->units, i);
-        g_autofree char *name = g_path_get_basename(unit->source_path);
+        g_autofree char *name = storage_base_name(unit->source_path);
 
         unit->index = i;
         unit->what = keep ? g_strdup_printf("layer %u of %u: %s", i + 1, job->units->len, name)

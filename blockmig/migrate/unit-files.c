@@ -9,6 +9,7 @@
  */
 #include "blockmig/migrate/cold.h"
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/uri.h"
 
 #include <errno.h>
 #include <glib/gstdio.h>
@@ -60,7 +61,7 @@ void unit_set_target(struct copy_unit *unit, char *target_path, bool device)
     file = add_file(unit, target_path, device);
     unit->target_path = file->target_path;
     unit->part_path = file->part_path;
-    unit->name = g_path_get_basename(target_path);
+    unit->name = storage_base_name(target_path);
     unit->device = device;
 }
 
@@ -128,7 +129,7 @@ static struct storage *open_to_write(const struct copy_unit *unit, unsigned inde
     const struct unit_file *file = g_ptr_array_index(unit->files, index);
     g_autofree char *real = NULL;
 
-    return unit->device ? storage_file_open(file->target_path, FILE_WRITE, NULL, &real, error)
+    return unit->device ? storage_open(file->target_path, FILE_WRITE, NULL, &real, error)
                         : open_part(file->part_path, fresh, error);
 }
 
@@ -139,7 +140,7 @@ static struct storage *open_to_read(const struct copy_unit *unit, unsigned index
     bool growing = g_file_test(file->part_path, G_FILE_TEST_EXISTS);
     g_autofree char *real = NULL;
 
-    return storage_file_open(growing ? file->part_path : file->target_path, FILE_NO_LOCK, NULL, &real, error);
+    return storage_open(growing ? file->part_path : file->target_path, FILE_NO_LOCK, NULL, &real, error);
 }
 
 static struct storage *steal(GPtrArray *storages, guint index)

@@ -7,4 +7,5 @@ libengine_a_SOURCES += \
 	blockmig/storage/memory.c blockmig/storage/memory.h \
 	blockmig/storage/resolve.c blockmig/storage/resolve.h \
 	blockmig/storage/sandbox.c blockmig/storage/sandbox.h \
+	blockmig/storage/uri.c blockmig/storage/uri.h \
 	blockmig/storage/users.c

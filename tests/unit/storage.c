@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The storage interface and the memory storage: bounds, faults, and what a crash leaves. */
 #include "blockmig/storage/memory.h"
+#include "blockmig/storage/uri.h"
 #include "tests/unit/harness.h"
 
 #include <errno.h>
@@ -38,6 +39,54 @@ static void test_bounds(void)
     assert_fails(storage_pwrite(storage, "x", 1, 0, &error), BLOCKMIG_ERROR_FAILED, "read-only");
     assert_fails(storage_zero(storage, 0, 1, true, &error), BLOCKMIG_ERROR_FAILED, "read-only");
     assert_fails(storage_allocate(storage, 0, 1, &error), BLOCKMIG_ERROR_FAILED, "read-only");
+}
+
+/* What is a URI, and what a path. */
+static void test_names(void)
+{
+    static const struct {
+        const char *name, *base, *shown;
+    } uris[] = {
+        {"nbd://host/disk.raw", "disk.raw", "nbd://host/disk.raw"},
+        {"nbd+unix:///a%2Fb.img?socket=/run/x.sock", "b.img", "nbd+unix:///a%2Fb.img?socket=/run/x.sock"},
+        {"nbd+unix:///?socket=/run/x.sock", "disk", "nbd+unix:///?socket=/run/x.sock"},
+        {"NBD://host", "disk", "NBD://host"},
+        {"nbd://host/..", "disk", "nbd://host/.."},
+        {"nbd://host/a%00b", "disk", "nbd://host/a%00b"},
+        {"iscsi://user%secret@host:3260/iqn.x:y/1", "1", "iscsi://user@host:3260/iqn.x:y/1"},
+        {"http://user:secret@host/x?a=b@c", "x", "http://user@host/x?a=b@c"},
+        {"nbd://host/x@y", "x@y", "nbd://host/x@y"},
+    };
+    static const char *const paths[] = {"disk.raw",      "/a/disk.raw", "./nbd://host/disk.raw",
+                                        "://disk.raw",   "a:/disk.raw", "1:///disk.raw",
+                                        "a b://disk.raw"};
+
+    for (size_t i = 0; i < G_N_ELEMENTS(uris); i++) {
+        g_autofree char *base = storage_base_name(uris[i].name);
+        g_autofree char *shown = storage_shown_name(uris[i].name);
+
+        g_assert_true(storage_name_is_uri(uris[i].name));
+        g_assert_cmpstr(base, ==, uris[i].base);
+        g_assert_cmpstr(shown, ==, uris[i].shown);
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(paths); i++) {
+        g_autofree char *base = storage_base_name(paths[i]);
+
+        g_assert_false(storage_name_is_uri(paths[i]));
+        g_assert_cmpstr(base, ==, "disk.raw");
+    }
+}
+
+/* A name from inside an image is never a URI; from a user it is, if there is such a kind. */
+static void test_unknown_scheme(void)
+{
+    const char *const roots[] = {"/", NULL};
+    g_autoptr(GError) error = NULL;
+
+    assert_fails(storage_open("http://u:secret@host/x", 0, NULL, NULL, &error), BLOCKMIG_ERROR_REFUSED,
+                 "http://u@host/x: http:// is not a kind of storage");
+    assert_fails(storage_open("nbd://localhost/x", 0, roots, NULL, &error), BLOCKMIG_ERROR_REFUSED,
+                 "No such file");
 }
 
 /* A storage with nothing but the callbacks that every storage has: the defaults of the others. */
@@ -162,5 +211,7 @@ int main(int argc, char **argv)
     g_test_add_func("/storage/defaults", test_defaults);
     g_test_add_func("/storage/faults", test_faults);
     g_test_add_func("/storage/cut", test_cut);
+    g_test_add_func("/storage/names", test_names);
+    g_test_add_func("/storage/unknown-scheme", test_unknown_scheme);
     return g_test_run();
 }

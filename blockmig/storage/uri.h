@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Storages by name: a path of this host, or a URI, whose scheme says who opens it.
+ *
+ * A URI names an object that exists already, as large as it is: it is written in place, as a device is.
+ */
+#ifndef BLOCKMIG_STORAGE_URI_H
+#define BLOCKMIG_STORAGE_URI_H
+
+#include "formats/storage.h"
+
+/* One line for each scheme, in uri.c. */
+struct uri_scheme {
+    const char *name; /* what stands before "://" */
+    /* `flags` of enum file_flags, of which FILE_WRITE counts.  The storage's name is the URI, without a
+     * password if one may stand in it; errors do not name it. */
+    struct storage *(*open)(const char *uri, unsigned flags, GError **error);
+};
+
+/* Opens what the user named: a URI by its scheme, everything else as storage_file_open(). With `roots` the
+ * name comes from inside an image: then it is always a file's. */
+struct storage *storage_open(const char *name, unsigned flags, const char *const *roots, char **real_path,
+                             GError **error);
+/* The chain_policy.open callback, as storage_file_open_for_chain(). */
+struct storage *storage_open_for_chain(void *opaque, const char *name, const char *const *roots,
+                                       bool writable, char **real_path, GError **error);
+
+/* What a file for this object would be called: the last part of a path; "disk" where a URI has none.  The
+ * caller's. */
+char *storage_base_name(const char *name);
+/* The URI without its password, for messages; a path as it is.  The caller's. */
+char *storage_shown_name(const char *name);
+/* A name that means the same from any directory.  The caller's. */
+char *storage_absolute_name(const char *name);
+
+#endif
