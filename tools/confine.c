@@ -22,6 +22,27 @@ static struct sandbox *begin(void)
     return sandbox;
 }
 
+/* What it takes to find a host by its name. */
+static void allow_network(struct sandbox *sandbox)
+{
+    static const char *const files[] = {
+        "/etc/gai.conf", "/etc/host.conf", "/etc/hosts",       "/etc/nsswitch.conf", "/etc/resolv.conf",
+        "/etc/services", "/etc/ssl/certs", "/etc/ld.so.cache", "/usr/lib",
+    };
+
+    sandbox_allow_network(sandbox);
+    for (size_t i = 0; i < G_N_ELEMENTS(files); i++)
+        sandbox_allow(sandbox, files[i], SANDBOX_READ);
+}
+
+static void allow_image(struct sandbox *sandbox, const char *name, unsigned rights)
+{
+    if (storage_name_is_uri(name))
+        allow_network(sandbox);
+    else
+        sandbox_allow_image(sandbox, name, rights);
+}
+
 /* `texts`: of char *, or NULL; some end with a NULL that does not count. */
 static void allow_parents(struct sandbox *sandbox, const GPtrArray *texts, unsigned rights)
 {
@@ -29,7 +50,7 @@ static void allow_parents(struct sandbox *sandbox, const GPtrArray *texts, unsig
         const char *const one[] = {texts->pdata[i], NULL};
         g_autoptr(GArray) parent = chain_parents(one);
 
-        sandbox_allow_image(sandbox, g_array_index(parent, struct chain_parent, 0).path, rights);
+        allow_image(sandbox, g_array_index(parent, struct chain_parent, 0).path, rights);
     }
 }
 
@@ -63,7 +84,7 @@ bool confine_look(const struct options *options, GError **error)
     g_autoptr(sandbox_t) sandbox = begin();
 
     for (unsigned i = 0; i < options->argument_count; i++)
-        sandbox_allow_image(sandbox, options->arguments->pdata[i], SANDBOX_READ);
+        allow_image(sandbox, options->arguments->pdata[i], SANDBOX_READ);
     allow_parents(sandbox, options->parents, SANDBOX_READ);
     allow_roots(sandbox, options->roots, SANDBOX_READ);
     if (options->receipt)
@@ -89,13 +110,15 @@ bool confine_copy(const struct options *options, const struct copy_request *requ
     bool device;
     g_autofree char *target = target_path(request->target, request->source, &device, NULL);
 
-    sandbox_allow_image(sandbox, request->source,
-                        SANDBOX_READ | (request->delete_source && !dry_run ? SANDBOX_REMOVE : 0) |
-                            (metadata_needs_admin(request->source) ? SANDBOX_ADMIN : 0));
+    allow_image(sandbox, request->source,
+                SANDBOX_READ | (request->delete_source && !dry_run ? SANDBOX_REMOVE : 0) |
+                    (metadata_needs_admin(request->source) ? SANDBOX_ADMIN : 0));
     allow_parents(sandbox, request->parents, SANDBOX_READ);
     allow_roots(sandbox, request->allowed_roots, SANDBOX_READ);
     /* A plan opens what would be replaced, and asks for room with a file that never gets a name. */
-    if (target)
+    if (storage_name_is_uri(request->target))
+        allow_network(sandbox);
+    else if (target)
         allow_target(sandbox, target, device,
                      (dry_run ? SANDBOX_READ | SANDBOX_WRITE : ALL) |
                          (!device && space_needs_admin(target) ? SANDBOX_ADMIN : 0));
@@ -118,8 +141,8 @@ bool confine_commit(const struct options *options, GError **error)
     unsigned rights = SANDBOX_READ | SANDBOX_WRITE;
     g_autoptr(sandbox_t) sandbox = begin();
 
-    sandbox_allow_image(sandbox, options->arguments->pdata[0],
-                        rights | (options->delete_source ? SANDBOX_REMOVE : 0));
+    allow_image(sandbox, options->arguments->pdata[0],
+                rights | (options->delete_source ? SANDBOX_REMOVE : 0));
     allow_parents(sandbox, options->parents, rights);
     allow_roots(sandbox, options->roots, rights);
     return enter(options, sandbox, error);

@@ -34,12 +34,15 @@ struct ruleset {
     uint64_t files, network, scoped;
 };
 
+struct rule {
+    int fd; /* O_PATH */
+    unsigned rights;
+};
+
 struct sandbox {
-    int version; /* of Landlock; 0: none */
-    int fd;      /* of the ruleset */
-    struct ruleset handled;
-    unsigned rights; /* all that was allowed anywhere */
-    char *fault;     /* the first that went wrong; or NULL */
+    GArray *rules;   /* of struct rule */
+    unsigned rights; /* all that is allowed anywhere */
+    bool network;
 };
 
 /* A rule for something that is no directory may have no others. */
@@ -66,26 +69,17 @@ static struct ruleset known_to(int version)
     return known;
 }
 
-static void set_fault(struct sandbox *sandbox, const char *what)
+static void close_rule(void *opaque)
 {
-    if (!sandbox->fault)
-        sandbox->fault = g_strdup_printf("%s: %s", what, g_strerror(errno));
+    close(((struct rule *)opaque)->fd);
 }
 
 struct sandbox *sandbox_new(void)
 {
     struct sandbox *sandbox = g_new0(struct sandbox, 1);
-    /* Whatever the reason, an old kernel, a boot parameter or a container's filter: there is none. */
-    long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
 
-    sandbox->fd = -1;
-    if (version <= 0)
-        return sandbox;
-    sandbox->version = (int)version;
-    sandbox->handled = known_to(sandbox->version);
-    sandbox->fd = (int)syscall(SYS_landlock_create_ruleset, &sandbox->handled, sizeof(sandbox->handled), 0);
-    if (sandbox->fd < 0)
-        set_fault(sandbox, "making a Landlock ruleset");
+    sandbox->rules = g_array_new(FALSE, FALSE, sizeof(struct rule));
+    g_array_set_clear_func(sandbox->rules, close_rule);
     return sandbox;
 }
 
@@ -93,10 +87,42 @@ void sandbox_free(struct sandbox *sandbox)
 {
     if (!sandbox)
         return;
-    if (sandbox->fd >= 0)
-        close(sandbox->fd);
-    g_free(sandbox->fault);
+    g_array_unref(sandbox->rules);
     g_free(sandbox);
+}
+
+void sandbox_allow(struct sandbox *sandbox, const char *path, unsigned rights)
+{
+    struct rule rule = {.fd = open(path, O_PATH | O_CLOEXEC), .rights = rights};
+
+    if (rule.fd < 0)
+        return;
+    g_array_append_val(sandbox->rules, rule);
+    sandbox->rights |= rights;
+}
+
+/* Where the kernel says that the object is, as resolve.c and then chain.c see it. */
+void sandbox_allow_image(struct sandbox *sandbox, const char *path, unsigned rights)
+{
+    guint index = sandbox->rules->len;
+    struct stat st;
+
+    sandbox_allow(sandbox, path, rights);
+    if (sandbox->rules->len == index)
+        return;
+    int fd = g_array_index(sandbox->rules, struct rule, index).fd;
+    g_autofree char *self = g_strdup_printf("/proc/self/fd/%d", fd);
+    g_autofree char *real = g_file_read_link(self, NULL);
+    if (real && real[0] == '/' && fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {
+        g_autofree char *directory = g_path_get_dirname(real);
+
+        sandbox_allow(sandbox, directory, rights);
+    }
+}
+
+void sandbox_allow_network(struct sandbox *sandbox)
+{
+    sandbox->network = true;
 }
 
 /* Of a device READ and WRITE take its ioctls along, by which it tells its size; of one that merely lies in a
@@ -116,54 +142,40 @@ static uint64_t landlock_rights(unsigned rights, bool directory)
     return files & (directory ? ~LANDLOCK_ACCESS_FS_IOCTL_DEV : FILE_RIGHTS);
 }
 
-static void allow_descriptor(struct sandbox *sandbox, int fd, const char *path, unsigned rights)
+static bool add_rule(int ruleset, const struct rule *rule, uint64_t handled, GError **error)
 {
     struct stat st;
 
-    sandbox->rights |= rights;
-    if (sandbox->fd < 0)
-        return;
-    if (fstat(fd, &st) < 0) {
-        set_fault(sandbox, path);
-        return;
-    }
-    struct landlock_path_beneath_attr rule = {
-        .allowed_access = landlock_rights(rights, S_ISDIR(st.st_mode)) & sandbox->handled.files,
-        .parent_fd = fd,
+    if (fstat(rule->fd, &st) < 0)
+        return blockmig_set_errno(error, errno, "looking at what is allowed");
+    struct landlock_path_beneath_attr beneath = {
+        .allowed_access = landlock_rights(rule->rights, S_ISDIR(st.st_mode)) & handled,
+        .parent_fd = rule->fd,
     };
     /* Pipes and other things without a place among the files (EBADFD) are not Landlock's business. */
-    if (rule.allowed_access &&
-        syscall(SYS_landlock_add_rule, sandbox->fd, LANDLOCK_RULE_PATH_BENEATH, &rule, 0) < 0 &&
-        errno != EBADFD)
-        set_fault(sandbox, path);
+    if (!beneath.allowed_access ||
+        syscall(SYS_landlock_add_rule, ruleset, LANDLOCK_RULE_PATH_BENEATH, &beneath, 0) == 0 ||
+        errno == EBADFD)
+        return true;
+    return blockmig_set_errno(error, errno, "adding a Landlock rule");
 }
 
-void sandbox_allow(struct sandbox *sandbox, const char *path, unsigned rights)
+static bool restrict_self(const struct sandbox *sandbox, int version, GError **error)
 {
-    int fd = open(path, O_PATH | O_CLOEXEC);
+    struct ruleset handled = known_to(version);
 
-    if (fd < 0)
-        return;
-    allow_descriptor(sandbox, fd, path, rights);
-    close(fd);
-}
-
-/* Where the kernel says that the open object is, as resolve.c and then chain.c see it. */
-void sandbox_allow_image(struct sandbox *sandbox, const char *path, unsigned rights)
-{
-    int fd = open(path, O_PATH | O_CLOEXEC);
-    g_autofree char *self = g_strdup_printf("/proc/self/fd/%d", fd);
-    struct stat st;
-
-    if (fd < 0)
-        return;
-    allow_descriptor(sandbox, fd, path, rights);
-    g_autofree char *real = g_file_read_link(self, NULL);
-    if (real && real[0] == '/' && fstat(fd, &st) == 0 && S_ISREG(st.st_mode)) {
-        g_autofree char *directory = g_path_get_dirname(real);
-        sandbox_allow(sandbox, directory, rights);
-    }
-    close(fd);
+    if (sandbox->network)
+        handled.network = 0;
+    int ruleset = (int)syscall(SYS_landlock_create_ruleset, &handled, sizeof(handled), 0);
+    if (ruleset < 0)
+        return blockmig_set_errno(error, errno, "making a Landlock ruleset");
+    bool ok = true;
+    for (guint i = 0; ok && i < sandbox->rules->len; i++)
+        ok = add_rule(ruleset, &g_array_index(sandbox->rules, struct rule, i), handled.files, error);
+    if (ok && syscall(SYS_landlock_restrict_self, ruleset, 0) < 0)
+        ok = blockmig_set_errno(error, errno, "entering a Landlock domain");
+    close(ruleset);
+    return ok;
 }
 
 /* What is kept of root's power.  Others have none of it, and lose nothing. */
@@ -207,24 +219,23 @@ static bool is_alone(void)
     return stat("/proc/self/task", &st) < 0 || st.st_nlink == 3;
 }
 
-static bool enter(struct sandbox *sandbox, GError **error)
+static bool enter(const struct sandbox *sandbox, GError **error)
 {
-    if (sandbox->fault)
-        return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "%s", sandbox->fault);
+    /* Whatever the reason, an old kernel, a boot parameter or a container's filter: there may be none. */
+    long version = syscall(SYS_landlock_create_ruleset, NULL, 0, LANDLOCK_CREATE_RULESET_VERSION);
+
     if (!is_alone())
         return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "there are other threads already");
     storage_file_users_remember();
     if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         return blockmig_set_errno(error, errno, "giving up new privileges");
-    if (!drop_capabilities(sandbox->rights, error))
+    if (version > 0 && !restrict_self(sandbox, (int)version, error))
         return false;
-    if (sandbox->version && syscall(SYS_landlock_restrict_self, sandbox->fd, 0) < 0)
-        return blockmig_set_errno(error, errno, "entering a Landlock domain");
-    entered = sandbox->version;
-    return true;
+    entered = version > 0 ? (int)version : 0;
+    return drop_capabilities(sandbox->rights, error);
 }
 
-bool sandbox_enter(struct sandbox *sandbox, GError **error)
+bool sandbox_enter(const struct sandbox *sandbox, GError **error)
 {
     g_autoptr(GError) local = NULL;
 

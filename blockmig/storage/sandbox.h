@@ -4,9 +4,9 @@
  *
  * First everything is named that will be opened, then the process enters, then it reads the first byte of an
  * image.  Afterwards nothing else can be opened, made, removed or executed, by name or through /proc, nor can
- * the process use TCP, signal others or look at their descriptors; what is open stays open.  Of root's
- * capabilities it keeps those that opening and creating disks takes.  There is no way back, also not for
- * threads and children.
+ * the process use TCP (unless that is allowed), signal others or look at their descriptors; what is open
+ * stays open.  Of root's capabilities it keeps those that opening and creating disks takes.  There is no way
+ * back, also not for threads and children.
  *
  * The kernel's Landlock does this, as far as that kernel knows how.  Where there is none the process enters
  * all the same, with capabilities dropped alone.
@@ -35,10 +35,13 @@ void sandbox_allow(struct sandbox *sandbox, const char *path, unsigned rights);
  * files may lie there.  Of a device the device alone. */
 void sandbox_allow_image(struct sandbox *sandbox, const char *path, unsigned rights);
 
+/* TCP, for images that are named by a URI. */
+void sandbox_allow_network(struct sandbox *sandbox);
+
 /* Enters, for good.  The process must have no second thread yet: that one would stay outside.  Before, it is
  * remembered who has which files open (storage_file_users()), since that can not be seen any more.  REFUSED
  * if the kernel has Landlock but something went wrong. */
-bool sandbox_enter(struct sandbox *sandbox, GError **error);
+bool sandbox_enter(const struct sandbox *sandbox, GError **error);
 
 /* "landlock-N", N being the version of the kernel's interface that is used, once this process has entered; or
  * "none". */

@@ -152,8 +152,7 @@ static void reader(void)
     g_assert_cmpint(open_errno("in/link", O_RDONLY), ==, EACCES);
     g_assert_cmpint(reopen_errno("in/link"), ==, EACCES);
     g_assert_cmpint(open_errno("out", O_RDONLY | O_DIRECTORY), ==, EACCES);
-    g_assert_cmpint(open("/etc/passwd", O_RDONLY), <, 0);
-    g_assert_cmpint(errno, ==, EACCES);
+    g_assert_cmpint(open_errno("../../../etc/passwd", O_RDONLY), ==, EACCES);
 
     g_assert_cmpint(open_errno("in/file", O_RDWR), ==, EACCES);
     g_assert_cmpint(open_errno("in/new", O_RDWR | O_CREAT | O_EXCL), ==, EACCES);
@@ -229,12 +228,31 @@ static void others(void)
     g_assert_cmpint(errno, ==, EACCES);
     g_assert_cmpint(mount("none", top, "tmpfs", 0, NULL), <, 0);
     g_assert_cmpint(errno, ==, EPERM);
+    close(tcp);
+}
+
+static void client(void)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(1)};
+    int tcp = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    g_autoptr(GError) error = NULL;
+    g_autoptr(sandbox_t) sandbox = sandbox_new();
+
+    sandbox_allow_network(sandbox);
+    assert_ok(sandbox_enter(sandbox, &error));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    g_assert_cmpint(connect(tcp, (struct sockaddr *)&address, sizeof address), <, 0);
+    g_assert_cmpint(errno, ==, ECONNREFUSED);
+    g_assert_cmpint(open_errno("in/file", O_RDONLY), ==, EACCES);
+    close(tcp);
 }
 
 static void test_others(void)
 {
     if (has_landlock())
         in_child(others);
+    if (has_landlock())
+        in_child(client);
 }
 
 static uint64_t status_field(const char *key)
@@ -371,7 +389,6 @@ static void broken(void)
     g_autoptr(GError) error = NULL;
     g_autoptr(sandbox_t) sandbox = sandbox_new();
 
-    sandbox_allow(sandbox, top, SANDBOX_READ);
     assert_fails(sandbox_enter(sandbox, &error), BLOCKMIG_ERROR_REFUSED, "Landlock ruleset: Cannot allocate");
     g_assert_cmpstr(sandbox_name(), ==, "none");
 }
@@ -410,9 +427,10 @@ static void test_users(void)
     if (user == 0) {
         g_autofree char *path = in("in/file");
 
-        if (open(path, O_RDONLY) < 0 || write(ready[1], "", 1) != 1)
-            _exit(1);
-        pause();
+        int fd = open(path, O_RDONLY);
+
+        if (fd >= 0 && write(ready[1], "", 1) == 1)
+            pause();
         _exit(1);
     }
     g_assert_cmpint(read(ready[0], &byte, 1), ==, 1);
