@@ -447,6 +447,13 @@ bool chain_takes_parent(const struct image *image)
            (image->backing_name && (image->format->check_parent || !image->backing_format));
 }
 
+/* Then the name of what lies below it leads nowhere. */
+static bool lies_beside_a_uri(const struct opening *opening, const struct image *image)
+{
+    return image->backing_name && image->backing_name[0] != '/' &&
+           storage_name_is_uri(g_ptr_array_index(opening->chain->paths, chain_depth(opening->chain) - 1));
+}
+
 /* Is the next parent that the user gave for this image? */
 static bool is_given(const struct opening *opening, const struct image *image)
 {
@@ -454,7 +461,8 @@ static bool is_given(const struct opening *opening, const struct image *image)
 
     if (opening->parents_taken == policy->parent_count)
         return false;
-    return chain_takes_parent(image) || (!image->backing_name && !policy->parents_used);
+    return chain_takes_parent(image) || lies_beside_a_uri(opening, image) ||
+           (!image->backing_name && !policy->parents_used);
 }
 
 /* Opens what lies below `image`; *more false: nothing does. */

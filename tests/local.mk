@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
-EXTRA_DIST += tests/images tests/lib-hostile.sh tests/lib.sh tests/make-data.py tests/make-hostile-qcow.py \
+EXTRA_DIST += tests/images tests/lib-hostile.sh tests/lib-nbd.sh tests/lib.sh tests/make-data.py tests/make-hostile-qcow.py \
 	tests/make-hostile-qcow2.py tests/make-hostile-vdi.py tests/make-hostile-vhd.py tests/make-hostile-vhdx.py \
 	tests/make-hostile-vmdk.py tests/make-qcow2.py tests/make-vhdx-chain.py tests/read-libvhdi.py tests/read-vdi.py \
 	tests/read-vhd.py tests/terminal.py tests/vhdx_image.py
@@ -112,3 +112,8 @@ include tests/fuzz/local.mk
 .PHONY: check-long
 check-long:
 	BLOCKMIG_LONG=1 $(MAKE) $(AM_MAKEFLAGS) check
+
+# Disks on servers.
+dist_check_SCRIPTS += \
+	tests/nbd-exports-are-copied-both-ways.sh \
+	tests/nbd-servers-fail-in-order.sh

@@ -166,18 +166,17 @@ static json_t *report_to_json(const struct job_report *report, const GError *fai
 
 /* ---- text ----------------------------------------------------------------------------------------- */
 
-static const char *verified_text(enum verify_mode mode)
+/* What a server returns may come from its memory; only of this host's media is more known. */
+static char *verified_text(const struct job_report *report)
 {
-    switch (mode) {
-    case VERIFY_FULL:
-        return "all that was written was read back from the medium and compared; the finished image was "
-               "proved";
-    case VERIFY_WRITTEN:
-        return "all that was written was read back from the medium and compared";
-    case VERIFY_NONE:
-        return "not verified (--verify=none); the digests are those of what was read";
-    }
-    return "";
+    const struct disk_report *disk = report->disks->len ? report->disks->pdata[0] : NULL;
+    bool remote = disk && storage_name_is_uri(disk->target);
+
+    if (report->verified == VERIFY_NONE)
+        return g_strdup("not verified (--verify=none); the digests are those of what was read");
+    return g_strdup_printf("all that was written was read back from the %s and compared%s",
+                           remote ? "server" : "medium",
+                           report->verified == VERIFY_FULL ? "; the finished image was proved" : "");
 }
 
 static void print_disk(const struct disk_report *disk, const char *what)
@@ -246,10 +245,11 @@ static void print_failback(const struct job_report *report)
 static void print_end(const struct job_report *report)
 {
     g_autofree char *time = units_format_duration((int64_t)(report->duration_s * G_USEC_PER_SEC));
+    g_autofree char *verified = verified_text(report);
     /* The time is that of the last run, so are these bytes. */
     g_autofree char *rate =
         units_format_rate(report->duration_s > 0 ? report->bytes_read / report->duration_s : 0);
-    output_pair("verified", "%s", verified_text(report->verified));
+    output_pair("verified", "%s", verified);
     output_pair("time", "%s%s%s%s%s", time, report->bytes_read ? ", " : "", report->bytes_read ? rate : "",
                 report->bytes_read ? " read" : "", report->resumed ? ", continued from an earlier run" : "");
     print_pause(report);

@@ -73,6 +73,8 @@ static void prepare_storage(const struct cold_job *job, const struct image *targ
         job_notice(&job->base,
                    "%s: its file system has no locks: nothing keeps other programs from writing to it",
                    target->name);
+    if (target->storage->notice)
+        job_notice(&job->base, "%s: %s", target->name, target->storage->notice);
 }
 
 static bool open_target(struct cold_job *job, struct copy_unit *unit, GError **error)

@@ -241,12 +241,14 @@ static bool check_space(struct cold_job *job, GError **error)
 static void write_plan(struct cold_job *job)
 {
     static const char *const proofs[] = {
-        "every written byte is read back past the page cache and compared; the finished image is opened anew "
-        "and "
-        "its whole map is proven",
-        "every written byte is read back past the page cache and compared",
+        "every written byte is read back %s and compared; the finished image is opened anew and its whole "
+        "map "
+        "is proven",
+        "every written byte is read back %s and compared",
         "nothing is read back: only the digests of what was read are recorded",
     };
+    const char *where = storage_name_is_uri(job->request->target) ? "from the server" : "past the page cache";
+    g_autoptr(GString) proof = g_string_new(proofs[job->request->verify]);
     g_autofree char *needed = units_format_size(job->base.report->space_needed);
 
     job_plan(&job->base,
@@ -270,7 +272,8 @@ static void write_plan(struct cold_job *job)
                      unit->done.frontier, job->base.record->id);
     }
     job_plan(&job->base, "space: at most %s on the target", needed);
-    job_plan(&job->base, "proof: %s", proofs[job->request->verify]);
+    g_string_replace(proof, "%s", where, 0);
+    job_plan(&job->base, "proof: %s", proof->str);
     job_plan(&job->base,
              job->request->delete_source ? "the source is deleted after the proof" : "the source is kept");
 }

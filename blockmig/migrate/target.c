@@ -123,8 +123,13 @@ bool target_format(const char *name, const char *text, struct image *source, boo
 static bool set_format(struct copy_unit *unit, const struct copy_request *request, struct image *source,
                        bool is_top, GError **error)
 {
-    if (!target_format(request->target_format, request->target_options, source, unit->backing_name != NULL,
-                       is_top, &unit->format, &unit->options, error))
+    const char *name = request->target_format;
+
+    /* What a server gives to others is a disk. */
+    if (!name && storage_name_is_uri(unit->target_path))
+        name = format_raw.name;
+    if (!target_format(name, request->target_options, source, unit->backing_name != NULL, is_top,
+                       &unit->format, &unit->options, error))
         return false;
     if (unit->backing_name && unit->format->flags & FORMAT_SAME_SIZE &&
         unit->below->size != unit->chain->size)

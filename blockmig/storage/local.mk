@@ -5,6 +5,8 @@ libengine_a_SOURCES += \
 	blockmig/storage/image-files.c blockmig/storage/image-files.h \
 	blockmig/storage/lock.c blockmig/storage/lock.h \
 	blockmig/storage/memory.c blockmig/storage/memory.h \
+	blockmig/storage/nbd.c blockmig/storage/nbd.h \
+	blockmig/storage/nbd-connection.c blockmig/storage/nbd-connection.h \
 	blockmig/storage/resolve.c blockmig/storage/resolve.h \
 	blockmig/storage/sandbox.c blockmig/storage/sandbox.h \
 	blockmig/storage/uri.c blockmig/storage/uri.h \

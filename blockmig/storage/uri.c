@@ -2,11 +2,16 @@
 #include "blockmig/storage/uri.h"
 
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/nbd.h"
 #include "formats/error.h"
 
 #include <string.h>
 
 static const struct uri_scheme schemes[] = {
+    {"nbd", storage_nbd_open},
+    {"nbds", storage_nbd_open},
+    {"nbd+unix", storage_nbd_open},
+    {"nbds+unix", storage_nbd_open},
     {NULL, NULL},
 };
 

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Exports of NBD servers as storages, by libnbd. */
+#ifndef BLOCKMIG_STORAGE_NBD_H
+#define BLOCKMIG_STORAGE_NBD_H
+
+#include "formats/storage.h"
+
+/*
+ * The open() of the schemes nbd, nbds, nbd+unix and nbds+unix; URIs are those of libnbd (nbd_connect_uri).
+ * `flags` of enum file_flags: FILE_WRITE counts.  The export is as large as it is.  UNREACHABLE if nobody
+ * answers, REFUSED if the server does not give the export or takes no writes.
+ *
+ * All storages of one URI share their connections, which stay to the end of the process: a server that takes
+ * one client, and ends after it, serves all of a job.  A connection that is lost is made again only as long
+ * as the export was never opened for writing: nobody knows what of the acknowledged writes the server still
+ * has.
+ */
+struct storage *storage_nbd_open(const char *uri, unsigned flags, GError **error);
+
+/* The only client of a server that has the other end of `socket`, which is taken; `name` and `identity` are
+ * those of the storage.  Read-only. */
+struct storage *storage_nbd_open_socket(int socket, const char *name, const char *identity, GError **error);
+
+#endif
