@@ -4,7 +4,7 @@
 . "${srcdir:-.}/tests/lib.sh"
 need_root
 need_loop
-need_tool chattr getfattr jq mkfs.ext4 mkfs.xfs python3 qemu-img setfattr setpriv unshare
+need_tool chattr getfattr jq mkfs.ext4 mkfs.xfs nbdinfo nbdkit python3 qemu-img setfattr setpriv unshare
 
 version=$(python3 -c 'import ctypes; print(ctypes.CDLL(None).syscall(444, None, 0, 1))')
 [ "$version" -gt 0 ] || skip_all "this kernel has no Landlock"
@@ -141,6 +141,19 @@ confined "verify" blockmig verify -F raw "$mnt/disk.qcow2" "$two"
 confined "an image is made on a device" blockmig create -O qcow2 "$two" 1M
 fails_with 3 "a device and the file under it are still told apart" blockmig copy -f raw "$tmp/one" "$one"
 like "$err" "share storage|in use" "and why is said"
+
+# ---- a server, by its host's name and with a key ----
+
+mkdir "$tmp/keys"
+echo "alice:$(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n')" >"$tmp/keys/psk"
+truncate -s 4M "$tmp/served"
+port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+start nbdkit -f -i 127.0.0.1 -p "$port" --tls=require --tls-psk="$tmp/keys/psk" file "$tmp/served"
+uri="nbds://alice@localhost:$port/?tls-psk-file=$tmp/keys/psk"
+wait_for 10 nbdinfo "$uri"
+confined "to a server" blockmig copy -f raw "$tmp/one" "$uri"
+check "it has arrived there" cmp "$tmp/one" "$tmp/served"
+confined "verify a server's" blockmig verify -f raw -F raw "$uri" "$tmp/one"
 
 # ---- what takes more of root's power ----
 

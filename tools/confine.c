@@ -22,15 +22,37 @@ static struct sandbox *begin(void)
     return sandbox;
 }
 
-/* What it takes to find a host by its name. */
-static void allow_network(struct sandbox *sandbox)
+/* Certificates and keys: where libnbd looks for them, and where the URI says that they are. */
+static void allow_secrets(struct sandbox *sandbox, const char *uri)
 {
-    static const char *const files[] = {
-        "/etc/gai.conf", "/etc/host.conf", "/etc/hosts",       "/etc/nsswitch.conf", "/etc/resolv.conf",
-        "/etc/services", "/etc/ssl/certs", "/etc/ld.so.cache", "/usr/lib",
-    };
+    static const char *const keys[] = {"tls-certificates", "tls-psk-file"};
+    g_autoptr(GUri) parsed = g_uri_parse(uri, G_URI_FLAGS_NONE, NULL);
+    const char *query = parsed ? g_uri_get_query(parsed) : NULL;
+    g_autoptr(GHashTable) values =
+        query ? g_uri_parse_params(query, -1, "&;", G_URI_PARAMS_NONE, NULL) : NULL;
+    g_autofree char *mine = g_build_filename(g_get_home_dir(), ".pki", "libnbd", NULL);
+    g_autofree char *config = g_build_filename(g_get_home_dir(), ".config", "pki", "libnbd", NULL);
+
+    sandbox_allow(sandbox, mine, SANDBOX_READ);
+    sandbox_allow(sandbox, config, SANDBOX_READ);
+    sandbox_allow(sandbox, "/etc/pki/libnbd", SANDBOX_READ);
+    for (size_t i = 0; values && i < G_N_ELEMENTS(keys); i++) {
+        const char *path = g_hash_table_lookup(values, keys[i]);
+
+        if (path)
+            sandbox_allow(sandbox, path, SANDBOX_READ);
+    }
+}
+
+/* And what it takes to find a host by its name. */
+static void allow_uri(struct sandbox *sandbox, const char *uri)
+{
+    static const char *const files[] = {"/etc/gai.conf",      "/etc/host.conf",   "/etc/hosts",
+                                        "/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/services",
+                                        "/etc/ssl/certs",     "/etc/ld.so.cache", "/usr/lib"};
 
     sandbox_allow_network(sandbox);
+    allow_secrets(sandbox, uri);
     for (size_t i = 0; i < G_N_ELEMENTS(files); i++)
         sandbox_allow(sandbox, files[i], SANDBOX_READ);
 }
@@ -38,7 +60,7 @@ static void allow_network(struct sandbox *sandbox)
 static void allow_image(struct sandbox *sandbox, const char *name, unsigned rights)
 {
     if (storage_name_is_uri(name))
-        allow_network(sandbox);
+        allow_uri(sandbox, name);
     else
         sandbox_allow_image(sandbox, name, rights);
 }
@@ -117,7 +139,7 @@ bool confine_copy(const struct options *options, const struct copy_request *requ
     allow_roots(sandbox, request->allowed_roots, SANDBOX_READ);
     /* A plan opens what would be replaced, and asks for room with a file that never gets a name. */
     if (storage_name_is_uri(request->target))
-        allow_network(sandbox);
+        allow_uri(sandbox, request->target);
     else if (target)
         allow_target(sandbox, target, device,
                      (dry_run ? SANDBOX_READ | SANDBOX_WRITE : ALL) |
