@@ -26,6 +26,7 @@ dist_check_SCRIPTS += \
 	tests/nbdkit-survives-a-full-disk.sh \
 	tests/nbdkit-survives-sigkill.sh \
 	tests/nbdkit-writes-into-chains.sh \
+	tests/only-the-datastores-can-be-opened.sh \
 	tests/only-tools-print.sh \
 	tests/progress-is-calm.sh \
 	tests/qcow-images-read-the-same.sh \

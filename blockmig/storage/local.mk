@@ -14,6 +14,7 @@ libengine_a_SOURCES += \
 	blockmig/storage/nbd.c blockmig/storage/nbd.h \
 	blockmig/storage/nbd-connection.c blockmig/storage/nbd-connection.h \
 	blockmig/storage/resolve.c blockmig/storage/resolve.h \
+	blockmig/storage/sandbox.c blockmig/storage/sandbox.h \
 	blockmig/storage/scsi.c blockmig/storage/scsi.h \
 	blockmig/storage/uri.c blockmig/storage/uri.h \
 	blockmig/storage/users.c
