@@ -114,4 +114,5 @@ check-long:
 # Disks on servers.
 dist_check_SCRIPTS += \
 	tests/nbd-exports-are-copied-both-ways.sh \
+	tests/nbd-over-tls.sh \
 	tests/nbd-servers-fail-in-order.sh
