@@ -16,7 +16,7 @@ dist_check_SCRIPTS += \
 	tests/hostile-vhd-images-are-refused.sh \
 	tests/hostile-vhdx-images-are-refused.sh \
 	tests/hostile-vmdk-images-are-refused.sh \
-	tests/images-without-a-driver-are-not-raw.sh \
+	tests/foreign-formats-are-read-through-qemu.sh \
 	tests/info-shows-a-chain-and-its-users.sh \
 	tests/jobs-are-listed-resumed-and-given-up.sh \
 	tests/layering.sh \

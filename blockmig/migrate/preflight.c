@@ -9,6 +9,7 @@
 #include "blockmig/migrate/space.h"
 #include "blockmig/migrate/units.h"
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/foreign.h"
 #include "blockmig/storage/image-files.h"
 #include "blockmig/storage/uri.h"
 
@@ -36,17 +37,11 @@ static bool open_source(struct cold_job *job, GError **error)
     const struct copy_request *request = job->request;
     g_autoptr(GPtrArray) roots = terminated(request->allowed_roots), names = terminated(request->parents);
     g_autoptr(GArray) parents = chain_parents((const char *const *)names->pdata);
-    const struct format *format = NULL;
-    unsigned flags = 0;
     struct chain_policy policy = {.allowed_roots = (const char *const *)roots->pdata,
                                   .parents = (const struct chain_parent *)parents->data,
-                                  .parent_count = parents->len,
-                                  .open = storage_open_for_chain,
-                                  .opaque = &flags};
+                                  .parent_count = parents->len};
 
-    if (request->source_format && !(format = format_by_name(request->source_format, error)))
-        return false;
-    job->source = chain_open(request->source, format, &policy, error);
+    job->source = source_open(request->source, request->source_format, request->secret, 0, &policy, error);
     return job->source != NULL;
 }
 
