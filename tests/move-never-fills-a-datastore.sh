@@ -67,6 +67,33 @@ source_runs_full()
 source_runs_full qcow2 qcow2
 source_runs_full raw raw
 
+# ---- the source, while the move is parked ----
+state()
+{
+    blockmig job list --json | jq -r '.jobs[0].state'
+}
+
+is_rolled_back()
+{
+    [ "$(state)" = rolled-back ]
+}
+
+small_filesystem ext4 400M -q
+place=$REPLY
+mkdir "$tmp/parked.b"
+machine parked "$place" qcow2
+run blockmig move "qmp:$tmp/parked/qmp" "$tmp/parked.b" --max-pause=1ms --json
+is "$status" 5 "parked: the move parks" || diag "$err"
+fill "$place" 90M
+must guest_cmd parked start
+wait_for 90 is_rolled_back && ok "parked: it is given up by itself" ||
+    not_ok "parked: it is given up by itself: $(state); $(cat "$BLOCKMIG_STATE_DIR/keeper.log")"
+like "$(cat "$BLOCKMIG_STATE_DIR/keeper.log")" "$place: only [0-9.]+ [KMG]iB are free: the machine's overlays" \
+    "parked: the keeper's log says why"
+is "$(files "$place")" "ballast disk.qcow2 " "parked: nothing is left beside the source"
+is "$(files "$tmp/parked.b")" "" "parked: nor on the target"
+unharmed parked "$place/disk.qcow2" qcow2
+
 # ---- the target ----
 # Somebody else takes the room that preflight had found.
 small_filesystem ext4 400M -q

@@ -165,22 +165,31 @@ class Moves:
         near = sum(0.5 <= report["pause_forecast_ms"] / pause <= 2 for report, pause in zip(reports, pauses))
         self.bench.limit_row(f"{what}: forecasts not within 2x of the pause", count - near, "", count // 10)
 
+    def watched_move(self, guest, target, *options):
+        """The move's report, its seconds, and what the guest's writers had of the rate before and after it."""
+        alone = guest.writes_per_second(5)
+        guest.command("reset")
+        first, begin = guest.stats()["writes"], time.monotonic()
+        report = self.move(guest, target, *options)
+        stats, seconds = guest.stats(), time.monotonic() - begin
+        alone = (alone + guest.writes_per_second(5)) / 2
+        return report, seconds, (stats["writes"] - first) / seconds / alone, stats["longest_write_us"] / 1000
+
     def beside_the_base(self):
         """What the guest's writers notice of the base copy; and of QEMU's own mirror of the same disk."""
         here, there, paths = self.datastores("busy", 1, "8G", 4096)
         guest = Guest(self.bench.path("busy"), paths, "span=64M")
-        alone = guest.writes_per_second(5)
-        begin = time.monotonic()
-        guest.command("reset")
-        first = guest.stats()["writes"]
-        report = self.move(guest, there)
-        seconds = time.monotonic() - begin
-        beside = (guest.stats()["writes"] - first) / seconds
-        longest = guest.stats()["longest_write_us"] / 1000
-        print(f"{'move of 4 GiB, verified (writes/s of the guest before: ' + str(int(alone)) + ')':<58} {seconds:>8.2f} s")
-        self.bench.limit_row("the guest's writes while it is moved / before", beside / alone, "", 0.7, least=True)
+        report, seconds, beside, longest = self.watched_move(guest, there)
+        print(f"{'move of 4 GiB, verified':<58} {seconds:>8.2f} s")
+        self.bench.limit_row("the guest's writes while it is moved / without", beside, "", 0.7, least=True)
         self.bench.limit_row("its longest write", longest, "ms", None)
         self.bench.limit_row("its pause", report["pause_ms"], "ms", None)
+        _, seconds, beside, longest = self.watched_move(guest, here, "--guest-share=0")
+        print(f"{'  the same with --guest-share=0':<58} {seconds:>8.2f} s, writes {beside:.2f}, longest {longest:.0f} ms")
+        _, seconds, beside, longest = self.watched_move(guest, there, "--max-pause=0")
+        print(f"{'  the same with --max-pause=0 (mirror)':<58} {seconds:>8.2f} s, writes {beside:.2f}")
+        self.bench.limit_row("its longest write, mirror", longest, "ms", 100)
+        self.peer_in_the_background(guest, os.path.join(here, "behind.qcow2"))
         self.peer(guest, os.path.join(here, "peer.qcow2"))
         guest.close()
 
@@ -205,6 +214,30 @@ class Moves:
         beside = (guest.stats()["writes"] - first) / seconds
         print(f"{'  the same by QEMU, mirror write-blocking, not verified':<58} {seconds:>8.2f} s, "
               f"writes {beside / alone:.2f}, longest {guest.stats()['longest_write_us'] / 1000:.0f} ms")
+
+    def peer_in_the_background(self, guest, target):
+        """What `virsh migrate --copy-storage-all|inc` makes QEMU do: it is ready when nothing is dirty any more."""
+        patience = self.bench.options.patience
+        node = guest.qmp({"execute": "query-block"})[0][0]["inserted"]["node-name"]
+        self.quietly("qemu-img", "create", "-q", "-f", "qcow2", target, str(8 << 30))
+        guest.qmp(
+            {"execute": "blockdev-add", "arguments": {
+                "driver": "qcow2", "node-name": "behind", "cache": {"direct": True},
+                "file": {"driver": "file", "filename": target, "cache": {"direct": True}}}},
+            {"execute": "blockdev-mirror", "arguments": {"job-id": "behind", "device": node, "target": "behind",
+                                                          "sync": "full", "copy-mode": "background"}})
+        begin, job = time.monotonic(), {"ready": False}
+        while not job["ready"] and time.monotonic() - begin < patience:
+            time.sleep(0.5)
+            job = guest.qmp({"execute": "query-block-jobs"})[0][0]
+        seconds = time.monotonic() - begin
+        guest.qmp({"execute": "block-job-cancel", "arguments": {"device": "behind", "force": True}},
+                  {"wait": "BLOCK_JOB_CANCELLED", "seconds": 60},
+                  {"execute": "blockdev-del", "arguments": {"node-name": "behind"}})
+        os.unlink(target)
+        how = f"{seconds:>8.2f} s" if job["ready"] else \
+            f"not in {seconds:.0f} s: {(job['len'] - job['offset']) / 1048576:.1f} MiB are left"
+        print(f"{'  the same by QEMU, mirror in the background: ready':<58} {how}")
 
     def run(self):
         print("\nmoves of a machine that writes 4 KiB blocks as fast as it can")

@@ -14,10 +14,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#define ARGUMENT      "--window-keeper" /* then the state directory and the job */
-#define READY         SPAWN_FIRST       /* descriptor: closed after one byte */
-#define START_TIMEOUT 10000             /* ms */
+#define ARGUMENT      "--keeper"  /* then the state directory and the job */
+#define READY         SPAWN_FIRST /* descriptor: closed after one byte */
+#define START_TIMEOUT 10000       /* ms */
 #define END_TIMEOUT   5000
+#define RETRY_PERIOD  (2 * G_USEC_PER_SEC)
 
 /* ---- as others see it ------------------------------------------------------------------------------ */
 
@@ -41,18 +42,33 @@ static bool launch(const char *directory, const char *id, GError **error)
     return fine;
 }
 
-void keeper_start(const struct job *job)
+static bool is_parked(const struct journal_job *job)
+{
+    return g_strcmp0(job->result, "parked") == 0;
+}
+
+static bool waits_for_window(const struct job *job)
 {
     g_autoptr(journal_window_t) window = journal_window_load(job->journal, job->record, NULL);
+
+    return !job->record->result && window && window->deadline > g_get_real_time() &&
+           !journal_window_kept(window);
+}
+
+void keeper_start(const struct job *job)
+{
     g_autofree char *directory = g_canonicalize_filename(journal_directory(job->journal), NULL);
+    const char *id = job->record->id;
     g_autoptr(GError) error = NULL;
 
-    if (job->record->result || !window || window->deadline <= g_get_real_time() ||
-        journal_window_kept(window))
+    if (job->dry_run || (!is_parked(job->record) && !waits_for_window(job)) || launch(directory, id, &error))
         return;
-    if (!launch(directory, job->record->id, &error))
-        job_notice(job, "nobody will close the way back by itself ('blockmig job finish %s' does): %s",
-                   job->record->id, error->message);
+    if (is_parked(job->record))
+        job_notice(job, "nobody looks whether the source's datastore runs full while job %s is parked: %s",
+                   id, error->message);
+    else
+        job_notice(job, "nobody will close the way back by itself ('blockmig job finish %s' does): %s", id,
+                   error->message);
 }
 
 void keeper_end(const struct journal_window *window)
@@ -134,22 +150,75 @@ static void sleep_until(int64_t time)
         ;
 }
 
-/* Returns when the window is over; false: there is none to keep. */
-static bool keep(const char *directory, const char *id)
+static void tell_ready(void)
 {
-    g_autoptr(journal_t) journal = journal_exists(directory) ? journal_open(directory, NULL) : NULL;
-    g_autoptr(journal_job_t) job = journal ? journal_job_load(journal, id, NULL) : NULL;
-    g_autoptr(journal_window_t) window = job && !job->result ? journal_window_load(journal, job, NULL) : NULL;
-    g_autoptr(GPtrArray) held = NULL;
+    if (write(READY, "", 1) == 1)
+        close(READY);
+}
 
-    if (!window)
-        return false;
-    held = hold_frozen(journal, job);
-    if (!journal_window_keep(journal, job, NULL) || write(READY, "", 1) != 1)
-        return false;
-    close(READY);
+static int tell_end(const char *id, const char *what, const GError *error, char *log)
+{
+    g_autofree char *text = g_strdup_printf("job %s: %s", id, error ? error->message : what);
+
+    note(log, text);
+    return error != NULL;
+}
+
+static int keep_window(struct journal *journal, const struct journal_job *job,
+                       const struct journal_window *window, const struct job_listener *listener)
+{
+    g_autofree char *directory = g_strdup(journal_directory(journal));
+    struct window_request request = {.state_dir = directory, .job = job->id, .max_pause = -1};
+    GPtrArray *held = hold_frozen(journal, job);
+    g_autoptr(job_report_t) report = NULL;
+    g_autoptr(GError) error = NULL;
+
+    if (!journal_window_keep(journal, job, NULL)) {
+        g_ptr_array_unref(held);
+        return 1;
+    }
+    tell_ready();
     sleep_until(window->deadline);
-    return journal_exists(directory);
+    g_ptr_array_unref(held);
+    if (!journal_exists(directory))
+        return 1;
+    report = window_job_run(&request, listener, &error);
+    return tell_end(job->id, "the way back is closed", error, listener->opaque);
+}
+
+static bool give_up(struct journal *journal, const struct journal_job *job,
+                    const struct job_listener *listener, GError **error)
+{
+    g_autoptr(move_request_t) request = move_request_from_json(job->request, error);
+    g_autoptr(job_report_t) report = NULL;
+    GError *local = NULL;
+
+    if (!request)
+        return false;
+    request->state_dir = g_strdup(journal_directory(journal));
+    report = move_job_cancel(request, job->id, listener, &local);
+    if (!local)
+        return true;
+    g_propagate_error(error, local);
+    return false;
+}
+
+/* What cannot be given up now, because the monitor is used by somebody else, perhaps can a moment later. */
+static int keep_parked(struct journal *journal, const char *id, const struct job_listener *listener)
+{
+    tell_ready();
+    for (;;) {
+        g_autoptr(journal_job_t) job = journal_job_load(journal, id, NULL);
+        g_autoptr(GError) full = NULL, error = NULL;
+
+        if (!job || !is_parked(job) || !parked_watch(journal, job, listener, &full))
+            return 0;
+        tell_end(id, NULL, full, listener->opaque);
+        if (give_up(journal, job, listener, &error))
+            return tell_end(id, "given up", NULL, listener->opaque);
+        tell_end(id, NULL, error, listener->opaque);
+        g_usleep(RETRY_PERIOD);
+    }
 }
 
 bool keeper_wanted(int argc, char **argv)
@@ -160,17 +229,16 @@ bool keeper_wanted(int argc, char **argv)
 int keeper_main(char **argv)
 {
     g_autofree char *log = g_build_filename(argv[2], "keeper.log", NULL);
-    struct window_request request = {.state_dir = argv[2], .job = argv[3], .max_pause = -1};
     struct job_listener listener = {.notice = note, .opaque = log};
-    g_autoptr(job_report_t) report = NULL;
-    g_autoptr(GError) error = NULL;
-    g_autofree char *text = NULL;
+    g_autoptr(journal_t) journal = NULL;
+    g_autoptr(journal_job_t) job = NULL;
+    g_autoptr(journal_window_t) window = NULL;
 
     prctl(PR_SET_NAME, "blockmig-keeper");
-    if (chdir("/") < 0 || !keep(argv[2], argv[3]))
-        return 1;
-    report = window_job_run(&request, &listener, &error);
-    text = g_strdup_printf("job %s: %s", argv[3], error ? error->message : "the way back is closed");
-    note(log, text);
-    return error != NULL;
+    journal = chdir("/") == 0 && journal_exists(argv[2]) ? journal_open(argv[2], NULL) : NULL;
+    job = journal ? journal_job_load(journal, argv[3], NULL) : NULL;
+    if (job && is_parked(job))
+        return keep_parked(journal, job->id, &listener);
+    window = job && !job->result ? journal_window_load(journal, job, NULL) : NULL;
+    return window ? keep_window(journal, job, window, &listener) : 1;
 }

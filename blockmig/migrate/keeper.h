@@ -1,8 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The keeper of a failback window: our own program again, in a session of its own, that sleeps until the
- * window ends and then closes it.  Meanwhile it holds the image locks of what is frozen on both sides.  The
- * journal knows it; if it dies, the window is overdue some time, and closed by the next command.
+ * The keeper of a move that waits: our own program again, in a session of its own.
+ *
+ * Of a failback window: it sleeps until the window ends and then closes it.  Meanwhile it holds the image
+ * locks of what is frozen on both sides.  The journal knows it; if it dies, the window is overdue some time,
+ * and closed by the next command.
+ *
+ * Of a parked move: it watches the source's datastore until somebody goes on with the move, and gives the
+ * move up when that runs full (live-parked.c).  If it dies, nobody does.
+ *
+ * What it has to tell goes into keeper.log, beside the journal.
  */
 #ifndef BLOCKMIG_MIGRATE_KEEPER_H
 #define BLOCKMIG_MIGRATE_KEEPER_H
@@ -14,7 +21,12 @@ bool keeper_wanted(int argc, char **argv);
 int keeper_main(char **argv);
 /* Returns when the keeper is there.  A job that waits for nothing, or has a keeper, gets none. */
 void keeper_start(const struct job *job);
-/* Ends it, unless it is this process. */
+/* Ends that of a window, unless it is this process. */
 void keeper_end(const struct journal_window *window);
+
+/* live-parked.c: returns when the parked move has to be given up, with the reason in `error`; false: when it
+ * is not parked any more. */
+bool parked_watch(struct journal *journal, struct journal_job *record, const struct job_listener *listener,
+                  GError **error);
 
 #endif

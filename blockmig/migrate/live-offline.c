@@ -23,9 +23,16 @@
 static bool is_free(const struct live_job *job, const char *path, GError **error)
 {
     g_autoptr(GError) local = NULL;
-    g_autoptr(storage_t) storage = storage_file_open(path, 0, NULL, NULL, &local);
-    g_autoptr(GPtrArray) users = storage_file_users(path);
+    g_autoptr(storage_t) storage = NULL;
+    g_autoptr(GPtrArray) users = NULL;
 
+    if (storage_name_is_uri(path))
+        return blockmig_fail(
+            error, BLOCKMIG_ERROR_UNREACHABLE,
+            "%s does not answer, and nobody can tell whether %s is in use. Nothing was touched",
+            job->request->machine, path);
+    storage = storage_file_open(path, 0, NULL, NULL, &local);
+    users = storage_file_users(path);
     if (storage && users->len == 0)
         return true;
     return blockmig_fail(error, BLOCKMIG_ERROR_UNREACHABLE,
@@ -116,7 +123,7 @@ static void look_at_source(const struct live_job *job, struct live_disk *disk)
 {
     unsigned below;
 
-    disk->exchanged = true;
+    disk->base_renamed = true;
     if (live_stands_on(disk, disk->name, &below)) {
         disk->top = below + 1;
     } else if (!g_file_test(disk->name, G_FILE_TEST_EXISTS)) {
@@ -125,10 +132,10 @@ static void look_at_source(const struct live_job *job, struct live_disk *disk)
     } else if (disk->by_exchange) {
         g_autofree char *first = g_strconcat(disk->name, ".blockmig-0", NULL);
 
-        disk->exchanged = false;
+        disk->base_renamed = false;
         disk->top = live_is_overlay(disk, first) && !live_is_merged(first);
     } else {
-        disk->exchanged = false;
+        disk->base_renamed = false;
         disk->top = disk->files;
     }
     disk->straddles = disk->overlay_created && !live_overlay_is_empty(disk->target_overlay) &&
@@ -141,7 +148,7 @@ static void look_at_target(struct live_disk *disk)
 {
     disk->top = disk->files;
     disk->snapshotted = disk->created = true;
-    disk->exchanged = !disk->device;
+    disk->base_renamed = !disk->device;
     disk->set_aside = disk->by_exchange;
     disk->settled = !disk->overlay_created;
 }
@@ -226,7 +233,7 @@ static bool check_base(const struct live_job *job, const struct live_disk *disk,
     g_autofree char *leaving = g_strconcat(LIVE_LEAVE, disk->name, NULL);
     bool was_leaving = live_has_event(job, "intent", leaving);
 
-    return (disk->exchanged && !was_leaving) || live_has_event(job, "intent", merging) ||
+    return (disk->base_renamed && !was_leaving) || live_has_event(job, "intent", merging) ||
            live_overlay_is_empty(top) || !is_older(top, base) ||
            blockmig_fail(
                error, BLOCKMIG_ERROR_UNCERTAIN,

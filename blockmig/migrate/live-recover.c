@@ -157,7 +157,7 @@ static bool is_device(const char *path)
 {
     struct stat st;
 
-    return stat(path, &st) == 0 && S_ISBLK(st.st_mode);
+    return storage_name_is_uri(path) || (stat(path, &st) == 0 && S_ISBLK(st.st_mode));
 }
 
 struct live_disk *live_rebuild_paths(const struct live_job *job, const struct journal_disk *saved)
@@ -234,7 +234,7 @@ struct live_disk *live_rebuild(struct live_job *job, const struct journal_disk *
         !checkpoint_load(&disk->done, &job->base, disk->index, job->request->digest, disk->size, error))
         return NULL;
     disk->by_exchange = (disk->source_format->flags & FORMAT_BACKING) && !disk->device;
-    disk->read_only = disk->device;
+    disk->read_only = disk->device && !storage_name_is_uri(disk->name);
     live_highest_file(disk, &disk->files);
     if (vm && vm->layers->len > 0)
         return disk;
@@ -261,7 +261,7 @@ static void look_at_name(struct live_disk *disk)
     bool nobody = !g_file_test(disk->name, G_FILE_TEST_EXISTS);
     unsigned below = 0, layer = live_stands_on(disk, disk->name, &below) ? below + 1 : 0;
 
-    disk->exchanged = nobody || layer > 0;
+    disk->base_renamed = nobody || layer > 0;
     disk->set_aside = nobody && disk->by_exchange;
     disk->fresh = layer > disk->top;
     disk->topped = !nobody && layer < disk->top && !disk->device; /* whose name is not to be had */
@@ -296,7 +296,7 @@ static bool look_at_target(struct live_job *job, struct live_disk *disk, GError 
 
     disk->top = disk->files;
     disk->snapshotted = disk->created = true;
-    disk->exchanged = !disk->device;
+    disk->base_renamed = !disk->device;
     disk->based = g_strcmp0(disk->base_node, first) == 0;
     disk->set_aside = disk->by_exchange;
     node = live_top_node(job, disk);
@@ -324,7 +324,7 @@ static bool look_at_names(struct live_disk *disk, GError **error)
                              disk->name);
     disk->by_name = disk->snapshotted = true;
     disk->files = MAX(disk->files, disk->top);
-    disk->exchanged = true;
+    disk->base_renamed = true;
     g_free(disk->base_node);
     disk->base_node = g_strdup(((struct vm_layer *)g_ptr_array_index(layers, disk->top))->node);
     return true;

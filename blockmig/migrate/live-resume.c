@@ -33,7 +33,7 @@ static bool restore_names(struct live_disk *disk, GError **error)
 /* Behind the top one there are only empty ones. */
 static void remove_spare_files(struct live_disk *disk)
 {
-    unsigned first = disk->by_exchange && disk->exchanged ? disk->top : disk->top + 1;
+    unsigned first = disk->by_exchange && disk->base_renamed ? disk->top : disk->top + 1;
 
     for (unsigned n = first; n <= disk->files; n++) {
         g_autofree char *path = live_numbered(disk, n);

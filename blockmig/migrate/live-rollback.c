@@ -82,7 +82,7 @@ static bool leave_overlay(struct live_job *job, struct live_disk *disk, GError *
 {
     if (!disk->snapshotted)
         return live_layer_restore_name(disk, error);
-    if (disk->exchanged && !live_layer_set_aside(disk, true, error))
+    if (disk->base_renamed && !live_layer_set_aside(disk, true, error))
         return false;
     if (job_event(&job->base, "intent", error, LIVE_LEAVE "%s", disk->name) && complete(job, disk, error))
         return note_left(disk, error) && live_layer_restore_name(disk, error);

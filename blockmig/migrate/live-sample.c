@@ -15,6 +15,7 @@
 #include "blockmig/migrate/space.h"
 #include "blockmig/migrate/units.h"
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/uri.h"
 
 #include <glib/gstdio.h>
 
@@ -31,7 +32,7 @@
 #define AFTERWARDS  1.0                   /* seconds for committing and cleaning up, besides the proof */
 
 struct sample {
-    const struct live_job *job;
+    struct live_job *job;
     int64_t until;         /* monotonic */
     double dirty_rate;     /* bytes per second */
     double writes;         /* per second */
@@ -116,7 +117,7 @@ static bool copied_enough(void *opaque)
 
 static struct chain *open_file(const char *path, GError **error)
 {
-    struct storage *storage = storage_file_open(path, FILE_NO_LOCK, NULL, NULL, error);
+    struct storage *storage = storage_open(path, FILE_NO_LOCK, NULL, NULL, error);
     struct image *image = storage ? image_open(storage, &format_raw, false, error) : NULL;
 
     return image ? chain_new_single(image, false) : NULL;
@@ -184,17 +185,16 @@ static bool measure_small(struct sample *sample, struct storage *storage, GError
 static bool measure_copy(struct sample *sample, const struct live_disk *disk, const char *path,
                          GError **error)
 {
-    const struct live_job *job = sample->job;
+    struct live_job *job = sample->job;
     struct job_report *report = job->base.report;
     uint64_t spare = report->space_available - report->space_needed;
-    g_autoptr(throttle_t) throttle = throttle_new(job->request->bandwidth);
     g_autoptr(chain_t) source = open_file(path, error);
     g_autoptr(image_t) scratch = source ? open_scratch(disk, source->size, error) : NULL;
     g_autoptr(digest_table_t) digests = source ? digest_table_new(job->request->digest, source->size) : NULL;
     struct copy_options options = {.read_back = job->request->verify != VERIFY_NONE,
                                    .end = (MIN(MOST, spare / 2) + 1) & ~(uint64_t)(DIGEST_CHUNK_SIZE - 1),
                                    .digests = digests,
-                                   .throttle = throttle,
+                                   .throttle = job->throttle,
                                    .cancelled = copied_enough,
                                    .opaque = sample};
     struct copy_result result = {0};
@@ -206,7 +206,9 @@ static bool measure_copy(struct sample *sample, const struct live_disk *disk, co
         return false;
     options.end = options.end < source->size ? options.end : 0;
     begin = g_get_monotonic_time();
+    live_share_begin(job);
     ok = copy_run(source, scratch, &options, &result, &local);
+    live_share_end(job);
     sample->copy_rate = (double)MAX(result.counters.bytes_read, result.counters.data_done) * G_USEC_PER_SEC /
                         (double)MAX(g_get_monotonic_time() - begin, 1);
     copy_result_clear(&result);
@@ -340,7 +342,7 @@ static void forecast_move(const struct sample *sample)
     tell_space(job, forecast);
 }
 
-bool live_sample(const struct live_job *job, GError **error)
+bool live_sample(struct live_job *job, GError **error)
 {
     int64_t length = (int64_t)job->request->sample * 1000, begin = g_get_monotonic_time();
     struct sample sample = {.job = job, .until = begin + length / 2};

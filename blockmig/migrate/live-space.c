@@ -93,7 +93,7 @@ static uint64_t thin_room(const char *image, uint64_t size)
     uint64_t bytes = measure(image).bytes;
     struct stat st;
 
-    if (stat(image, &st) == 0 && S_ISBLK(st.st_mode))
+    if (storage_name_is_uri(image) || (stat(image, &st) == 0 && S_ISBLK(st.st_mode)))
         return 0;
     return size > bytes ? size - bytes : 0;
 }
@@ -239,7 +239,7 @@ static void look_at_source(const struct live_job *job, struct store *store, cons
                     ((double)report.available - wanted) / store->rate);
 }
 
-static void look_at_sources(const struct live_job *job, struct live_space *space)
+void live_space_look_at_sources(const struct live_job *job, struct live_space *space)
 {
     g_autoptr(GArray) seen = g_array_new(false, false, sizeof(dev_t));
 
@@ -397,6 +397,6 @@ void live_space_look(const struct live_job *job, struct live_space *space)
     if (job->base.dry_run || job->disks->len == 0 || job->interrupted || job->at_any_price)
         return;
     if (!job->pivoted)
-        look_at_sources(job, space);
+        live_space_look_at_sources(job, space);
     look_at_target(job, &space->target);
 }

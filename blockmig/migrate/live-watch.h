@@ -60,6 +60,8 @@ struct live_space;
 struct live_space *live_space_new(void);
 void live_space_free(struct live_space *space);
 void live_space_look(const struct live_job *job, struct live_space *space);
+/* Only needs the names of the layers. */
+void live_space_look_at_sources(const struct live_job *job, struct live_space *space);
 double live_space_dirty_rate(const struct live_space *space);
 /* Will the target's datastore hold what the machine writes until the move is over?  PARKED if not. */
 bool live_space_allows_switch(const struct live_job *job, GError **error);

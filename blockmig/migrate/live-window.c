@@ -104,8 +104,8 @@ bool window_name_layers(struct live_job *job, struct live_disk *disk, const char
 
     if (g_file_test(overlay, G_FILE_TEST_EXISTS) && rename(overlay, place) < 0)
         return blockmig_set_errno(error, errno, "renaming %s to %s", overlay, place);
-    disk->exchanged = !g_file_test(disk->name, G_FILE_TEST_EXISTS) || live_is_overlay(disk, disk->name);
-    if (disk->exchanged || live_layer_take_name(disk, 1, &local))
+    disk->base_renamed = !g_file_test(disk->name, G_FILE_TEST_EXISTS) || live_is_overlay(disk, disk->name);
+    if (disk->base_renamed || live_layer_take_name(disk, 1, &local))
         return true;
     if (disk->by_exchange && number(disk, error)) {
         job_notice(&job->base, "nothing is called %s until the way back is closed: %s", disk->name,

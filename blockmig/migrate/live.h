@@ -57,32 +57,33 @@ struct live_disk {
     const struct vm_disk *vm; /* as it was described in preflight; of a resumed job: without our layers */
     char *name;               /* absolute path of the disk's image */
     char *stem;               /* its overlays are STEM.blockmig-n: the name, but for a device */
-    bool device;              /* the image lies on a block device */
-    bool read_only;           /* which we made so for everybody */
+    bool device;    /* the image lies on a block device, or where a URI says: it has no other name */
+    bool read_only; /* which we made so for everybody */
     const struct format *source_format;
     uint64_t size; /* virtual */
     bool by_exchange;
 
     /* How far the source is; what rollback undoes. */
     unsigned top;
-    unsigned files;   /* overlays 1..files may be there */
-    bool snapshotted; /* the machine writes to an overlay */
-    char *base_node;  /* layer 0 as the machine opened it */
-    bool based;       /* layer 0 is a node of ours, by descriptors */
-    bool exchanged;   /* layer 0 gave up the disk's name */
-    bool set_aside;   /* the top layer gave up the disk's name (live_layer_set_aside) */
-    bool straddles;   /* the machine writes to the target's overlay, which stands on layer `top` */
-    bool settled;     /* the machine writes to the merged target */
-    unsigned kept;    /* layers that the other side may count on, while a way back is open */
-    unsigned floor;   /* the layer that those above it are committed into when they go */
-    bool fresh;       /* layer top + 1 has the disk's name already; nothing was written to it */
-    bool by_name;     /* the machine has opened layers 0..top by their names (live-adopt.c) */
-    bool topped;      /* layer top + 1 is on, but has not taken the disk's name yet */
+    unsigned files;    /* overlays 1..files may be there */
+    bool snapshotted;  /* the machine writes to an overlay */
+    char *base_node;   /* layer 0 as the machine opened it */
+    bool based;        /* layer 0 is a node of ours, by descriptors */
+    bool base_renamed; /* layer 0 gave up the disk's name */
+    bool set_aside;    /* the top layer gave up the disk's name (live_layer_set_aside) */
+    bool straddles;    /* the machine writes to the target's overlay, which stands on layer `top` */
+    bool settled;      /* the machine writes to the merged target */
+    unsigned kept;     /* layers that the other side may count on, while a way back is open */
+    unsigned floor;    /* the layer that those above it are committed into when they go */
+    bool fresh;        /* layer top + 1 has the disk's name already; nothing was written to it */
+    bool by_name;      /* the machine has opened layers 0..top by their names (live-adopt.c) */
+    bool topped;       /* layer top + 1 is on, but has not taken the disk's name yet */
     struct chain *base;
     struct live_disk *other; /* the layers of the other side; NULL: only a target */
 
     char *target_path, *target_overlay;
     bool target_device;
+    uint64_t target_capacity;   /* bytes, of a device */
     struct live_lower *lower;   /* borrowed: what the target stands on if the layers are copied; or NULL */
     char *backing_name;         /* what the target records, also if the layers stay; NULL: it is one image */
     const char *backing_format; /* a format's own name */
@@ -239,7 +240,7 @@ bool live_pace_is_settled(const struct live_pace *pace, uint64_t before, double 
 
 /* live-sample.c: watches the machine for as long as was asked, and adds a forecast to the plan and the
  * report. Leaves nothing behind. */
-bool live_sample(const struct live_job *job, GError **error);
+bool live_sample(struct live_job *job, GError **error);
 
 /* live-layer.c.  Paths and node names are the caller's to free. */
 /* Where files that belong to an image have their names from: beside it, or in the scratch directory (which
@@ -313,8 +314,9 @@ bool live_add_node(struct live_job *job, const struct live_disk *disk, const cha
 /* Of an overlay that was added so, and is writable. */
 bool live_set_backing(struct live_job *job, const struct live_disk *disk, const char *name,
                       const char *backing, GError **error);
-/* O_RDWR; -1 on error. */
-int live_descriptor(const char *path, GError **error);
+/* O_RDWR, for the hypervisor; -1 and no error for a URI, which it opens by itself. */
+bool live_descriptor(const char *path, int *fd, GError **error);
+void live_close_descriptor(int fd); /* -1: nothing */
 
 /* live-snapshot.c: puts an overlay over every disk, in one transaction. */
 typedef char *(*live_path_fn)(const struct live_disk *disk);

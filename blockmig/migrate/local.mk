@@ -16,6 +16,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/live-layer.c \
 	blockmig/migrate/live-limit.c \
 	blockmig/migrate/live-offline.c \
+	blockmig/migrate/live-parked.c \
 	blockmig/migrate/live-preflight.c \
 	blockmig/migrate/live-prove.c \
 	blockmig/migrate/live-quiesce.c \

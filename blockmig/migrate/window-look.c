@@ -94,7 +94,7 @@ static void look_at_settled(struct live_disk *disk)
     disk->files = (unsigned)(window_highest_file(disk) + 1);
     disk->top = 0;
     disk->snapshotted = false;
-    disk->exchanged = nobody || live_is_overlay(disk, disk->name);
+    disk->base_renamed = nobody || live_is_overlay(disk, disk->name);
     disk->set_aside = nobody && disk->by_exchange;
 }
 
@@ -254,14 +254,14 @@ static struct live_disk *build(struct live_job *job, const struct journal_disk *
         return NULL;
     disk->top = disk->files = disk->kept = fact->kept;
     disk->snapshotted = disk->created = true;
-    disk->exchanged = !disk->device;
+    disk->base_renamed = !disk->device;
     disk->set_aside = disk->by_exchange;
     disk->base_node = g_strdup(fact->base);
     live_describe_disk(job, disk);
     disk->report->receipt = g_strdup(saved->receipt);
     target = live_other(disk);
     target->by_exchange = fact->by_exchange;
-    target->exchanged = !target->device;
+    target->base_renamed = !target->device;
     target->base_node = live_layer_node(job, target, 0);
     return disk;
 }
@@ -282,7 +282,7 @@ bool window_join(enum window_place one, enum window_place other, enum window_pla
 /* Layers are read by their names from here on: the machine must have the same ones open. */
 static bool check_disk(const struct live_disk *disk, const struct vm_disk *vm, GError **error)
 {
-    bool unnamed = disk->top == 0 && disk->exchanged; /* the name is the next thing to be restored */
+    bool unnamed = disk->top == 0 && disk->base_renamed; /* the name is the next thing to be restored */
 
     for (unsigned i = 0; i <= disk->top && i < vm->layers->len; i++) {
         const struct vm_layer *layer = g_ptr_array_index(vm->layers, i);

@@ -128,7 +128,7 @@ static bool become_one(struct live_job *job, struct live_disk *disk, GError **er
 
     if (!is_settled(disk) && g_file_test(base, G_FILE_TEST_EXISTS) && rename(base, disk->name) < 0)
         return blockmig_set_errno(error, errno, "renaming %s to %s", base, disk->name);
-    disk->exchanged = disk->set_aside = false;
+    disk->base_renamed = disk->set_aside = false;
     disk->top = 0;
     for (unsigned layer = files + 1; layer-- > 0;) {
         g_autofree char *path = live_numbered(disk, layer);

@@ -10,6 +10,7 @@ libengine_a_SOURCES += \
 	blockmig/vm/qemu-job.c \
 	blockmig/vm/qemu-node.c \
 	blockmig/vm/qemu-pivot.c \
+	blockmig/vm/qemu-uri.c \
 	blockmig/vm/qemu.c blockmig/vm/qemu.h \
 	blockmig/vm/qmp-internal.h \
 	blockmig/vm/qmp-schema.c \

@@ -135,6 +135,23 @@ static bool is_file_protocol(const char *driver)
            g_strcmp0(driver, "host_cdrom") == 0;
 }
 
+static bool is_network_protocol(const char *driver)
+{
+    return g_strcmp0(driver, "nbd") == 0 || g_strcmp0(driver, "iscsi") == 0;
+}
+
+static bool is_protocol(const char *driver)
+{
+    return is_file_protocol(driver) || is_network_protocol(driver);
+}
+
+static char *uri_of(json_t *node)
+{
+    const char *name = member_text(json_object_get(node, "image"), "filename");
+
+    return name ? qemu_uri_of(name) : NULL;
+}
+
 static void add_bitmaps(struct vm_disk *disk, json_t *node)
 {
     size_t i;
@@ -165,10 +182,12 @@ static void add_layer(const struct survey *survey, struct vm_disk *disk, json_t 
     if (!protocol)
         protocol = node;
     layer->node = g_strdup(member_text(node, "node-name"));
-    layer->format = g_strdup(protocol == node && is_file_protocol(driver) ? "raw" : driver);
+    layer->format = g_strdup(protocol == node && is_protocol(driver) ? "raw" : driver);
     layer->protocol = g_strdup(member_text(protocol, "drv"));
     layer->protocol_node = g_strdup(member_text(protocol, "node-name"));
-    layer->filename = is_file_protocol(layer->protocol) ? file_of(survey, protocol) : NULL;
+    layer->filename = is_file_protocol(layer->protocol)      ? file_of(survey, protocol)
+                      : is_network_protocol(layer->protocol) ? uri_of(protocol)
+                                                             : NULL;
     layer->virtual_size = member_size(image, "virtual-size");
     layer->allocated = member_size(json_object_get(protocol, "image"), "actual-size");
     layer->read_only = member_flag(node, "ro");
@@ -343,11 +362,11 @@ static bool shows_a_part(const struct survey *survey, const struct vm_layer *lay
 
 static char *layer_refusal(const struct survey *survey, const struct vm_layer *layer)
 {
-    if (!is_file_protocol(layer->protocol))
-        return g_strdup_printf("node \"%s\" (%s) is neither a file nor a block device", layer->node,
-                               layer->protocol);
+    if (!is_protocol(layer->protocol))
+        return g_strdup_printf("node \"%s\" (%s) is neither a file nor a block device, nor on NBD or iSCSI",
+                               layer->node, layer->protocol);
     if (!layer->filename)
-        return g_strdup_printf("the file of node \"%s\" cannot be told", layer->node);
+        return g_strdup_printf("where node \"%s\" (%s) is cannot be told", layer->node, layer->protocol);
     if (shows_a_part(survey, layer))
         return g_strdup_printf("node \"%s\" shows only a part of %s", layer->node, layer->filename);
     return NULL;

@@ -2,6 +2,7 @@
 /* Images that QEMU opens for us, and the snapshot that puts one on top of each disk. */
 #include "blockmig/vm/qemu.h"
 #include "formats/error.h"
+#include "formats/storage.h"
 
 #include <fcntl.h>
 #include <stdlib.h>
@@ -77,6 +78,20 @@ static json_t *file_arguments(const struct vm_node *node, const char *filename)
                      "filename", filename, "discard", discard_of(node), "cache", cache_of(node));
 }
 
+/* Of the connection below it. */
+static json_t *connection_arguments(const struct vm_node *node, const char *name, GError **error)
+{
+    json_t *arguments = qemu_uri_arguments(node->filename, error);
+
+    if (!arguments)
+        return NULL;
+    json_object_set_new(arguments, "node-name", json_string(name));
+    json_object_set_new(arguments, "read-only", json_false()); /* it may be committed into */
+    json_object_set_new(arguments, "discard", json_string(discard_of(node)));
+    json_object_set_new(arguments, "cache", cache_of(node));
+    return arguments;
+}
+
 /* The arguments of blockdev-add; `file` (taken over) is the file's node or its arguments.  "backing" is
  * always said where there could be one: a name in a header is not opened because it stands there. */
 static json_t *node_arguments(const struct vm_node *node, const char *backing, json_t *file)
@@ -133,7 +148,8 @@ static json_t *fdset_arguments(const struct vm_node *node, const char *name, con
 
 static bool check_name(const struct vm_node *node, GError **error)
 {
-    size_t most = VM_NODE_NAME_MAX - (node->descriptor ? strlen(FILE_SUFFIX) : 0);
+    bool two = node->descriptor || storage_name_is_uri(node->filename);
+    size_t most = VM_NODE_NAME_MAX - (two ? strlen(FILE_SUFFIX) : 0);
 
     if (strlen(node->name) <= most)
         return true;
@@ -168,6 +184,29 @@ static bool add_by_descriptor(struct qmp *qmp, const struct vm_node *node, GErro
     return false;
 }
 
+static bool connect_to(struct qmp *qmp, const struct vm_node *node, GError **error)
+{
+    char name[VM_NODE_NAME_MAX + 1];
+    json_t *arguments;
+
+    file_node_name(node->name, name);
+    arguments = connection_arguments(node, name, error);
+    return arguments && blockdev_add(qmp, arguments, error);
+}
+
+static bool add_by_uri(struct qmp *qmp, const struct vm_node *node, GError **error)
+{
+    char name[VM_NODE_NAME_MAX + 1];
+
+    file_node_name(node->name, name);
+    if (!node->handed_over && !connect_to(qmp, node, error))
+        return false;
+    if (blockdev_add(qmp, node_arguments(node, node->backing, json_string(name)), error))
+        return true;
+    qmp_do(qmp, "blockdev-del", json_pack("{s:s}", "node-name", name), QMP_TIMEOUT, NULL);
+    return false;
+}
+
 static bool opened(const struct vm_node *node, bool ok, GError **error)
 {
     if (!ok)
@@ -181,14 +220,24 @@ bool qemu_add_node(struct vm *vm, const struct vm_node *node, GError **error)
 
     return check_name(node, error) &&
            opened(node,
-                  node->descriptor ? add_by_descriptor(qmp, node, error) : add_by_name(qmp, node, error),
+                  storage_name_is_uri(node->filename) ? add_by_uri(qmp, node, error)
+                  : node->descriptor                  ? add_by_descriptor(qmp, node, error)
+                                                      : add_by_name(qmp, node, error),
                   error);
 }
 
 bool qemu_hand_over(struct vm *vm, const struct vm_node *node, char **name, GError **error)
 {
-    g_return_val_if_fail(is_writable(*node->descriptor), false);
-    *name = check_name(node, error) ? hand_over(qemu_of(vm)->qmp, node, error) : NULL;
+    struct qmp *qmp = qemu_of(vm)->qmp;
+    bool by_uri = storage_name_is_uri(node->filename);
+
+    *name = NULL;
+    if (!check_name(node, error))
+        return false;
+    if (!by_uri)
+        *name = hand_over(qmp, node, error);
+    else if (connect_to(qmp, node, error))
+        *name = g_strdup(node->filename);
     return opened(node, *name != NULL, error);
 }
 
@@ -249,12 +298,14 @@ bool qemu_remove_node(struct vm *vm, const char *node, GError **error)
 {
     struct qmp *qmp = qemu_of(vm)->qmp;
     char name[VM_NODE_NAME_MAX + 1];
-    bool by_descriptor;
+    bool by_descriptor, there;
 
     file_node_name(node, name);
-    if (!blockdev_del(qmp, node, error) || !qemu_fdset_exists(qmp, node, &by_descriptor, error))
+    if (!blockdev_del(qmp, node, error) || !qemu_fdset_exists(qmp, node, &by_descriptor, error) ||
+        !node_exists(qmp, name, &there, error))
         return false;
-    return !by_descriptor || (blockdev_del(qmp, name, error) && qemu_fdset_remove(qmp, node, error));
+    return (!there || blockdev_del(qmp, name, error)) &&
+           (!by_descriptor || qemu_fdset_remove(qmp, node, error));
 }
 
 /* ---- files that stay open ---- */
@@ -376,6 +427,8 @@ bool qemu_keep_open(struct vm *vm, const struct vm_disk *disk, GError **error)
     if (top->node[0] == '#' || !top->protocol_node || top->protocol_node[0] == '#')
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: its nodes have no names of their own",
                              disk->name);
+    if (storage_name_is_uri(top->filename)) /* which leads to the same place at any time */
+        return true;
     if (reopen_file(qmp, &image, top->protocol_node, error) &&
         settle_file(qmp, &image, top->protocol_node, error))
         return true;

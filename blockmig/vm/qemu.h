@@ -56,6 +56,13 @@ bool qemu_forget_file(struct vm *vm, const char *path, GError **error);
 bool qemu_snapshot(struct vm *vm, const struct vm_snapshot *disks, unsigned count, GError **error);
 bool qemu_set_write_threshold(struct vm *vm, const char *node, uint64_t offset, GError **error);
 
+/* qemu-uri.c */
+/* Driver and place of what a URI names, for blockdev-add; the caller's.  REFUSED: QEMU is not told such URIs.
+ */
+json_t *qemu_uri_arguments(const char *uri, GError **error);
+/* The URI of what QEMU calls a node of a network; the caller's; NULL: it has none. */
+char *qemu_uri_of(const char *filename);
+
 /* qemu-fdset.c */
 /* Hands a descriptor over: "/dev/fdset/N", the caller's; NULL on error. */
 char *qemu_fdset_add(struct qmp *qmp, const char *node, int fd, GError **error);

@@ -25,7 +25,7 @@
 struct vm_layer {
     char *node;     /* "#block123": made up by QEMU, cannot be removed by us */
     char *format;   /* its driver: "qcow2", "raw" */
-    char *filename; /* absolute where it could be resolved; NULL: not a file */
+    char *filename; /* absolute, or a URI; NULL: it cannot be told */
     char *protocol; /* driver below the format: "file", "host_device", "nbd"; NULL: none */
     char *protocol_node;
     uint64_t virtual_size, allocated;
@@ -101,6 +101,8 @@ struct vm_description {
  * into; O_RDONLY, and the node can never become writable.  Open it for this only, and close it after
  * vm_add_node(): flags and locks of an open file are shared with the hypervisor.  `filename` is then for
  * messages only, and the file has a node of its own, NAME-file, so that NAME has at most 26 bytes.
+ *
+ * Where `filename` is a URI there is never a descriptor, and always a NAME-file: a connection.
  */
 struct vm_node {
     const char *name, *filename, *format;
@@ -260,9 +262,9 @@ bool vm_active_nodes(struct vm *vm, const char *const *qdevs, unsigned count, ch
 bool vm_can_pivot(struct vm *vm, GError **error);
 
 bool vm_add_node(struct vm *vm, const struct vm_node *node, GError **error);
-/* The first part of adding a node by descriptor, which must be O_RDWR.  Nothing is looked at yet, not even
- * the size of the file, so the image may still be written.  *name, the caller's, is for vm_node.handed_over.
- * vm_remove_node() takes it back, with or without the rest. */
+/* The first part of adding a node by descriptor, which must be O_RDWR, or by URI.  Nothing is looked at yet,
+ * not even the size of the file, so the image may still be written.  *name, the caller's, is for
+ * vm_node.handed_over. vm_remove_node() takes it back, with or without the rest. */
 bool vm_hand_over(struct vm *vm, const struct vm_node *node, char **name, GError **error);
 /* Only nodes that were added, by us or by -blockdev; one that is not there is no error.  With what was added
  * for it: NAME-file and the descriptor. */
