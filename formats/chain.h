@@ -29,6 +29,7 @@ struct chain_policy {
     bool top_only;        /* open only the top image, without data files; holes stay EXTENT_HOLE */
     bool data;            /* with top_only: its data files all the same */
     bool writable_top;
+    bool writable_link; /* the top's storage can be written to, the image not: for image_begin_merge() */
     /* Opens `path` as a storage.  If `roots` is not NULL (NULL-terminated) the object must be a regular
      * file whose real path lies beneath one of them, checked on the opened object, not on the name;
      * if it is NULL the user named the path.  *real_path is set to the resolved path (owned by the

@@ -59,6 +59,7 @@ libformats_a_SOURCES = \
 	formats/vmdk-flush.c \
 	formats/vmdk-map.c \
 	formats/vmdk-pack.c \
+	formats/vmdk-parent.c \
 	formats/vmdk-place.c \
 	formats/vmdk-sparse.c \
 	formats/vmdk-stream.c \

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
-EXTRA_DIST += tests/images tests/lib-hostile.sh tests/lib-nbd.sh tests/lib-nbdkit.sh tests/lib.sh tests/make-data.py tests/make-hostile-qcow.py \
+EXTRA_DIST += tests/helpers/iscsi-target.py tests/images tests/lib-hostile.sh tests/lib-iscsi.sh tests/lib-nbd.sh \
+	tests/lib-nbdkit.sh tests/lib.sh tests/make-data.py tests/make-hostile-qcow.py \
 	tests/make-hostile-qcow2.py tests/make-hostile-vdi.py tests/make-hostile-vhd.py tests/make-hostile-vhdx.py \
 	tests/make-hostile-vmdk.py tests/make-qcow2.py tests/make-vhdx-chain.py tests/read-libvhdi.py tests/read-vdi.py \
 	tests/read-vhd.py tests/terminal.py tests/vhdx_image.py
@@ -25,6 +26,7 @@ dist_check_SCRIPTS += \
 	tests/nbdkit-survives-a-full-disk.sh \
 	tests/nbdkit-survives-sigkill.sh \
 	tests/nbdkit-writes-into-chains.sh \
+	tests/only-the-datastores-can-be-opened.sh \
 	tests/only-tools-print.sh \
 	tests/progress-is-calm.sh \
 	tests/qcow-images-read-the-same.sh \
@@ -62,9 +64,13 @@ dist_check_SCRIPTS += \
 	tests/ctrl-c-cancels-and-resumes.sh \
 	tests/a-full-state-directory-is-told.sh \
 	tests/forced-copies-are-resumed.sh \
+	tests/iscsi-copies-go-on.sh \
+	tests/iscsi-targets-that-fail-are-told.sh \
+	tests/iscsi-units-are-copied-both-ways.sh \
 	tests/other-formats-on-devices.sh \
 	tests/preallocation-survives-a-kill.sh \
 	tests/read-back-catches-corruption.sh \
+	tests/reservations-say-who-may-write.sh \
 	tests/salvage-lists-bad-ranges.sh \
 	tests/targets-are-named-safely.sh \
 	tests/vmdk-copies-go-on.sh

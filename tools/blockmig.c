@@ -31,6 +31,8 @@ const struct command commands[] = {
      "preflight: say what a copy or move would do; change nothing"},
     {"job", COMMAND_JOB, cmd_job, "list | show [ID] | resume [ID] | cancel ID",
      "look at, resume or give up jobs"},
+    {"reservation", COMMAND_RESERVATION, cmd_reservation, "show | take | release  UNIT",
+     "say or change which host may write to a shared LUN"},
     {"completion", COMMAND_OTHER, cmd_completion, "bash", "print a completion script for the shell"},
     {"help", COMMAND_OTHER, cmd_help, "[COMMAND]", "show what a command does and its options"},
     {NULL},

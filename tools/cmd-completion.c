@@ -31,6 +31,7 @@ static void print_bash(void)
            "        case ${COMP_WORDS[1]} in\n"
            "        job) words=\"list show resume cancel finish failback\" ;;\n"
            "        plan) words=\"copy move\" ;;\n"
+           "        reservation) words=\"show take release\" ;;\n"
            "        completion) words=bash ;;\n"
            "        esac\n"
            "    fi\n"

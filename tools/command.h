@@ -24,6 +24,7 @@ int cmd_job(const struct options *options, GError **error);
 int cmd_map(const struct options *options, GError **error);
 int cmd_move(const struct options *options, GError **error);
 int cmd_plan(const struct options *options, GError **error);
+int cmd_reservation(const struct options *options, GError **error);
 int cmd_verify(const struct options *options, GError **error);
 
 /* The table, for help and completion; ends with a NULL name. */

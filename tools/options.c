@@ -40,7 +40,7 @@ struct option_spec {
 #define MOVES  (COMMAND_MOVE | COMMAND_PLAN)
 #define BOTH   (COMMAND_COPY | COMMAND_MOVE | COMMAND_PLAN)
 #define RUNS   (BOTH | COMMAND_JOB)
-#define TELLS  (IMAGES | COMMAND_MOVE | COMMAND_JOB | COMMAND_CREATE | COMMAND_COMMIT)
+#define TELLS  (IMAGES | COMMAND_MOVE | COMMAND_JOB | COMMAND_CREATE | COMMAND_COMMIT | COMMAND_RESERVATION)
 #define AT(x)  offsetof(struct options, x)
 
 static const char *const chain_choices[] = {"flatten", "keep", "shallow", NULL};
@@ -96,12 +96,16 @@ static const struct option_spec specs[] = {
     {"digest", 0, "ALGORITHM", "xxh3 or sha256", BOTH, OPTION_CHOICE, AT(digest), digest_choices},
     {"bandwidth", 0, "RATE", "read no faster than RATE, as in 100MiB/s",
      BOTH | COMMAND_VERIFY | COMMAND_COMMIT, OPTION_RATE, AT(bandwidth)},
-    {"guest-share", 0, "PERCENT", "of its requests that the machine keeps (75); 0: any", MOVES,
+    {"guest-share", 0, "PERCENT", "requests that the machine keeps (75); 0: any", MOVES,
      OPTION_PERCENT, AT(guest_share)},
     {"salvage", 0, NULL, "go on after read errors, list them and exit 6", COPIES, OPTION_FLAG, AT(salvage)},
     {"delete-source", 0, NULL, "remove the source after the copy is proved", BOTH | COMMAND_COMMIT,
      OPTION_FLAG, AT(delete_source)},
-    {"force", 0, NULL, "overwrite a target that exists", COPIES, OPTION_FLAG, AT(force)},
+    {"force", 0, NULL, "overwrite a target that exists; take what another holds",
+     COPIES | COMMAND_RESERVATION, OPTION_FLAG, AT(force)},
+    {"key", 0, "KEY", "another key than that of this host", COMMAND_RESERVATION, OPTION_STRING, AT(key)},
+    {"preempt", 0, "KEY", "take it from whoever has registered KEY", COMMAND_RESERVATION, OPTION_STRING,
+     AT(preempt)},
     {"restart", 0, NULL, "begin anew instead of resuming", COPIES, OPTION_FLAG, AT(restart)},
     {"dry-run", 'n', NULL, "preflight only; change nothing", BOTH | COMMAND_COMMIT, OPTION_FLAG, AT(dry_run)},
     {"state-dir", 0, "DIR", "directory of the journal and the receipts", RUNS, OPTION_STRING, AT(state_dir)},

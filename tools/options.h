@@ -23,7 +23,8 @@ enum command_bit {
     COMMAND_OTHER = 1 << 7, /* help, completion */
     COMMAND_CREATE = 1 << 8,
     COMMAND_COMMIT = 1 << 9,
-    COMMAND_ALL = (1 << 10) - 1,
+    COMMAND_RESERVATION = 1 << 10,
+    COMMAND_ALL = (1 << 11) - 1,
 };
 
 /* Values of --progress=FD: a descriptor, or one of these. */
@@ -55,6 +56,7 @@ struct options {
     bool compressed, salvage, delete_source, force, restart, dry_run;
     bool force_share, strict, list;
     char *receipt;
+    char *key, *preempt; /* of a reservation */
     char *state_dir;
     bool json, quiet, verbose;
     int progress;

@@ -4,10 +4,18 @@ libengine_a_SOURCES += \
 	blockmig/storage/file.c blockmig/storage/file.h \
 	blockmig/storage/foreign.c blockmig/storage/foreign.h \
 	blockmig/storage/image-files.c blockmig/storage/image-files.h \
+	blockmig/storage/iscsi.c blockmig/storage/iscsi.h \
+	blockmig/storage/iscsi-address.c blockmig/storage/iscsi-address.h \
+	blockmig/storage/iscsi-session.c blockmig/storage/iscsi-session.h \
 	blockmig/storage/lock.c blockmig/storage/lock.h \
 	blockmig/storage/memory.c blockmig/storage/memory.h \
+	blockmig/storage/reservation.c blockmig/storage/reservation.h \
+	blockmig/storage/reservation-device.c \
+	blockmig/storage/reservation-internal.h \
 	blockmig/storage/nbd.c blockmig/storage/nbd.h \
 	blockmig/storage/nbd-connection.c blockmig/storage/nbd-connection.h \
 	blockmig/storage/resolve.c blockmig/storage/resolve.h \
+	blockmig/storage/sandbox.c blockmig/storage/sandbox.h \
+	blockmig/storage/scsi.c blockmig/storage/scsi.h \
 	blockmig/storage/uri.c blockmig/storage/uri.h \
 	blockmig/storage/users.c

@@ -297,7 +297,7 @@ static void export_start(struct storage *storage, struct storage_request *reques
     *started = (struct started){storage, request};
     if (!is_aligned(nbd, request->offset, request->length)) {
         g_thread_pool_push(nbd->unaligned, started, NULL);
-        return;
+        return; /* cppcheck-suppress memleak ; the thread has it */
     }
     if (request->write)
         forget_status(nbd);

@@ -2,17 +2,19 @@
 #include "blockmig/storage/uri.h"
 
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/iscsi.h"
 #include "blockmig/storage/nbd.h"
 #include "formats/error.h"
 
 #include <string.h>
 
 static const struct uri_scheme schemes[] = {
+    {"iscsi", storage_iscsi_open, NULL},
     {"nbd", storage_nbd_open, storage_nbd_takes_another},
     {"nbds", storage_nbd_open, storage_nbd_takes_another},
     {"nbd+unix", storage_nbd_open, storage_nbd_takes_another},
     {"nbds+unix", storage_nbd_open, storage_nbd_takes_another},
-    {NULL},
+    {NULL, NULL, NULL},
 };
 
 static const struct uri_scheme *find_scheme(const char *uri, GError **error)
