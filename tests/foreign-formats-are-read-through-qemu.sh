@@ -54,7 +54,7 @@ like "$err" "backing file" "is refused"
 # ---- a passphrase -----------------------------------------------------------------------------------
 
 printf 'correct horse' >"$tmp/pass, word"
-must qemu-img create -q -f luks --object "secret,id=s,file=$tmp/pass,, word" -o key-secret=s,iter-time=10 "$tmp/disk.luks" 24M
+must qemu-img create -q -f luks --object "secret,id=s,file=$tmp/pass,, word" -o key-secret=s,iter-time=200 "$tmp/disk.luks" 24M
 must qemu-img convert -n --object "secret,id=s,file=$tmp/pass,, word" -f raw --target-image-opts "$tmp/disk.raw" \
     "driver=luks,key-secret=s,file.filename=$tmp/disk.luks"
 read_through luks "$tmp/disk.luks" -f luks --secret "$tmp/pass, word"

@@ -12,9 +12,7 @@
 #include "formats/bytes.h"
 
 #include <errno.h>
-#include <glib/gstdio.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -109,43 +107,30 @@ static bool start_server(const struct opening *opening, const char *path, int li
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                              "%s is read through qemu-nbd, which is not installed (package qemu-utils)",
                              opening->format->name);
-    return g_spawn_async_with_pipes_and_fds(
-        NULL, (const char *const *)words->pdata, NULL, G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_STDOUT_TO_DEV_NULL,
-        die_with_parent, NULL, -1, -1, -1, &listener, &at, 1, pid, NULL, NULL, errors, error);
+    return g_spawn_async_with_pipes_and_fds(NULL, (const char *const *)words->pdata, NULL,
+                                            G_SPAWN_DO_NOT_REAP_CHILD, die_with_parent, NULL, -1, -1, -1,
+                                            &listener, &at, 1, pid, NULL, NULL, errors, error);
 }
 
-static int connect_to(int listener, const struct sockaddr_un *address, GError **error)
-{
-    int client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-    if (client >= 0 && bind(listener, (const struct sockaddr *)address, sizeof(*address)) == 0 &&
-        listen(listener, 1) == 0 && connect(client, (const struct sockaddr *)address, sizeof(*address)) == 0)
-        return client;
-    blockmig_set_errno(error, errno, "a socket for qemu-nbd");
-    if (client >= 0)
-        close(client);
-    return -1;
-}
-
-/* Both ends; the name in a directory of our own is gone before anybody learns of it. */
+/* An abstract name that the kernel chooses.  With this backlog one client can wait: if we do, nobody else was
+ * faster, and the server takes no second one. */
 static bool make_sockets(int *listener, int *client, GError **error)
 {
-    g_autofree char *directory = g_dir_make_tmp("blockmig-XXXXXX", error);
     struct sockaddr_un address = {.sun_family = AF_UNIX};
+    socklen_t length = sizeof(address);
 
-    if (!directory)
-        return false;
-    g_snprintf(address.sun_path, sizeof(address.sun_path), "%s/nbd", directory);
     *listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    *client = *listener < 0 ? -1 : connect_to(*listener, &address, error);
-    g_unlink(address.sun_path);
-    g_rmdir(directory);
-    if (*client >= 0)
+    *client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (*listener >= 0 && *client >= 0 &&
+        bind(*listener, (const struct sockaddr *)&address, sizeof(sa_family_t)) == 0 &&
+        listen(*listener, 0) == 0 && getsockname(*listener, (struct sockaddr *)&address, &length) == 0 &&
+        connect(*client, (const struct sockaddr *)&address, length) == 0)
         return true;
+    blockmig_set_errno(error, errno, "a socket for qemu-nbd");
     if (*listener >= 0)
         close(*listener);
-    else
-        blockmig_set_errno(error, errno, "a socket for qemu-nbd");
+    if (*client >= 0)
+        close(*client);
     return false;
 }
 
@@ -230,11 +215,20 @@ static const struct format_foreign *probe(const char *path)
     return file ? format_probe_foreign(file) : NULL;
 }
 
+static const struct format_foreign *find(const char *path, const char *format)
+{
+    return format ? format_foreign_by_name(format) : probe(path);
+}
+
+bool source_is_foreign(const char *path, const char *format)
+{
+    return find(path, format) != NULL;
+}
+
 struct chain *source_open(const char *path, const char *format, const char *secret, unsigned flags,
                           const struct chain_policy *policy, GError **error)
 {
-    struct opening opening = {
-        .format = format ? format_foreign_by_name(format) : probe(path), .secret = secret, .flags = flags};
+    struct opening opening = {.format = find(path, format), .secret = secret, .flags = flags};
     struct chain_policy ours = *policy;
     const struct format *known = NULL;
     struct chain *chain;

@@ -12,4 +12,7 @@
 struct chain *source_open(const char *path, const char *format, const char *secret, unsigned flags,
                           const struct chain_policy *policy, GError **error);
 
+/* Will it be read through qemu-nbd, which has to be started for it? */
+bool source_is_foreign(const char *path, const char *format);
+
 #endif
