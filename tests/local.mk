@@ -17,7 +17,7 @@ dist_check_SCRIPTS += \
 	tests/hostile-vhd-images-are-refused.sh \
 	tests/hostile-vhdx-images-are-refused.sh \
 	tests/hostile-vmdk-images-are-refused.sh \
-	tests/images-without-a-driver-are-not-raw.sh \
+	tests/foreign-formats-are-read-through-qemu.sh \
 	tests/info-shows-a-chain-and-its-users.sh \
 	tests/jobs-are-listed-resumed-and-given-up.sh \
 	tests/layering.sh \
@@ -126,4 +126,5 @@ check-long:
 # Disks on servers.
 dist_check_SCRIPTS += \
 	tests/nbd-exports-are-copied-both-ways.sh \
+	tests/nbd-over-tls.sh \
 	tests/nbd-servers-fail-in-order.sh

@@ -4,6 +4,7 @@
 #include "blockmig/migrate/metadata.h"
 #include "blockmig/migrate/space.h"
 #include "blockmig/migrate/target.h"
+#include "blockmig/storage/foreign.h"
 #include "blockmig/storage/sandbox.h"
 #include "blockmig/store/journal.h"
 #include "formats/chain.h"
@@ -73,6 +74,23 @@ static void allow_uri(struct sandbox *sandbox, const char *uri)
         sandbox_allow(sandbox, files[i], SANDBOX_READ);
 }
 
+/* qemu-nbd, which lives under the same rules. */
+static void allow_foreign(struct sandbox *sandbox, const char *name, const char *format, const char *secret)
+{
+    static const char *const places[] = {"/usr/lib", "/usr/lib64", "/bin/sh"};
+    g_autofree char *program = g_find_program_in_path("qemu-nbd");
+
+    if (!program || !source_is_foreign(name, format))
+        return;
+    sandbox_allow(sandbox, program, SANDBOX_READ | SANDBOX_EXECUTE);
+    for (size_t i = 0; i < G_N_ELEMENTS(places); i++)
+        sandbox_allow(sandbox, places[i], SANDBOX_READ | SANDBOX_EXECUTE);
+    sandbox_allow(sandbox, "/etc/ld.so.cache", SANDBOX_READ);
+    sandbox_allow(sandbox, "/dev/null", SANDBOX_READ | SANDBOX_WRITE);
+    if (secret)
+        sandbox_allow(sandbox, secret, SANDBOX_READ);
+}
+
 static void allow_image(struct sandbox *sandbox, const char *name, unsigned rights)
 {
     if (storage_name_is_uri(name))
@@ -121,8 +139,12 @@ bool confine_look(const struct options *options, GError **error)
 {
     g_autoptr(sandbox_t) sandbox = begin();
 
-    for (unsigned i = 0; i < options->argument_count; i++)
-        allow_image(sandbox, options->arguments->pdata[i], SANDBOX_READ);
+    for (unsigned i = 0; i < options->argument_count; i++) {
+        const char *name = options->arguments->pdata[i];
+
+        allow_image(sandbox, name, SANDBOX_READ);
+        allow_foreign(sandbox, name, i == 0 ? options->format : options->second_format, options->secret);
+    }
     allow_parents(sandbox, options->parents, SANDBOX_READ);
     allow_roots(sandbox, options->roots, SANDBOX_READ);
     if (options->receipt)
@@ -151,6 +173,7 @@ bool confine_copy(const struct options *options, const struct copy_request *requ
     allow_image(sandbox, request->source,
                 SANDBOX_READ | (request->delete_source && !dry_run ? SANDBOX_REMOVE : 0) |
                     (metadata_needs_admin(request->source) ? SANDBOX_ADMIN : 0));
+    allow_foreign(sandbox, request->source, request->source_format, request->secret);
     allow_parents(sandbox, request->parents, SANDBOX_READ);
     allow_roots(sandbox, request->allowed_roots, SANDBOX_READ);
     /* A plan opens what would be replaced, and asks for room with a file that never gets a name. */

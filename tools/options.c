@@ -61,6 +61,7 @@ static const struct option_spec specs[] = {
      OPTION_STRING, AT(format)},
     {"second-format", 'F', "FORMAT", "format of the second image", COMMAND_VERIFY, OPTION_STRING,
      AT(second_format)},
+    {"secret", 0, "FILE", "the passphrase of an encrypted image (luks)", IMAGES, OPTION_STRING, AT(secret)},
     {"disk", 0, "DISK", "a disk by its id; repeatable; default: all", MOVES, OPTION_LIST, AT(disks)},
     {"target-format", 'O', "FORMAT", "format of the target; default: the source's", BOTH | COMMAND_CREATE,
      OPTION_STRING, AT(target_format)},

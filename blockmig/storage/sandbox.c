@@ -47,8 +47,8 @@ struct sandbox {
 
 /* A rule for something that is no directory may have no others. */
 #define FILE_RIGHTS                                                                                          \
-    (LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_TRUNCATE |            \
-     LANDLOCK_ACCESS_FS_IOCTL_DEV)
+    (LANDLOCK_ACCESS_FS_EXECUTE | LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_WRITE_FILE |             \
+     LANDLOCK_ACCESS_FS_TRUNCATE | LANDLOCK_ACCESS_FS_IOCTL_DEV)
 
 static int entered; /* the version of Landlock that this process is in */
 
@@ -133,6 +133,8 @@ static uint64_t landlock_rights(unsigned rights, bool directory)
 
     if (rights & SANDBOX_READ)
         files |= LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR | LANDLOCK_ACCESS_FS_IOCTL_DEV;
+    if (rights & SANDBOX_EXECUTE)
+        files |= LANDLOCK_ACCESS_FS_EXECUTE;
     if (rights & SANDBOX_WRITE)
         files |= LANDLOCK_ACCESS_FS_WRITE_FILE | LANDLOCK_ACCESS_FS_TRUNCATE;
     if (rights & SANDBOX_CREATE)

@@ -18,11 +18,12 @@
 #include <stdbool.h>
 
 enum sandbox_rights {
-    SANDBOX_READ = 1 << 0,   /* files and lists of names */
-    SANDBOX_WRITE = 1 << 1,  /* into files that are there; their length, too */
-    SANDBOX_CREATE = 1 << 2, /* files and directories */
-    SANDBOX_REMOVE = 1 << 3, /* files; with CREATE also other names in the same directory */
-    SANDBOX_ADMIN = 1 << 4,  /* of root, CAP_SYS_ADMIN is kept: there is something here that only it sees */
+    SANDBOX_READ = 1 << 0,    /* files and lists of names */
+    SANDBOX_WRITE = 1 << 1,   /* into files that are there; their length, too */
+    SANDBOX_CREATE = 1 << 2,  /* files and directories */
+    SANDBOX_REMOVE = 1 << 3,  /* files; with CREATE also other names in the same directory */
+    SANDBOX_EXECUTE = 1 << 5, /* programs, which are then as confined as this process */
+    SANDBOX_ADMIN = 1 << 4,   /* of root, CAP_SYS_ADMIN is kept: there is something here that only it sees */
 };
 
 struct sandbox *sandbox_new(void);
