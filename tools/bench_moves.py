@@ -14,6 +14,8 @@ import subprocess
 import sys
 import time
 
+import bench_network
+
 TOP = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 GUEST = os.path.join(TOP, "tests/guest")
 
@@ -128,9 +130,9 @@ class Moves:
                                    f"write -P {offset % 250 + 1} {offset + 128}M 64M", paths[-1])
         return here, there, paths
 
-    def move(self, guest, target, *options):
-        done = subprocess.run([self.bench.tool, "move", f"qmp:{guest.path('qmp')}", target, "--json",
-                               "--delete-source", *options], env=self.bench.environment,
+    def move(self, guest, target, *options, delete=True):
+        options = [*options, "--delete-source"] if delete else options
+        done = subprocess.run([self.bench.tool, "move", f"qmp:{guest.path('qmp')}", target, "--json", *options], env=self.bench.environment,
                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
         if done.returncode:
             sys.exit(f"bench: move: exit {done.returncode}\n{done.stderr}")
@@ -164,6 +166,32 @@ class Moves:
         self.bench.limit_row(f"{what}: median pause", statistics.median(pauses), "ms", None)
         near = sum(0.5 <= report["pause_forecast_ms"] / pause <= 2 for report, pause in zip(reports, pauses))
         self.bench.limit_row(f"{what}: forecasts not within 2x of the pause", count - near, "", count // 10)
+
+    def to_a_unit(self, count, limit):
+        """From a datastore to a unit of an iSCSI target and back, and so on."""
+        here, _, paths = self.datastores("unit", 1, "1G", 128)
+        file = self.bench.path("unit")
+        with open(file, "wb") as unit:
+            unit.truncate(1 << 30)
+        server = bench_network.Tgtd(self.bench)
+        uri = server.start(file, 1 << 30)
+        guest = Guest(self.bench.path("machine-unit"), paths, "span=64M")
+        pauses = []
+        for i in range(count):
+            before = len(guest.pauses())
+            time.sleep(1)
+            options = ["--scratch", here] if i % 2 == 0 else ["--scratch", here, "-O", "qcow2"]
+            self.move(guest, uri if i % 2 == 0 else os.path.join(here, f"back{i}.qcow2"), "--max-pause=10s", *options,
+                      delete=i % 2 == 0)
+            time.sleep(0.2)
+            pauses.append(max(guest.pauses()[before:]))
+        verdict = guest.command("check")
+        guest.close()
+        server.stop()
+        if not verdict.startswith("OK"):
+            sys.exit(f"bench: the guest lost something: {verdict}")
+        self.bench.limit_row(f"file to iSCSI unit and back, {count} moves: longest pause", max(pauses), "ms", limit)
+        self.bench.limit_row(f"file to iSCSI unit and back, {count} moves: median pause", statistics.median(pauses), "ms", None)
 
     def watched_move(self, guest, target, *options):
         """The move's report, its seconds, and what the guest's writers had of the rate before and after it."""
@@ -243,4 +271,5 @@ class Moves:
         print("\nmoves of a machine that writes 4 KiB blocks as fast as it can")
         self.back_and_forth(1, self.bench.options.moves, 50)
         self.back_and_forth(2, self.bench.options.moves, 80)
+        self.to_a_unit(self.bench.options.moves, 100)
         self.beside_the_base()
