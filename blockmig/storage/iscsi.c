@@ -554,6 +554,7 @@ static bool look_at_unit(struct storage *storage, GError **error)
         !ask_limits(iscsi, answer, error) || !ask_name(storage, answer, error))
         return false;
     storage->size = iscsi->capacity.blocks * iscsi->block;
+    storage->sector = iscsi->block;
     storage->alignment = 1;
     return true;
 }

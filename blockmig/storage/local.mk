@@ -15,5 +15,6 @@ libengine_a_SOURCES += \
 	blockmig/storage/nbd-connection.c blockmig/storage/nbd-connection.h \
 	blockmig/storage/resolve.c blockmig/storage/resolve.h \
 	blockmig/storage/scsi.c blockmig/storage/scsi.h \
+	blockmig/storage/signature.c blockmig/storage/signature.h \
 	blockmig/storage/uri.c blockmig/storage/uri.h \
 	blockmig/storage/users.c
