@@ -113,8 +113,16 @@ static bool map_layer(struct mapping *mapping, unsigned layer, uint64_t offset, 
 bool chain_map(struct chain *chain, uint64_t offset, uint64_t length, struct extent *out, size_t max,
                size_t *count, GError **error)
 {
+    return chain_map_from(chain, 0, offset, length, out, max, count, error);
+}
+
+bool chain_map_from(struct chain *chain, unsigned layer, uint64_t offset, uint64_t length, struct extent *out,
+                    size_t max, size_t *count, GError **error)
+{
     struct mapping mapping = {.chain = chain, .out = out, .max = max};
 
+    if (!chain_check_failed(chain, error))
+        return false;
     if (length == 0 || max == 0 || offset > chain->size || length > chain->size - offset) {
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED,
                     "%s: map of %" G_GUINT64_FORMAT " bytes at offset %" G_GUINT64_FORMAT
@@ -122,7 +130,7 @@ bool chain_map(struct chain *chain, uint64_t offset, uint64_t length, struct ext
                     chain_layer(chain, 0)->name, length, offset, chain->size);
         return false;
     }
-    if (!map_layer(&mapping, 0, offset, length, error))
+    if (!map_layer(&mapping, layer, offset, length, error))
         return false;
     *count = mapping.count;
     return true;
@@ -152,7 +160,7 @@ static bool read_packed(struct chain *chain, const struct extent *extent, void *
     return true;
 }
 
-static bool read_extent(struct chain *chain, const struct extent *extent, void *buffer, GError **error)
+bool chain_read_extent(struct chain *chain, const struct extent *extent, void *buffer, GError **error)
 {
     switch (extent->status) {
     case EXTENT_DATA:
@@ -178,7 +186,7 @@ bool chain_read(struct chain *chain, void *buffer, size_t length, uint64_t offse
         if (!chain_map(chain, offset, length, extents, MAP_BATCH, &count, error))
             return false;
         for (size_t i = 0; i < count; i++) {
-            if (!read_extent(chain, &extents[i], p, error))
+            if (!chain_read_extent(chain, &extents[i], p, error))
                 return false;
             p += extents[i].length;
             offset += extents[i].length;

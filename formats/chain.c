@@ -280,7 +280,7 @@ static bool open_top(struct opening *opening, const char *path, const struct for
     const struct chain_policy *policy = opening->policy;
     g_autofree char *real = NULL;
     g_autoptr(storage_t) storage =
-        policy->open(policy->opaque, path, NULL, policy->writable_top, &real, error);
+        policy->open(policy->opaque, path, NULL, policy->writable_top || policy->writable_link, &real, error);
 
     if (!storage)
         return false;

@@ -29,6 +29,7 @@ struct chain_policy {
     bool top_only;        /* open only the top image, without data files; holes stay EXTENT_HOLE */
     bool data;            /* with top_only: its data files all the same */
     bool writable_top;
+    bool writable_link; /* the top's storage can be written to, the image not: for image_begin_merge() */
     /* Opens `path` as a storage.  If `roots` is not NULL (NULL-terminated) the object must be a regular
      * file whose real path lies beneath one of them, checked on the opened object, not on the name;
      * if it is NULL the user named the path.  *real_path is set to the resolved path (owned by the
@@ -44,6 +45,7 @@ struct chain {
     uint64_t size;     /* of the top */
     bool keep_holes;   /* from top_only: do not turn a hole of the last layer into zeros */
     GArray *holes;     /* of struct extent, one per layer: chain_map's own memory */
+    bool failed;       /* a write stopped half way: what the top layer shows is in doubt */
 };
 
 /* Opens `path` and, unless top_only, everything below it.  `format` NULL: probe the top.
@@ -72,8 +74,35 @@ unsigned chain_depth(const struct chain *chain);
 bool chain_map(struct chain *chain, uint64_t offset, uint64_t length, struct extent *out, size_t max,
                size_t *count, GError **error);
 
+/* The same from `layer` down: what shows where the layers above it have holes. */
+bool chain_map_from(struct chain *chain, unsigned layer, uint64_t offset, uint64_t length, struct extent *out,
+                    size_t max, size_t *count, GError **error);
+
 /* Convenience for metadata-sized reads, tests and fills: reads guest bytes through the chain. */
 bool chain_read(struct chain *chain, void *buffer, size_t length, uint64_t offset, GError **error);
+/* Reads what chain_map() answered, or a part of it.  Thread-safe, but the chain must not have been written to
+ * since. */
+bool chain_read_extent(struct chain *chain, const struct extent *extent, void *buffer, GError **error);
+
+/*
+ * Guest writes: into the top layer, which is open for writing; the layers below are never changed. What a
+ * format takes along with the bytes that are written, as the rest of a new cluster, comes from where the
+ * chain has it.  All of it is durable after chain_flush(), and a crash before that leaves what the flush
+ * before it left, and perhaps some of the bytes written since.
+ *
+ * A failure half way leaves bytes in doubt that nobody wrote: from then on everything that is asked of the
+ * chain fails, and on the medium nothing leads there.  Opened anew it shows the last flush.
+ */
+bool chain_write(struct chain *chain, const void *buffer, size_t length, uint64_t offset, GError **error);
+/* The range reads as zeros afterwards and takes as little space as the format can do. */
+bool chain_zero(struct chain *chain, uint64_t offset, uint64_t length, GError **error);
+/* The guest does not need the range any more: what the format can take away cheaply becomes zeros, the rest
+ * stays. */
+bool chain_discard(struct chain *chain, uint64_t offset, uint64_t length, GError **error);
+bool chain_flush(struct chain *chain, GError **error);
+/* REFUSED: a parent that the user gave stands below an image that knows of none. */
+bool chain_check_writable(const struct chain *chain, GError **error);
+bool chain_check_failed(const struct chain *chain, GError **error);
 
 /* What the user wrote as [FORMAT:]FILE (NULL-terminated; NULL: none): an array of struct chain_parent.  What
  * stands before the first colon is a format only if there is one of that name. */

@@ -38,9 +38,10 @@ struct data_file {
 };
 
 struct image_create_options {
-    const char *name; /* the file name that the image will have, for the names of its data files; may be
-                       * NULL for formats without such */
-    uint64_t size;    /* virtual size in bytes */
+    const char *name;     /* the file name that the image will have, for the names of its data files; may be
+                           * NULL for formats without such */
+    uint64_t size;        /* virtual size in bytes */
+    uint64_t device_size; /* measure: of a storage that does not grow; 0: it grows */
     const char *backing_name;   /* as it is to stand in the image, or NULL */
     const char *backing_format; /* required if backing_name is set */
     struct image *parent;       /* with backing_name: that image, open; its identity is recorded. NULL: not
@@ -85,7 +86,8 @@ struct format {
      * magic there.  Optional: never (raw). */
     bool (*probe)(const uint8_t *head, size_t length, struct storage *storage);
 
-    /* Bytes that the storage will need at most for `data` bytes of guest data. */
+    /* Bytes that the storage will need at most for `data` bytes of guest data.  REFUSED if create() would
+     * refuse a storage of options->device_size; whether the bytes fit is the caller's to say. */
     bool (*measure)(const struct image_create_options *options, uint64_t data, uint64_t *bytes,
                     GError **error);
     /* Writes a valid empty image onto an empty or reusable storage, and flushes it. */
@@ -105,9 +107,11 @@ struct format {
     /* Is `parent` what `image` was made over, unchanged?  The REFUSED error names both identities.  Optional:
      * for formats that record it.  Their names of the parent are hints only. */
     bool (*check_parent)(struct image *image, struct image *parent, GError **error);
-    /* `child` is about to be merged into this image, which is writable: whatever identity its first change
-     * gives it, check_parent() must accept it for `child` as before, or a merge that was killed could not go
-     * on. Optional: changes do not touch the identity. */
+    /* `child`, whose storage can be written to, is about to be merged into this image, which is writable. The
+     * child learns, durably, of the new identity before the first change gives it to this image:
+     * check_parent() accepts both for `child` at every instant, or a merge that was killed could not go on.
+     * Other children are not told: to them the parent has changed.  Optional: changes do not touch the
+     * identity. */
     bool (*begin_merge)(struct image *image, struct image *child, GError **error);
     /* Fills out[0..max) with extents that follow each other without gaps from `offset`; neighbours
      * that can be merged are.  0 < *count <= max; may stop before offset + length, never after. */
@@ -228,7 +232,7 @@ static inline struct data_file *image_data_file(const struct image *image, unsig
 void image_add_parent_name(struct image *image, const char *name);
 /* true if the format records no identity. */
 bool image_check_parent(struct image *image, struct image *parent, GError **error);
-/* Before a child is merged into its parent `image`. */
+/* Before a child is merged into its parent `image`.  What the guest sees of `child` does not change. */
 bool image_begin_merge(struct image *image, struct image *child, GError **error);
 /* What it does not hold is in a layer below it. */
 static inline bool image_is_differencing(const struct image *image)

@@ -68,3 +68,39 @@ bool inflate_bytes(enum inflate_kind kind, const void *packed, size_t packed_len
 #endif
     return inflate_zlib(kind, packed, packed_length, out, room, got);
 }
+
+#ifdef HAVE_LIBDEFLATE
+#define LEVEL 6 /* packs as well as zlib's default */
+
+static void compressor_free(gpointer data)
+{
+    libdeflate_free_compressor(data);
+}
+
+static GPrivate compressor = G_PRIVATE_INIT(compressor_free);
+
+/* 0: ask zlib. */
+static size_t deflate_fast(const void *data, size_t length, void *out, size_t room)
+{
+    struct libdeflate_compressor *context = g_private_get(&compressor);
+
+    if (!context) {
+        context = libdeflate_alloc_compressor(LEVEL);
+        g_private_set(&compressor, context);
+    }
+    return context ? libdeflate_zlib_compress(context, data, length, out, room) : 0;
+}
+#endif
+
+size_t deflate_bytes(const void *data, size_t length, void *out, size_t room)
+{
+    uLongf packed = room;
+
+#ifdef HAVE_LIBDEFLATE
+    size_t fast = deflate_fast(data, length, out, room);
+
+    if (fast)
+        return fast;
+#endif
+    return compress(out, &packed, data, length) == Z_OK ? packed : 0;
+}

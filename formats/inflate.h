@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Unpacking of deflate data into a buffer that bounds it.  Any thread. */
+/* Deflate data, unpacked into a buffer that bounds it, and packed.  Any thread. */
 #ifndef FORMATS_INFLATE_H
 #define FORMATS_INFLATE_H
 
@@ -15,5 +15,7 @@ enum inflate_kind {
  * mark of its end may be missing. */
 bool inflate_bytes(enum inflate_kind kind, const void *packed, size_t packed_length, void *out, size_t room,
                    size_t *got);
+/* Packs as INFLATE_ZLIB.  0: it does not fit into `room` bytes. */
+size_t deflate_bytes(const void *data, size_t length, void *out, size_t room);
 
 #endif

@@ -5,6 +5,7 @@ libformats_a_SOURCES = \
 	formats/bytes.h \
 	formats/chain.c formats/chain.h \
 	formats/chain-map.c \
+	formats/chain-write.c \
 	formats/crc32c.c formats/crc32c.h \
 	formats/create-options.c formats/create-options.h \
 	formats/error.c formats/error.h \
@@ -58,6 +59,7 @@ libformats_a_SOURCES = \
 	formats/vmdk-flush.c \
 	formats/vmdk-map.c \
 	formats/vmdk-pack.c \
+	formats/vmdk-parent.c \
 	formats/vmdk-place.c \
 	formats/vmdk-sparse.c \
 	formats/vmdk-stream.c \

@@ -25,7 +25,8 @@ char *utf16_decode(const void *bytes, size_t length, enum utf16_order order, GEr
         blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "a name in UTF-16 has an odd length: %zu bytes", length);
         return NULL;
     }
-    memcpy(units, bytes, length);
+    if (length) /* `bytes` of an empty name may be NULL */
+        memcpy(units, bytes, length);
     swap_units(units, length / 2, order);
     text = g_utf16_to_utf8(units, length / 2, NULL, NULL, &local);
     if (!text)

@@ -7,8 +7,8 @@
  *                                                                                  barrier
  *   2  the block map                                                               barrier
  *
- * A crash leaves at most blocks to which no entry leads.  New blocks are written as a whole, so that it does
- * not matter what was there before.
+ * A crash leaves at most blocks to which no entry leads.  What is not written of a new block is made zeros
+ * first or, over a parent, filled from there; so it does not matter what was there before.
  */
 #include "formats/vdi.h"
 
@@ -55,11 +55,27 @@ static bool begin_write(struct vdi *vdi, GError **error)
     return true;
 }
 
+/* The header is one sector: it is written as a whole. */
+static bool tell_child(struct vdi *child, const uint8_t *modification, GError **error)
+{
+    uint8_t *known = child->header + VDI_AT_PARENT_MODIFICATION;
+
+    if (uuid_is_zero(known) || memcmp(known, modification, UUID_LENGTH) == 0)
+        return true;
+    memcpy(known, modification, UUID_LENGTH);
+    return storage_pwrite(child->storage, child->header, VDI_HEADER, 0, error) &&
+           storage_flush(child->storage, error);
+}
+
 bool vdi_begin_merge(struct image *image, struct image *child, GError **error)
 {
     struct vdi *vdi = image->opaque;
+    uint8_t next[UUID_LENGTH];
 
-    vdi_merge_uuid(child->opaque, vdi->header + VDI_AT_MODIFICATION);
+    vdi_merge_uuid(child->opaque, vdi->header + VDI_AT_MODIFICATION, next);
+    if (!tell_child(child->opaque, next, error))
+        return false;
+    memcpy(vdi->header + VDI_AT_MODIFICATION, next, UUID_LENGTH);
     vdi->merging = true;
     return true;
 }
@@ -107,40 +123,52 @@ static void add_fill(struct vdi *vdi, enum extent_status status, uint64_t from, 
     if (from == to)
         return;
     fill.fill = true;
+    fill.clean = status == EXTENT_ZERO;
     fill.from = (struct extent){.offset = from, .length = to - from, .status = status};
     g_array_append_val(fills, fill);
 }
 
-/* What lies behind the end of the disk in its last block is seen if the disk grows one day. */
-static bool zero_tail(struct vdi *vdi, uint64_t block, GError **error)
+/* Bytes [from, to) of a new block read as zeros from now on.  Behind the end of the file they do so already.
+ */
+static bool make_zeros(struct vdi *vdi, uint64_t block, uint64_t from, uint64_t to, GError **error)
 {
-    uint64_t inside = MIN(vdi->block_size, vdi->image->size - block * vdi->block_size);
-    uint64_t host = vdi_host(vdi, vdi->map.entries[block]) + inside;
+    struct storage *storage = vdi->storage;
+    uint64_t host = vdi_host(vdi, vdi->map.entries[block]), first = host + from, end = host + to;
+    uint64_t old = storage->growable ? CLAMP(storage->size, first, end) : end;
 
-    return inside == vdi->block_size ||
-           storage_zero(vdi->storage, host, vdi->block_size - inside, true, error);
+    return from == to || ((end <= storage->size || storage_resize(storage, end, error)) &&
+                          storage_zero(storage, first, old - first, true, error));
+}
+
+/* A new block of which [from, to) is written.  What lies behind the end of the disk in its last block is seen
+ * if the disk grows one day. */
+static bool add_block(struct vdi *vdi, uint64_t block, uint64_t from, uint64_t to, GArray *fills,
+                      GError **error)
+{
+    uint64_t start = block * vdi->block_size, end = MIN(start + vdi->block_size, vdi->image->size);
+    bool free = vdi->map.entries[block] == VDI_FREE;
+    enum extent_status status = free && vdi->type == VDI_DIFFERENCING ? EXTENT_HOLE : EXTENT_ZERO;
+    uint64_t dirty = status == EXTENT_ZERO ? from - start : 0, clean = status == EXTENT_ZERO ? to : end;
+
+    if (!allocate(vdi, block, error) || !make_zeros(vdi, block, 0, dirty, error) ||
+        !make_zeros(vdi, block, clean - start, vdi->block_size, error))
+        return false;
+    add_fill(vdi, status, start, from, fills);
+    add_fill(vdi, status, to, end, fills);
+    return true;
 }
 
 /* [from, to) lies in one block. */
 static bool place_block(struct vdi *vdi, uint64_t from, uint64_t to, GArray *placements, GArray *fills,
                         GError **error)
 {
-    uint64_t block = from / vdi->block_size, start = block * vdi->block_size;
-    uint64_t end = MIN(start + vdi->block_size, vdi->image->size);
-    uint32_t old = vdi->map.entries[block];
+    uint64_t block = from / vdi->block_size;
     struct placement placement;
 
-    if (old >= VDI_ZERO && (!allocate(vdi, block, error) || !zero_tail(vdi, block, error)))
+    if (vdi->map.entries[block] >= VDI_ZERO && !add_block(vdi, block, from, to, fills, error))
         return false;
     placement = make_placement(vdi, from, to);
     g_array_append_val(placements, placement);
-    if (old >= VDI_ZERO) {
-        enum extent_status status =
-            old == VDI_FREE && vdi->type == VDI_DIFFERENCING ? EXTENT_HOLE : EXTENT_ZERO;
-
-        add_fill(vdi, status, start, from, fills);
-        add_fill(vdi, status, to, end, fills);
-    }
     return true;
 }
 

@@ -158,14 +158,14 @@ static bool vdi_open(struct image *image, GError **error)
     vdi->storage = image->storage;
     image->opaque = vdi;
     ok = read_header(vdi, error);
-    if (ok && image->writable && vdi->block_size > VDI_BLOCK)
-        ok = vdi_refuse(error, "block size %u: images with blocks of more than %u bytes are only read",
+    if (ok && image->writable && vdi->type == VDI_DIFFERENCING && vdi->block_size > VDI_BLOCK)
+        ok = vdi_refuse(error, "block size %u: children with blocks of more than %u bytes are only read",
                         vdi->block_size, VDI_BLOCK);
     if (!ok) {
         vdi_close(image);
         return false;
     }
-    image->granularity = vdi->block_size;
+    image->granularity = vdi->type == VDI_DIFFERENCING ? vdi->block_size : 1;
     image->cluster_size =
         (vdi->data + vdi->extra) % VDI_MIN_BLOCK || vdi->extra % VDI_MIN_BLOCK ? 512 : VDI_MIN_BLOCK;
     image->wants_parent = vdi->type == VDI_DIFFERENCING;
@@ -175,29 +175,27 @@ static bool vdi_open(struct image *image, GError **error)
 
 /* ---- the parent ---------------------------------------------------------------------------------- */
 
-/* The modification UUID of a parent that `child` is being merged into, or was.  It follows from the one that
- * the child knows and from the child itself: so after a kill the same merge is recognised, and to every other
- * child the parent has changed. */
-void vdi_merge_uuid(const struct vdi *child, uint8_t *uuid)
+void vdi_merge_uuid(const struct vdi *child, const uint8_t *modification, uint8_t *uuid)
 {
     g_autoptr(GChecksum) sum = g_checksum_new(G_CHECKSUM_SHA256);
     uint8_t digest[32];
     gsize length = sizeof digest;
 
-    g_checksum_update(sum, child->header + VDI_AT_PARENT_MODIFICATION, UUID_LENGTH);
+    g_checksum_update(sum, modification, UUID_LENGTH);
     g_checksum_update(sum, child->header + VDI_AT_UUID, UUID_LENGTH);
     g_checksum_get_digest(sum, digest, &length);
     memcpy(uuid, digest, UUID_LENGTH);
 }
 
+/* The child of a merge that was killed early knows already what its parent will have. */
 static bool is_known_state(const struct vdi *child, const uint8_t *modification)
 {
+    const uint8_t *known = child->header + VDI_AT_PARENT_MODIFICATION;
     uint8_t merged[UUID_LENGTH];
 
-    vdi_merge_uuid(child, merged);
-    return uuid_is_zero(child->header + VDI_AT_PARENT_MODIFICATION) ||
-           memcmp(modification, child->header + VDI_AT_PARENT_MODIFICATION, UUID_LENGTH) == 0 ||
-           memcmp(modification, merged, UUID_LENGTH) == 0;
+    vdi_merge_uuid(child, modification, merged);
+    return uuid_is_zero(known) || memcmp(modification, known, UUID_LENGTH) == 0 ||
+           memcmp(merged, known, UUID_LENGTH) == 0;
 }
 
 /* VirtualBox gives a disk a new modification UUID whenever it was written to. */

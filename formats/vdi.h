@@ -23,7 +23,7 @@
 #define VDI_VERSION   0x00010001u
 #define VDI_FREE      UINT32_MAX       /* not here: zeros, or the parent's */
 #define VDI_ZERO      (UINT32_MAX - 1) /* zeros, also over a parent */
-#define VDI_BLOCK     (1u << 20)       /* of what is written */
+#define VDI_BLOCK     (1u << 20)       /* of new images; the most that is filled from a parent */
 #define VDI_MIN_BLOCK 4096u
 #define VDI_MAX_BLOCK (64u << 20)
 #define VDI_MAX_TABLE (256u << 20) /* bytes: 64 TiB in blocks of 1 MiB */
@@ -63,7 +63,7 @@ struct vdi {
 
     /* Below: only after the first change. */
     bool writing;
-    bool merging;    /* the modification UUID is already the one that this session gives it */
+    bool merging;    /* the modification UUID in memory is the one that the first change gives it */
     bool failed;     /* an operation stopped half way: nothing more may be made durable */
     GArray *unused;  /* of uint32_t: blocks of the file below `next` that may be used again */
     GArray *dropped; /* the same, after the next flush */
@@ -77,8 +77,9 @@ static inline uint64_t vdi_host(const struct vdi *vdi, uint64_t number)
 
 /* vdi.c */
 bool vdi_refuse(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
-
-void vdi_merge_uuid(const struct vdi *child, uint8_t *uuid);
+/* The modification UUID of a parent with `modification` after `child` was merged into it.  It follows from
+ * both: so a merge that was killed is recognised, and to every other child the parent has changed. */
+void vdi_merge_uuid(const struct vdi *child, const uint8_t *modification, uint8_t *uuid);
 
 /* vdi-place.c */
 bool vdi_begin_merge(struct image *image, struct image *child, GError **error);

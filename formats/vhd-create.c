@@ -110,13 +110,26 @@ static bool make_plan(const struct image_create_options *options, struct plan *p
     return plan_parent(options, plan, error) && plan_layout(plan, error);
 }
 
+/* A device has its footer at its end, and a fixed VHD its footer behind the disk. */
+static bool check_end(const struct plan *plan, uint64_t size, GError **error)
+{
+    uint64_t needed = plan->end + VHD_SECTOR;
+
+    return plan->type != VHD_FIXED || size == needed ||
+           vhd_refuse(error,
+                      "a fixed VHD ends where its storage ends: %" G_GUINT64_FORMAT
+                      " bytes are needed, there are %" G_GUINT64_FORMAT,
+                      needed, size);
+}
+
 /* In the worst case every piece of 4 KiB is in a block of its own, which costs a bitmap and its alignment. */
 bool vhd_measure(const struct image_create_options *options, uint64_t data, uint64_t *bytes, GError **error)
 {
     g_auto(plan_t) plan = {0};
     uint64_t blocks;
 
-    if (!make_plan(options, &plan, error))
+    if (!make_plan(options, &plan, error) ||
+        (options->device_size && !check_end(&plan, options->device_size, error)))
         return false;
     blocks = MIN(plan.entries, data / VHD_DATA_ALIGNMENT + 1);
     *bytes = plan.end + VHD_SECTOR;
@@ -203,17 +216,12 @@ static bool write_sparse(struct storage *storage, const struct plan *plan, const
            storage_flush(storage, error);
 }
 
-/* The footer of a device is at its end. */
 static bool check_device(const struct storage *storage, const struct plan *plan, GError **error)
 {
     uint64_t needed = plan->end + VHD_SECTOR;
 
-    if (plan->type == VHD_FIXED && storage->size != needed)
-        return vhd_refuse(error,
-                          "a fixed VHD ends where its storage ends: %" G_GUINT64_FORMAT
-                          " bytes are needed, there "
-                          "are %" G_GUINT64_FORMAT,
-                          needed, storage->size);
+    if (!check_end(plan, storage->size, error))
+        return false;
     if (storage->size >= needed)
         return true;
     return blockmig_fail(error, BLOCKMIG_ERROR_NOSPACE,

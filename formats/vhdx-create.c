@@ -94,30 +94,25 @@ static bool adopt_parent(const struct image_create_options *options, struct plan
     if (vhdx->logical_sector != parent->logical_sector)
         return vhdx_refuse(error, "the parent has logical sectors of %u bytes, the child cannot have %u",
                            parent->logical_sector, vhdx->logical_sector);
-    if (options->size != options->parent->size)
+    if (plan->image.size != options->parent->size)
         return vhdx_refuse(
             error, "the parent has %" G_GUINT64_FORMAT " bytes, the child would have %" G_GUINT64_FORMAT,
-            options->parent->size, options->size);
+            options->parent->size, plan->image.size);
     vhdx->disk_id = parent->disk_id;
     plan->locator = vhdx_make_locator(&parent->header.data_write, options->backing_name, error);
     return plan->locator != NULL;
 }
 
-static bool check_plan(const struct plan *plan, GError **error)
+static bool check_plan(const struct image_create_options *options, const struct plan *plan, GError **error)
 {
     const struct vhdx *vhdx = &plan->vhdx;
-    uint64_t size = plan->image.size;
 
     if (vhdx->fixed && vhdx->differencing)
         return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
                              "vhdx: subformat=fixed is not possible with a parent");
-    if (size > VHDX_MAX_SIZE)
-        return vhdx_refuse(error, "a disk of %" G_GUINT64_FORMAT " bytes is larger than 64 TiB", size);
-    if (size % vhdx->logical_sector)
-        return vhdx_refuse(error,
-                           "a disk of %" G_GUINT64_FORMAT
-                           " bytes cannot be written: its size is no multiple of the sectors of %u bytes",
-                           size, vhdx->logical_sector);
+    if (options->size > VHDX_MAX_SIZE)
+        return vhdx_refuse(error, "a disk of %" G_GUINT64_FORMAT " bytes is larger than 64 TiB",
+                           options->size);
     return true;
 }
 
@@ -132,10 +127,12 @@ static bool make_plan(const struct image_create_options *options, struct plan *p
                                        options->parent->format->name)))
         return false;
     vhdx->image = &plan->image;
-    plan->image.size = options->size;
     vhdx->fixed = subformat;
     vhdx->disk_id = vhdx_guid_random();
-    if (!parse_sizes(options, vhdx, error) || !adopt_parent(options, plan, error) || !check_plan(plan, error))
+    if (!parse_sizes(options, vhdx, error))
+        return false;
+    plan->image.size = round_up(options->size, vhdx->logical_sector); /* the disk consists of sectors */
+    if (!adopt_parent(options, plan, error) || !check_plan(options, plan, error))
         return false;
     vhdx_set_geometry(vhdx);
     vhdx->header.version = 1;

@@ -219,20 +219,33 @@ static bool log_bat(struct session *session, GError **error)
     return true;
 }
 
-static bool log_changes(struct vhdx *vhdx, GError **error)
+static struct session *session_new(struct vhdx *vhdx)
 {
-    g_autofree struct session *session = g_new(struct session, 1);
+    struct session *session = g_new(struct session, 1);
 
     session->vhdx = vhdx;
     session->sequence = session->count = 0;
-    if (!log_new_bitmaps(session, error) || !log_bits(session, error) || !log_bat(session, error) ||
-        !commit(session, error))
-        return false;
-    g_array_set_size(vhdx->new_bitmaps, 0);
+    return session;
+}
+
+/* Step 5. */
+static bool end_log(struct vhdx *vhdx, GError **error)
+{
     if (vhdx_guid_is_zero(&vhdx->header.log)) /* nothing had changed */
         return true;
     vhdx->header.log = vhdx_no_guid;
     return vhdx_update_headers(vhdx, error);
+}
+
+static bool log_changes(struct vhdx *vhdx, GError **error)
+{
+    g_autofree struct session *session = session_new(vhdx);
+
+    if (!log_new_bitmaps(session, error) || !log_bits(session, error) || !log_bat(session, error) ||
+        !commit(session, error))
+        return false;
+    g_array_set_size(vhdx->new_bitmaps, 0);
+    return end_log(vhdx, error);
 }
 
 /* No durable entry points there any more. */
@@ -263,5 +276,41 @@ bool vhdx_flush(struct image *image, GError **error)
     if (storage_flush(image->storage, error) && log_changes(vhdx, error) && give_back(vhdx, error))
         return true;
     vhdx->failed = true; /* after a failed barrier nobody knows what the medium holds */
+    return false;
+}
+
+/* ---- metadata items ----------------------------------------------------------------------------- */
+
+/* The bytes go into the sectors that they touch, as those are on the medium. */
+static bool log_bytes(struct session *session, uint64_t offset, const uint8_t *bytes, uint32_t length,
+                      GError **error)
+{
+    for (uint64_t at = offset, end = offset + length, next; at < end; at = next) {
+        uint64_t start = at / VHDX_SECTOR * VHDX_SECTOR;
+        uint8_t *sector = add_sector(session, start, error);
+
+        next = MIN(end, start + VHDX_SECTOR);
+        if (!sector || !storage_pread(session->vhdx->storage, sector, VHDX_SECTOR, start, error))
+            return false;
+        memcpy(sector + (at - start), bytes + (at - offset), next - at);
+    }
+    return true;
+}
+
+/* The table lies in the first 64 KiB of the region, the items behind it: no sector has parts of both. */
+bool vhdx_change_item(struct vhdx *vhdx, uint32_t entry, uint64_t at, const uint8_t *item, uint32_t length,
+                      GError **error)
+{
+    g_autofree struct session *session = session_new(vhdx);
+    uint64_t region = vhdx->metadata_region.offset;
+    uint8_t place[8];
+
+    store_le32(place, at);
+    store_le32(place + 4, length);
+    if (log_bytes(session, region + at, item, length, error) &&
+        log_bytes(session, region + 32 + entry * UINT64_C(32) + 16, place, sizeof place, error) &&
+        commit(session, error) && end_log(vhdx, error))
+        return true;
+    vhdx->failed = true;
     return false;
 }

@@ -14,6 +14,7 @@
 struct item {
     struct vhdx_guid id;
     uint32_t offset, length, flags;
+    uint32_t entry; /* its number in the table */
 };
 
 enum known { FILE_PARAMETERS, DISK_SIZE, DISK_ID, LOGICAL_SECTOR, PHYSICAL_SECTOR, PARENT_LOCATOR, KNOWN };
@@ -152,6 +153,8 @@ static bool read_table(struct vhdx *vhdx, struct item *found, GError **error)
     for (unsigned i = 0; i < count; i++) {
         struct item item = decode_item(table + 32 + i * 32);
 
+        item.entry = i;
+        vhdx->items_end = MAX(vhdx->items_end, (uint64_t)item.offset + item.length);
         if (!take_item(vhdx, &item, found, error))
             return false;
         g_array_append_val(items, item);
@@ -232,6 +235,8 @@ static bool read_locator(struct vhdx *vhdx, const struct item *item, GError **er
         return true;
     if (!item->length)
         return vhdx_refuse(error, "HasParent is set, but there is no Parent Locator");
+    vhdx->locator = (struct vhdx_range){item->offset, item->length};
+    vhdx->locator_entry = item->entry;
     bytes = read_item(vhdx, item, error);
     return bytes && vhdx_parse_locator(vhdx, bytes, item->length, error);
 }

@@ -104,41 +104,14 @@ static bool links_to(const struct vhdx_guid *linkage, const struct vhdx *parent)
     return !vhdx_guid_is_zero(linkage) && vhdx_guid_equal(linkage, &parent->header.data_write);
 }
 
-/* The DataWriteGuid of a parent that `child` is being merged into, or was.  It follows from the one that the
- * child knows and from the child's own: so after a kill the same merge is recognised, and to every other
- * child the parent has changed.  (The child is only read; 2.6.2.6.3 would have it know the new one
- * beforehand.) */
-static struct vhdx_guid merge_guid(const struct vhdx *child)
-{
-    g_autoptr(GChecksum) sum = g_checksum_new(G_CHECKSUM_SHA256);
-    struct vhdx_guid guid;
-    uint8_t digest[32];
-    gsize length = sizeof digest;
-
-    g_checksum_update(sum, child->linkage.bytes, sizeof child->linkage);
-    g_checksum_update(sum, child->header.data_write.bytes, sizeof child->header.data_write);
-    g_checksum_get_digest(sum, digest, &length);
-    memcpy(&guid, digest, sizeof guid);
-    return guid;
-}
-
-bool vhdx_begin_merge(struct image *image, struct image *child, GError **error)
-{
-    struct vhdx *vhdx = image->opaque;
-
-    vhdx->next_data_write = merge_guid(child->opaque);
-    return true;
-}
-
 bool vhdx_check_parent(struct image *image, struct image *parent, GError **error)
 {
     const struct vhdx *child = image->opaque, *below = parent->opaque;
-    const struct vhdx_guid merged = merge_guid(child);
     g_autofree char *wanted = vhdx_guid_format(&child->linkage), *found = NULL;
 
     if (parent->format != &format_vhdx)
         return vhdx_refuse(error, "its parent %s is of format %s", parent->name, parent->format->name);
-    if (links_to(&child->linkage, below) || links_to(&child->linkage2, below) || links_to(&merged, below))
+    if (links_to(&child->linkage, below) || links_to(&child->linkage2, below))
         return true;
     found = vhdx_guid_format(&below->header.data_write);
     return vhdx_refuse(
@@ -172,34 +145,127 @@ static char *windows_name(const char *name)
     return g_strconcat(".\\", copy, NULL);
 }
 
-GByteArray *vhdx_make_locator(const struct vhdx_guid *linkage, const char *name, GError **error)
+static bool encode_pair(const char *key, const char *value, GByteArray *table, GByteArray *texts,
+                        uint32_t texts_at, GError **error)
 {
-    g_autofree char *guid = vhdx_guid_format(linkage), *path = windows_name(name);
-    const char *pairs[][2] = {{"parent_linkage", guid},
-                              {name[0] == '/' ? "absolute_win32_path" : "relative_path", path}};
+    g_autoptr(GByteArray) key_bytes = utf16_encode(key, UTF16_LITTLE, error);
+    g_autoptr(GByteArray) value_bytes = key_bytes ? utf16_encode(value, UTF16_LITTLE, error) : NULL;
+
+    if (!value_bytes)
+        return false;
+    if (value_bytes->len > MAX_TEXT)
+        return vhdx_refuse(error, "the parent's name has %u bytes, more than %u", value_bytes->len, MAX_TEXT);
+    append_pair(table, texts, texts_at, key_bytes, value_bytes);
+    return true;
+}
+
+/* Both linkages first, for readers that know only one of them. */
+static GByteArray *encode_locator(GHashTable *pairs, GError **error)
+{
+    static const char *const linkages[] = {"parent_linkage", "parent_linkage2", NULL};
+    uint32_t texts_at = LOCATOR_HEADER + g_hash_table_size(pairs) * LOCATOR_ENTRY;
     g_autoptr(GByteArray) table = g_byte_array_new(), texts = g_byte_array_new();
     uint8_t header[LOCATOR_HEADER] = {0};
+    GHashTableIter iter;
+    gpointer key, value;
+
+    memcpy(header, &locator_type, sizeof locator_type);
+    store_le16(header + 18, g_hash_table_size(pairs));
+    g_byte_array_append(table, header, sizeof header);
+    for (size_t i = 0; linkages[i]; i++) {
+        if (!encode_pair(linkages[i], g_hash_table_lookup(pairs, linkages[i]), table, texts, texts_at, error))
+            return NULL;
+    }
+    g_hash_table_iter_init(&iter, pairs);
+    while (g_hash_table_iter_next(&iter, &key, &value)) {
+        if (!g_strv_contains(linkages, key) && !encode_pair(key, value, table, texts, texts_at, error))
+            return NULL;
+    }
+    g_byte_array_append(table, texts->data, texts->len);
+    return g_steal_pointer(&table);
+}
+
+static void set_pair(GHashTable *pairs, const char *key, char *value)
+{
+    g_hash_table_replace(pairs, g_strdup(key), value);
+}
+
+static void set_linkages(GHashTable *pairs, const struct vhdx_guid *linkage, const struct vhdx_guid *linkage2)
+{
+    set_pair(pairs, "parent_linkage", vhdx_guid_format(linkage));
+    set_pair(pairs, "parent_linkage2", vhdx_guid_format(linkage2));
+}
+
+/* parent_linkage2 is there from the start, as Hyper-V has it: so it can be changed in its place. */
+GByteArray *vhdx_make_locator(const struct vhdx_guid *linkage, const char *name, GError **error)
+{
+    g_autoptr(GHashTable) pairs = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
 
     if (strchr(name, '\\')) {
         vhdx_refuse(error, "the parent's name \"%s\" has a backslash, which separates directories here",
                     name);
         return NULL;
     }
-    memcpy(header, &locator_type, sizeof locator_type);
-    store_le16(header + 18, G_N_ELEMENTS(pairs));
-    g_byte_array_append(table, header, sizeof header);
-    for (size_t i = 0; i < G_N_ELEMENTS(pairs); i++) {
-        g_autoptr(GByteArray) key = utf16_encode(pairs[i][0], UTF16_LITTLE, error);
-        g_autoptr(GByteArray) value = key ? utf16_encode(pairs[i][1], UTF16_LITTLE, error) : NULL;
+    set_linkages(pairs, linkage, &vhdx_no_guid);
+    set_pair(pairs, name[0] == '/' ? "absolute_win32_path" : "relative_path", windows_name(name));
+    return encode_locator(pairs, error);
+}
 
-        if (!value)
-            return NULL;
-        if (value->len > MAX_TEXT) {
-            vhdx_refuse(error, "the parent's name has %u bytes, more than %u", value->len, MAX_TEXT);
-            return NULL;
-        }
-        append_pair(table, texts, LOCATOR_HEADER + G_N_ELEMENTS(pairs) * LOCATOR_ENTRY, key, value);
-    }
-    g_byte_array_append(table, texts->data, texts->len);
-    return g_steal_pointer(&table);
+/* ---- a merge ------------------------------------------------------------------------------------ */
+
+/* The locator of the image with other linkages. */
+static GByteArray *changed_locator(struct vhdx *vhdx, const struct vhdx_guid *linkage,
+                                   const struct vhdx_guid *linkage2, GError **error)
+{
+    g_autofree uint8_t *item = g_malloc(vhdx->locator.length);
+    g_autoptr(GHashTable) pairs = NULL;
+
+    if (!storage_pread(vhdx->storage, item, vhdx->locator.length,
+                       vhdx->metadata_region.offset + vhdx->locator.offset, error))
+        return NULL;
+    pairs = read_pairs(item, vhdx->locator.length, error);
+    if (!pairs)
+        return NULL;
+    set_linkages(pairs, linkage, linkage2);
+    return encode_locator(pairs, error);
+}
+
+/* A locator that got longer goes behind all items. */
+static bool write_locator(struct vhdx *vhdx, const GByteArray *item, GError **error)
+{
+    uint64_t at = item->len <= vhdx->locator.length ? vhdx->locator.offset : vhdx->items_end;
+
+    if (item->len > VHDX_MAX_ITEM_CHANGE || at + item->len > vhdx->metadata_region.length)
+        return vhdx_refuse(error, "there is no place for a Parent Locator of %u bytes", item->len);
+    if (!vhdx_change_item(vhdx, vhdx->locator_entry, at, item->data, item->len, error))
+        return false;
+    vhdx->locator = (struct vhdx_range){at, item->len};
+    vhdx->items_end = MAX(vhdx->items_end, at + item->len);
+    return true;
+}
+
+/* 2.6.2.6.3: the child knows what the parent is now and what it will be.  Its own content does not change,
+ * and so its children remain its children. */
+static bool tell_child(struct vhdx *child, const struct vhdx_guid *now, const struct vhdx_guid *next,
+                       GError **error)
+{
+    g_autoptr(GByteArray) item = NULL;
+
+    child->next_data_write = child->header.data_write;
+    if (!vhdx_begin_write(child, error))
+        return false;
+    item = changed_locator(child, now, next, error);
+    if (!item || !write_locator(child, item, error))
+        return false;
+    child->linkage = *now;
+    child->linkage2 = *next;
+    return true;
+}
+
+bool vhdx_begin_merge(struct image *image, struct image *child, GError **error)
+{
+    struct vhdx *vhdx = image->opaque;
+
+    vhdx->next_data_write = vhdx_guid_random();
+    return tell_child(child->opaque, &vhdx->header.data_write, &vhdx->next_data_write, error);
 }

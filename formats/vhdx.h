@@ -26,18 +26,19 @@
 #include "formats/bytes.h"
 #include "formats/image.h"
 
-#define VHDX_MIB            (UINT64_C(1) << 20)
-#define VHDX_SECTOR         4096u /* of headers and of the log, whatever the disk has */
-#define VHDX_HEADER_OFFSET  (UINT64_C(64) << 10)
-#define VHDX_REGION_OFFSET  (UINT64_C(192) << 10)
-#define VHDX_TABLE          (UINT64_C(64) << 10) /* a region table, and the table of metadata items */
-#define VHDX_MAX_SIZE       (UINT64_C(64) << 40)
-#define VHDX_MIN_BLOCK      (1u << 20)
-#define VHDX_MAX_BLOCK      (256u << 20)
-#define VHDX_CHUNK_SECTORS  (UINT64_C(1) << 23)  /* bits of a sector bitmap block */
-#define VHDX_MAX_HOST       (UINT64_C(1) << 49)  /* blocks of the file lie below */
-#define VHDX_MAX_REPLAY_LOG (UINT64_C(64) << 20) /* a log of more is not replayed */
-#define VHDX_BITMAP_PIECE   65536u               /* bytes of a sector bitmap that are cached together */
+#define VHDX_MIB             (UINT64_C(1) << 20)
+#define VHDX_SECTOR          4096u /* of headers and of the log, whatever the disk has */
+#define VHDX_HEADER_OFFSET   (UINT64_C(64) << 10)
+#define VHDX_REGION_OFFSET   (UINT64_C(192) << 10)
+#define VHDX_TABLE           (UINT64_C(64) << 10) /* a region table, and the table of metadata items */
+#define VHDX_MAX_SIZE        (UINT64_C(64) << 40)
+#define VHDX_MIN_BLOCK       (1u << 20)
+#define VHDX_MAX_BLOCK       (256u << 20)
+#define VHDX_CHUNK_SECTORS   (UINT64_C(1) << 23)  /* bits of a sector bitmap block */
+#define VHDX_MAX_HOST        (UINT64_C(1) << 49)  /* blocks of the file lie below */
+#define VHDX_MAX_REPLAY_LOG  (UINT64_C(64) << 20) /* a log of more is not replayed */
+#define VHDX_MAX_ITEM_CHANGE (256u << 10)         /* bytes of a metadata item that is changed */
+#define VHDX_BITMAP_PIECE    65536u               /* bytes of a sector bitmap that are cached together */
 
 /* States of a block in the BAT (2.5.1); sector bitmap blocks are NOT_PRESENT or PRESENT. */
 enum vhdx_state {
@@ -101,6 +102,9 @@ struct vhdx {
     struct vhdx_guid disk_id;
     struct vhdx_guid linkage, linkage2; /* DataWriteGuids of the parent; linkage2 may be all zero */
     unsigned user_items;
+    struct vhdx_range locator; /* the parent's, in the metadata region; like `items_end` from its beginning */
+    uint32_t locator_entry;    /* of the table of items */
+    uint64_t items_end;        /* first byte behind all items */
 
     uint64_t chunk_ratio; /* blocks per chunk */
     uint64_t blocks;
@@ -167,6 +171,7 @@ void vhdx_set_geometry(struct vhdx *vhdx);
 
 /* vhdx-parent.c */
 bool vhdx_parse_locator(struct vhdx *vhdx, const uint8_t *item, uint32_t length, GError **error);
+/* linkage2 is that of no parent. */
 GByteArray *vhdx_make_locator(const struct vhdx_guid *linkage, const char *name, GError **error);
 bool vhdx_check_parent(struct image *image, struct image *parent, GError **error);
 bool vhdx_begin_merge(struct image *image, struct image *child, GError **error);
@@ -226,6 +231,10 @@ bool vhdx_discard(struct image *image, uint64_t offset, uint64_t length, uint64_
 /* Before the first change: replays the log for good, and gives the file new identities. */
 bool vhdx_begin_write(struct vhdx *vhdx, GError **error);
 bool vhdx_flush(struct image *image, GError **error);
+/* Puts an item of `length` bytes at `at` of the metadata region, and then offset and length into entry
+ * `entry` of its table; durable, and all at once up to VHDX_MAX_ITEM_CHANGE bytes. */
+bool vhdx_change_item(struct vhdx *vhdx, uint32_t entry, uint64_t at, const uint8_t *item, uint32_t length,
+                      GError **error);
 
 /* vhdx-create.c */
 extern const struct format_option vhdx_options[];

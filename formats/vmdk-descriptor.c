@@ -288,8 +288,10 @@ static bool read_key(struct reading *reading, struct line line, struct line key,
         descriptor->cid_span = span_of(reading, value);
         return read_cid(line, value, &reading->has_cid, &descriptor->cid, error);
     }
-    if (equals(key, "parentCID"))
+    if (equals(key, "parentCID")) {
+        descriptor->parent_cid_span = span_of(reading, value);
         return read_cid(line, value, &reading->has_parent_cid, &descriptor->parent_cid, error);
+    }
     if (equals(key, "createType"))
         return read_text(line, value, &descriptor->create_type, error);
     if (equals(key, "encoding"))
@@ -310,8 +312,10 @@ static bool read_key(struct reading *reading, struct line line, struct line key,
     }
     if (equals(key, "ddb.uuid.parent"))
         return read_uuid(line, value, &descriptor->parent_uuid, error);
-    if (equals(key, "ddb.uuid.parentmodification"))
+    if (equals(key, "ddb.uuid.parentmodification")) {
+        descriptor->parent_modification_span = span_of(reading, value);
         return read_uuid(line, value, &descriptor->parent_modification_uuid, error);
+    }
     return true; /* changeTrackPath, other ddb.*: nothing that the content depends on */
 }
 

@@ -29,21 +29,25 @@ static bool flush_storages(struct vmdk *vmdk, GError **error)
 
 /* ---- the first change --------------------------------------------------------------------------- */
 
-static bool overwrite(struct vmdk *vmdk, struct vmdk_span span, const char *text, GError **error)
+bool vmdk_overwrite(struct vmdk *vmdk, struct vmdk_span span, const char *text, GError **error)
 {
     return storage_pwrite(vmdk->image->storage, text, span.length, vmdk->text_offset + span.offset, error);
 }
 
-/* As many digits as stand there: the text keeps its length. */
+bool vmdk_put_cid(struct vmdk *vmdk, struct vmdk_span span, uint32_t cid, GError **error)
+{
+    g_autofree char *text = g_strdup_printf("%0*x", (int)span.length, cid);
+
+    return vmdk_overwrite(vmdk, span, text, error);
+}
+
 static bool change_cid(struct vmdk *vmdk, GError **error)
 {
     struct vmdk_descriptor *descriptor = vmdk->descriptor;
-    unsigned digits = descriptor->cid_span.length;
-    uint32_t cid = vmdk_new_cid() & (UINT32_MAX >> (32 - 4 * digits));
-    g_autofree char *text = g_strdup_printf("%0*x", digits, cid);
+    uint32_t fits = UINT32_MAX >> (32 - 4 * descriptor->cid_span.length);
 
-    descriptor->cid = cid;
-    return overwrite(vmdk, descriptor->cid_span, text, error);
+    descriptor->cid = vmdk->next_cid ? vmdk->next_cid : vmdk_new_cid() & fits;
+    return vmdk_put_cid(vmdk, descriptor->cid_span, descriptor->cid, error);
 }
 
 static bool change_uuid(struct vmdk *vmdk, GError **error)
@@ -53,8 +57,9 @@ static bool change_uuid(struct vmdk *vmdk, GError **error)
     if (!descriptor->modification_uuid)
         return true;
     g_free(descriptor->modification_uuid);
-    descriptor->modification_uuid = g_uuid_string_random();
-    return overwrite(vmdk, descriptor->modification_span, descriptor->modification_uuid, error);
+    descriptor->modification_uuid =
+        vmdk->next_modification ? g_strdup(vmdk->next_modification) : g_uuid_string_random();
+    return vmdk_overwrite(vmdk, descriptor->modification_span, descriptor->modification_uuid, error);
 }
 
 static bool prepare_extent(struct vmdk_extent *extent, GError **error)
@@ -80,8 +85,7 @@ bool vmdk_begin_write(struct vmdk *vmdk, GError **error)
             return false;
     vmdk->writing = true;
     vmdk->failed = true; /* until it is known what the medium holds */
-    if (!vmdk->keeps_identity &&
-        (!change_cid(vmdk, error) || !change_uuid(vmdk, error) || !flush_storages(vmdk, error)))
+    if (!change_cid(vmdk, error) || !change_uuid(vmdk, error) || !flush_storages(vmdk, error))
         return false;
     vmdk->failed = false;
     return vmdk_flush(vmdk->image, error); /* tables that differed from their copies */

@@ -7,7 +7,6 @@
 #include "formats/vmdk.h"
 
 #include <string.h>
-#include <zlib.h>
 
 #define RECORD_SLACK 4096u /* what a grain that cannot be compressed grows by, at most */
 
@@ -57,24 +56,16 @@ bool vmdk_unpack(struct image *image, uint64_t offset, const void *packed, size_
     return inflate_grain(extent, inside, (const uint8_t *)packed + VMDK_RECORD, length, out, error);
 }
 
-static bool zlib_pack(const void *data, size_t length, void *out, size_t *packed_length)
-{
-    uLongf room = *packed_length;
-    bool ok = compress(out, &room, data, length) == Z_OK;
-
-    *packed_length = room;
-    return ok;
-}
-
 /* The record as it will stand in the file, with the padding behind it. */
 bool vmdk_pack(struct image *image, uint64_t offset, const void *data, void *out, size_t *packed_length,
                GError **error)
 {
     const struct vmdk_extent *extent = vmdk_find(image->opaque, offset);
     uint8_t *record = out;
-    size_t length = vmdk_record_max(extent->grain) - VMDK_RECORD, end;
+    size_t room = vmdk_record_max(extent->grain) - VMDK_RECORD, end;
+    size_t length = deflate_bytes(data, extent->grain, record + VMDK_RECORD, room);
 
-    if (!zlib_pack(data, extent->grain, record + VMDK_RECORD, &length))
+    if (length == 0)
         return vmdk_corrupt(error, "the grain at offset %" G_GUINT64_FORMAT " could not be packed", offset);
     store_le64(record, (offset - extent->start) / VMDK_SECTOR);
     store_le32(record + 8, length);

@@ -255,6 +255,7 @@ static void vmdk_close(struct image *image)
         vmdk_extent_clear(&vmdk->extents[i]);
     g_free(vmdk->extents);
     vmdk_descriptor_free(vmdk->descriptor);
+    g_free(vmdk->next_modification);
     g_free(vmdk);
 }
 
@@ -279,57 +280,6 @@ static bool vmdk_open_data(struct image *image, GError **error)
         if (vmdk->extents[i].kind != VMDK_ZERO)
             vmdk->extents[i].storage = image_data_file(image, file++)->storage;
     return open_extents(vmdk, error);
-}
-
-/* ---- parents ------------------------------------------------------------------------------------ */
-
-static bool same_uuid(const char *a, const char *b)
-{
-    return a && b && strcmp(a, b) == 0;
-}
-
-static bool check_uuids(const struct vmdk_descriptor *child, const struct vmdk_descriptor *parent,
-                        GError **error)
-{
-    if (!same_uuid(child->parent_uuid, parent->image_uuid))
-        return vmdk_refuse(error, "ddb.uuid.parent is %s, but the parent's ddb.uuid.image is %s",
-                           child->parent_uuid, parent->image_uuid ? parent->image_uuid : "not there");
-    return !child->parent_modification_uuid ||
-           same_uuid(child->parent_modification_uuid, parent->modification_uuid) ||
-           vmdk_refuse(error,
-                       "the parent was changed: ddb.uuid.parentmodification is %s, the parent's "
-                       "ddb.uuid.modification %s",
-                       child->parent_modification_uuid,
-                       parent->modification_uuid ? parent->modification_uuid : "is not there");
-}
-
-static bool vmdk_check_parent(struct image *image, struct image *parent, GError **error)
-{
-    const struct vmdk_descriptor *child = ((struct vmdk *)image->opaque)->descriptor, *below;
-
-    if (vmdk_is_base(child))
-        return true;
-    if (parent->format != image->format)
-        return vmdk_refuse(error,
-                           "the parent %s is not a VMDK but %s: whether it is the right one cannot be told",
-                           parent->name, parent->format->name);
-    below = ((struct vmdk *)parent->opaque)->descriptor;
-    if (parent->size != image->size)
-        image_notice(image, "it has %" G_GUINT64_FORMAT " bytes, its parent %" G_GUINT64_FORMAT, image->size,
-                     parent->size);
-    if (child->parent_cid != VMDK_NO_PARENT && child->parent_cid != below->cid)
-        return vmdk_refuse(
-            error, "%s is not the parent or was changed: parentCID is %08x, the CID of the parent %08x",
-            parent->name, child->parent_cid, below->cid);
-    return !child->parent_uuid || check_uuids(child, below, error);
-}
-
-/* The link of a child is all of the identity: it has to stay until the merge has come to its end, however
- * often that is begun anew.  Other children are not told. */
-static bool vmdk_begin_merge(struct image *image, struct image *child, GError **error)
-{
-    ((struct vmdk *)image->opaque)->keeps_identity = true;
-    return true;
 }
 
 /* ---- describe ----------------------------------------------------------------------------------- */

@@ -4,6 +4,7 @@
  *
  *   vmdk.c             the driver's table, open, describe, close
  *   vmdk-descriptor.c  the text that says what the disk consists of
+ *   vmdk-parent.c      whether a parent is the right one
  *   vmdk-sparse.c      headers of sparse extents: hosted, COWD, seSparse
  *   vmdk-table.c       grain tables: cache and entries
  *   vmdk-map.c         from guest offsets to places
@@ -65,7 +66,7 @@ struct vmdk_line {
 struct vmdk_descriptor {
     char *create_type;
     uint32_t cid, parent_cid;
-    struct vmdk_span cid_span;
+    struct vmdk_span cid_span, parent_cid_span;
     char *parent_hint; /* or NULL */
     char *adapter;     /* ddb.adapterType, or NULL */
     char *image_uuid;  /* ddb.uuid.*: lower case, NULL if not there or all zero */
@@ -73,6 +74,7 @@ struct vmdk_descriptor {
     struct vmdk_span modification_span;
     char *parent_uuid;
     char *parent_modification_uuid;
+    struct vmdk_span parent_modification_span;
     char *encoding; /* or NULL */
     GArray *lines;  /* of struct vmdk_line */
     uint64_t size;
@@ -140,10 +142,11 @@ struct vmdk {
     uint64_t text_room;   /* bytes that it may take there */
     struct vmdk_extent *extents;
     unsigned extent_count;
-    bool stream;         /* the only extent is packed */
-    bool writing;        /* vmdk_begin_write() was done */
-    bool keeps_identity; /* a child is being merged into this image, and remains its child */
-    bool failed;         /* an operation stopped half way: nothing more may be made durable */
+    bool stream;             /* the only extent is packed */
+    bool writing;            /* vmdk_begin_write() was done */
+    bool failed;             /* an operation stopped half way: nothing more may be made durable */
+    uint32_t next_cid;       /* what the first change makes of the identity; 0: anything new */
+    char *next_modification; /* the same, or NULL */
 };
 
 /* vmdk.c */
@@ -160,6 +163,10 @@ struct vmdk_descriptor *vmdk_descriptor_parse(const char *text, size_t length, G
 void vmdk_descriptor_free(struct vmdk_descriptor *descriptor);
 bool vmdk_is_base(const struct vmdk_descriptor *descriptor);
 uint32_t vmdk_new_cid(void);
+
+/* vmdk-parent.c */
+bool vmdk_check_parent(struct image *image, struct image *parent, GError **error);
+bool vmdk_begin_merge(struct image *image, struct image *child, GError **error);
 
 /* vmdk-sparse.c */
 bool vmdk_header_parse(const uint8_t *bytes, struct vmdk_header *header, GError **error);
@@ -194,6 +201,10 @@ bool vmdk_zero(struct image *image, uint64_t offset, uint64_t length, uint64_t *
 /* vmdk-flush.c */
 /* Before the first change: nothing is used twice, and the image gets a new content id. */
 bool vmdk_begin_write(struct vmdk *vmdk, GError **error);
+/* Text of the same length over what stands there in the descriptor; does not flush. */
+bool vmdk_overwrite(struct vmdk *vmdk, struct vmdk_span span, const char *text, GError **error);
+/* The same for a content id, with as many digits as stand there. */
+bool vmdk_put_cid(struct vmdk *vmdk, struct vmdk_span span, uint32_t cid, GError **error);
 bool vmdk_flush(struct image *image, GError **error);
 
 /* vmdk-verify.c */

@@ -205,7 +205,13 @@ start()
 {
     "$@" 3>&- </dev/null &
     REPLY=$!
-    at_exit stop_process "$REPLY"
+    at_exit stop_child "$REPLY"
+}
+
+# stop_child PID: what start started, unless it was collected already: its number may be somebody else's by now.
+stop_child()
+{
+    [ "$(ps -o ppid= -p "$1" | tr -d ' ')" != $$ ] || stop_process "$1"
 }
 
 # stop_process PID: asks, then insists, then collects it.

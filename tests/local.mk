@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
-EXTRA_DIST += tests/helpers/iscsi-target.py tests/images tests/lib-hostile.sh tests/lib-iscsi.sh tests/lib-nbd.sh tests/lib.sh tests/make-data.py tests/make-hostile-qcow.py \
+EXTRA_DIST += tests/helpers/iscsi-target.py tests/images tests/lib-hostile.sh tests/lib-iscsi.sh tests/lib-nbd.sh \
+	tests/lib-nbdkit.sh tests/lib.sh tests/make-data.py tests/make-hostile-qcow.py \
 	tests/make-hostile-qcow2.py tests/make-hostile-vdi.py tests/make-hostile-vhd.py tests/make-hostile-vhdx.py \
 	tests/make-hostile-vmdk.py tests/make-qcow2.py tests/make-vhdx-chain.py tests/read-libvhdi.py tests/read-vdi.py \
 	tests/read-vhd.py tests/terminal.py tests/vhdx_image.py
@@ -21,6 +22,10 @@ dist_check_SCRIPTS += \
 	tests/jobs-are-listed-resumed-and-given-up.sh \
 	tests/layering.sh \
 	tests/map-matches-qemu-img-map.sh \
+	tests/nbdkit-serves-chains.sh \
+	tests/nbdkit-survives-a-full-disk.sh \
+	tests/nbdkit-survives-sigkill.sh \
+	tests/nbdkit-writes-into-chains.sh \
 	tests/only-tools-print.sh \
 	tests/progress-is-calm.sh \
 	tests/qcow-images-read-the-same.sh \
@@ -89,6 +94,7 @@ dist_check_SCRIPTS += \
 	tests/move-block-devices.sh \
 	tests/move-brings-the-machine-back-from-a-bad-target.sh \
 	tests/move-disks-of-any-size.sh \
+	tests/move-disks-of-servers.sh \
 	tests/move-flattens-a-chain.sh \
 	tests/move-keeps-a-chain.sh \
 	tests/move-is-rolled-back-when-the-target-lies.sh \

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Formats with blocks on a used block device: nothing of what was there shows through, the image ends where it must.
 . "${srcdir:-.}/tests/lib.sh"
-need_tool qemu-img qemu-io python3
+need_tool qemu-img qemu-io jq python3
 need_loop
 use_seed
 
@@ -44,7 +44,10 @@ run_ok "a fixed VHD fits exactly" blockmig copy -q --force -O vhd -o subformat=f
 same_content "$tmp/source.raw" "$target" "and QEMU sees the same" -f raw -F vpc
 must losetup -d "$target"
 device $((21 << 20))
+export BLOCKMIG_STATE_DIR=$tmp/unused
 fails_with 3 "on a larger device nobody would find its footer" \
     blockmig copy -q --force -O vhd -o subformat=fixed "$tmp/source.raw" "$REPLY"
 like "$err" "20972032 bytes are needed, there are 22020096" "so it is refused"
+is "$(blockmig job list --json | jq -c .jobs)" "[]" "before there is a job"
+fails_with 3 "a plan says the same" blockmig plan copy --force -O vhd -o subformat=fixed "$tmp/source.raw" "$REPLY"
 done_testing

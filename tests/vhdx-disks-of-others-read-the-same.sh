@@ -48,6 +48,20 @@ for options in subformat=dynamic subformat=dynamic,block_size=1M,block_state_zer
     rm theirs.vhdx
 done
 
+# ---- ours, of any size ------------------------------------------------------------------------------
+
+for size in 512 $(((5 << 20) + 512)) $(((6 << 20) + 1000)); do
+    mixed_file odd.raw "$size" "$RANDOM"
+    run_ok "a disk of $size bytes" blockmig copy --force -O vhdx odd.raw odd.vhdx
+    told=$err
+    is "$(qemu-img info --output=json odd.vhdx | jq '."virtual-size"')" $(((size + 511) / 512 * 512)) "has whole sectors"
+    same_content odd.raw odd.vhdx "and for QEMU the same content" -f raw -F vhdx
+done
+like "$told" "odd.vhdx: the disk has 6292480 bytes where the source has 6292456: the rest is zeros" "what is added is told"
+run_ok "with larger sectors" blockmig copy --force -O vhdx -o logical_sector_size=4096 odd.raw odd.vhdx
+like "$err" "the disk has 6295552 bytes" "to the next of them"
+run_ok "it is the same, too" blockmig verify -q odd.raw odd.vhdx
+
 # ---- a log that QEMU left ---------------------------------------------------------------------------
 
 # The first sector of the BAT cannot be written, so the change stays in the log.

@@ -23,12 +23,24 @@ tools_blockmig_SOURCES = \
 	tools/signals.c tools/signals.h
 tools_blockmig_LDADD = $(BLOCKMIG_LIBS) -lm
 
+# A program to automake, which knows no modules without libtool.  It stays loaded, for GLib cannot be unloaded.
+if HAVE_NBDKIT
+nbdkitplugin_PROGRAMS = tools/nbdkit-blockmig-plugin.so
+tools_nbdkit_blockmig_plugin_so_SOURCES = tools/nbdkit-plugin.c
+tools_nbdkit_blockmig_plugin_so_CPPFLAGS = $(AM_CPPFLAGS) $(NBDKIT_CFLAGS)
+tools_nbdkit_blockmig_plugin_so_LDFLAGS = $(AM_LDFLAGS) -shared -pthread -Wl,-z,nodelete
+tools_nbdkit_blockmig_plugin_so_LDADD = $(BLOCKMIG_LIBS)
+endif
+
 # Made from the POD beside the tool.
-EXTRA_DIST += tools/blockmig.pod
+EXTRA_DIST += tools/blockmig.pod tools/nbdkit-blockmig-plugin.pod
 if HAVE_POD2MAN
 man1_MANS += tools/blockmig.1
-CLEANFILES += tools/blockmig.1
+if HAVE_NBDKIT
+man1_MANS += tools/nbdkit-blockmig-plugin.1
+endif
+CLEANFILES += $(man1_MANS)
 .pod.1:
-	$(AM_V_GEN)$(MKDIR_P) $(@D) && $(POD2MAN) --section=1 --name=BLOCKMIG --center=blockmig \
+	$(AM_V_GEN)$(MKDIR_P) $(@D) && $(POD2MAN) --section=1 --center=blockmig \
 		--release='blockmig $(PACKAGE_VERSION)' --utf8 $< $@
 endif

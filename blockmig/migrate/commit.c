@@ -77,6 +77,12 @@ static struct chain *open_parent(const struct merge *merge, bool writable, unsig
         flags, error);
 }
 
+/* Does the overlay have to be told of its parent's new identity? */
+static bool is_told(const struct merge *merge, const struct format *format)
+{
+    return format == merge->format && format->begin_merge;
+}
+
 /* Now with the locks that count, on the same two files. */
 static bool open_both(struct merge *merge, GError **error)
 {
@@ -84,8 +90,10 @@ static bool open_both(struct merge *merge, GError **error)
     struct image *overlay, *parent;
 
     if (!format || !(merge->target = open_parent(merge, true, 0, error)) ||
-        !(merge->overlay = open_chain(merge, merge->report->overlay, format,
-                                      (struct chain_policy){.top_only = true, .data = true}, 0, error)))
+        !(merge->overlay = open_chain(
+              merge, merge->report->overlay, format,
+              (struct chain_policy){.top_only = true, .data = true, .writable_link = is_told(merge, format)},
+              0, error)))
         return false;
     overlay = chain_layer(merge->overlay, 0);
     parent = chain_layer(merge->target, 0);

@@ -43,14 +43,15 @@ static char *next_path(const struct live_disk *disk)
 static bool put_on(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *path = next_path(disk), *node = live_next_node(job, disk);
-    int file = live_descriptor(path, error);
-    struct vm_snapshot snapshot = {.node = layer_at(disk, 0)->node,
-                                   .overlay =
-                                       live_node(disk, node, path, format_qcow2.name, NULL, &file, false)};
-    bool ok = file >= 0 && vm_snapshot(job->vm, &snapshot, 1, error);
+    struct vm_snapshot snapshot = {.node = layer_at(disk, 0)->node};
+    bool ok;
+    int file;
 
-    if (file >= 0)
-        close(file);
+    if (!live_descriptor(path, &file, error))
+        return false;
+    snapshot.overlay = live_node(disk, node, path, format_qcow2.name, NULL, &file, false);
+    ok = vm_snapshot(job->vm, &snapshot, 1, error);
+    live_close_descriptor(file);
     return ok;
 }
 

@@ -7,6 +7,7 @@
 #include "blockmig/migrate/metadata.h"
 #include "blockmig/migrate/target.h"
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/uri.h"
 
 #include <errno.h>
 #include <glib/gstdio.h>
@@ -28,16 +29,17 @@ struct image *live_create_target(struct live_job *job, const char *path, const s
     g_autoptr(image_t) target = NULL;
     g_autoptr(GPtrArray) left = NULL;
     struct storage *storage;
-    bool device = g_file_test(path, G_FILE_TEST_EXISTS); /* by preflight nothing else may be there */
+    /* By preflight nothing else may be there. */
+    bool device = storage_name_is_uri(path) || g_file_test(path, G_FILE_TEST_EXISTS);
 
     if (!job_event(&job->base, "intent", error, LIVE_CREATE "%s", path))
         return NULL;
-    storage = storage_file_open(path, device ? FILE_WRITE : FILE_WRITE | FILE_CREATE, NULL, NULL, error);
+    storage = storage_open(path, device ? FILE_WRITE : FILE_WRITE | FILE_CREATE, NULL, NULL, error);
     if (!storage)
         return NULL;
     *created = true;
-    left = metadata_carry(like->buffered_fd, storage->buffered_fd);
-    for (guint i = 0; i < left->len; i++)
+    left = device || like->buffered_fd < 0 ? NULL : metadata_carry(like->buffered_fd, storage->buffered_fd);
+    for (guint i = 0; left && i < left->len; i++)
         job_notice(&job->base, "%s: not carried over: %s", path, (const char *)g_ptr_array_index(left, i));
     if (!image_create(storage, format, options, error)) {
         storage_close(storage);
@@ -46,7 +48,9 @@ struct image *live_create_target(struct live_job *job, const char *path, const s
     target = image_open(storage, format, true, error);
     if (target && target->cluster_size < 4096)
         storage_file_avoid_direct(target->storage);
-    return target && storage_file_sync_directory(path, error) ? g_steal_pointer(&target) : NULL;
+    return target && (storage_name_is_uri(path) || storage_file_sync_directory(path, error))
+               ? g_steal_pointer(&target)
+               : NULL;
 }
 
 /* What an earlier run made is of no use any more. */
@@ -119,7 +123,7 @@ static bool prove_window(struct live_job *job, struct live_disk *disk, GError **
 
     if (disk->done.frontier == disk->size)
         return true;
-    storage = storage_file_open(disk->target_path, FILE_NO_LOCK, NULL, NULL, error);
+    storage = storage_open(disk->target_path, FILE_NO_LOCK, NULL, NULL, error);
     written = storage ? image_open(storage, disk->format, false, error) : NULL;
     live_copy_options(job, &how);
     how.progress = NULL;
@@ -130,7 +134,7 @@ static bool prove_window(struct live_job *job, struct live_disk *disk, GError **
 static bool reopen_target(struct live_job *job, struct live_disk *disk, GError **error)
 {
     const char *preallocation = g_hash_table_lookup(disk->options, "preallocation");
-    struct storage *storage = storage_file_open(disk->target_path, FILE_WRITE, NULL, NULL, error);
+    struct storage *storage = storage_open(disk->target_path, FILE_WRITE, NULL, NULL, error);
     g_autofree char *why = NULL;
     GError *failure = NULL;
     struct image *image;

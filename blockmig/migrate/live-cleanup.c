@@ -5,6 +5,7 @@
  */
 #include "blockmig/migrate/live.h"
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/uri.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -69,7 +70,7 @@ bool live_merge_into_base(struct live_job *job, struct live_disk *disk, struct c
         return false;
     g_clear_pointer(&disk->base, chain_close);
     live_device_freeze(disk, false);
-    storage = storage_file_open(path, FILE_WRITE, NULL, NULL, error);
+    storage = storage_open(path, FILE_WRITE, NULL, NULL, error);
     base = storage ? image_open(storage, disk->source_format, true, error) : NULL;
     if (base && base->cluster_size < 4096)
         storage_file_avoid_direct(base->storage);
@@ -160,10 +161,11 @@ static bool clean_disk(struct live_job *job, struct live_disk *disk, GError **er
 
     if (!ok || !storage_file_sync_directory(disk->stem, error))
         return false;
-    target = storage_file_open(disk->target_path, FILE_NO_LOCK, NULL, NULL, error);
+    target = storage_open(disk->target_path, FILE_NO_LOCK, NULL, NULL, error);
     if (!target)
         return false;
-    disk->report->target_allocated = storage_file_allocated(target);
+    if (!storage_name_is_uri(disk->target_path))
+        disk->report->target_allocated = storage_file_allocated(target);
     return true;
 }
 

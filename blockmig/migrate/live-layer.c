@@ -5,6 +5,7 @@
 #include "blockmig/migrate/target.h"
 #include "blockmig/storage/device.h"
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/uri.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,14 +21,21 @@
 
 /* ---- names ---- */
 
-/* "/dev/vg/disk" becomes "SCRATCH/vg-disk". */
+/* "/dev/vg/disk" becomes "SCRATCH/vg-disk", "nbd://host/disk" "SCRATCH/disk-" with a digest of all of it. */
 char *live_stem(const struct live_job *job, const char *image, bool device)
 {
     g_autofree char *name = NULL;
 
     if (!device)
         return g_strdup(image);
-    name = g_strdup(image + (g_str_has_prefix(image, "/dev/") ? strlen("/dev/") : 1));
+    if (storage_name_is_uri(image)) {
+        g_autofree char *base = storage_base_name(image);
+        g_autofree char *digest = g_compute_checksum_for_string(G_CHECKSUM_SHA256, image, -1);
+
+        name = g_strdup_printf("%s-%.8s", base, digest);
+    } else {
+        name = g_strdup(image + (g_str_has_prefix(image, "/dev/") ? strlen("/dev/") : 1));
+    }
     return g_build_filename(job->scratch, g_strdelimit(name, "/", '-'), NULL);
 }
 
@@ -163,6 +171,8 @@ bool live_device_freeze(struct live_disk *disk, bool frozen)
 
     if (!disk->device || (!frozen && !disk->read_only))
         return true;
+    if (storage_name_is_uri(disk->name))
+        return false;
     fd = open(disk->name, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return false;
@@ -254,9 +264,12 @@ static bool carry_metadata(const struct live_job *job, const char *like, struct 
                            GError **error)
 {
     g_autofree char *real = NULL;
-    struct storage *model = storage_file_open(like, FILE_NO_LOCK, NULL, &real, error);
+    struct storage *model = NULL;
     g_autoptr(GPtrArray) left = NULL;
 
+    if (storage_name_is_uri(like))
+        return true;
+    model = storage_file_open(like, FILE_NO_LOCK, NULL, &real, error);
     if (!model)
         return false;
     left = metadata_carry(model->buffered_fd, storage->buffered_fd);
@@ -334,7 +347,7 @@ static struct storage *open_for_chain(void *opaque, const char *path, const char
 
     if (roots && is_device_of(opening->disk, path))
         roots = NULL;
-    return storage_file_open_for_chain(&opening->flags, path, roots, writable, real_path, error);
+    return storage_open_for_chain(&opening->flags, path, roots, writable, real_path, error);
 }
 
 static struct chain *open_chain(const struct live_disk *disk, const char *path, const struct format *format,
@@ -461,13 +474,16 @@ struct chain *live_open_down_from(const struct live_disk *disk, unsigned top, GE
 
 /* ---- in the hypervisor ---- */
 
-int live_descriptor(const char *path, GError **error)
+bool live_descriptor(const char *path, int *fd, GError **error)
 {
-    int fd = open(path, O_RDWR | O_CLOEXEC);
+    *fd = storage_name_is_uri(path) ? -1 : open(path, O_RDWR | O_CLOEXEC);
+    return *fd >= 0 || storage_name_is_uri(path) || blockmig_set_errno(error, errno, "opening %s", path);
+}
 
-    if (fd < 0)
-        blockmig_set_errno(error, errno, "opening %s", path);
-    return fd;
+void live_close_descriptor(int fd)
+{
+    if (fd >= 0)
+        close(fd);
 }
 
 struct vm_node live_node(const struct live_disk *disk, const char *name, const char *filename,
@@ -491,12 +507,15 @@ struct vm_node live_node(const struct live_disk *disk, const char *name, const c
 bool live_add_node(struct live_job *job, const struct live_disk *disk, const char *name, const char *path,
                    const char *format, const char *backing, bool read_only, GError **error)
 {
-    int fd = live_descriptor(path, error);
-    struct vm_node node = live_node(disk, name, path, format, backing, &fd, read_only);
-    bool ok = fd >= 0 && vm_add_node(job->vm, &node, error);
+    struct vm_node node;
+    bool ok;
+    int fd;
 
-    if (fd >= 0)
-        close(fd);
+    if (!live_descriptor(path, &fd, error))
+        return false;
+    node = live_node(disk, name, path, format, backing, &fd, read_only);
+    ok = vm_add_node(job->vm, &node, error);
+    live_close_descriptor(fd);
     return ok;
 }
 

@@ -23,9 +23,16 @@
 static bool is_free(const struct live_job *job, const char *path, GError **error)
 {
     g_autoptr(GError) local = NULL;
-    g_autoptr(storage_t) storage = storage_file_open(path, 0, NULL, NULL, &local);
-    g_autoptr(GPtrArray) users = storage_file_users(path);
+    g_autoptr(storage_t) storage = NULL;
+    g_autoptr(GPtrArray) users = NULL;
 
+    if (storage_name_is_uri(path))
+        return blockmig_fail(
+            error, BLOCKMIG_ERROR_UNREACHABLE,
+            "%s does not answer, and nobody can tell whether %s is in use. Nothing was touched",
+            job->request->machine, path);
+    storage = storage_file_open(path, 0, NULL, NULL, &local);
+    users = storage_file_users(path);
     if (storage && users->len == 0)
         return true;
     return blockmig_fail(error, BLOCKMIG_ERROR_UNREACHABLE,

@@ -5,6 +5,7 @@
 #include "blockmig/migrate/target.h"
 #include "blockmig/migrate/units.h"
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/uri.h"
 
 #include <errno.h>
 #include <string.h>
@@ -69,15 +70,19 @@ static bool add_all(struct live_job *job, GError **error)
 
 /* ---- one disk ------------------------------------------------------------------------------------- */
 
+static const char *kind_of(const char *device)
+{
+    return storage_name_is_uri(device) ? "on a server" : "a block device";
+}
+
 /* Overlays of an image on a device need another place. */
 static bool check_scratch(const struct live_job *job, const char *device, GError **error)
 {
     if (!job->scratch)
         return blockmig_fail(
             error, BLOCKMIG_ERROR_REFUSED,
-            "%s is a block device: there is no place for an overlay beside it; --scratch names "
-            "a directory for it",
-            device);
+            "%s is %s: there is no place for an overlay beside it; --scratch names a directory for it",
+            device, kind_of(device));
     return g_file_test(job->scratch, G_FILE_TEST_IS_DIR) ||
            blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "--scratch: %s: there is no such directory",
                          job->scratch);
@@ -89,8 +94,8 @@ static bool check_device(const struct live_job *job, const struct live_disk *dis
     return !disk->device ||
            (check_scratch(job, disk->name, error) &&
             (!job->request->delete_source ||
-             blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                           "%s is a block device: --delete-source cannot delete it", disk->name)));
+             blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is %s: --delete-source cannot delete it",
+                           disk->name, kind_of(disk->name))));
 }
 
 static bool check_source(struct live_job *job, struct live_disk *disk, GError **error)
@@ -100,9 +105,10 @@ static bool check_source(struct live_job *job, struct live_disk *disk, GError **
 
     if (!(disk->source_format = format_by_name(top->format, error)))
         return false;
-    if (stat(top->filename, &st) < 0)
+    disk->device = storage_name_is_uri(top->filename);
+    if (!disk->device && stat(top->filename, &st) < 0)
         return blockmig_set_errno(error, errno, "%s", top->filename);
-    disk->device = S_ISBLK(st.st_mode);
+    disk->device = disk->device || S_ISBLK(st.st_mode);
     /* A symbolic link to a file stays what it is: names are exchanged where the image is.  One to a device
      * has the name that lasts. */
     disk->name = disk->device ? g_strdup(top->filename) : realpath(top->filename, NULL);
@@ -138,8 +144,19 @@ static bool check_names(const struct live_disk *disk, GError **error)
     return ok;
 }
 
+/* A hypervisor that waits for a server holds the machine up. */
+static bool machine_can_connect(const char *name, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+
+    return !storage_name_is_uri(name) || storage_takes_another(name, &local) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "%s: the machine needs a connection beside ours, and the server gives none (%s)",
+                         name, local->message);
+}
+
 /* What is on the device goes, as everybody knows who names one; but not what is in use, nor what is read. */
-static bool check_target_device(const struct live_job *job, const struct live_disk *disk,
+static bool check_target_device(const struct live_job *job, struct live_disk *disk,
                                 const struct chain *source, GError **error)
 {
     g_autoptr(storage_t) storage = NULL;
@@ -147,8 +164,15 @@ static bool check_target_device(const struct live_job *job, const struct live_di
     if (!check_scratch(job, disk->target_path, error) ||
         !target_is_not_a_source(disk->target_path, source, error))
         return false;
-    storage = storage_file_open(disk->target_path, FILE_WRITE, NULL, NULL, error);
-    return storage != NULL;
+    storage = storage_open(disk->target_path, FILE_WRITE | FILE_MODEST, NULL, NULL, error);
+    if (!storage || !machine_can_connect(disk->target_path, error))
+        return false;
+    disk->target_capacity = storage->size;
+    for (unsigned i = 0; i < chain_depth(source); i++)
+        if (g_strcmp0(chain_layer(source, i)->storage->identity, storage->identity) == 0)
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is what is to be moved",
+                                 disk->target_path);
+    return true;
 }
 
 bool live_runs_on(const struct format *format, GError **error)
@@ -187,7 +211,10 @@ static bool choose_target(struct live_job *job, struct live_disk *disk, struct c
     if (job->disks->len > 1 && !g_file_test(job->request->target, G_FILE_TEST_IS_DIR))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is not a directory: several disks need one",
                              job->request->target);
-    disk->target_path = target_path(job->request->target, disk->name, &disk->target_device, error);
+    disk->target_device = storage_name_is_uri(job->request->target);
+    disk->target_path = disk->target_device
+                            ? g_strdup(job->request->target)
+                            : target_path(job->request->target, disk->name, &disk->target_device, error);
     if (!disk->target_path)
         return false;
     if (!disk->target_device && stat(disk->name, &own) == 0 && stat(disk->target_path, &st) == 0 &&
@@ -244,6 +271,14 @@ void live_describe_disk(struct live_job *job, struct live_disk *disk)
     g_ptr_array_add(job->base.report->disks, report);
 }
 
+/* What a server gives to others is a disk. */
+static const char *target_format_name(const struct live_job *job, const struct live_disk *disk)
+{
+    bool raw = !job->request->target_format && storage_name_is_uri(disk->target_path);
+
+    return raw ? format_raw.name : job->request->target_format;
+}
+
 static bool look_at_disk(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autoptr(chain_t) source = NULL;
@@ -251,7 +286,7 @@ static bool look_at_disk(struct live_job *job, struct live_disk *disk, GError **
     if (!check_source(job, disk, error) || !check_names(disk, error))
         return false;
     /* The machine holds it, so there is no lock to take; only headers are read here. */
-    source = live_open_base(disk, FILE_NO_LOCK, error);
+    source = live_open_base(disk, FILE_NO_LOCK | FILE_MODEST, error);
     if (!source)
         return false;
     if (source->size != disk->size)
@@ -264,7 +299,7 @@ static bool look_at_disk(struct live_job *job, struct live_disk *disk, GError **
             "%s keeps its data in %s: it has several files that would have to change names at once",
             disk->name, image_data_file(chain_layer(source, 0), 0)->name);
     if (!choose_target(job, disk, source, error) || !live_choose_below(job, disk, source, error) ||
-        !target_format(job->request->target_format, job->request->target_options, chain_layer(source, 0),
+        !target_format(target_format_name(job, disk), job->request->target_options, chain_layer(source, 0),
                        disk->backing_name != NULL, true, &disk->format, &disk->options, error) ||
         !live_runs_on(disk->format, error))
         return false;
@@ -290,7 +325,7 @@ static bool check_device_size(struct live_job *job, const struct live_disk *disk
     g_autofree char *size = NULL, *larger = NULL;
 
     if (!space_check(disk->target_overlay, room, 2, &space, error) ||
-        !space_check(disk->target_path, disk->needed, 0, &space, error))
+        !space_check_device(disk->target_path, disk->needed, disk->target_capacity, &space, error))
         return false;
     job->base.report->space_needed = disk->needed;
     job->base.report->space_available = space.available;
@@ -323,7 +358,7 @@ static bool check_space(struct live_job *job, GError **error)
 
         target += disk->needed + overlay_room(disk);
         if (!space_check(disk->stem, overlay_room(disk), 2, &space, error) ||
-            !space_check_file_size(disk->target_path, largest, error))
+            !(disk->target_device || space_check_file_size(disk->target_path, largest, error)))
             return false;
         if (disk->target_device)
             return check_device_size(job, disk, error); /* it is the only one */

@@ -157,7 +157,7 @@ static bool is_device(const char *path)
 {
     struct stat st;
 
-    return stat(path, &st) == 0 && S_ISBLK(st.st_mode);
+    return storage_name_is_uri(path) || (stat(path, &st) == 0 && S_ISBLK(st.st_mode));
 }
 
 struct live_disk *live_rebuild_paths(const struct live_job *job, const struct journal_disk *saved)
@@ -234,7 +234,7 @@ struct live_disk *live_rebuild(struct live_job *job, const struct journal_disk *
         !checkpoint_load(&disk->done, &job->base, disk->index, job->request->digest, disk->size, error))
         return NULL;
     disk->by_exchange = (disk->source_format->flags & FORMAT_BACKING) && !disk->device;
-    disk->read_only = disk->device;
+    disk->read_only = disk->device && !storage_name_is_uri(disk->name);
     live_highest_file(disk, &disk->files);
     if (vm && vm->layers->len > 0)
         return disk;

@@ -59,14 +59,13 @@ bool live_overlays_add(struct live_job *job, live_node_fn below, live_node_fn no
         g_ptr_array_add(strings, under);
         g_ptr_array_add(strings, name);
         g_ptr_array_add(strings, file);
-        files[open] = live_descriptor(file, error);
-        ok = files[open] >= 0;
+        ok = live_descriptor(file, &files[open], error);
         snapshots[open].node = under;
         snapshots[open].overlay = live_node(disk, name, file, format_qcow2.name, NULL, &files[open], false);
     }
     ok = ok && vm_snapshot(job->vm, snapshots, count, error);
     while (open-- > 0)
-        close(files[open]);
+        live_close_descriptor(files[open]);
     return ok;
 }
 
@@ -219,9 +218,11 @@ bool live_snapshot(struct job *base, GError **error)
     for (guint i = 0; ok && i < job->disks->len; i++)
         if (!live_device_freeze(live_disk_at(job, i), true))
             job_notice(base,
-                       "%s: cannot be made read-only: until the move is over, only this process's lock keeps "
-                       "others from writing to it",
-                       live_disk_at(job, i)->name);
+                       "%s: cannot be made read-only: until the move is over, only %s keeps others from "
+                       "writing to it",
+                       live_disk_at(job, i)->name,
+                       storage_name_is_uri(live_disk_at(job, i)->name) ? "its server"
+                                                                       : "this process's lock");
     return ok;
 }
 

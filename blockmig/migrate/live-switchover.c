@@ -10,6 +10,7 @@
 #include "blockmig/migrate/live-watch.h"
 #include "blockmig/migrate/target.h"
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/uri.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -22,15 +23,16 @@
 bool live_hand_over(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *merged = live_merged_node(job, disk);
-    int fd = live_descriptor(disk->target_path, error);
-    struct vm_node node = live_node(disk, merged, disk->target_path, NULL, NULL, &fd, true);
+    struct vm_node node;
     bool ok;
+    int fd;
 
     g_clear_pointer(&disk->handed_over, g_free);
-    ok = fd >= 0 && live_add_below(job, disk, error) &&
-         vm_hand_over(job->vm, &node, &disk->handed_over, error);
-    if (fd >= 0)
-        close(fd);
+    if (!live_add_below(job, disk, error) || !live_descriptor(disk->target_path, &fd, error))
+        return false;
+    node = live_node(disk, merged, disk->target_path, NULL, NULL, &fd, true);
+    ok = vm_hand_over(job->vm, &node, &disk->handed_over, error);
+    live_close_descriptor(fd);
     return ok;
 }
 
@@ -214,7 +216,7 @@ static bool reopen_target(struct live_disk *disk, GError **error)
         return blockmig_set_errno(error, errno, "removing %s", disk->target_overlay);
     if (disk->target)
         return true;
-    storage = storage_file_open(disk->target_path, FILE_WRITE, NULL, NULL, error);
+    storage = storage_open(disk->target_path, FILE_WRITE, NULL, NULL, error);
     disk->target = storage ? image_open(storage, disk->format, true, error) : NULL;
     if (disk->target && disk->target->cluster_size < 4096)
         storage_file_avoid_direct(disk->target->storage);

@@ -2,6 +2,7 @@
 /* Moves of running machines from the outside, and what every phase of them needs. */
 #include "blockmig/migrate/keeper.h"
 #include "blockmig/migrate/live-watch.h"
+#include "blockmig/storage/uri.h"
 
 #include <sched.h>
 
@@ -15,7 +16,7 @@ void live_describe(const struct job *base, struct journal_job *record)
 
     record->request = move_request_to_json(job->request);
     record->source = g_strdup(job->request->machine);
-    record->target = g_canonicalize_filename(job->request->target, NULL);
+    record->target = storage_absolute_name(job->request->target);
 }
 
 /* What was rolled back has its own words. */

@@ -57,8 +57,8 @@ struct live_disk {
     const struct vm_disk *vm; /* as it was described in preflight; of a resumed job: without our layers */
     char *name;               /* absolute path of the disk's image */
     char *stem;               /* its overlays are STEM.blockmig-n: the name, but for a device */
-    bool device;              /* the image lies on a block device */
-    bool read_only;           /* which we made so for everybody */
+    bool device;    /* the image lies on a block device, or where a URI says: it has no other name */
+    bool read_only; /* which we made so for everybody */
     const struct format *source_format;
     uint64_t size; /* virtual */
     bool by_exchange;
@@ -83,6 +83,7 @@ struct live_disk {
 
     char *target_path, *target_overlay;
     bool target_device;
+    uint64_t target_capacity;   /* bytes, of a device */
     struct live_lower *lower;   /* borrowed: what the target stands on if the layers are copied; or NULL */
     char *backing_name;         /* what the target records, also if the layers stay; NULL: it is one image */
     const char *backing_format; /* a format's own name */
@@ -313,8 +314,9 @@ bool live_add_node(struct live_job *job, const struct live_disk *disk, const cha
 /* Of an overlay that was added so, and is writable. */
 bool live_set_backing(struct live_job *job, const struct live_disk *disk, const char *name,
                       const char *backing, GError **error);
-/* O_RDWR; -1 on error. */
-int live_descriptor(const char *path, GError **error);
+/* O_RDWR, for the hypervisor; -1 and no error for a URI, which it opens by itself. */
+bool live_descriptor(const char *path, int *fd, GError **error);
+void live_close_descriptor(int fd); /* -1: nothing */
 
 /* live-snapshot.c: puts an overlay over every disk, in one transaction. */
 typedef char *(*live_path_fn)(const struct live_disk *disk);

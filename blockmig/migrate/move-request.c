@@ -2,6 +2,7 @@
 /* The request of a move: defaults, and its text in the journal from which it can go on. */
 #include "blockmig/migrate/job.h"
 #include "blockmig/migrate/request-json.h"
+#include "blockmig/storage/uri.h"
 
 #define DEFAULT_MAX_PAUSE   500 /* ms */
 #define DEFAULT_GUEST_SHARE 75  /* % */
@@ -46,7 +47,8 @@ static char *absolute(const char *path)
 
 char *move_request_to_json(const struct move_request *request)
 {
-    g_autofree char *target = absolute(request->target), *scratch = absolute(request->scratch);
+    g_autofree char *target = request->target ? storage_absolute_name(request->target) : NULL,
+                    *scratch = absolute(request->scratch);
     json_t *object = json_pack(
         "{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:b}", "method", methods[request->method],
         "on_busy", busy_policies[request->on_busy], "quiesce", quiesce_modes[request->quiesce], "chain",

@@ -89,10 +89,12 @@ static bool allocates_all(const struct copy_unit *unit)
 static bool measure(struct copy_unit *unit, GError **error)
 {
     struct image_create_options options = unit_create_options(unit);
+    struct space_report device = {0};
     uint64_t data;
 
-    if (!count_data(unit, error))
+    if (!count_data(unit, error) || (unit->device && !space_check(unit->target_path, 0, 0, &device, error)))
         return false;
+    options.device_size = device.total;
     data = allocates_all(unit) ? unit->chain->size : unit->data;
     return image_measure(unit->format, &options, data, &unit->needed, error);
 }

@@ -29,14 +29,13 @@ static bool add_overlays(struct live_job *job, GError **error)
 
         g_ptr_array_add(strings, path);
         g_ptr_array_add(strings, node);
-        files[open] = live_descriptor(path, error);
-        ok = files[open] >= 0;
+        ok = live_descriptor(path, &files[open], error);
         snapshots[open].node = disk->vm->node;
         snapshots[open].overlay = live_node(disk, node, path, format_qcow2.name, NULL, &files[open], false);
     }
     ok = ok && vm_snapshot(job->vm, snapshots, count, error);
     while (open-- > 0)
-        close(files[open]);
+        live_close_descriptor(files[open]);
     return ok;
 }
 

@@ -11,6 +11,7 @@ enum file_flags {
     FILE_TRUNCATE = 1 << 2,  /* with FILE_WRITE, on a regular file: empty it after the lock is held */
     FILE_NO_LOCK = 1 << 3,   /* read-only looks at images that a machine uses (info, map -U) */
     FILE_NO_DIRECT = 1 << 4, /* page cache only */
+    FILE_MODEST = 1 << 5,    /* one connection to a server, who may have few: others need theirs */
 };
 
 /* Opens a regular file or block device.  Readers take consistent-read and refuse writers and

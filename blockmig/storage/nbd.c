@@ -469,7 +469,7 @@ static void nbd_unref(struct nbd *nbd)
         nbd_free(nbd);
 }
 
-static struct nbd *nbd_new(const struct nbd_way *how, GError **error)
+static struct nbd *nbd_new(const struct nbd_way *how, unsigned connections, GError **error)
 {
     struct nbd *nbd = g_new0(struct nbd, 1);
     struct nbd_way way = *how;
@@ -490,7 +490,7 @@ static struct nbd *nbd_new(const struct nbd_way *how, GError **error)
     g_mutex_init(&nbd->status.lock);
     g_mutex_init(&nbd->edges);
     g_ptr_array_add(nbd->connections, first);
-    for (unsigned i = 1; way.uri && nbd->abilities.many && i < CONNECTIONS; i++)
+    for (unsigned i = 1; way.uri && nbd->abilities.many && i < connections; i++)
         g_ptr_array_add(nbd->connections, nbd_connection_open_another(&way, &nbd->abilities));
     return nbd;
 }
@@ -506,7 +506,7 @@ static void close_exports(void)
 }
 
 /* One reference is the table's, one the caller's. */
-static struct nbd *nbd_for(const char *uri, GError **error)
+static struct nbd *nbd_for(const char *uri, unsigned flags, GError **error)
 {
     g_autoptr(GMutexLocker) locked = g_mutex_locker_new(&exports_lock);
     struct nbd_way way = {.uri = uri, .socket = -1};
@@ -518,7 +518,7 @@ static struct nbd *nbd_for(const char *uri, GError **error)
     }
     nbd = g_hash_table_lookup(exports, uri);
     if (!nbd || !is_alive(nbd)) {
-        nbd = nbd_new(&way, error);
+        nbd = nbd_new(&way, flags & FILE_MODEST ? 1 : CONNECTIONS, error);
         if (!nbd)
             return NULL;
         g_hash_table_replace(exports, g_strdup(uri), nbd);
@@ -568,7 +568,7 @@ static struct storage *storage_new(struct nbd *nbd, const char *name, char *iden
 struct storage *storage_nbd_open(const char *uri, unsigned flags, GError **error)
 {
     bool writable = flags & FILE_WRITE;
-    struct nbd *nbd = nbd_for(uri, error);
+    struct nbd *nbd = nbd_for(uri, flags, error);
 
     if (!nbd)
         return NULL;
@@ -582,10 +582,20 @@ struct storage *storage_nbd_open(const char *uri, unsigned flags, GError **error
     return storage_new(nbd, uri, g_strdup_printf("nbd:%s", uri), writable);
 }
 
+bool storage_nbd_takes_another(const char *uri, GError **error)
+{
+    const struct nbd_way way = {.uri = uri, .socket = -1};
+    struct nbd_abilities abilities;
+    struct nbd_connection *another = nbd_connection_open(&way, &abilities, error);
+
+    nbd_connection_close(another);
+    return another != NULL;
+}
+
 struct storage *storage_nbd_open_socket(int socket, const char *name, const char *identity, GError **error)
 {
     struct nbd_way way = {.socket = socket};
-    struct nbd *nbd = nbd_new(&way, error);
+    struct nbd *nbd = nbd_new(&way, 1, error);
 
     return nbd ? storage_new(nbd, name, g_strdup(identity), false) : NULL;
 }

@@ -7,8 +7,9 @@
 
 /*
  * The open() of the schemes nbd, nbds, nbd+unix and nbds+unix; URIs are those of libnbd (nbd_connect_uri).
- * `flags` of enum file_flags: FILE_WRITE counts.  The export is as large as it is.  UNREACHABLE if nobody
- * answers, REFUSED if the server does not give the export or takes no writes.
+ * `flags` of enum file_flags: FILE_WRITE counts, and FILE_MODEST in the first one of an export.  The export
+ * is as large as it is.  UNREACHABLE if nobody answers, REFUSED if the server does not give the export or
+ * takes no writes.
  *
  * All storages of one URI share their connections, which stay to the end of the process: a server that takes
  * one client, and ends after it, serves all of a job.  A connection that is lost is made again only as long
@@ -16,6 +17,9 @@
  * has.
  */
 struct storage *storage_nbd_open(const char *uri, unsigned flags, GError **error);
+
+/* Would the server serve one more client beside all that it has?  REFUSED or UNREACHABLE if not. */
+bool storage_nbd_takes_another(const char *uri, GError **error);
 
 /* The only client of a server that has the other end of `socket`, which is taken; `name` and `identity` are
  * those of the storage.  Read-only. */

@@ -9,12 +9,12 @@
 #include <string.h>
 
 static const struct uri_scheme schemes[] = {
-    {"iscsi", storage_iscsi_open},
-    {"nbd", storage_nbd_open},
-    {"nbds", storage_nbd_open},
-    {"nbd+unix", storage_nbd_open},
-    {"nbds+unix", storage_nbd_open},
-    {NULL, NULL},
+    {"iscsi", storage_iscsi_open, NULL},
+    {"nbd", storage_nbd_open, storage_nbd_takes_another},
+    {"nbds", storage_nbd_open, storage_nbd_takes_another},
+    {"nbd+unix", storage_nbd_open, storage_nbd_takes_another},
+    {"nbds+unix", storage_nbd_open, storage_nbd_takes_another},
+    {NULL, NULL, NULL},
 };
 
 static const struct uri_scheme *find_scheme(const char *uri, GError **error)
@@ -63,8 +63,15 @@ struct storage *storage_open_for_chain(void *opaque, const char *name, const cha
 {
     unsigned flags = opaque ? *(const unsigned *)opaque : 0;
 
-    flags &= (unsigned)(FILE_NO_LOCK | FILE_NO_DIRECT);
+    flags &= (unsigned)(FILE_NO_LOCK | FILE_NO_DIRECT | FILE_MODEST);
     return storage_open(name, flags | (writable ? FILE_WRITE : 0), roots, real_path, error);
+}
+
+bool storage_takes_another(const char *uri, GError **error)
+{
+    const struct uri_scheme *scheme = find_scheme(uri, error);
+
+    return scheme && (!scheme->takes_another || scheme->takes_another(uri, error));
 }
 
 char *storage_base_name(const char *name)

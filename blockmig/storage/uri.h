@@ -12,9 +12,11 @@
 /* One line for each scheme, in uri.c. */
 struct uri_scheme {
     const char *name; /* what stands before "://" */
-    /* `flags` of enum file_flags, of which FILE_WRITE counts.  The storage's name is the URI, without a
-     * password if one may stand in it; errors do not name it. */
+    /* `flags` of enum file_flags, of which FILE_WRITE and FILE_MODEST count.  The storage's name is the URI,
+     * without a password if one may stand in it; errors do not name it. */
     struct storage *(*open)(const char *uri, unsigned flags, GError **error);
+    /* Optional: always. */
+    bool (*takes_another)(const char *uri, GError **error);
 };
 
 /* Opens what the user named: a URI by its scheme, everything else as storage_file_open(). With `roots` the
@@ -24,6 +26,9 @@ struct storage *storage_open(const char *name, unsigned flags, const char *const
 /* The chain_policy.open callback, as storage_file_open_for_chain(). */
 struct storage *storage_open_for_chain(void *opaque, const char *name, const char *const *roots,
                                        bool writable, char **real_path, GError **error);
+
+/* Would whoever serves this URI serve one more client, a machine, beside those that are there? */
+bool storage_takes_another(const char *uri, GError **error);
 
 /* What a file for this object would be called: the last part of a path; "disk" where a URI has none.  The
  * caller's. */

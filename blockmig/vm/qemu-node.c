@@ -86,7 +86,7 @@ static json_t *connection_arguments(const struct vm_node *node, const char *name
     if (!arguments)
         return NULL;
     json_object_set_new(arguments, "node-name", json_string(name));
-    json_object_set_new(arguments, "read-only", json_boolean(node->read_only));
+    json_object_set_new(arguments, "read-only", json_false()); /* it may be committed into */
     json_object_set_new(arguments, "discard", json_string(discard_of(node)));
     json_object_set_new(arguments, "cache", cache_of(node));
     return arguments;
@@ -427,6 +427,8 @@ bool qemu_keep_open(struct vm *vm, const struct vm_disk *disk, GError **error)
     if (top->node[0] == '#' || !top->protocol_node || top->protocol_node[0] == '#')
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: its nodes have no names of their own",
                              disk->name);
+    if (storage_name_is_uri(top->filename)) /* which leads to the same place at any time */
+        return true;
     if (reopen_file(qmp, &image, top->protocol_node, error) &&
         settle_file(qmp, &image, top->protocol_node, error))
         return true;

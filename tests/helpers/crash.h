@@ -30,5 +30,9 @@ void crash_everywhere(const struct crash_case *crash, struct storage *storage, G
                       GRand *random);
 /* Random changes of the image on `storage`, which is closed, then crash_everywhere(). */
 void crash_random(const struct crash_case *crash, struct storage *storage, unsigned steps);
+/* The child on `child` is merged into the parent on `parent` again and again, both cut everywhere: the parent
+ * stays its parent, but not that of `sibling`.  Takes ownership of the storages. */
+void crash_merge(const struct format *format, struct storage *parent, struct storage *child,
+                 struct storage *sibling);
 
 #endif

@@ -135,12 +135,32 @@ static void test_parent(void)
                  "must be a VDI");
 }
 
+/* At every instant of a merge the child has its parent; its sibling has lost it. */
+static void test_merge(void)
+{
+    struct storage *storage = create("base", 4 * MIB, "", NULL);
+    g_autoptr(image_t) base =
+        open_image(storage_memory_new("base", storage_memory_data(storage), storage->size, 0), false);
+
+    crash_merge(&format_vdi, storage, create("child", 4 * MIB, "", base),
+                create("sibling", 4 * MIB, "", base));
+}
+
+/* Nobody has to write around what is written to a base; a child would need more of its parent at once than
+ * the copier has in hand. */
 static void test_large_blocks(void)
 {
     struct storage *storage = create_small(8 * MIB, 2 * MIB, 0, NULL);
+    g_autoptr(image_t) base = open_image(storage, true);
+    g_autoptr(GArray) placements = g_array_new(FALSE, FALSE, sizeof(struct placement));
     g_autoptr(GError) error = NULL;
 
-    g_assert_null(image_open(storage, &format_vdi, true, &error));
+    assert_ok(image_place(base, 3 * MIB, 512, placements, &error));
+    g_assert_cmpuint(placements->len, ==, 3);
+    for (guint i = 1; i < placements->len; i++)
+        g_assert_true(g_array_index(placements, struct placement, i).clean);
+    g_assert_cmpuint(storage->size, >=, load_le32(storage_memory_data(storage) + VDI_AT_DATA) + 2 * MIB);
+    g_assert_null(image_open(create_small(8 * MIB, 2 * MIB, 0, base), &format_vdi, true, &error));
     g_assert_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED);
     g_assert_nonnull(strstr(error->message, "only read"));
 }
@@ -154,7 +174,7 @@ struct crash_variant {
 static void test_crash(gconstpointer data)
 {
     const struct crash_variant *variant = data;
-    uint64_t size = 300 * 1024 + 512;
+    uint64_t size = MAX(300 * 1024, 2 * variant->block_size + 1024) + 512;
     struct crash_case crash = {.format = &format_vdi};
     g_autoptr(chain_t) backing = NULL;
     struct image *parent = NULL;
@@ -175,14 +195,16 @@ static void test_crash(gconstpointer data)
 int main(int argc, char **argv)
 {
     static const struct crash_variant variants[] = {
-        {"4k", 4096, 0, false},      {"16k-extra", 16384, 512, false},     {"1m", 1u << 20, 0, false},
-        {"4k-child", 4096, 0, true}, {"8k-extra-child", 8192, 4096, true}, {"64k-child", 65536, 0, true},
+        {"4k", 4096, 0, false},        {"16k-extra", 16384, 512, false}, {"1m", 1u << 20, 0, false},
+        {"2m", 2u << 20, 0, false},    {"4k-child", 4096, 0, true},      {"8k-extra-child", 8192, 4096, true},
+        {"64k-child", 65536, 0, true},
     };
 
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/vdi/layout", test_layout);
     g_test_add_func("/vdi/zero", test_zero);
     g_test_add_func("/vdi/parent", test_parent);
+    g_test_add_func("/vdi/merge", test_merge);
     g_test_add_func("/vdi/large-blocks", test_large_blocks);
     for (guint i = 0; i < G_N_ELEMENTS(variants); i++) {
         g_autofree char *path = g_strdup_printf("/vdi/crash/%s", variants[i].name);

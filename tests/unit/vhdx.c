@@ -4,6 +4,7 @@
 
 #include "blockmig/storage/memory.h"
 #include "formats/crc32c.h"
+#include "formats/utf16.h"
 #include "tests/helpers/crash.h"
 #include "tests/helpers/image-writer.h"
 #include "tests/unit/harness.h"
@@ -252,6 +253,54 @@ static void test_parent(void)
     assert_ok(image_check_parent(child, writer, &error));
 }
 
+/* "parent_linkage2" becomes a key that nobody knows. */
+static void hide_linkage2(struct storage *storage)
+{
+    g_autoptr(GByteArray) key = utf16_encode("parent_linkage2", UTF16_LITTLE, NULL);
+    const uint8_t *bytes = storage_memory_data(storage), *at;
+    g_autoptr(GError) error = NULL;
+
+    at = memmem(bytes, storage->size, key->data, key->len);
+    g_assert_nonnull(at);
+    assert_ok(storage_pwrite(storage, "x", 1, at - bytes + key->len - 2, &error));
+    assert_ok(storage_flush(storage, &error));
+}
+
+/* At every instant of a merge the child has its parent; its sibling has lost it. */
+static void test_merge(gconstpointer data)
+{
+    struct storage *storage = create("base", 4 * MIB, "", NULL);
+    g_autoptr(image_t) base = open_image(copy_of(storage), false);
+    struct storage *child = create("child", 4 * MIB, "", base);
+
+    if (data)
+        hide_linkage2(child);
+    crash_merge(&format_vhdx, storage, child, create("sibling", 4 * MIB, "", base));
+}
+
+/* The spec's rule, as Hyper-V goes by it: parent_linkage2 is what the parent has now.  The child's own
+ * identity is that of its content. */
+static void test_linkage2(void)
+{
+    struct storage *storage = create("base", 4 * MIB, "", NULL), *above;
+    g_autoptr(image_t) base = open_image(storage, true);
+    g_autoptr(image_t) child = open_image(above = create("child", 4 * MIB, "", base), false);
+    struct vhdx *below = base->opaque, *told = child->opaque;
+    struct vhdx_guid old = below->header.data_write, own = told->header.data_write;
+    g_autoptr(image_t) again = NULL;
+    g_autoptr(GError) error = NULL;
+
+    assert_ok(image_begin_merge(base, child, &error));
+    write_bytes(base, 1, 0, 1);
+    g_assert_false(vhdx_guid_equal(&old, &below->header.data_write));
+    again = open_image(copy_of(above), false);
+    told = again->opaque;
+    g_assert_true(vhdx_guid_equal(&told->linkage, &old));
+    g_assert_true(vhdx_guid_equal(&told->linkage2, &below->header.data_write));
+    g_assert_true(vhdx_guid_equal(&told->header.data_write, &own));
+    g_assert_cmpstr(again->backing_name, ==, "./base.vhdx");
+}
+
 static void test_refused(void)
 {
     g_autoptr(image_t) base = open_image(create("base", 4 * MIB, "logical_sector_size=4096", NULL), false);
@@ -283,9 +332,8 @@ static void test_refused(void)
     options.size = 8 * MIB;
     assert_fails(image_create(storage, &format_vhdx, &options, &error), BLOCKMIG_ERROR_REFUSED,
                  "the child would have");
-    options = (struct image_create_options){.size = 4097};
-    assert_fails(image_create(storage, &format_vhdx, &options, &error), BLOCKMIG_ERROR_REFUSED,
-                 "no multiple");
+    options = (struct image_create_options){.size = UINT64_MAX};
+    assert_fails(image_create(storage, &format_vhdx, &options, &error), BLOCKMIG_ERROR_REFUSED, "64 TiB");
     options.size = VHDX_MAX_SIZE + 512;
     assert_fails(image_create(storage, &format_vhdx, &options, &error), BLOCKMIG_ERROR_REFUSED, "64 TiB");
     g_assert_cmpuint(storage_memory_writes(storage)->len, ==, 0);
@@ -447,6 +495,9 @@ int main(int argc, char **argv)
     g_test_add_func("/vhdx/reuse", test_reuse);
     g_test_add_func("/vhdx/fixed", test_fixed);
     g_test_add_func("/vhdx/parent", test_parent);
+    g_test_add_func("/vhdx/linkage2", test_linkage2);
+    g_test_add_data_func("/vhdx/merge", NULL, test_merge);
+    g_test_add_data_func("/vhdx/merge-without-linkage2", "", test_merge);
     g_test_add_func("/vhdx/refused", test_refused);
     g_test_add_func("/vhdx/identity", test_identity);
     g_test_add_func("/vhdx/long-log", test_long_log);

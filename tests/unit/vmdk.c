@@ -204,6 +204,17 @@ static void test_parent(void)
     image_close(base);
 }
 
+/* At every instant of a merge the child has its parent; its sibling has lost it. */
+static void test_merge(void)
+{
+    struct storage *storage = create("base.vmdk", 4 * MIB, "", NULL);
+    g_autoptr(image_t) base =
+        open_image(storage_memory_new("base.vmdk", storage_memory_data(storage), storage->size, 0), false);
+
+    crash_merge(&format_vmdk, storage, create("child.vmdk", 4 * MIB, "", base),
+                create("sibling.vmdk", 4 * MIB, "", base));
+}
+
 /* ---- streams ------------------------------------------------------------------------------------ */
 
 static void fill(uint8_t *grain, uint64_t number)
@@ -375,6 +386,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vmdk/probe", test_probe);
     g_test_add_func("/vmdk/layout", test_layout);
     g_test_add_func("/vmdk/parent", test_parent);
+    g_test_add_func("/vmdk/merge", test_merge);
     g_test_add_func("/vmdk/stream", test_stream);
     g_test_add_func("/vmdk/stream-order", test_stream_order);
     for (guint i = 0; i < G_N_ELEMENTS(crashes); i++) {
