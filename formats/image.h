@@ -262,6 +262,16 @@ bool format_check_writable(const struct format *format, GError **error);
  * (REFUSED).  Only for an image that the user named: a backing file is never probed (CVE-2008-2004 and its
  * family). NULL on a read error. */
 const struct format *format_probe(struct storage *storage, GError **error);
+
+/* Formats that we have no driver for, but QEMU has, by the name that it gives them. */
+struct format_foreign {
+    const char *name;
+    const char *mark; /* the first bytes of such an image; NULL: it is not probed */
+    size_t length;    /* of the mark */
+};
+const struct format_foreign *format_foreign_by_name(const char *name);
+/* NULL: it is none, or cannot be read. */
+const struct format_foreign *format_probe_foreign(struct storage *storage);
 /* -o: "key=value,key=value" (",," is a comma in a value) into a new hash table, checked against
  * the format's option table; USAGE errors name key, format and the known keys. `text` may be NULL. */
 GHashTable *format_parse_options(const struct format *format, const char *text, GError **error);

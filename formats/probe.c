@@ -31,30 +31,52 @@ bool format_check_writable(const struct format *format, GError **error)
                          "format %s can be read but not written: choose another with -O", format->name);
 }
 
-/* Disk images that we know by their first bytes but have no driver for: copied as raw they would look like a
- * success and be none.  */
-static const struct {
-    const char *name, *mark;
-    size_t offset, length;
-} foreign[] = {
-    {"QED", "QED\0", 0, 4},
-    {"Parallels", "WithoutFreeSpace", 0, 16},
-    {"Parallels", "WithouFreSpacExt", 0, 16},
+/* Copied as raw such images would look like a success and be none.  Those without a mark are known only by
+ * what the user says: the mark of LUKS may be that of a guest's own disk, DMG has none at its beginning. */
+static const struct format_foreign foreign[] = {
+    {"qed", "QED\0", 4},
+    {"parallels", "WithoutFreeSpace", 16},
+    {"parallels", "WithouFreSpacExt", 16},
+    {"bochs", "Bochs Virtual HD Image", 22},
+    {"cloop", "#!/bin/sh\n#V2.0 Format\nmodprobe cloop", 37},
+    {"luks", NULL, 0},
+    {"dmg", NULL, 0},
 };
+
+const struct format_foreign *format_foreign_by_name(const char *name)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(foreign); i++)
+        if (strcmp(foreign[i].name, name) == 0)
+            return &foreign[i];
+    return NULL;
+}
+
+static const struct format_foreign *foreign_by_mark(const uint8_t *head, size_t length)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(foreign); i++)
+        if (foreign[i].mark && foreign[i].length <= length &&
+            memcmp(head, foreign[i].mark, foreign[i].length) == 0)
+            return &foreign[i];
+    return NULL;
+}
+
+const struct format_foreign *format_probe_foreign(struct storage *storage)
+{
+    uint8_t head[PROBE_LENGTH];
+    size_t length = MIN(storage->size, sizeof(head));
+
+    return storage_pread(storage, head, length, 0, NULL) ? foreign_by_mark(head, length) : NULL;
+}
 
 static bool is_raw(const uint8_t *head, size_t length, struct storage *storage, GError **error)
 {
-    const char *name = NULL;
+    const struct format_foreign *found = foreign_by_mark(head, length);
 
-    for (size_t i = 0; i < G_N_ELEMENTS(foreign) && !name; i++) {
-        if (foreign[i].offset + foreign[i].length <= length &&
-            memcmp(head + foreign[i].offset, foreign[i].mark, foreign[i].length) == 0)
-            name = foreign[i].name;
-    }
-    return !name ||
+    return !found ||
            blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                         "%s: it looks like %s, which cannot be read yet; -f raw takes its bytes as they are",
-                         storage->name, name);
+                         "%s: it looks like %s, which cannot be read here; -f raw takes its bytes as "
+                         "they are",
+                         storage->name, found->name);
 }
 
 const struct format *format_probe(struct storage *storage, GError **error)

@@ -421,6 +421,23 @@ write_patterns()
     [ "$writes" -eq 0 ] || must qemu-io -f "$format" "${commands[@]}" "$path"
 }
 
+# reads_what_qemu_writes EXTENSION FORMAT OPTIONS...: a disk that QEMU made with each of these create options is read
+# right, in place and as a copy. FORMAT is QEMU's name.
+reads_what_qemu_writes()
+{
+    local image=$tmp/theirs.$1 format=$2 options
+    shift 2
+    for options; do
+        rm -f "$image"
+        make_pattern_image "$image" "$format" 20M 30 -o "$options"
+        must qemu-img convert -f "$format" -O raw "$image" "$tmp/theirs.raw"
+        run_ok "QEMU's $options" blockmig verify -q --strict -F raw "$image" "$tmp/theirs.raw"
+        run_ok "is copied" blockmig copy -q --force -O raw "$image" "$tmp/back.raw"
+        check "to the byte" cmp "$tmp/theirs.raw" "$tmp/back.raw"
+    done
+    rm "$image"
+}
+
 # content_hash IMAGE [FORMAT]: SHA-256 of what a guest would read, through QEMU's own drivers.
 content_hash()
 {

@@ -17,7 +17,7 @@ dist_check_SCRIPTS += \
 	tests/hostile-vhd-images-are-refused.sh \
 	tests/hostile-vhdx-images-are-refused.sh \
 	tests/hostile-vmdk-images-are-refused.sh \
-	tests/images-without-a-driver-are-not-raw.sh \
+	tests/foreign-formats-are-read-through-qemu.sh \
 	tests/info-shows-a-chain-and-its-users.sh \
 	tests/jobs-are-listed-resumed-and-given-up.sh \
 	tests/layering.sh \
@@ -26,6 +26,7 @@ dist_check_SCRIPTS += \
 	tests/nbdkit-survives-a-full-disk.sh \
 	tests/nbdkit-survives-sigkill.sh \
 	tests/nbdkit-writes-into-chains.sh \
+	tests/only-the-datastores-can-be-opened.sh \
 	tests/only-tools-print.sh \
 	tests/progress-is-calm.sh \
 	tests/qcow-images-read-the-same.sh \
@@ -126,4 +127,5 @@ check-long:
 # Disks on servers.
 dist_check_SCRIPTS += \
 	tests/nbd-exports-are-copied-both-ways.sh \
+	tests/nbd-over-tls.sh \
 	tests/nbd-servers-fail-in-order.sh

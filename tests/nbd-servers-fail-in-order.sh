@@ -9,14 +9,15 @@ random_file "$tmp/disk.raw" 48M 1
 
 # ---- errors of the server ---------------------------------------------------------------------------
 
-serve_kit eio --filter=error --filter=blocksize-policy file "$tmp/disk.raw" error-pread=EIO error-pread-rate=100% \
+random_file "$tmp/little.raw" 1M 9
+serve_kit eio --filter=error --filter=blocksize-policy file "$tmp/little.raw" error-pread=EIO error-pread-rate=100% \
     error-file="$tmp/fail" blocksize-minimum=512 blocksize-preferred=4k blocksize-maximum=1M
 touch "$tmp/fail"
 fails_with 1 "a read error" blockmig copy -q -f raw "$uri" "$tmp/out.raw"
 like "$err" "eio.sock: reading [0-9]+ bytes at offset [0-9]+: Input/output error" "names server and range"
 rm "$tmp/fail"
 run_ok "once it is over" blockmig copy -q -f raw "$uri" "$tmp/out.raw"
-check "the copy is whole" cmp "$tmp/disk.raw" "$tmp/out.raw"
+check "the copy is whole" cmp "$tmp/little.raw" "$tmp/out.raw"
 stop_process "$REPLY"
 
 random_file "$tmp/target" 48M 2

@@ -41,14 +41,7 @@ same_content "$tmp/spread.raw" "$tmp/spread.vdi" "QEMU sees the same" -f raw -F 
 
 # ---- what QEMU writes -------------------------------------------------------------------------------
 
-for options in static=off static=on; do
-    rm -f "$tmp/theirs.vdi"
-    make_pattern_image "$tmp/theirs.vdi" vdi 20M 30 -o "$options"
-    must qemu-img convert -f vdi -O raw "$tmp/theirs.vdi" "$tmp/theirs.raw"
-    run_ok "QEMU's $options" blockmig verify -q --strict -F raw "$tmp/theirs.vdi" "$tmp/theirs.raw"
-    run_ok "is copied" blockmig copy -q --force -O raw "$tmp/theirs.vdi" "$tmp/back.raw"
-    check "to the byte" cmp "$tmp/theirs.raw" "$tmp/back.raw"
-done
+reads_what_qemu_writes vdi vdi static=off static=on
 
 # ---- random changes ---------------------------------------------------------------------------------
 

@@ -57,14 +57,8 @@ rm -f "$tmp/huge.raw" "$tmp/huge.vhd"
 # ---- what QEMU writes -------------------------------------------------------------------------------
 
 # The size is a multiple of QEMU's geometry, or it would show less than it wrote.
-for options in subformat=dynamic subformat=fixed subformat=dynamic,force_size=on subformat=fixed,force_size=on; do
-    rm -f "$tmp/theirs.vhd"
-    make_pattern_image "$tmp/theirs.vhd" vpc 20M 30 -o "$options"
-    must qemu-img convert -f vpc -O raw "$tmp/theirs.vhd" "$tmp/theirs.raw"
-    run_ok "QEMU's $options" blockmig verify -q --strict -F raw "$tmp/theirs.vhd" "$tmp/theirs.raw"
-    run_ok "is copied" blockmig copy -q --force -O raw "$tmp/theirs.vhd" "$tmp/back.raw"
-    check "to the byte" cmp "$tmp/theirs.raw" "$tmp/back.raw"
-done
+reads_what_qemu_writes vhd vpc subformat=dynamic subformat=fixed subformat=dynamic,force_size=on \
+    subformat=fixed,force_size=on
 
 # ---- random changes ---------------------------------------------------------------------------------
 

@@ -38,15 +38,8 @@ check "nothing was written" test ! -e x.raw
 # ---- QEMU -------------------------------------------------------------------------------------------
 
 use_seed
-for options in subformat=dynamic subformat=dynamic,block_size=1M,block_state_zero=off subformat=dynamic,block_size=64M \
-    subformat=fixed,log_size=2M; do
-    make_pattern_image theirs.vhdx vhdx 20M 30 -o "$options"
-    must qemu-img convert -f vhdx -O raw theirs.vhdx theirs.raw
-    run_ok "QEMU's $options" blockmig verify -q --strict -F raw theirs.vhdx theirs.raw
-    run_ok "is copied" blockmig copy -q --force -O raw theirs.vhdx back.raw
-    check "to the byte" cmp theirs.raw back.raw
-    rm theirs.vhdx
-done
+reads_what_qemu_writes vhdx vhdx subformat=dynamic subformat=dynamic,block_size=1M,block_state_zero=off \
+    subformat=dynamic,block_size=64M subformat=fixed,log_size=2M
 
 # ---- ours, of any size ------------------------------------------------------------------------------
 

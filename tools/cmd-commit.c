@@ -3,6 +3,7 @@
 #include "blockmig/migrate/commit.h"
 #include "blockmig/migrate/units.h"
 #include "tools/command.h"
+#include "tools/confine.h"
 #include "tools/output.h"
 #include "tools/progress.h"
 #include "tools/signals.h"
@@ -57,7 +58,7 @@ int cmd_commit(const struct options *options, GError **error)
     GError *failure = NULL;
     int64_t started = g_get_monotonic_time();
 
-    if (!command_arguments(options, 1, 1, error))
+    if (!command_arguments(options, 1, 1, error) || !confine_commit(options, error))
         return 0;
     struct commit_request request = {
         .overlay = options->arguments->pdata[0],

@@ -3,6 +3,7 @@
 #include "blockmig/migrate/units.h"
 #include "blockmig/storage/image-files.h"
 #include "tools/command.h"
+#include "tools/confine.h"
 #include "tools/look.h"
 #include "tools/output.h"
 
@@ -89,7 +90,7 @@ int cmd_create(const struct options *options, GError **error)
     g_autoptr(chain_t) parent = NULL;
     g_autofree char *name = NULL;
     struct image_create_options create_options = {.values = values};
-    if (!values || !format_check_writable(format, error) ||
+    if (!values || !format_check_writable(format, error) || !confine_create(options, error) ||
         (options->parents->pdata[0] && !(parent = open_parent(options, error))))
         return 0;
     if (parent) {

@@ -3,6 +3,7 @@
 #include "blockmig/migrate/units.h"
 #include "blockmig/storage/image-files.h"
 #include "tools/command.h"
+#include "tools/confine.h"
 #include "tools/look.h"
 #include "tools/output.h"
 
@@ -115,7 +116,7 @@ static void print_layer(const struct view *view, unsigned layer)
 int cmd_info(const struct options *options, GError **error)
 {
     g_autoptr(GError) chain_error = NULL;
-    if (!command_arguments(options, 1, 1, error))
+    if (!command_arguments(options, 1, 1, error) || !confine_look(options, error))
         return 0;
     const char *path = options->arguments->pdata[0];
     g_autoptr(chain_t) chain =

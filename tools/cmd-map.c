@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* blockmig map: the extents of a chain, streamed: memory does not grow with their number. */
 #include "blockmig/migrate/units.h"
+#include "blockmig/storage/sandbox.h"
 #include "tools/command.h"
+#include "tools/confine.h"
 #include "tools/look.h"
 #include "tools/output.h"
 
@@ -102,8 +104,8 @@ static void print_json_head(const struct chain *chain)
     g_autofree char *text = json_dumps(layers, 0);
     json_decref(layers);
     printf("{\"schema\": 1, \"command\": \"map\", \"virtual_size\": %" PRIu64
-           ",\n \"chain\": %s,\n \"extents\": [",
-           chain->size, text);
+           ",\n \"sandbox\": \"%s\",\n \"chain\": %s,\n \"extents\": [",
+           chain->size, sandbox_name(), text);
 }
 
 static void print_totals(const struct printer *printer)
@@ -120,7 +122,7 @@ static void print_totals(const struct printer *printer)
 
 int cmd_map(const struct options *options, GError **error)
 {
-    if (!command_arguments(options, 1, 1, error))
+    if (!command_arguments(options, 1, 1, error) || !confine_look(options, error))
         return 0;
     g_autoptr(chain_t) chain = look_open(options, options->arguments->pdata[0], options->format,
                                          options->force_share ? FILE_NO_LOCK : 0, false, NULL, error);

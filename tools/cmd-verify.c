@@ -7,6 +7,7 @@
 #include "blockmig/store/receipt.h"
 #include "formats/error.h"
 #include "tools/command.h"
+#include "tools/confine.h"
 #include "tools/look.h"
 #include "tools/output.h"
 #include "tools/progress.h"
@@ -232,7 +233,7 @@ int cmd_verify(const struct options *options, GError **error)
     struct copy_result result = {0};
     GError *failure = NULL;
 
-    if (!check_usage(options, error))
+    if (!check_usage(options, error) || !confine_look(options, error))
         return 0;
     g_autoptr(GArray) listed = comparison.listed = g_array_new(false, false, sizeof(struct copy_range));
     signals_install();

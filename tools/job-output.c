@@ -3,6 +3,7 @@
 
 #include "blockmig/migrate/units.h"
 #include "tools/command.h"
+#include "tools/confine.h"
 #include "tools/output.h"
 #include "tools/progress.h"
 #include "tools/signals.h"
@@ -364,6 +365,8 @@ static int run(const struct options *options, run_fn function, const void *reque
 int job_output_copy(const struct options *options, const struct copy_request *request, bool dry_run,
                     GError **error)
 {
+    if (!confine_copy(options, request, dry_run, error))
+        return 0;
     return run(options, run_copy, request, NULL, dry_run, error);
 }
 

@@ -14,6 +14,7 @@ tools_blockmig_SOURCES = \
 	tools/cmd-plan.c \
 	tools/cmd-reservation.c \
 	tools/cmd-verify.c \
+	tools/confine.c tools/confine.h \
 	tools/job-output.c tools/job-output.h \
 	tools/look.c tools/look.h \
 	tools/options.c tools/options.h \

@@ -1,15 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "tools/look.h"
 
-#include "blockmig/storage/uri.h"
+#include "blockmig/storage/foreign.h"
 
 struct chain *look_open(const struct options *options, const char *path, const char *format, unsigned flags,
                         bool top_only, size_t *parents_used, GError **error)
 {
     size_t before = parents_used ? *parents_used : 0, used = 0;
-    const struct format *known = NULL;
-    if (format && !(known = format_by_name(format, error)))
-        return NULL;
 
     g_autoptr(GArray) parents = chain_parents((const char *const *)options->parents->pdata + before);
     struct chain_policy policy = {
@@ -18,10 +15,8 @@ struct chain *look_open(const struct options *options, const char *path, const c
         .parent_count = top_only ? 0 : parents->len,
         .parents_used = parents_used ? &used : NULL,
         .top_only = top_only,
-        .open = storage_open_for_chain,
-        .opaque = &flags,
     };
-    struct chain *chain = chain_open(path, known, &policy, error);
+    struct chain *chain = source_open(path, format, options->secret, flags, &policy, error);
     if (parents_used)
         *parents_used = before + used;
     return chain;

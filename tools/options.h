@@ -36,6 +36,7 @@ struct options {
 
     char *format;
     char *second_format;
+    char *secret;
     char *target_format;
     char *target_options;
     unsigned chain;     /* enum chain_mode */

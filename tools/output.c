@@ -2,6 +2,7 @@
 #include "tools/output.h"
 
 #include "blockmig/copy/copy.h"
+#include "blockmig/storage/sandbox.h"
 #include "formats/error.h"
 
 #include <errno.h>
@@ -98,6 +99,7 @@ bool output_json_printed(void)
 bool output_json(json_t *object, GError **error)
 {
     object_printed = true;
+    json_object_set_new(object, "sandbox", json_string(sandbox_name()));
     /* 15 digits print 12.3 as 12.3; an unwritable stdout is told by output_flush(). */
     json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
     putchar('\n');

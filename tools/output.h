@@ -29,7 +29,8 @@ json_t *output_json_strings(GPtrArray *strings); /* of char *; NULL: empty */
 /* Of struct copy_range: objects with offset and length; NULL: empty. */
 json_t *output_json_ranges(const GArray *ranges);
 
-/* Prints the object (and releases it) as the one result on standard output. */
+/* Prints the object (and releases it) as the one result on standard output, and in it how this process is
+ * confined. */
 bool output_json(json_t *object, GError **error);
 /* Whether there was one: a failure prints one, too. */
 bool output_json_printed(void);

@@ -226,13 +226,24 @@ struct piece {
     GError *why; /* of the first of them */
 };
 
+/* A server that is gone says nothing about the disk: nothing is salvaged from it. */
+static bool is_gone(const GError *error)
+{
+    return g_error_matches(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNREACHABLE);
+}
+
+static int code_of(const GError *cause)
+{
+    return is_gone(cause) ? BLOCKMIG_ERROR_UNREACHABLE : BLOCKMIG_ERROR_IO;
+}
+
 /* What could not be read is zeros with salvage, and the end otherwise. */
 static void piece_give_up(struct piece *piece)
 {
     struct load *load = piece->load;
     struct copier *copier = load->reader->copier;
 
-    if (!copier->options->salvage) {
+    if (!copier->options->salvage || is_gone(piece->why)) {
         copier_fail(copier, g_steal_pointer(&piece->why));
         return;
     }
@@ -268,7 +279,7 @@ static void say_where(struct piece *piece, const GError *cause)
     struct copy_range *range = &g_array_index(piece->bad, struct copy_range, 0);
     const struct ring_op *op = &piece->op;
 
-    piece->why = g_error_new(BLOCKMIG_ERROR, BLOCKMIG_ERROR_IO,
+    piece->why = g_error_new(BLOCKMIG_ERROR, code_of(cause),
                              "cannot read guest bytes %" G_GUINT64_FORMAT "+%" G_GUINT64_FORMAT
                              " (%s, bytes %" G_GUINT64_FORMAT "+%" G_GUINT64_FORMAT "): %s",
                              range->offset, range->length, op->storage->name,
@@ -294,8 +305,10 @@ static void rescue_range(struct piece *piece, uint64_t at, uint64_t length, uint
     }
     memset(buffer, 0, length);
     add_range(piece->bad, piece->guest + at, length);
-    if (!*cause)
+    if (!*cause || is_gone(error)) {
+        g_clear_error(cause);
         *cause = g_steal_pointer(&error);
+    }
 }
 
 static bool rescue(struct ring_op *op, GError **error)
@@ -384,16 +397,17 @@ static void unpack_failed(struct piece *piece, const struct extent *extent, GErr
 {
     add_range(piece->bad, extent->offset, extent->length);
     memset(load_at(piece->load, extent->offset), 0, extent->length);
-    if (piece->why) {
+    if (piece->why && !is_gone(error)) {
         g_error_free(error);
         return;
     }
+    g_clear_error(&piece->why);
     g_prefix_error(&error,
                    "cannot read guest bytes %" G_GUINT64_FORMAT "+%" G_GUINT64_FORMAT
                    " (%s, compressed at %" G_GUINT64_FORMAT "): ",
                    extent->offset, extent->length, extent->storage->name, extent->host_offset);
     piece->why = error;
-    error->code = BLOCKMIG_ERROR_IO;
+    error->code = code_of(error);
 }
 
 /* In a thread.  One read for all units; if that fails, one for each, so that one bad block costs one unit. */

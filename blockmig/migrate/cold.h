@@ -34,7 +34,7 @@ struct copy_unit {
     char *part_path;
     char *name;        /* final, without directory */
     bool device;       /* written in place: a block device, or what a URI names */
-    uint64_t capacity; /* of such; 0: not looked up yet */
+    uint64_t capacity; /* of such */
     const struct format *format;
     GHashTable *options;                 /* create options */
     char *backing_name, *backing_format; /* to be recorded in the image, or NULL */

@@ -72,21 +72,27 @@ const struct method method_cold = {
     .advise = cold_advise,
 };
 
+/* What is the same in every move, whichever way it switches.  Preflight is first. */
+/* clang-format off */
+#define PHASES_OF_A_MOVE                                        \
+    {"preflight", live_preflight, "snapshot", NULL},            \
+    {"snapshot", live_snapshot, "base", "rollback"},            \
+    {"resume", live_take_up, "base", "rollback"},               \
+    {"base", live_base, "converge", "rollback", .parks = true}, \
+    {"settle", live_settle, "cleanup", NULL},                   \
+    {"cleanup", live_cleanup, "done", NULL},                    \
+    {"rollback", live_rollback, "failed", NULL}
+/* clang-format on */
+
 const struct method method_storage = {
     .name = "storage",
     .phases =
         (const struct phase[]){
-            {"preflight", live_preflight, "snapshot", NULL},
-            {"snapshot", live_snapshot, "base", "rollback"},
-            {"resume", live_take_up, "base", "rollback"},
-            {"base", live_base, "converge", "rollback", .parks = true},
+            PHASES_OF_A_MOVE,
             {"converge", live_converge, "switchover", "rollback", .parks = true},
             {"switchover", live_switchover, "prove", "rollback", .parks = true},
             {"prove", live_prove, "settle", "rollback"},
-            {"settle", live_settle, "cleanup", NULL},
-            {"cleanup", live_cleanup, "done", NULL},
             {"window", live_window, NULL, NULL},
-            {"rollback", live_rollback, "failed", NULL},
             {NULL},
         },
     .describe = live_describe,
@@ -120,17 +126,11 @@ const struct method method_mirror = {
     .name = "mirror",
     .phases =
         (const struct phase[]){
-            {"preflight", live_preflight, "snapshot", NULL},
-            {"snapshot", live_snapshot, "base", "rollback"},
-            {"resume", live_take_up, "base", "rollback"},
-            {"base", live_base, "converge", "rollback", .parks = true},
+            PHASES_OF_A_MOVE,
             {"converge", live_converge, "straddle", "rollback", .parks = true},
             {"straddle", live_straddle, "prove", "rollback"},
             {"prove", live_prove, "switchover", "rollback"},
             {"switchover", live_rebase, "settle", "rollback"},
-            {"settle", live_settle, "cleanup", NULL},
-            {"cleanup", live_cleanup, "done", NULL},
-            {"rollback", live_rollback, "failed", NULL},
             {NULL},
         },
     .describe = live_describe,

@@ -31,6 +31,7 @@ struct copy_request {
     char *source_format;  /* -f; NULL: probe the image that the user named */
     char *target_format;  /* -O; NULL: each image keeps its format */
     char *target_options; /* -o text */
+    char *secret;         /* the file with the passphrase of an encrypted source */
     enum chain_mode chain;
     GPtrArray *parents;       /* of char *: "[FORMAT:]FILE", top to base; or NULL */
     GPtrArray *allowed_roots; /* of char *; or NULL */

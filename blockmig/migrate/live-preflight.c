@@ -144,15 +144,26 @@ static bool check_names(const struct live_disk *disk, GError **error)
     return ok;
 }
 
-/* A hypervisor that waits for a server holds the machine up. */
-static bool machine_can_connect(const char *name, GError **error)
+/* A hypervisor that waits for a server holds the machine up, so that is asked first.  Then it tries: it may
+ * lack the driver, or the way. */
+static bool machine_can_connect(const struct live_job *job, const struct live_disk *disk, GError **error)
 {
+    g_autofree char *handed_over = NULL, *name = g_strdup_printf("bm-%08x-%u-try", job->tag, disk->index);
+    struct vm_node node = live_node(disk, name, disk->target_path, NULL, NULL, NULL, true);
     g_autoptr(GError) local = NULL;
 
-    return !storage_name_is_uri(name) || storage_takes_another(name, &local) ||
-           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                         "%s: the machine needs a connection beside ours, and the server gives none (%s)",
-                         name, local->message);
+    if (!storage_name_is_uri(disk->target_path))
+        return true;
+    if (!storage_takes_another(disk->target_path, &local))
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "%s: the machine needs a connection beside ours, and the server gives none (%s)",
+                             disk->target_path, local->message);
+    if (job->base.dry_run)
+        return true;
+    if (!vm_hand_over(job->vm, &node, &handed_over, &local))
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the machine cannot open %s: %s",
+                             disk->target_path, local->message);
+    return vm_remove_node(job->vm, name, error);
 }
 
 /* What is on the device goes, as everybody knows who names one; but not what is in use, nor what is read. */
@@ -165,7 +176,7 @@ static bool check_target_device(const struct live_job *job, struct live_disk *di
         !target_is_not_a_source(disk->target_path, source, error))
         return false;
     storage = storage_open(disk->target_path, FILE_WRITE | FILE_MODEST, NULL, NULL, error);
-    if (!storage || !machine_can_connect(disk->target_path, error))
+    if (!storage || !machine_can_connect(job, disk, error))
         return false;
     disk->target_capacity = storage->size;
     for (unsigned i = 0; i < chain_depth(source); i++)

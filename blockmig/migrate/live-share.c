@@ -28,5 +28,6 @@ void live_share_look(const struct live_job *job)
 void live_share_end(struct live_job *job)
 {
     g_clear_pointer(&job->share, share_free);
-    throttle_set_window(job->throttle, G_MAXSIZE);
+    if (job->throttle) /* it may have ended before it had one */
+        throttle_set_window(job->throttle, G_MAXSIZE);
 }

@@ -65,6 +65,16 @@ static bool is_carried(const char *name)
     return true;
 }
 
+bool metadata_needs_admin(const char *path)
+{
+    g_autofree char *names = g_malloc(ATTRIBUTE_MAX);
+    ssize_t length = listxattr(path, names, ATTRIBUTE_MAX);
+    for (const char *name = names; length > 0 && name < names + length; name += strlen(name) + 1)
+        if (g_str_has_prefix(name, "trusted.") && is_carried(name))
+            return true;
+    return false;
+}
+
 static void carry_attribute(struct carry *carry, const char *name)
 {
     ssize_t length = fgetxattr(carry->source, name, carry->value, sizeof carry->value);

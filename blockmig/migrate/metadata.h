@@ -4,6 +4,7 @@
 #define BLOCKMIG_MIGRATE_METADATA_H
 
 #include <glib.h>
+#include <stdbool.h>
 
 /*
  * Carries the metadata of the file behind descriptor `source` to the one behind `target`, and returns what
@@ -14,5 +15,7 @@
  * trusted.overlay.*), and the system.* views of other kinds of ACL.
  */
 GPtrArray *metadata_carry(int source, int target);
+/* Has the file attributes to be carried that only who has CAP_SYS_ADMIN sees?  Others are not even told. */
+bool metadata_needs_admin(const char *path);
 
 #endif

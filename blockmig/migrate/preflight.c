@@ -10,6 +10,7 @@
 #include "blockmig/migrate/space.h"
 #include "blockmig/migrate/units.h"
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/foreign.h"
 #include "blockmig/storage/image-files.h"
 #include "blockmig/storage/uri.h"
 
@@ -37,17 +38,11 @@ static bool open_source(struct cold_job *job, GError **error)
     const struct copy_request *request = job->request;
     g_autoptr(GPtrArray) roots = terminated(request->allowed_roots), names = terminated(request->parents);
     g_autoptr(GArray) parents = chain_parents((const char *const *)names->pdata);
-    const struct format *format = NULL;
-    unsigned flags = 0;
     struct chain_policy policy = {.allowed_roots = (const char *const *)roots->pdata,
                                   .parents = (const struct chain_parent *)parents->data,
-                                  .parent_count = parents->len,
-                                  .open = storage_open_for_chain,
-                                  .opaque = &flags};
+                                  .parent_count = parents->len};
 
-    if (request->source_format && !(format = format_by_name(request->source_format, error)))
-        return false;
-    job->source = chain_open(request->source, format, &policy, error);
+    job->source = source_open(request->source, request->source_format, request->secret, 0, &policy, error);
     return job->source != NULL;
 }
 
@@ -86,15 +81,32 @@ static bool allocates_all(const struct copy_unit *unit)
     return preallocation && (strcmp(preallocation, "full") == 0 || strcmp(preallocation, "falloc") == 0);
 }
 
+/* Of what is written in place. */
+static bool look_up_capacity(struct copy_unit *unit, GError **error)
+{
+    struct space_report device = {0};
+
+    if (storage_name_is_uri(unit->target_path)) {
+        g_autoptr(storage_t) storage = storage_open(unit->target_path, FILE_NO_LOCK, NULL, NULL, error);
+
+        unit->capacity = storage ? storage->size : 0;
+        return storage != NULL;
+    }
+    if (!space_check(unit->target_path, 0, 0, &device, error))
+        return false;
+    unit->capacity = device.total;
+    return true;
+}
+
 static bool measure(struct copy_unit *unit, GError **error)
 {
-    struct image_create_options options = unit_create_options(unit);
-    struct space_report device = {0};
+    struct image_create_options options;
     uint64_t data;
 
-    if (!count_data(unit, error) || (unit->device && !space_check(unit->target_path, 0, 0, &device, error)))
+    if (!count_data(unit, error) || (unit->device && !look_up_capacity(unit, error)))
         return false;
-    options.device_size = device.total;
+    options = unit_create_options(unit);
+    options.device_size = unit->capacity;
     data = allocates_all(unit) ? unit->chain->size : unit->data;
     return image_measure(unit->format, &options, data, &unit->needed, error);
 }
@@ -147,14 +159,13 @@ static bool is_ours(const struct cold_job *job)
 
 /* Not mounted, not read-only, not the disk of a machine, and nothing on it that somebody may miss: found out
  * before, and not while it is written. */
-static bool device_is_free(const struct cold_job *job, struct copy_unit *unit, GError **error)
+static bool device_is_free(const struct cold_job *job, const struct copy_unit *unit, GError **error)
 {
     g_autofree char *real = NULL;
     g_autoptr(storage_t) storage = storage_open(unit->target_path, FILE_WRITE, NULL, &real, error);
 
     if (!storage)
         return false;
-    unit->capacity = storage->size;
     if (job->request->force || is_ours(job))
         return true;
     if (unit->format->flags & FORMAT_IDENTITY && !place_fits_sectors(unit->chain, storage, error))

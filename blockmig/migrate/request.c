@@ -56,6 +56,7 @@ void copy_request_free(struct copy_request *request)
     g_free(request->target_options);
     g_clear_pointer(&request->parents, g_ptr_array_unref);
     g_clear_pointer(&request->allowed_roots, g_ptr_array_unref);
+    g_free(request->secret);
     g_free(request->state_dir);
     g_free(request);
 }
@@ -87,6 +88,7 @@ char *copy_request_to_json(const struct copy_request *request)
     json_t *object = json_object();
     g_autofree char *source = storage_absolute_name(request->source);
     g_autofree char *target = storage_absolute_name(request->target);
+    g_autofree char *secret = request->secret ? storage_absolute_name(request->secret) : NULL;
     GPtrArray *parents = absolute_all(request->parents, absolute_parent);
     GPtrArray *roots = absolute_all(request->allowed_roots, storage_absolute_name);
 
@@ -95,6 +97,7 @@ char *copy_request_to_json(const struct copy_request *request)
     request_set_string(object, "source_format", request->source_format);
     request_set_string(object, "target_format", request->target_format);
     request_set_string(object, "target_options", request->target_options);
+    request_set_string(object, "secret", secret);
     request_set_string(object, "chain", chain_mode_name(request->chain));
     request_set_string(object, "verify", verify_mode_name(request->verify));
     request_set_string(object, "digest", digest_algorithm_name(request->digest));
@@ -121,6 +124,7 @@ static bool request_from_object(struct copy_request *request, json_t *object, GE
     request->source_format = request_get_string(object, "source_format");
     request->target_format = request_get_string(object, "target_format");
     request->target_options = request_get_string(object, "target_options");
+    request->secret = request_get_string(object, "secret");
     request->parents = request_get_strings(object, "parents");
     request->allowed_roots = request_get_strings(object, "allowed_roots");
     request->bandwidth = (uint64_t)json_integer_value(json_object_get(object, "bandwidth"));

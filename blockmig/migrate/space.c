@@ -68,17 +68,38 @@ static void apply_quota(struct space_report *report, int fd, int type, uint32_t 
 #endif
 }
 
+/* Do new files in this directory belong to a project, and to which? */
+static bool in_project(int fd, uint32_t *project)
+{
+    struct fsxattr attributes = {0};
+    bool inherits =
+        ioctl(fd, FS_IOC_FSGETXATTR, &attributes) == 0 && (attributes.fsx_xflags & FS_XFLAG_PROJINHERIT);
+    *project = attributes.fsx_projid;
+    return inherits;
+}
+
+bool space_needs_admin(const char *path)
+{
+    g_autofree char *directory = directory_of(path);
+    int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    uint32_t project;
+    bool needs = fd >= 0 && in_project(fd, &project);
+    if (fd >= 0)
+        close(fd);
+    return needs;
+}
+
 /* A new file belongs to us, to our group or that of a set-gid directory, and to the project of its directory.
  */
 static void apply_quotas(struct space_report *report, int fd)
 {
     struct stat st;
-    struct fsxattr attributes = {0};
+    uint32_t project;
     gid_t group = fstat(fd, &st) == 0 && (st.st_mode & S_ISGID) ? st.st_gid : getegid();
     apply_quota(report, fd, USRQUOTA, geteuid(), "user quota");
     apply_quota(report, fd, GRPQUOTA, group, "group quota");
-    if (ioctl(fd, FS_IOC_FSGETXATTR, &attributes) == 0 && (attributes.fsx_xflags & FS_XFLAG_PROJINHERIT))
-        apply_quota(report, fd, PROJECT_QUOTA, attributes.fsx_projid, "project quota");
+    if (in_project(fd, &project))
+        apply_quota(report, fd, PROJECT_QUOTA, project, "project quota");
 }
 
 static bool query_directory(const char *path, struct space_report *report, GError **error)

@@ -25,6 +25,9 @@ bool space_check(const char *path, uint64_t bytes, unsigned inodes, struct space
 bool space_check_device(const char *name, uint64_t bytes, uint64_t size, struct space_report *report,
                         GError **error);
 
+/* Are there quotas for new files here that the kernel tells only to who has CAP_SYS_ADMIN? */
+bool space_needs_admin(const char *path);
+
 /* May one file in this directory (or at this path) become `size` bytes long? Always true for a block device.
  * REFUSED with the limit if the file system or a resource limit of this process says no, or if no file can be
  * created there.  Leaves nothing behind. */

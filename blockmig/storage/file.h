@@ -39,5 +39,7 @@ struct storage *storage_file_open_for_chain(void *opaque, const char *path, cons
 
 /* Who has the file open: a list of "PID (command)" strings by scanning /proc, without ourselves. */
 GPtrArray *storage_file_users(const char *path);
+/* From here on that is answered as it is now: for a process that soon may not look at others any more. */
+void storage_file_users_remember(void);
 
 #endif

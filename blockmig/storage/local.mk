@@ -2,6 +2,7 @@
 libengine_a_SOURCES += \
 	blockmig/storage/device.c blockmig/storage/device.h \
 	blockmig/storage/file.c blockmig/storage/file.h \
+	blockmig/storage/foreign.c blockmig/storage/foreign.h \
 	blockmig/storage/image-files.c blockmig/storage/image-files.h \
 	blockmig/storage/iscsi.c blockmig/storage/iscsi.h \
 	blockmig/storage/iscsi-address.c blockmig/storage/iscsi-address.h \
@@ -14,6 +15,7 @@ libengine_a_SOURCES += \
 	blockmig/storage/nbd.c blockmig/storage/nbd.h \
 	blockmig/storage/nbd-connection.c blockmig/storage/nbd-connection.h \
 	blockmig/storage/resolve.c blockmig/storage/resolve.h \
+	blockmig/storage/sandbox.c blockmig/storage/sandbox.h \
 	blockmig/storage/scsi.c blockmig/storage/scsi.h \
 	blockmig/storage/signature.c blockmig/storage/signature.h \
 	blockmig/storage/uri.c blockmig/storage/uri.h \

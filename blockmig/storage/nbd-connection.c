@@ -95,12 +95,13 @@ static bool begin_to_connect(struct nbd_handle *handle, const char *uri, int soc
     return (socket >= 0 ? nbd_aio_connect_socket(handle, socket) : nbd_aio_connect_uri(handle, uri)) == 0;
 }
 
-static bool is_about_the_uri(int errnum)
+/* Is it the way to the server that is closed, and not the server that does not want us?  libnbd tells by what
+ * its message begins with, as far as a connection did not stand yet when we looked last. */
+static bool is_unreachable(const char *message)
 {
-    return errnum == EINVAL || errnum == EPERM || errnum == ENOTSUP;
+    return g_str_has_prefix(message, "connect: ") || g_str_has_prefix(message, "getaddrinfo: ");
 }
 
-/* From then on it is the server that does not want us, and not the way to it that is closed. */
 static bool is_connected(struct nbd_handle *handle)
 {
     struct sockaddr_storage peer;
@@ -121,7 +122,7 @@ static struct nbd_handle *connect_handle(const char *uri, int socket, GError **e
         return NULL;
     }
     if (!begin_to_connect(handle, uri, socket))
-        return fail_to_connect(handle, is_about_the_uri(nbd_get_errno()), nbd_message(), error);
+        return fail_to_connect(handle, !is_unreachable(nbd_message()), nbd_message(), error);
     while (nbd_aio_is_ready(handle) != 1) {
         int left = (int)((deadline - g_get_monotonic_time()) / 1000);
 
@@ -129,9 +130,9 @@ static struct nbd_handle *connect_handle(const char *uri, int socket, GError **e
         if (left <= 0)
             return fail_to_connect(handle, false, "no answer", error);
         if (nbd_poll(handle, left) < 0)
-            return fail_to_connect(handle, connected, nbd_message(), error);
+            return fail_to_connect(handle, connected || !is_unreachable(nbd_message()), nbd_message(), error);
         if (nbd_aio_is_dead(handle) == 1 || nbd_aio_is_closed(handle) == 1)
-            return fail_to_connect(handle, connected, nbd_message(), error);
+            return fail_to_connect(handle, connected || !is_unreachable(nbd_message()), nbd_message(), error);
     }
     return handle;
 }

@@ -5,8 +5,11 @@
 #include "blockmig/storage/nbd-connection.h"
 #include "formats/error.h"
 
+#include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 
 #define CONNECTIONS  4
 #define EDGE_THREADS 4
@@ -27,6 +30,7 @@ struct status_cache {
 struct nbd {
     int users;
     int retry;
+    GPid child; /* the server, if it is one of ours; 0: it is not */
     struct nbd_abilities abilities;
     GPtrArray *connections;
     GThreadPool *unaligned; /* requests that begin or end inside a block of the server's */
@@ -293,7 +297,7 @@ static void export_start(struct storage *storage, struct storage_request *reques
     *started = (struct started){storage, request};
     if (!is_aligned(nbd, request->offset, request->length)) {
         g_thread_pool_push(nbd->unaligned, started, NULL);
-        return;
+        return; /* cppcheck-suppress memleak ; the thread has it */
     }
     if (request->write)
         forget_status(nbd);
@@ -453,9 +457,19 @@ static bool export_flush(struct storage *storage, GError **error)
 static GMutex exports_lock;
 static GHashTable *exports; /* URI -> struct nbd; kept to the end of the process */
 
+static void end_child(GPid child)
+{
+    kill(child, SIGTERM);
+    while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
+        ;
+    g_spawn_close_pid(child);
+}
+
 static void nbd_free(struct nbd *nbd)
 {
     g_ptr_array_unref(nbd->connections);
+    if (nbd->child)
+        end_child(nbd->child);
     g_thread_pool_free(nbd->unaligned, FALSE, TRUE);
     g_array_unref(nbd->status.extents);
     g_mutex_clear(&nbd->status.lock);
@@ -592,10 +606,16 @@ bool storage_nbd_takes_another(const char *uri, GError **error)
     return another != NULL;
 }
 
-struct storage *storage_nbd_open_socket(int socket, const char *name, const char *identity, GError **error)
+struct storage *storage_nbd_open_child(int socket, GPid child, const char *name, const char *identity,
+                                       GError **error)
 {
     struct nbd_way way = {.socket = socket};
     struct nbd *nbd = nbd_new(&way, 1, error);
 
-    return nbd ? storage_new(nbd, name, g_strdup(identity), false) : NULL;
+    if (!nbd) {
+        end_child(child);
+        return NULL;
+    }
+    nbd->child = child;
+    return storage_new(nbd, name, g_strdup(identity), false);
 }

@@ -21,8 +21,10 @@ struct storage *storage_nbd_open(const char *uri, unsigned flags, GError **error
 /* Would the server serve one more client beside all that it has?  REFUSED or UNREACHABLE if not. */
 bool storage_nbd_takes_another(const char *uri, GError **error);
 
-/* The only client of a server that has the other end of `socket`, which is taken; `name` and `identity` are
- * those of the storage.  Read-only. */
-struct storage *storage_nbd_open_socket(int socket, const char *name, const char *identity, GError **error);
+/* The only client of a server of our own, the process `child`, which has the other end of `socket`.  Both are
+ * taken, also on failure: the child is ended with the storage, which is called `name` and `identity`.
+ * Read-only. */
+struct storage *storage_nbd_open_child(int socket, GPid child, const char *name, const char *identity,
+                                       GError **error);
 
 #endif

@@ -1,21 +1,37 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "blockmig/storage/file.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-static bool same_object(const struct stat *a, const struct stat *b)
+/* A file or device, and a process that has it open. */
+struct opened {
+    mode_t type;
+    dev_t device; /* of a device its own number: it may have several nodes */
+    ino_t inode;  /* 0 for a device */
+    int pid;
+};
+
+static GArray *remembered; /* of struct opened; or NULL */
+
+static struct opened identify(const struct stat *st, int pid)
 {
-    if (S_ISBLK(a->st_mode))
-        return S_ISBLK(b->st_mode) && a->st_rdev == b->st_rdev;
-    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+    bool device = S_ISBLK(st->st_mode);
+
+    return (struct opened){.type = st->st_mode & S_IFMT,
+                           .device = device ? st->st_rdev : st->st_dev,
+                           .inode = device ? 0 : st->st_ino,
+                           .pid = pid};
+}
+
+static bool same_object(const struct opened *a, const struct opened *b)
+{
+    return a->type == b->type && a->device == b->device && a->inode == b->inode;
 }
 
 /* Processes come and go while /proc is read: whatever is not there any more is nobody. */
-static bool process_has_open(const char *pid, const struct stat *wanted)
+static void add_process(GArray *all, const char *pid)
 {
     g_autofree char *path = g_strdup_printf("/proc/%s/fd", pid);
     g_autoptr(GDir) fds = g_dir_open(path, 0, NULL);
@@ -25,30 +41,60 @@ static bool process_has_open(const char *pid, const struct stat *wanted)
         g_autofree char *link = g_build_filename(path, fd, NULL);
         struct stat st;
 
-        if (stat(link, &st) == 0 && same_object(wanted, &st))
-            return true;
+        if (stat(link, &st) == 0 && (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode))) {
+            struct opened opened = identify(&st, atoi(pid));
+
+            g_array_append_val(all, opened);
+        }
     }
-    return false;
+}
+
+static GArray *look_at_all(void)
+{
+    GArray *all = g_array_new(FALSE, FALSE, sizeof(struct opened));
+    g_autoptr(GDir) processes = g_dir_open("/proc", 0, NULL);
+    const char *pid;
+
+    while (processes && (pid = g_dir_read_name(processes)))
+        if (g_ascii_isdigit(pid[0]) && atol(pid) != (long)getpid())
+            add_process(all, pid);
+    return all;
+}
+
+void storage_file_users_remember(void)
+{
+    g_clear_pointer(&remembered, g_array_unref);
+    remembered = look_at_all();
+}
+
+static char *describe(int pid)
+{
+    g_autofree char *name = g_strdup_printf("/proc/%d/comm", pid);
+    g_autofree char *command = NULL;
+
+    if (g_file_get_contents(name, &command, NULL, NULL))
+        g_strchomp(command);
+    return g_strdup_printf("%d (%s)", pid, command ? command : "?");
 }
 
 GPtrArray *storage_file_users(const char *path)
 {
     GPtrArray *users = g_ptr_array_new_with_free_func(g_free);
-    g_autoptr(GDir) processes = g_dir_open("/proc", 0, NULL);
-    const char *pid;
+    g_autoptr(GArray) all = NULL;
+    int last = -1; /* what a process has open stands together */
     struct stat st;
 
     if (stat(path, &st) < 0)
         return users;
-    while (processes && (pid = g_dir_read_name(processes))) {
-        g_autofree char *name = g_build_filename("/proc", pid, "comm", NULL);
-        g_autofree char *command = NULL;
+    all = remembered ? g_array_ref(remembered) : look_at_all();
+    struct opened wanted = identify(&st, last);
+    for (guint i = 0; i < all->len; i++) {
+        const struct opened *opened = &g_array_index(all, struct opened, i);
 
-        if (!g_ascii_isdigit(pid[0]) || atol(pid) == (long)getpid() || !process_has_open(pid, &st))
+        if (opened->pid == last || !same_object(opened, &wanted))
             continue;
-        if (g_file_get_contents(name, &command, NULL, NULL))
-            g_strchomp(command);
-        g_ptr_array_add(users, g_strdup_printf("%s (%s)", pid, command ? command : "?"));
+        last = opened->pid;
+        g_ptr_array_add(users, describe(last));
     }
     return users;
 }

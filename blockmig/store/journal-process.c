@@ -7,6 +7,8 @@
  */
 #include "blockmig/store/journal-internal.h"
 
+#include <errno.h>
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -30,12 +32,28 @@ static char **process_stat(int64_t pid)
     return NULL;
 }
 
-static char *process_name(char **stat)
+static char *boot_id(void)
 {
-    g_autofree char *boot = NULL;
+    char *boot = NULL;
     if (!g_file_get_contents("/proc/sys/kernel/random/boot_id", &boot, NULL, NULL))
         boot = g_strdup("");
-    return g_strdup_printf("%s/%s", g_strchomp(boot), stat[STAT_START]);
+    return g_strchomp(boot);
+}
+
+static char *process_name(char **stat)
+{
+    g_autofree char *boot = boot_id();
+    return g_strdup_printf("%s/%s", boot, stat[STAT_START]);
+}
+
+/* It has gone; or /proc hides it (hidepid), from a confined process even if it is the same user's.  Its start
+ * cannot be compared then: it counts as alive, for two owners do more harm than none. */
+static bool may_be_hidden(int64_t pid, const char *process)
+{
+    g_autofree char *boot = boot_id();
+    if (process && !g_str_has_prefix(process, boot))
+        return false;
+    return kill((pid_t)pid, 0) == 0 || errno == EPERM;
 }
 
 char *journal_process_self(void)
@@ -50,7 +68,7 @@ bool journal_process_alive(int64_t pid, const char *process)
         return false;
     g_auto(GStrv) stat = process_stat(pid);
     if (!stat)
-        return false;
+        return may_be_hidden(pid, process);
     /* A zombie writes nothing more, unless it is only the first thread of a process that is still
      * finishing its I/O. */
     char state = stat[STAT_STATE][0];

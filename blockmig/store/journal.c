@@ -239,16 +239,24 @@ static bool connect(struct journal *journal, GError **error)
     if (rc != SQLITE_OK)
         return journal_set_error(journal, rc, "cannot be opened", error);
     sqlite3_busy_timeout(journal->db, BUSY_TIMEOUT_MS);
-    rc = sqlite3_exec(journal->db, "PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF", NULL, NULL, NULL);
+    /* A confined process has no directory for temporary files. */
+    rc = sqlite3_exec(journal->db,
+                      "PRAGMA foreign_keys = ON; PRAGMA trusted_schema = OFF; PRAGMA temp_store = MEMORY",
+                      NULL, NULL, NULL);
     if (rc != SQLITE_OK)
         return journal_set_error(journal, rc, "cannot be opened", error);
     return journal_schema_prepare(journal, error) && prepare_statements(journal, error);
 }
 
-static char *journal_path(const char *directory)
+char *journal_place(const char *directory)
 {
     g_autofree char *wanted = directory ? g_strdup(directory) : default_directory();
-    g_autofree char *absolute = g_canonicalize_filename(wanted, NULL);
+    return g_canonicalize_filename(wanted, NULL);
+}
+
+static char *journal_path(const char *directory)
+{
+    g_autofree char *absolute = journal_place(directory);
     return g_build_filename(absolute, "journal.sqlite", NULL);
 }
 

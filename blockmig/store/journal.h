@@ -66,6 +66,8 @@ struct journal_event {
 /* Creates directory (0700) and database if needed. `directory` NULL: $BLOCKMIG_STATE_DIR, else
  * /var/lib/blockmig for root, else $XDG_STATE_HOME/blockmig or ~/.local/state/blockmig. */
 struct journal *journal_open(const char *directory, GError **error);
+/* Where that directory is, absolute, whether or not it is there; owned by the caller. */
+char *journal_place(const char *directory);
 /* Is there a journal already? */
 bool journal_exists(const char *directory);
 void journal_close(struct journal *journal); /* NULL is allowed */

@@ -79,9 +79,10 @@ static json_t *file_arguments(const struct vm_node *node, const char *filename)
 }
 
 /* Of the connection below it. */
-static json_t *connection_arguments(const struct vm_node *node, const char *name, GError **error)
+static json_t *connection_arguments(struct qmp *qmp, const struct vm_node *node, const char *name,
+                                    GError **error)
 {
-    json_t *arguments = qemu_uri_arguments(node->filename, error);
+    json_t *arguments = qemu_uri_arguments(qmp, node->filename, error);
 
     if (!arguments)
         return NULL;
@@ -188,10 +189,14 @@ static bool connect_to(struct qmp *qmp, const struct vm_node *node, GError **err
 {
     char name[VM_NODE_NAME_MAX + 1];
     json_t *arguments;
+    bool ok;
 
     file_node_name(node->name, name);
-    arguments = connection_arguments(node, name, error);
-    return arguments && blockdev_add(qmp, arguments, error);
+    arguments = connection_arguments(qmp, node, name, error);
+    ok = arguments && blockdev_add(qmp, json_incref(arguments), error);
+    qemu_uri_forget_secret(qmp, arguments);
+    json_decref(arguments);
+    return ok;
 }
 
 static bool add_by_uri(struct qmp *qmp, const struct vm_node *node, GError **error)

@@ -58,8 +58,9 @@ bool qemu_set_write_threshold(struct vm *vm, const char *node, uint64_t offset, 
 
 /* qemu-uri.c */
 /* Driver and place of what a URI names, for blockdev-add; the caller's.  REFUSED: QEMU is not told such URIs.
- */
-json_t *qemu_uri_arguments(const char *uri, GError **error);
+ * After it was used, qemu_uri_forget_secret() takes a password back that QEMU was told. */
+json_t *qemu_uri_arguments(struct qmp *qmp, const char *uri, GError **error);
+void qemu_uri_forget_secret(struct qmp *qmp, const json_t *arguments);
 /* The URI of what QEMU calls a node of a network; the caller's; NULL: it has none. */
 char *qemu_uri_of(const char *filename);
 

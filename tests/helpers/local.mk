@@ -3,13 +3,12 @@
 noinst_PROGRAMS += tests/helpers/image-driver
 tests_helpers_image_driver_SOURCES = tests/helpers/image-driver.c \
 	tests/helpers/image-writer.c tests/helpers/image-writer.h
-tests_helpers_image_driver_LDADD = $(BLOCKMIG_LIBS)
 noinst_PROGRAMS += tests/helpers/space-query
 tests_helpers_space_query_SOURCES = tests/helpers/space-query.c
-tests_helpers_space_query_LDADD = $(BLOCKMIG_LIBS)
+noinst_PROGRAMS += tests/helpers/hostile-chain
+tests_helpers_hostile_chain_SOURCES = tests/helpers/hostile-chain.c
 noinst_PROGRAMS += tests/helpers/guarded-pause
 tests_helpers_guarded_pause_SOURCES = tests/helpers/guarded-pause.c
-tests_helpers_guarded_pause_LDADD = $(BLOCKMIG_LIBS)
 # For LD_PRELOAD, also into a program that is built with sanitizers.
 EXTRA_DIST += tests/helpers/kill-at-commit.c
 CLEANFILES += tests/helpers/kill-at-commit.so

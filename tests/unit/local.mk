@@ -102,24 +102,29 @@ tests_unit_utf16_t_SOURCES = tests/unit/utf16.c tests/unit/harness.h
 tests_unit_utf16_t_LDADD = $(UNIT_LIBS)
 
 check_PROGRAMS += tests/unit/vhdx.t
-tests_unit_vhdx_t_SOURCES = tests/unit/vhdx.c tests/unit/harness.h \
+tests_unit_vhdx_t_SOURCES = tests/unit/vhdx.c tests/unit/harness.h tests/unit/memory-image.h \
 	tests/helpers/crash.c tests/helpers/crash.h \
 	tests/helpers/image-writer.c tests/helpers/image-writer.h
 tests_unit_vhdx_t_LDADD = $(UNIT_LIBS)
 check_PROGRAMS += tests/unit/vhd.t
-tests_unit_vhd_t_SOURCES = tests/unit/vhd.c tests/unit/harness.h \
+tests_unit_vhd_t_SOURCES = tests/unit/vhd.c tests/unit/harness.h tests/unit/memory-image.h \
 	tests/helpers/crash.c tests/helpers/crash.h \
 	tests/helpers/image-writer.c tests/helpers/image-writer.h
 tests_unit_vhd_t_LDADD = $(UNIT_LIBS)
 
 check_PROGRAMS += tests/unit/vdi.t
-tests_unit_vdi_t_SOURCES = tests/unit/vdi.c tests/unit/harness.h \
+tests_unit_vdi_t_SOURCES = tests/unit/vdi.c tests/unit/harness.h tests/unit/memory-image.h \
 	tests/helpers/crash.c tests/helpers/crash.h \
 	tests/helpers/image-writer.c tests/helpers/image-writer.h
 tests_unit_vdi_t_LDADD = $(UNIT_LIBS)
 
 check_PROGRAMS += tests/unit/vmdk.t
-tests_unit_vmdk_t_SOURCES = tests/unit/vmdk.c \
+tests_unit_vmdk_t_SOURCES = tests/unit/vmdk.c tests/unit/harness.h tests/unit/memory-image.h \
 	tests/helpers/crash.c tests/helpers/crash.h \
 	tests/helpers/image-writer.c tests/helpers/image-writer.h
 tests_unit_vmdk_t_LDADD = $(UNIT_LIBS)
+
+check_PROGRAMS += tests/unit/sandbox.t
+tests_unit_sandbox_t_SOURCES = tests/unit/sandbox.c tests/unit/harness.h
+tests_unit_sandbox_t_LDADD = $(UNIT_LIBS)
+tests_unit_sandbox_t_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=syscall

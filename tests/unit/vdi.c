@@ -2,24 +2,14 @@
 /* The VDI driver on memory: layout, parents, and what a crash at any moment leaves. */
 #include "formats/vdi.h"
 
-#include "blockmig/storage/memory.h"
 #include "tests/helpers/crash.h"
-#include "tests/helpers/image-writer.h"
-#include "tests/unit/harness.h"
+#include "tests/unit/memory-image.h"
 
 #define MIB (UINT64_C(1) << 20)
 
 static struct storage *create(const char *name, uint64_t size, const char *options, struct image *parent)
 {
-    g_autoptr(GHashTable) values = format_parse_options(&format_vdi, options, NULL);
-    struct image_create_options create_options = {.size = size, .values = values, .parent = parent};
-    struct storage *storage = storage_memory_new(name, NULL, 0, 0);
-    g_autoptr(GError) error = NULL;
-
-    create_options.backing_name = parent ? "base.vdi" : NULL;
-    create_options.backing_format = parent ? "vdi" : NULL;
-    assert_ok(image_create(storage, &format_vdi, &create_options, &error));
-    return storage;
+    return memory_image_create(&format_vdi, name, size, options, parent);
 }
 
 /* The same with small blocks, laid out as QEMU does it: the map at 512, the data behind it. */
@@ -40,11 +30,7 @@ static struct storage *create_small(uint64_t size, uint32_t block_size, uint32_t
 
 static struct image *open_image(struct storage *storage, bool writable)
 {
-    g_autoptr(GError) error = NULL;
-    struct image *image = image_open(storage, &format_vdi, writable, &error);
-
-    g_assert_no_error(error);
-    return image;
+    return memory_image_open(&format_vdi, storage, writable);
 }
 
 static void write_one(struct image *image, uint64_t offset, uint8_t value)
@@ -180,13 +166,8 @@ static void test_crash(gconstpointer data)
     struct image *parent = NULL;
 
     if (variant->backed) {
-        g_autofree uint8_t *content = g_malloc(size);
-        g_autoptr(GError) error = NULL;
-
         parent = open_image(create("base", size, "subformat=fixed", NULL), true);
-        for (uint64_t i = 0; i < size; i++)
-            content[i] = i * 7 + i / 4096;
-        assert_ok(writer_write(parent, NULL, content, size, 0, &error));
+        memory_image_fill(parent);
         crash.backing = backing = chain_new_single(parent, false);
     }
     crash_random(&crash, create_small(size, variant->block_size, variant->extra, parent), 100);

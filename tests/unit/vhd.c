@@ -2,33 +2,19 @@
 /* The VHD driver on memory: layout, what QEMU makes of the size, and what a crash at any moment leaves. */
 #include "formats/vhd.h"
 
-#include "blockmig/storage/memory.h"
 #include "tests/helpers/crash.h"
-#include "tests/helpers/image-writer.h"
-#include "tests/unit/harness.h"
+#include "tests/unit/memory-image.h"
 
 #define MIB (UINT64_C(1) << 20)
 
 static struct storage *create(const char *name, uint64_t size, const char *options, struct image *parent)
 {
-    g_autoptr(GHashTable) values = format_parse_options(&format_vhd, options, NULL);
-    struct image_create_options create_options = {.size = size, .values = values, .parent = parent};
-    struct storage *storage = storage_memory_new(name, NULL, 0, 0);
-    g_autoptr(GError) error = NULL;
-
-    create_options.backing_name = parent ? "base.vhd" : NULL;
-    create_options.backing_format = parent ? "vhd" : NULL;
-    assert_ok(image_create(storage, &format_vhd, &create_options, &error));
-    return storage;
+    return memory_image_create(&format_vhd, name, size, options, parent);
 }
 
 static struct image *open_image(struct storage *storage, bool writable)
 {
-    g_autoptr(GError) error = NULL;
-    struct image *image = image_open(storage, &format_vhd, writable, &error);
-
-    g_assert_no_error(error);
-    return image;
+    return memory_image_open(&format_vhd, storage, writable);
 }
 
 /* ---- geometry ----------------------------------------------------------------------------------- */
@@ -229,13 +215,8 @@ static void test_crash(gconstpointer data)
     struct image *parent = NULL;
 
     if (backed) {
-        g_autofree uint8_t *content = g_malloc(size);
-        g_autoptr(GError) error = NULL;
-
         parent = open_image(create("base", size, "subformat=fixed", NULL), true);
-        for (uint64_t i = 0; i < size; i++)
-            content[i] = i * 7 + i / 4096;
-        assert_ok(writer_write(parent, NULL, content, size, 0, &error));
+        memory_image_fill(parent);
         crash.backing = backing = chain_new_single(parent, false);
     }
     crash_random(&crash, create("disk", size, options + backed, parent), 100);

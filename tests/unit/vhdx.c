@@ -2,12 +2,10 @@
 /* The VHDX driver on memory: layout, identities, the log, and what a crash at any moment leaves. */
 #include "formats/vhdx.h"
 
-#include "blockmig/storage/memory.h"
 #include "formats/crc32c.h"
 #include "formats/utf16.h"
 #include "tests/helpers/crash.h"
-#include "tests/helpers/image-writer.h"
-#include "tests/unit/harness.h"
+#include "tests/unit/memory-image.h"
 
 #include <stdlib.h>
 
@@ -15,24 +13,12 @@
 
 static struct storage *create(const char *name, uint64_t size, const char *options, struct image *parent)
 {
-    g_autoptr(GHashTable) values = format_parse_options(&format_vhdx, options, NULL);
-    struct image_create_options create_options = {.size = size, .values = values, .parent = parent};
-    struct storage *storage = storage_memory_new(name, NULL, 0, 0);
-    g_autoptr(GError) error = NULL;
-
-    create_options.backing_name = parent ? "base.vhdx" : NULL;
-    create_options.backing_format = parent ? "vhdx" : NULL;
-    assert_ok(image_create(storage, &format_vhdx, &create_options, &error));
-    return storage;
+    return memory_image_create(&format_vhdx, name, size, options, parent);
 }
 
 static struct image *open_image(struct storage *storage, bool writable)
 {
-    g_autoptr(GError) error = NULL;
-    struct image *image = image_open(storage, &format_vhdx, writable, &error);
-
-    g_assert_no_error(error);
-    return image;
+    return memory_image_open(&format_vhdx, storage, writable);
 }
 
 static struct storage *copy_of(struct storage *storage)
@@ -370,13 +356,7 @@ static struct image *make_parent(uint64_t size, const char *options)
     g_autofree char *sectors =
         g_strdup(strstr(options, "logical_sector_size=4096") ? "logical_sector_size=4096" : "");
     struct image *parent = open_image(create("base", size, sectors, NULL), true);
-    g_autofree uint8_t *content = g_malloc(size);
-    g_autoptr(GError) error = NULL;
-
-    for (uint64_t i = 0; i < size; i++)
-        content[i] = i * 7 + i / 4096;
-    assert_ok(writer_write(parent, NULL, content, size, 0, &error));
-    flush(parent);
+    memory_image_fill(parent);
     return parent;
 }
 
