@@ -75,6 +75,7 @@ struct storage {
     bool reads_zero;    /* bytes never written read as zeros: a file created empty; not a used device */
     int direct_fd;      /* O_DIRECT descriptor: offset, length and memory aligned to `alignment` */
     int buffered_fd;    /* page-cache descriptor of the same object, any alignment */
+    uint32_t sector;    /* bytes of a logical sector, which a guest may see; 0: it has none (files) */
     uint32_t alignment; /* of direct_fd; a power of two, 1 if direct_fd is -1 */
     const char *notice; /* what who writes to it should know, or NULL */
     void *opaque;       /* the implementation's */

@@ -49,7 +49,7 @@ check "  and is right" cmp "$tmp/source.raw" "$tmp/back.raw"
 
 copy_slowly "$tmp/source.raw" "iscsi://$portal/$iqn/2"
 copy=$REPLY
-kill_tgtd
+kill_tgtd "$tgtd"
 wait "$copy"
 is $? 8 "a copy ends with status 8 if the target dies and stays away"
 like "$(cat "$tmp/slow.out")" 'has not come back within 2 seconds' "  and says so"
@@ -62,7 +62,7 @@ export BLOCKMIG_ISCSI_TIMEOUT=20
 rm "$tmp/back.raw"
 copy_slowly "$uri" "$tmp/back.raw"
 copy=$REPLY
-kill_tgtd
+kill_tgtd "$tgtd"
 serve
 wait "$copy"
 is $? 0 "a target that is restarted at once does not end a copy from it"

@@ -24,8 +24,9 @@ start_tgtd()
     fi
     export TGT_IPC_SOCKET=$tmp/tgtd
     rm -f "$tmp"/tgtd.*
-    start tgtd -f -C 1 --iscsi "portal=127.0.0.1:$port"
-    tgtd=$REPLY
+    tgtd -f -C 1 --iscsi "portal=127.0.0.1:$port" 3>&- </dev/null &
+    tgtd=$!
+    at_exit kill_tgtd "$tgtd" # it does not end by SIGTERM as long as it has targets
     portal=127.0.0.1:$port
     wait_for 20 tgt --op show --mode sys || must false "tgtd did not start"
 }
@@ -57,11 +58,12 @@ make_thin()
     must tgt --op update --mode logicalunit --tid 1 --lun "$1" --params thin_provisioning=1
 }
 
-# kill_tgtd: as a crash would.
+# kill_tgtd PID: as a crash would.
 kill_tgtd()
 {
-    kill -KILL "$tgtd"
-    wait "$tgtd" 2>/dev/null
+    kill -KILL "$1" 2>/dev/null
+    wait "$1" 2>/dev/null
+    return 0
 }
 
 # start_stub FILE [OPTION or FAULT]...: tests/helpers/iscsi-target.py; sets stub to its pid and REPLY to a URI.

@@ -6,6 +6,7 @@
  * failure here is REFUSED: nothing happened yet.
  */
 #include "blockmig/migrate/cold.h"
+#include "blockmig/migrate/place.h"
 #include "blockmig/migrate/space.h"
 #include "blockmig/migrate/units.h"
 #include "blockmig/storage/file.h"
@@ -150,13 +151,26 @@ static bool hold_replaced(struct unit_file *file, GError **error)
     return file->replaced != NULL;
 }
 
-/* Not mounted, not read-only, not the disk of a machine: found out before, and not while it is written. */
-static bool device_is_free(const struct copy_unit *unit, GError **error)
+/* Is what lies on the target what an earlier run of this copy has written there? */
+static bool is_ours(const struct cold_job *job)
+{
+    return job->base.record || job->given_up || job->base.already_there;
+}
+
+/* Not mounted, not read-only, not the disk of a machine, and nothing on it that somebody may miss: found out
+ * before, and not while it is written. */
+static bool device_is_free(const struct cold_job *job, const struct copy_unit *unit, GError **error)
 {
     g_autofree char *real = NULL;
     g_autoptr(storage_t) storage = storage_open(unit->target_path, FILE_WRITE, NULL, &real, error);
 
-    return storage != NULL;
+    if (!storage)
+        return false;
+    if (job->request->force || is_ours(job))
+        return true;
+    if (unit->format->flags & FORMAT_IDENTITY && !place_fits_sectors(unit->chain, storage, error))
+        return false;
+    return place_is_empty(storage, error);
 }
 
 static bool name_is_free(const struct cold_job *job, struct unit_file *file, GError **error)
@@ -176,7 +190,7 @@ static bool name_is_free(const struct cold_job *job, struct unit_file *file, GEr
 static bool target_is_free(const struct cold_job *job, struct copy_unit *unit, GError **error)
 {
     if (unit->device)
-        return device_is_free(unit, error);
+        return device_is_free(job, unit, error);
     for (guint i = 0; i < unit->files->len; i++)
         if (!name_is_free(job, g_ptr_array_index(unit->files, i), error))
             return false;

@@ -233,7 +233,7 @@ static bool is_another(const char *path, const char *source, GError **error)
 {
     struct stat target, layer;
 
-    if (strcmp(path, source) == 0)
+    if (storage_name_is_uri(path) && strcmp(path, source) == 0)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is what is to be copied", path);
     if (stat(path, &target) < 0 || stat(source, &layer) < 0)
         return true;

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "blockmig/storage/device.h"
 
+#include "formats/error.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <glib.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -108,4 +111,124 @@ bool device_overlaps(const struct stat *a, const struct stat *b)
     if (in_a && in_b)
         return is_below(in_a, in_b) || is_below(in_b, in_a);
     return (in_a && lies_under(in_a, b)) || (in_b && lies_under(in_b, a));
+}
+
+/* ---- who uses it --------------------------------------------------------------------------------- */
+
+/* The first line of a file in sysfs; NULL: there is none.  The caller's. */
+static char *attribute(const char *directory, const char *name)
+{
+    g_autofree char *path = g_build_filename(directory, name, NULL);
+    char *text = NULL;
+
+    return g_file_get_contents(path, &text, NULL, NULL) ? g_strchomp(text) : NULL;
+}
+
+static char *map_above(const char *sysfs)
+{
+    g_autofree char *path = g_build_filename(sysfs, "holders", NULL);
+    g_autoptr(GDir) holders = g_dir_open(path, 0, NULL);
+    const char *holder;
+
+    while (holders && (holder = g_dir_read_name(holders))) {
+        g_autofree char *directory = g_build_filename(path, holder, NULL);
+        g_autofree char *uuid = attribute(directory, "dm/uuid");
+        char *name;
+
+        if (!uuid || !g_str_has_prefix(uuid, "mpath-"))
+            continue;
+        name = attribute(directory, "dm/name");
+        return name ? name : g_strdup(holder);
+    }
+    return NULL;
+}
+
+char *device_multipath_map(const char *sysfs)
+{
+    g_autofree char *partition = attribute(sysfs, "partition");
+    g_autofree char *disk = g_path_get_dirname(sysfs);
+    char *map = map_above(sysfs);
+
+    return map || !partition ? map : map_above(disk);
+}
+
+bool device_is_no_path(const struct stat *st, GError **error)
+{
+    g_autofree char *sysfs = sysfs_path(st);
+    g_autofree char *map = sysfs ? device_multipath_map(sysfs) : NULL;
+
+    return !map ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "the device is one path of the multipath map %s: use /dev/mapper/%s", map, map);
+}
+
+static void add_use(GString *uses, const char *format, const char *name)
+{
+    if (uses->len)
+        g_string_append(uses, ", ");
+    g_string_append_printf(uses, "%s %s", format, name);
+}
+
+/* Lines of mountinfo: id, parent, MAJOR:MINOR, root, mount point (proc(5)). */
+static void add_mounts(GString *uses, const struct stat *st)
+{
+    g_autofree char *text = NULL;
+    g_auto(GStrv) lines = NULL;
+    char wanted[32];
+
+    snprintf(wanted, sizeof(wanted), "%u:%u", major(st->st_rdev), minor(st->st_rdev));
+    if (!g_file_get_contents("/proc/self/mountinfo", &text, NULL, NULL))
+        return;
+    lines = g_strsplit(text, "\n", -1);
+    for (size_t i = 0; lines[i]; i++) {
+        g_auto(GStrv) fields = g_strsplit(lines[i], " ", 6);
+
+        if (g_strv_length(fields) == 6 && strcmp(fields[2], wanted) == 0)
+            add_use(uses, "mounted at", fields[4]);
+    }
+}
+
+static void add_swap(GString *uses, const struct stat *st)
+{
+    g_autofree char *text = NULL;
+    g_auto(GStrv) lines = NULL;
+
+    if (!g_file_get_contents("/proc/swaps", &text, NULL, NULL))
+        return;
+    lines = g_strsplit(text, "\n", -1);
+    for (size_t i = 1; lines[0] && lines[i]; i++) {
+        g_autofree char *path = g_strndup(lines[i], strcspn(lines[i], " \t"));
+        struct stat swap;
+
+        if (stat(path, &swap) == 0 && S_ISBLK(swap.st_mode) && swap.st_rdev == st->st_rdev)
+            add_use(uses, "swap", path);
+    }
+}
+
+static void add_holders(GString *uses, const struct stat *st)
+{
+    g_autofree char *sysfs = sysfs_path(st);
+    g_autofree char *path = sysfs ? g_build_filename(sysfs, "holders", NULL) : NULL;
+    g_autoptr(GDir) holders = path ? g_dir_open(path, 0, NULL) : NULL;
+    const char *holder;
+
+    while (holders && (holder = g_dir_read_name(holders))) {
+        g_autofree char *directory = g_build_filename(path, holder, NULL);
+        g_autofree char *name = attribute(directory, "dm/name");
+        g_autofree char *both = name ? g_strdup_printf("%s (%s)", holder, name) : g_strdup(holder);
+
+        add_use(uses, "part of", both);
+    }
+}
+
+char *device_users(const struct stat *st)
+{
+    GString *uses = g_string_new(NULL);
+
+    add_mounts(uses, st);
+    add_swap(uses, st);
+    add_holders(uses, st);
+    if (uses->len == 0)
+        g_string_append(uses, "mounted, swap, part of another device, or being written to");
+    return g_string_free(uses, FALSE);
 }

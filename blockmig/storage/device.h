@@ -3,6 +3,7 @@
 #ifndef BLOCKMIG_STORAGE_DEVICE_H
 #define BLOCKMIG_STORAGE_DEVICE_H
 
+#include <glib.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/stat.h>
@@ -22,5 +23,15 @@ int device_discard(int fd, uint64_t offset, uint64_t length);
 /* Do two different objects, of which at least one is a device, share bytes: a disk and its partition, a loop
  * device and the file under it?  false also where this host does not tell. */
 bool device_overlaps(const struct stat *a, const struct stat *b);
+
+/* The multipath map of which the device with this directory in sysfs is one path, or whose disk is: "mpatha";
+ * NULL: of none.  The caller's. */
+char *device_multipath_map(const char *sysfs);
+/* REFUSED if the device, or the disk of this partition, is one path of a multipath map: what is written by
+ * one path alone is lost with it, and the others know nothing of it. */
+bool device_is_no_path(const struct stat *st, GError **error);
+/* What the system uses a busy device for, for a message: "mounted at /srv, part of dm-3 (vg-lv)".  The
+ * caller's. */
+char *device_users(const struct stat *st);
 
 #endif

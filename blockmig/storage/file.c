@@ -423,6 +423,7 @@ static bool settle_device(struct storage *storage, GError **error)
 
     if (errnum == 0)
         errnum = device_sector_size(file->fd, &file->sector);
+    storage->sector = file->sector;
     if (errnum == 0 && storage->writable)
         errnum = device_is_readonly(file->fd, &readonly);
     if (errnum)
@@ -482,17 +483,19 @@ static struct storage *reopen(const char *path, int path_fd, const struct stat *
 {
     g_autoptr(storage_t) storage = file_new(path, st, flags);
     g_autofree char *self = g_strdup_printf("/proc/self/fd/%d", path_fd);
+    g_autofree char *users = NULL;
     const char *purpose = storage->writable ? "writing" : "reading";
     int mode = (storage->writable ? O_RDWR : O_RDONLY) | O_CLOEXEC;
 
+    if (file_of(storage)->device && storage->writable && !device_is_no_path(st, error))
+        return NULL;
     /* O_EXCL on a device: what is mounted, swap or part of another device is not written to. */
     file_of(storage)->fd = open(self, file_of(storage)->device && storage->writable ? mode | O_EXCL : mode);
     if (file_of(storage)->fd < 0) {
-        if (errno == EBUSY)
-            g_set_error_literal(
-                error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
-                "the device is in use: mounted, swap, part of another device, or being written to");
-        else if (errno == EACCES || errno == EPERM || errno == EROFS)
+        if (errno == EBUSY) {
+            users = device_users(st);
+            blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the device is in use: %s", users);
+        } else if (errno == EACCES || errno == EPERM || errno == EROFS)
             g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "opening for %s: %s", purpose,
                         g_strerror(errno));
         else

@@ -484,6 +484,7 @@ bool iscsi_session_run(struct iscsi_session *session, struct iscsi_command *comm
     g_mutex_init(&waiter.lock);
     g_cond_init(&waiter.cond);
     command->done = run_done;
+    /* cppcheck-suppress autoVariables ; it is waited for here */
     command->opaque = &waiter;
     iscsi_session_submit(session, command);
     g_mutex_lock(&waiter.lock);

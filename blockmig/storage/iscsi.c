@@ -12,6 +12,7 @@
 #define PIECE         ((uint32_t)1 << 20) /* bytes of one READ or WRITE: enough to hide the way, few to repeat */
 #define ZERO_PIECE    ((uint64_t)256 << 20) /* bytes of one WRITE SAME or UNMAP, which a unit may do slowly */
 #define MAX_ANSWER    4096
+#define MAX_LOOKS     64
 #define LBA_STATUS    24 /* bytes: the first range only */
 #define MAX_BLOCKSIZE 4096
 
@@ -529,6 +530,22 @@ static bool ask_limits(struct iscsi *iscsi, uint8_t *answer, GError **error)
     return true;
 }
 
+/* Does the unit say that all its blocks are unmapped, and that such read as zeros?  Then none of them has to
+ * be made so.  What is mapped in many pieces is not looked through. */
+static bool is_blank(struct iscsi *iscsi)
+{
+    uint64_t block = 0, count;
+
+    for (unsigned i = 0; i < MAX_LOOKS && block < iscsi->capacity.blocks; i++) {
+        bool mapped = true;
+
+        if (!lba_status(iscsi, block, &mapped, &count, NULL) || mapped || count == 0)
+            return false;
+        block += count;
+    }
+    return block >= iscsi->capacity.blocks;
+}
+
 /* The name that a unit has through all its ports, if it has one that is registered; otherwise what we know.
  */
 static bool ask_name(struct storage *storage, uint8_t *answer, GError **error)
@@ -554,6 +571,8 @@ static bool look_at_unit(struct storage *storage, GError **error)
         !ask_limits(iscsi, answer, error) || !ask_name(storage, answer, error))
         return false;
     storage->size = iscsi->capacity.blocks * iscsi->block;
+    storage->sector = iscsi->block;
+    storage->reads_zero = storage->writable && is_blank(iscsi);
     storage->alignment = 1;
     return true;
 }

@@ -17,5 +17,6 @@ libengine_a_SOURCES += \
 	blockmig/storage/resolve.c blockmig/storage/resolve.h \
 	blockmig/storage/sandbox.c blockmig/storage/sandbox.h \
 	blockmig/storage/scsi.c blockmig/storage/scsi.h \
+	blockmig/storage/signature.c blockmig/storage/signature.h \
 	blockmig/storage/uri.c blockmig/storage/uri.h \
 	blockmig/storage/users.c

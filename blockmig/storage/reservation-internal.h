@@ -41,7 +41,7 @@ struct reservation *reservation_of_device(const char *path, GError **error);
  * somebody else has reserved the unit against us. */
 bool reservation_join(struct reservation *reservation, uint64_t *key, GError **error);
 void reservation_leave(struct reservation *reservation, uint64_t key);
-/* "reserved by iqn... (key 0x1, write exclusive)" from READ FULL STATUS or READ RESERVATION, or NULL; the caller's.
+/* "reserved by iqn... (key 0x1, write exclusive)" from the answer to `action`, or NULL; the caller's.
  */
 char *reservation_name_holder(enum reservation_in action, const uint8_t *data, size_t length);
 

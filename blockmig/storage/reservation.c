@@ -94,7 +94,7 @@ static char *name_initiator(const uint8_t *id, size_t length)
         return g_string_free(name, FALSE);
     }
     name = g_string_new(NULL);
-    g_string_append_printf(name, "protocol-%u:", id[0] & 0x0f);
+    g_string_append_printf(name, "protocol-%u:", id[0] & 0x0fu);
     for (size_t i = 0; i < MIN(length, 24); i++)
         g_string_append_printf(name, "%02x", id[i]);
     return g_string_free(name, FALSE);

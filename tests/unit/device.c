@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Block devices, on a loop device with 512-byte and with 4096-byte sectors. */
+#include "blockmig/storage/device.h"
+
 #include "blockmig/storage/file.h"
 #include "formats/image.h"
 #include "tests/unit/harness.h"
@@ -142,6 +144,40 @@ static void test_device(const void *sector_size)
     close(fd);
 }
 
+static void make_file(const char *path, const char *text)
+{
+    g_autofree char *whole = g_build_filename(directory, path, NULL);
+    g_autofree char *parent = g_path_get_dirname(whole);
+
+    g_assert_cmpint(g_mkdir_with_parents(parent, 0700), ==, 0);
+    g_assert_true(g_file_set_contents(whole, text, -1, NULL));
+}
+
+static char *map_of(const char *path)
+{
+    g_autofree char *whole = g_build_filename(directory, path, NULL);
+
+    return device_multipath_map(whole);
+}
+
+/* As sysfs shows a path of a map, a partition of it, and another disk under LVM. */
+static void test_multipath(void)
+{
+    g_autofree char *path = NULL, *partition = NULL, *other = NULL;
+
+    make_file("sda/holders/dm-0/dm/uuid", "mpath-3600a098038303053\n");
+    make_file("sda/holders/dm-0/dm/name", "mpatha\n");
+    make_file("sda/sda1/partition", "1\n");
+    make_file("sdb/holders/dm-1/dm/uuid", "LVM-abc\n");
+    make_file("sdb/holders/dm-1/dm/name", "vg-lv\n");
+    path = map_of("sda");
+    partition = map_of("sda/sda1");
+    other = map_of("sdb");
+    g_assert_cmpstr(path, ==, "mpatha");
+    g_assert_cmpstr(partition, ==, "mpatha");
+    g_assert_null(other);
+}
+
 int main(int argc, char **argv)
 {
     int status;
@@ -150,6 +186,7 @@ int main(int argc, char **argv)
     directory = harness_directory();
     g_test_add_data_func("/device/512", "512", test_device);
     g_test_add_data_func("/device/4096", "4096", test_device);
+    g_test_add_func("/device/multipath", test_multipath);
     status = g_test_run();
     harness_remove(directory);
     g_free(directory);
