@@ -94,6 +94,7 @@ dist_check_SCRIPTS += \
 	tests/move-block-devices.sh \
 	tests/move-brings-the-machine-back-from-a-bad-target.sh \
 	tests/move-disks-of-any-size.sh \
+	tests/move-disks-of-iscsi-targets.sh \
 	tests/move-disks-of-servers.sh \
 	tests/move-flattens-a-chain.sh \
 	tests/move-keeps-a-chain.sh \

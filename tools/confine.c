@@ -12,15 +12,28 @@
 
 #define ALL (SANDBOX_READ | SANDBOX_WRITE | SANDBOX_CREATE | SANDBOX_REMOVE)
 
-/* What tells who lives and has what open, what lies under loop devices, and how many processors there are. */
+/* What tells who lives and has what open, which devices belong to which, and how many processors there are.
+ */
 static struct sandbox *begin(void)
 {
+    static const char *const files[] = {"/proc", "/sys/devices", "/sys/dev/block", "/sys/block",
+                                        "/sys/class/block"};
     struct sandbox *sandbox = sandbox_new();
 
-    sandbox_allow(sandbox, "/proc", SANDBOX_READ);
-    sandbox_allow(sandbox, "/sys/devices/virtual/block", SANDBOX_READ);
-    sandbox_allow(sandbox, "/sys/devices/system/cpu/online", SANDBOX_READ);
+    for (size_t i = 0; i < G_N_ELEMENTS(files); i++)
+        sandbox_allow(sandbox, files[i], SANDBOX_READ);
     return sandbox;
+}
+
+/* Who we are for an iSCSI target, and what we know that nobody else does. */
+static void allow_iscsi(struct sandbox *sandbox)
+{
+    const char *credentials = g_getenv("BLOCKMIG_ISCSI_CREDENTIALS");
+
+    sandbox_allow(sandbox, "/etc/iscsi", SANDBOX_READ);
+    sandbox_allow(sandbox, "/etc/machine-id", SANDBOX_READ);
+    if (credentials)
+        sandbox_allow(sandbox, credentials, SANDBOX_READ);
 }
 
 /* Certificates and keys: where libnbd looks for them, and where the URI says that they are. */
@@ -53,7 +66,10 @@ static void allow_uri(struct sandbox *sandbox, const char *uri)
                                         "/etc/ssl/certs",     "/etc/ld.so.cache", "/usr/lib"};
 
     sandbox_allow_network(sandbox);
-    allow_secrets(sandbox, uri);
+    if (g_str_has_prefix(uri, "iscsi://"))
+        allow_iscsi(sandbox);
+    else
+        allow_secrets(sandbox, uri);
     for (size_t i = 0; i < G_N_ELEMENTS(files); i++)
         sandbox_allow(sandbox, files[i], SANDBOX_READ);
 }
