@@ -15,8 +15,10 @@
 #define CONNECT_TIME   (30 * G_USEC_PER_SEC) /* for one try */
 #define RETRY_TIME     (60 * G_USEC_PER_SEC) /* for all of them, after a connection was lost */
 #define RETRY_INTERVAL (G_USEC_PER_SEC / 2)
-#define LARGEST        (UINT32_C(32) << 20) /* what every server takes, unless it says less */
-#define LEAST          UINT32_C(512)        /* what every server takes, unless it says more */
+/* Every server takes 32 MiB, unless it says less.  But servers get memory for each command: with these, 1.2
+ * GiB onto a qemu-nbd with a page cache and back took 3.6 s, with 2 MiB 5.2 s. */
+#define LARGEST (UINT32_C(256) << 10)
+#define LEAST   UINT32_C(512) /* what every server takes, unless it says more */
 
 enum state { CONNECTING, READY, GONE };
 

@@ -579,10 +579,23 @@ static struct storage *storage_new(struct nbd *nbd, const char *name, char *iden
     return storage;
 }
 
+/* Then no zeros have to be written to it, each of which would be waited for. */
+static bool is_all_zero(struct storage *storage)
+{
+    uint64_t run = 0;
+    bool data = !nbd_of(storage)->abilities.status;
+
+    for (uint64_t at = 0; at < storage->size && !data; at += run)
+        if (!export_status(storage, at, storage->size - at, &data, &run, NULL))
+            return false;
+    return !data;
+}
+
 struct storage *storage_nbd_open(const char *uri, unsigned flags, GError **error)
 {
     bool writable = flags & FILE_WRITE;
     struct nbd *nbd = nbd_for(uri, flags, error);
+    struct storage *storage;
 
     if (!nbd)
         return NULL;
@@ -593,7 +606,9 @@ struct storage *storage_nbd_open(const char *uri, unsigned flags, GError **error
     }
     if (writable)
         g_atomic_int_set(&nbd->retry, 0);
-    return storage_new(nbd, uri, g_strdup_printf("nbd:%s", uri), writable);
+    storage = storage_new(nbd, uri, g_strdup_printf("nbd:%s", uri), writable);
+    storage->reads_zero = writable && is_all_zero(storage);
+    return storage;
 }
 
 bool storage_nbd_takes_another(const char *uri, GError **error)
