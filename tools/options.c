@@ -96,7 +96,7 @@ static const struct option_spec specs[] = {
     {"digest", 0, "ALGORITHM", "xxh3 or sha256", BOTH, OPTION_CHOICE, AT(digest), digest_choices},
     {"bandwidth", 0, "RATE", "read no faster than RATE, as in 100MiB/s",
      BOTH | COMMAND_VERIFY | COMMAND_COMMIT, OPTION_RATE, AT(bandwidth)},
-    {"guest-share", 0, "PERCENT", "requests that the machine keeps (75); 0: any", MOVES, OPTION_PERCENT,
+    {"guest-share", 0, "PERCENT", "requests that the machine keeps (80); 0: any", MOVES, OPTION_PERCENT,
      AT(guest_share)},
     {"salvage", 0, NULL, "go on after read errors, list them and exit 6", COPIES, OPTION_FLAG, AT(salvage)},
     {"delete-source", 0, NULL, "remove the source after the copy is proved", BOTH | COMMAND_COMMIT,

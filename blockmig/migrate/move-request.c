@@ -5,7 +5,7 @@
 #include "blockmig/storage/uri.h"
 
 #define DEFAULT_MAX_PAUSE   500 /* ms */
-#define DEFAULT_GUEST_SHARE 75  /* % */
+#define DEFAULT_GUEST_SHARE 80  /* % */
 
 static const char *const methods[] = {"auto", "storage", "mirror", NULL};
 static const char *const busy_policies[] = {"park", "mirror", "throttle", NULL};
