@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # map: the same data and zeros, at the same places, as qemu-img map sees.
 . "${srcdir:-.}/tests/lib.sh"
-need_tool qemu-img qemu-io jq
+need_tool qemu-img qemu-io jq python3
 use_seed
 
 # Both as lines "data START END HOST" (of one layer's raw data) and "zero START END", merged as far as possible:
@@ -70,4 +70,17 @@ is "$table" "$(jq -r '.extents[] | "\(.offset) \(.length) \(.status) \(.layer) \
     "the table shows the same extents"
 is "$(jq -r '.schema, .complete, (.extents | map(.length) | add)' <<<"$out" | xargs)" "1 true $((48 << 20))" \
     "they cover the disk"
+
+# A list that an error ends: the second L2 table is nowhere.
+must qemu-img create -q -f qcow2 "$tmp/torn.qcow2" 1G
+must qemu-io -f qcow2 -c 'write 0 64k' -c 'write 600M 64k' "$tmp/torn.qcow2"
+must python3 -c 'import struct, sys
+with open(sys.argv[1], "r+b") as image:
+    image.seek(40)
+    image.seek(struct.unpack(">Q", image.read(8))[0] + 8)
+    image.write(struct.pack(">Q", 1 << 63 | 1 << 50))' "$tmp/torn.qcow2"
+fails_with 1 "an image with a bad table fails" blockmig map --json "$tmp/torn.qcow2"
+is "$(jq -s length <<<"$out")" 1 "there is one object"
+is "$(jq .complete <<<"$out")" false "which is not complete"
+is "blockmig: $(jq -r .error <<<"$out")" "$err" "and has the error"
 done_testing

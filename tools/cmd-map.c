@@ -94,6 +94,16 @@ static bool print_all(struct chain *chain, struct printer *printer, GError **err
     return true;
 }
 
+/* Quoted.  The caller's. */
+static char *json_text(const char *text)
+{
+    json_t *string = output_json_string(text);
+    char *quoted = json_dumps(string, JSON_ENCODE_ANY);
+
+    json_decref(string);
+    return quoted;
+}
+
 static void print_json_head(const struct chain *chain)
 {
     json_t *layers = json_array();
@@ -103,6 +113,7 @@ static void print_json_head(const struct chain *chain)
                                         "format", chain_layer(chain, i)->format->name));
     g_autofree char *text = json_dumps(layers, 0);
     json_decref(layers);
+    output_json_begun();
     printf("{\"schema\": 1, \"command\": \"map\", \"virtual_size\": %" PRIu64
            ",\n \"sandbox\": \"%s\",\n \"chain\": %s,\n \"extents\": [",
            chain->size, sandbox_name(), text);
@@ -120,6 +131,17 @@ static void print_totals(const struct printer *printer)
     putchar('\n');
 }
 
+/* `failure`: what ended the list too early, or NULL. */
+static void print_tail(const GError *failure)
+{
+    if (!failure) {
+        printf("\n ],\n \"complete\": true}\n");
+        return;
+    }
+    g_autofree char *text = json_text(failure->message);
+    printf("\n ],\n \"complete\": false,\n \"error\": %s}\n", text);
+}
+
 int cmd_map(const struct options *options, GError **error)
 {
     if (!command_arguments(options, 1, 1, error) || !confine_look(options, error))
@@ -135,7 +157,7 @@ int cmd_map(const struct options *options, GError **error)
         printf("%16s %16s  %-6s  %5s %16s\n", "offset", "length", "status", "layer", "host offset");
     bool whole = print_all(chain, &printer, error);
     if (printer.json)
-        printf("\n ],\n \"complete\": %s}\n", whole ? "true" : "false");
+        print_tail(whole ? NULL : *error);
     else if (whole && !options->quiet)
         print_totals(&printer);
     return 0;

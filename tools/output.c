@@ -91,6 +91,11 @@ json_t *output_json_ranges(const GArray *ranges)
 
 static bool object_printed;
 
+void output_json_begun(void)
+{
+    object_printed = true;
+}
+
 bool output_json_printed(void)
 {
     return object_printed;
@@ -98,7 +103,7 @@ bool output_json_printed(void)
 
 bool output_json(json_t *object, GError **error)
 {
-    object_printed = true;
+    output_json_begun();
     json_object_set_new(object, "sandbox", json_string(sandbox_name()));
     /* 15 digits print 12.3 as 12.3; an unwritable stdout is told by output_flush(). */
     json_dumpf(object, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(15));

@@ -32,6 +32,8 @@ json_t *output_json_ranges(const GArray *ranges);
 /* Prints the object (and releases it) as the one result on standard output, and in it how this process is
  * confined. */
 bool output_json(json_t *object, GError **error);
+/* One that is printed by other means, piece by piece, counts as well. */
+void output_json_begun(void);
 /* Whether there was one: a failure prints one, too. */
 bool output_json_printed(void);
 /* Standard output has really been written. */
