@@ -126,7 +126,9 @@ check-long:
 	BLOCKMIG_LONG=1 $(MAKE) $(AM_MAKEFLAGS) check
 
 # Disks on servers.
+EXTRA_DIST += tests/helpers/nbd-bitmap-server.py
 dist_check_SCRIPTS += \
+	tests/dirty-bitmaps-of-servers-are-read.sh \
 	tests/nbd-exports-are-copied-both-ways.sh \
 	tests/nbd-over-tls.sh \
 	tests/nbd-servers-fail-in-order.sh

@@ -2,6 +2,8 @@
 /* blockmig map: the extents of a chain, streamed: memory does not grow with their number. */
 #include "blockmig/migrate/units.h"
 #include "blockmig/storage/sandbox.h"
+#include "blockmig/storage/uri.h"
+#include "formats/error.h"
 #include "tools/command.h"
 #include "tools/confine.h"
 #include "tools/look.h"
@@ -142,10 +144,8 @@ static void print_tail(const GError *failure)
     printf("\n ],\n \"complete\": false,\n \"error\": %s}\n", text);
 }
 
-int cmd_map(const struct options *options, GError **error)
+static int map_image(const struct options *options, GError **error)
 {
-    if (!command_arguments(options, 1, 1, error) || !confine_look(options, error))
-        return 0;
     g_autoptr(chain_t) chain = look_open(options, options->arguments->pdata[0], options->format,
                                          options->force_share ? FILE_NO_LOCK : 0, false, NULL, error);
     if (!chain)
@@ -161,4 +161,83 @@ int cmd_map(const struct options *options, GError **error)
     else if (whole && !options->quiet)
         print_totals(&printer);
     return 0;
+}
+
+/* ---- bitmaps ------------------------------------------------------------------------------------ */
+
+struct dirty_printer {
+    const struct options *options;
+    bool begun;
+    uint64_t ranges, bytes;
+};
+
+static void print_dirty_head(void *opaque, uint64_t size)
+{
+    struct dirty_printer *printer = opaque;
+
+    printer->begun = true;
+    if (!printer->options->json) {
+        printf("%16s %16s  %s\n", "offset", "length", "status");
+        return;
+    }
+    g_autofree char *name = json_text(printer->options->bitmap);
+    output_json_begun();
+    printf("{\"schema\": 1, \"command\": \"map\", \"virtual_size\": %" PRIu64
+           ",\n \"sandbox\": \"%s\",\n \"bitmap\": %s,\n \"extents\": [",
+           size, sandbox_name(), name);
+}
+
+static void print_dirty(void *opaque, uint64_t offset, uint64_t length)
+{
+    struct dirty_printer *printer = opaque;
+
+    if (printer->options->json)
+        printf("%s\n  {\"offset\": %" PRIu64 ", \"length\": %" PRIu64 ", \"status\": \"dirty\"}",
+               printer->ranges ? "," : "", offset, length);
+    else
+        printf("%16" PRIu64 " %16" PRIu64 "  dirty\n", offset, length);
+    printer->ranges++;
+    printer->bytes += length;
+}
+
+static void print_dirty_totals(const struct dirty_printer *printer)
+{
+    g_autofree char *size = units_format_size_exact(printer->bytes);
+
+    printf("\n%" PRIu64 " extents; dirty: %s\n", printer->ranges, size);
+}
+
+/* The bits are those of the export, whatever image is in it. */
+static bool is_about_an_image(const struct options *options)
+{
+    return options->format || options->secret || options->parents->pdata[0] || options->roots->pdata[0] ||
+           options->force_share;
+}
+
+static int map_bitmap(const struct options *options, GError **error)
+{
+    struct dirty_printer printer = {.options = options};
+    struct bitmap_reader reader = {print_dirty_head, print_dirty, &printer};
+    bool whole = storage_read_bitmap(options->arguments->pdata[0], options->bitmap, &reader, error);
+
+    if (printer.begun && options->json)
+        print_tail(whole ? NULL : *error);
+    else if (whole && !options->quiet)
+        print_dirty_totals(&printer);
+    return 0;
+}
+
+int cmd_map(const struct options *options, GError **error)
+{
+    if (!command_arguments(options, 1, 1, error))
+        return 0;
+    if (options->bitmap && is_about_an_image(options)) {
+        g_set_error_literal(
+            error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE,
+            "map: --bitmap is about the bytes of an export: options about images do not apply");
+        return 0;
+    }
+    if (!confine_look(options, error))
+        return 0;
+    return options->bitmap ? map_bitmap(options, error) : map_image(options, error);
 }

@@ -37,6 +37,7 @@ struct options {
     char *format;
     char *second_format;
     char *secret;
+    char *bitmap;
     char *target_format;
     char *target_options;
     unsigned chain;     /* enum chain_mode */

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 libengine_a_SOURCES += \
+	blockmig/storage/bitmap.h \
 	blockmig/storage/device.c blockmig/storage/device.h \
 	blockmig/storage/file.c blockmig/storage/file.h \
 	blockmig/storage/foreign.c blockmig/storage/foreign.h \

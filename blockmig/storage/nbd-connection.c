@@ -29,6 +29,7 @@ struct list {
 struct nbd_connection {
     GThread *thread;
     char *uri; /* NULL: it cannot be made again */
+    char *context;
     const int *retry;
     struct nbd_abilities abilities;
 
@@ -89,10 +90,10 @@ static struct nbd_handle *fail_to_connect(struct nbd_handle *handle, bool refuse
     return NULL;
 }
 
-static bool begin_to_connect(struct nbd_handle *handle, const char *uri, int socket)
+static bool begin_to_connect(struct nbd_handle *handle, const char *uri, const char *context, int socket)
 {
-    if (nbd_set_uri_allow_local_file(handle, true) < 0 ||
-        nbd_add_meta_context(handle, "base:allocation") < 0 || nbd_set_pread_initialize(handle, false) < 0)
+    if (nbd_set_uri_allow_local_file(handle, true) < 0 || nbd_add_meta_context(handle, context) < 0 ||
+        nbd_set_pread_initialize(handle, false) < 0)
         return false;
     return (socket >= 0 ? nbd_aio_connect_socket(handle, socket) : nbd_aio_connect_uri(handle, uri)) == 0;
 }
@@ -113,7 +114,7 @@ static bool is_connected(struct nbd_handle *handle)
     return fd >= 0 && getpeername(fd, (struct sockaddr *)&peer, &length) == 0;
 }
 
-static struct nbd_handle *connect_handle(const char *uri, int socket, GError **error)
+static struct nbd_handle *connect_handle(const char *uri, const char *context, int socket, GError **error)
 {
     struct nbd_handle *handle = nbd_create();
     int64_t deadline = g_get_monotonic_time() + CONNECT_TIME;
@@ -123,7 +124,7 @@ static struct nbd_handle *connect_handle(const char *uri, int socket, GError **e
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "libnbd: %s", nbd_message());
         return NULL;
     }
-    if (!begin_to_connect(handle, uri, socket))
+    if (!begin_to_connect(handle, uri, context, socket))
         return fail_to_connect(handle, !is_unreachable(nbd_message()), nbd_message(), error);
     while (nbd_aio_is_ready(handle) != 1) {
         int left = (int)((deadline - g_get_monotonic_time()) / 1000);
@@ -146,7 +147,8 @@ static uint32_t block_size(struct nbd_handle *handle, uint64_t size)
     return least > 0 ? (uint32_t)least : size % LEAST == 0 ? LEAST : 1;
 }
 
-static bool look_at(struct nbd_handle *handle, struct nbd_abilities *abilities, GError **error)
+static bool look_at(struct nbd_handle *handle, const char *context, struct nbd_abilities *abilities,
+                    GError **error)
 {
     int64_t size = nbd_get_size(handle);
     int64_t largest = nbd_get_block_size(handle, LIBNBD_SIZE_MAXIMUM);
@@ -161,7 +163,7 @@ static bool look_at(struct nbd_handle *handle, struct nbd_abilities *abilities, 
                                         .zero = nbd_can_zero(handle) == 1,
                                         .trim = nbd_can_trim(handle) == 1,
                                         .many = nbd_can_multi_conn(handle) == 1,
-                                        .status = nbd_can_meta_context(handle, "base:allocation") == 1};
+                                        .status = nbd_can_meta_context(handle, context) == 1};
     abilities->largest -= abilities->largest % abilities->block;
     if (abilities->largest == 0 || (abilities->block & (abilities->block - 1)) != 0)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "its block sizes contradict each other");
@@ -244,7 +246,7 @@ static int got_status(void *opaque, const char *context, uint64_t offset, uint32
     struct nbd_command *command = opaque;
 
     for (size_t i = 0; i + 1 < count; i += 2) {
-        struct nbd_extent extent = {entries[i], (entries[i + 1] & LIBNBD_STATE_ZERO) != 0};
+        struct nbd_extent extent = {entries[i], entries[i + 1]};
 
         g_array_append_val(command->extents, extent);
     }
@@ -360,11 +362,12 @@ static bool connect_again(struct nbd_connection *connection)
 {
     struct nbd_abilities abilities;
 
-    connection->handle = connect_handle(connection->uri, -1, NULL);
+    connection->handle = connect_handle(connection->uri, connection->context, -1, NULL);
     if (!connection->handle)
         return false;
-    if (look_at(connection->handle, &abilities, NULL) && abilities.size == connection->abilities.size &&
-        abilities.block <= connection->abilities.block && abilities.largest >= connection->abilities.largest)
+    if (look_at(connection->handle, connection->context, &abilities, NULL) &&
+        abilities.size == connection->abilities.size && abilities.block <= connection->abilities.block &&
+        abilities.largest >= connection->abilities.largest)
         return true;
     g_clear_pointer(&connection->handle, nbd_close);
     return false;
@@ -466,6 +469,7 @@ static struct nbd_connection *connection_new(const struct nbd_way *way)
     list_clear(&connection->waiting);
     list_clear(&connection->lost);
     connection->uri = g_strdup(way->uri);
+    connection->context = g_strdup(way->context ? way->context : LIBNBD_CONTEXT_BASE_ALLOCATION);
     connection->retry = way->retry;
     g_queue_init(&connection->asked);
     connection->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -480,6 +484,7 @@ static void connection_free(struct nbd_connection *connection)
         close(connection->event_fd);
     g_mutex_clear(&connection->lock);
     g_free(connection->uri);
+    g_free(connection->context);
     g_free(connection);
 }
 
@@ -493,8 +498,9 @@ struct nbd_connection *nbd_connection_open(const struct nbd_way *way, struct nbd
 {
     struct nbd_connection *connection = connection_new(way);
 
-    connection->handle = connect_handle(way->uri, way->socket, error);
-    if (!connection->handle || !look_at(connection->handle, &connection->abilities, error)) {
+    connection->handle = connect_handle(way->uri, connection->context, way->socket, error);
+    if (!connection->handle ||
+        !look_at(connection->handle, connection->context, &connection->abilities, error)) {
         connection_free(connection);
         return NULL;
     }

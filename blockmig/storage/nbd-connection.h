@@ -33,13 +33,14 @@ struct nbd_command {
 
 struct nbd_extent {
     uint64_t length;
-    bool zero;
+    uint32_t flags; /* what they mean is the context's business */
 };
 
 /* How an export is reached. */
 struct nbd_way {
     const char *uri;
-    int socket;       /* connected already, instead of the URI; -1: none.  Taken. */
+    const char *context; /* what block status is asked for; NULL: base:allocation */
+    int socket;          /* connected already, instead of the URI; -1: none.  Taken. */
     const int *retry; /* while it is not 0, a lost connection is made again, and what was on its way is asked
                        * once more; outlives the connection.  NULL: never */
 };
@@ -49,7 +50,8 @@ struct nbd_abilities {
     uint64_t size;
     uint32_t block;   /* what offsets and lengths must be multiples of; a power of two */
     uint32_t largest; /* bytes in one read or write; a multiple of `block` */
-    bool read_only, flush, zero, trim, status, many;
+    bool read_only, flush, zero, trim, many;
+    bool status; /* it has the context */
 };
 
 struct nbd_connection;

@@ -3,6 +3,7 @@
 #ifndef BLOCKMIG_STORAGE_NBD_H
 #define BLOCKMIG_STORAGE_NBD_H
 
+#include "blockmig/storage/bitmap.h"
 #include "formats/storage.h"
 
 /*
@@ -20,6 +21,12 @@ struct storage *storage_nbd_open(const char *uri, unsigned flags, GError **error
 
 /* Would the server serve one more client beside all that it has?  REFUSED or UNREACHABLE if not. */
 bool storage_nbd_takes_another(const char *uri, GError **error);
+
+/* What is dirty in a bitmap of QEMU's that the server gives with this export, by a connection of its own,
+ * which does not read or write the export.  REFUSED if there is no bitmap of that name, UNREACHABLE if nobody
+ * answers or the connection is lost. */
+bool storage_nbd_read_bitmap(const char *uri, const char *bitmap, const struct bitmap_reader *reader,
+                             GError **error);
 
 /* The only client of a server of our own, the process `child`, which has the other end of `socket`.  Both are
  * taken, also on failure: the child is ended with the storage, which is called `name` and `identity`.

@@ -9,12 +9,12 @@
 #include <string.h>
 
 static const struct uri_scheme schemes[] = {
-    {"iscsi", storage_iscsi_open, NULL},
-    {"nbd", storage_nbd_open, storage_nbd_takes_another},
-    {"nbds", storage_nbd_open, storage_nbd_takes_another},
-    {"nbd+unix", storage_nbd_open, storage_nbd_takes_another},
-    {"nbds+unix", storage_nbd_open, storage_nbd_takes_another},
-    {NULL, NULL, NULL},
+    {"iscsi", storage_iscsi_open, NULL, NULL},
+    {"nbd", storage_nbd_open, storage_nbd_takes_another, storage_nbd_read_bitmap},
+    {"nbds", storage_nbd_open, storage_nbd_takes_another, storage_nbd_read_bitmap},
+    {"nbd+unix", storage_nbd_open, storage_nbd_takes_another, storage_nbd_read_bitmap},
+    {"nbds+unix", storage_nbd_open, storage_nbd_takes_another, storage_nbd_read_bitmap},
+    {NULL, NULL, NULL, NULL},
 };
 
 static const struct uri_scheme *find_scheme(const char *uri, GError **error)
@@ -72,6 +72,29 @@ bool storage_takes_another(const char *uri, GError **error)
     const struct uri_scheme *scheme = find_scheme(uri, error);
 
     return scheme && (!scheme->takes_another || scheme->takes_another(uri, error));
+}
+
+static bool read_bitmap(const char *name, const char *bitmap, const struct bitmap_reader *reader,
+                        GError **error)
+{
+    const struct uri_scheme *scheme = NULL;
+
+    if (storage_name_is_uri(name) && !(scheme = find_scheme(name, error)))
+        return false;
+    if (!scheme || !scheme->read_bitmap)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "bitmaps are read from NBD servers only");
+    return scheme->read_bitmap(name, bitmap, reader, error);
+}
+
+bool storage_read_bitmap(const char *name, const char *bitmap, const struct bitmap_reader *reader,
+                         GError **error)
+{
+    g_autofree char *shown = storage_shown_name(name);
+
+    if (read_bitmap(name, bitmap, reader, error))
+        return true;
+    g_prefix_error(error, "%s: ", shown);
+    return false;
 }
 
 char *storage_base_name(const char *name)

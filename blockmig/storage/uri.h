@@ -7,6 +7,7 @@
 #ifndef BLOCKMIG_STORAGE_URI_H
 #define BLOCKMIG_STORAGE_URI_H
 
+#include "blockmig/storage/bitmap.h"
 #include "formats/storage.h"
 
 /* One line for each scheme, in uri.c. */
@@ -17,6 +18,9 @@ struct uri_scheme {
     struct storage *(*open)(const char *uri, unsigned flags, GError **error);
     /* Optional: always. */
     bool (*takes_another)(const char *uri, GError **error);
+    /* Optional: there are no bitmaps. */
+    bool (*read_bitmap)(const char *uri, const char *bitmap, const struct bitmap_reader *reader,
+                        GError **error);
 };
 
 /* Opens what the user named: a URI by its scheme, everything else as storage_file_open(). With `roots` the
@@ -29,6 +33,11 @@ struct storage *storage_open_for_chain(void *opaque, const char *name, const cha
 
 /* Would whoever serves this URI serve one more client, a machine, beside those that are there? */
 bool storage_takes_another(const char *uri, GError **error);
+
+/* Tells `reader` what is dirty in the bitmap called `bitmap`.  USAGE if nothing of that kind has bitmaps,
+ * REFUSED if this one has not that bitmap, UNREACHABLE.  After an error, what was told is not all. */
+bool storage_read_bitmap(const char *name, const char *bitmap, const struct bitmap_reader *reader,
+                         GError **error);
 
 /* What a file for this object would be called: the last part of a path; "disk" where a URI has none.  The
  * caller's. */
