@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # Whatever an image says, only the directories of the job can be opened; and every command works all the same.
 . "${srcdir:-.}/tests/lib.sh"
+. "$srcdir/tests/lib-nbd.sh"
+. "$srcdir/tests/lib-iscsi.sh"
 need_root
 need_loop
 need_tool chattr getfattr jq mkfs.ext4 mkfs.xfs nbdinfo nbdkit python3 qemu-img setfattr setpriv unshare
@@ -147,13 +149,29 @@ like "$err" "share storage|in use" "and why is said"
 mkdir "$tmp/keys"
 echo "alice:$(head -c 16 /dev/urandom | od -An -tx1 | tr -d ' \n')" >"$tmp/keys/psk"
 truncate -s 4M "$tmp/served"
-port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-start nbdkit -f -i 127.0.0.1 -p "$port" --tls=require --tls-psk="$tmp/keys/psk" file "$tmp/served"
-uri="nbds://alice@localhost:$port/?tls-psk-file=$tmp/keys/psk"
+free_port
+nbds=$REPLY
+start nbdkit -f -i 127.0.0.1 -p "$nbds" --tls=require --tls-psk="$tmp/keys/psk" file "$tmp/served"
+uri="nbds://alice@localhost:$nbds/?tls-psk-file=$tmp/keys/psk"
 wait_for 10 nbdinfo "$uri"
 confined "to a server" blockmig copy -f raw "$tmp/one" "$uri"
 check "it has arrived there" cmp "$tmp/one" "$tmp/served"
 confined "verify a server's" blockmig verify -f raw -F raw "$uri" "$tmp/one"
+
+must qemu-img create -q -f qcow2 "$tmp/bitmap.qcow2" 4M
+must qemu-img bitmap --add "$tmp/bitmap.qcow2" dirty
+serve_qemu bitmap qcow2 "$tmp/bitmap.qcow2" -r -B dirty
+confined "a bitmap of a server" blockmig map --bitmap=dirty "$uri"
+
+# ---- a unit of an iSCSI target ----
+
+start_tgtd
+make_target
+truncate -s 4M "$tmp/unit"
+add_lun 1 "$tmp/unit"
+confined "to an iSCSI unit" blockmig copy -f raw "$tmp/one" "$REPLY"
+check "it has arrived there, too" cmp "$tmp/one" "$tmp/unit"
+confined "verify a unit" blockmig verify -f raw -F raw "$REPLY" "$tmp/one"
 
 # ---- what takes more of root's power ----
 
