@@ -166,7 +166,6 @@ bool live_is_cancelled(const struct live_job *job, GError **error)
     return true;
 }
 
-/* A copy that the watch ended knows only that it was cancelled. */
 /* The machine is not limited while nobody knows for how long. */
 void live_park(struct job *base)
 {
@@ -176,6 +175,7 @@ void live_park(struct job *base)
         job_notice(base, "%s", local->message);
 }
 
+/* A copy that the watch ended knows only that it was cancelled. */
 void live_explain(const struct job *base, GError **error)
 {
     const GError *trouble = live_watch_trouble((const struct live_job *)base);
