@@ -121,8 +121,11 @@ static void tick(struct copier *copier, int64_t now)
     copier_tell_progress(copier);
 }
 
+/* What is on its way when it is to end ends, and nobody is asked any more. */
 static size_t window(const struct copier *copier)
 {
+    if (copier->error)
+        return G_MAXSIZE;
     return copier->options->throttle ? throttle_window(copier->options->throttle) : G_MAXSIZE;
 }
 

@@ -189,14 +189,14 @@ static bool run_clone(struct ring_op *op, GError **error)
 
 static bool run(struct ring_op *op, GError **error)
 {
-    uint8_t *buffer = (uint8_t *)op->buffer + op->finished;
     uint64_t offset = op->offset + op->finished;
 
     switch (op->kind) {
     case RING_READ:
-        return ring_read_now(op->storage, buffer, op->turn, offset, op->past_cache, error);
+        return ring_read_now(op->storage, (uint8_t *)op->buffer + op->finished, op->turn, offset,
+                             op->past_cache, error);
     case RING_WRITE:
-        return run_write(op, buffer, offset, error);
+        return run_write(op, (uint8_t *)op->buffer + op->finished, offset, error);
     case RING_CLONE:
         return run_clone(op, error);
     case RING_CALL:

@@ -196,28 +196,40 @@ static bool give_up(struct journal *journal, const struct journal_job *job,
     if (!request)
         return false;
     request->state_dir = g_strdup(journal_directory(journal));
-    report = move_job_cancel(request, job->id, listener, &local);
+    report = parked_give_up(request, job->id, listener, &local);
     if (!local)
         return true;
     g_propagate_error(error, local);
     return false;
 }
 
-/* What cannot be given up now, because the monitor is used by somebody else, perhaps can a moment later. */
+/* What cannot be given up now, because somebody else uses the monitor, perhaps can a moment later; such an
+ * attempt ends as "failed".  Whoever takes the job over does what is left to do. */
+static bool can_try_again(const struct journal_job *job)
+{
+    return !journal_job_alive(job) && (is_parked(job) || g_strcmp0(job->result, "failed") == 0);
+}
+
 static int keep_parked(struct journal *journal, const char *id, const struct job_listener *listener)
 {
     tell_ready();
-    for (;;) {
+    for (bool tried = false;; tried = true) {
         g_autoptr(journal_job_t) job = journal_job_load(journal, id, NULL);
         g_autoptr(GError) full = NULL, error = NULL;
 
-        if (!job || !is_parked(job) || !parked_watch(journal, job, listener, &full))
+        if (!job || (tried ? !can_try_again(job) : !is_parked(job)))
             return 0;
-        tell_end(id, NULL, full, listener->opaque);
+        if (is_parked(job)) {
+            if (!parked_watch(journal, job, listener, &full))
+                return 0;
+            tell_end(id, NULL, full, listener->opaque);
+        }
         if (give_up(journal, job, listener, &error))
             return tell_end(id, "given up", NULL, listener->opaque);
         tell_end(id, NULL, error, listener->opaque);
         g_usleep(RETRY_PERIOD);
+        if (!journal_exists(journal_directory(journal)))
+            return 1;
     }
 }
 

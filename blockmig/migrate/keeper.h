@@ -28,5 +28,8 @@ void keeper_end(const struct journal_window *window);
  * is not parked any more. */
 bool parked_watch(struct journal *journal, struct journal_job *record, const struct job_listener *listener,
                   GError **error);
+/* move_job_cancel() by the keeper, after which there is no other. */
+struct job_report *parked_give_up(const struct move_request *request, const char *id,
+                                  const struct job_listener *listener, GError **error);
 
 #endif

@@ -34,7 +34,7 @@ struct image *live_create_target(struct live_job *job, const char *path, const s
 
     if (!job_event(&job->base, "intent", error, LIVE_CREATE "%s", path))
         return NULL;
-    storage = storage_open(path, device ? FILE_WRITE : FILE_WRITE | FILE_CREATE, NULL, NULL, error);
+    storage = live_storage_open(path, device ? FILE_WRITE : FILE_WRITE | FILE_CREATE, NULL, NULL, error);
     if (!storage)
         return NULL;
     *created = true;
@@ -123,7 +123,7 @@ static bool prove_window(struct live_job *job, struct live_disk *disk, GError **
 
     if (disk->done.frontier == disk->size)
         return true;
-    storage = storage_open(disk->target_path, FILE_NO_LOCK, NULL, NULL, error);
+    storage = live_storage_open(disk->target_path, FILE_NO_LOCK, NULL, NULL, error);
     written = storage ? image_open(storage, disk->format, false, error) : NULL;
     live_copy_options(job, &how);
     how.progress = NULL;
@@ -134,7 +134,7 @@ static bool prove_window(struct live_job *job, struct live_disk *disk, GError **
 static bool reopen_target(struct live_job *job, struct live_disk *disk, GError **error)
 {
     const char *preallocation = g_hash_table_lookup(disk->options, "preallocation");
-    struct storage *storage = storage_open(disk->target_path, FILE_WRITE, NULL, NULL, error);
+    struct storage *storage = live_storage_open(disk->target_path, FILE_WRITE, NULL, NULL, error);
     g_autofree char *why = NULL;
     GError *failure = NULL;
     struct image *image;

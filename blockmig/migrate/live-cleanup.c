@@ -70,7 +70,7 @@ bool live_merge_into_base(struct live_job *job, struct live_disk *disk, struct c
         return false;
     g_clear_pointer(&disk->base, chain_close);
     live_device_freeze(disk, false);
-    storage = storage_open(path, FILE_WRITE, NULL, NULL, error);
+    storage = live_storage_open(path, FILE_WRITE, NULL, NULL, error);
     base = storage ? image_open(storage, disk->source_format, true, error) : NULL;
     if (base && base->cluster_size < 4096)
         storage_file_avoid_direct(base->storage);
@@ -161,7 +161,7 @@ static bool clean_disk(struct live_job *job, struct live_disk *disk, GError **er
 
     if (!ok || !storage_file_sync_directory(disk->stem, error))
         return false;
-    target = storage_open(disk->target_path, FILE_NO_LOCK, NULL, NULL, error);
+    target = live_storage_open(disk->target_path, FILE_NO_LOCK, NULL, NULL, error);
     if (!target)
         return false;
     if (!storage_name_is_uri(disk->target_path))

@@ -210,8 +210,7 @@ static void forget_files(const struct live_disk *disk, bool marked)
 
 void live_layers_forget(const struct live_job *job, const struct live_disk *disk)
 {
-    if (disk->floor == 0 &&
-        (!g_file_test(disk->name, G_FILE_TEST_EXISTS) || live_is_overlay(disk, disk->name))) {
+    if (disk->floor == 0 && (!live_exists(disk->name) || live_is_overlay(disk, disk->name))) {
         job_notice(&job->base, "%s is not what it was before: all beside it is kept", disk->name);
         return;
     }
@@ -354,7 +353,7 @@ static struct chain *open_chain(const struct live_disk *disk, const char *path, 
                                 unsigned flags, GError **error)
 {
     g_autoptr(GPtrArray) roots = g_ptr_array_new_with_free_func(g_free);
-    struct opening opening = {.disk = disk, .flags = flags};
+    struct opening opening = {.disk = disk, .flags = flags | FILE_MODEST};
     struct chain_policy policy = {.open = open_for_chain, .opaque = &opening};
 
     /* What the machine has open may be followed. */
@@ -473,6 +472,17 @@ struct chain *live_open_down_from(const struct live_disk *disk, unsigned top, GE
 }
 
 /* ---- in the hypervisor ---- */
+
+struct storage *live_storage_open(const char *name, unsigned flags, const char *const *roots,
+                                  char **real_path, GError **error)
+{
+    return storage_open(name, flags | FILE_MODEST, roots, real_path, error);
+}
+
+bool live_exists(const char *name)
+{
+    return storage_name_is_uri(name) || g_file_test(name, G_FILE_TEST_EXISTS);
+}
 
 bool live_descriptor(const char *path, int *fd, GError **error)
 {

@@ -51,8 +51,9 @@ static bool check_files(const struct live_job *job, const struct journal_disk *s
 {
     struct live_disk *disk = live_rebuild_paths(job, saved);
     unsigned highest = 0;
-    bool ok = check_file(job, saved->source, error) && check_file(job, saved->target, error) &&
-              check_file(job, disk->target_overlay, error);
+    /* A machine that runs on a target on a server holds the overlay above it, or has left nothing to do. */
+    bool ok = (!live_exists(saved->source) || is_free(job, saved->source, error)) &&
+              check_file(job, saved->target, error) && check_file(job, disk->target_overlay, error);
 
     live_highest_file(disk, &highest);
     for (unsigned n = 0; ok && n <= highest; n++) {
@@ -270,7 +271,7 @@ static bool merge_target(struct live_job *job, struct live_disk *disk, GError **
 {
     g_autoptr(chain_t) overlay = live_open_overlay(disk->target_overlay, 0, error);
     struct storage *storage =
-        overlay ? storage_file_open(disk->target_path, FILE_WRITE, NULL, NULL, error) : NULL;
+        overlay ? live_storage_open(disk->target_path, FILE_WRITE, NULL, NULL, error) : NULL;
     g_autoptr(image_t) target = storage ? image_open(storage, disk->format, true, error) : NULL;
     struct live_shipment shipment = {0};
 

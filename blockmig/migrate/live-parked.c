@@ -17,7 +17,7 @@ static struct live_disk *rebuild(const struct live_job *job, const struct journa
     const struct format *format = format_by_name(saved->source_format, NULL);
 
     disk->snapshotted = live_highest_file(disk, &disk->top);
-    disk->by_exchange = format && (format->flags & FORMAT_BACKING);
+    disk->by_exchange = format && (format->flags & FORMAT_BACKING) && !disk->device;
     disk->base_renamed = g_file_test(base, G_FILE_TEST_EXISTS);
     disk->top += disk->by_exchange; /* the top one has the disk's name */
     return disk;
@@ -61,7 +61,9 @@ static bool watch(struct live_job *job, struct live_space *space, GError **error
 bool parked_watch(struct journal *journal, struct journal_job *record, const struct job_listener *listener,
                   GError **error)
 {
+    g_autoptr(move_request_t) request = move_request_from_json(record->request, NULL);
     struct live_job job = {.base = {.journal = journal, .record = record, .listener = listener},
+                           .scratch = request ? request->scratch : NULL,
                            .watch = live_watch_new(),
                            .disks = g_ptr_array_new_with_free_func((GDestroyNotify)live_disk_free)};
     struct live_space *space = live_space_new();

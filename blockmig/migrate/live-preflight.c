@@ -160,9 +160,11 @@ static bool machine_can_connect(const struct live_job *job, const struct live_di
                              disk->target_path, local->message);
     if (job->base.dry_run)
         return true;
-    if (!vm_hand_over(job->vm, &node, &handed_over, &local))
+    if (!vm_hand_over(job->vm, &node, &handed_over, &local)) {
+        vm_remove_node(job->vm, name, NULL); /* it may have been late */
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the machine cannot open %s: %s",
                              disk->target_path, local->message);
+    }
     return vm_remove_node(job->vm, name, error);
 }
 
@@ -175,15 +177,11 @@ static bool check_target_device(const struct live_job *job, struct live_disk *di
     if (!check_scratch(job, disk->target_path, error) ||
         !target_is_not_a_source(disk->target_path, source, error))
         return false;
-    storage = storage_open(disk->target_path, FILE_WRITE | FILE_MODEST, NULL, NULL, error);
+    storage = live_storage_open(disk->target_path, FILE_WRITE, NULL, NULL, error);
     if (!storage || !machine_can_connect(job, disk, error))
         return false;
     disk->target_capacity = storage->size;
-    for (unsigned i = 0; i < chain_depth(source); i++)
-        if (g_strcmp0(chain_layer(source, i)->storage->identity, storage->identity) == 0)
-            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is what is to be moved",
-                                 disk->target_path);
-    return true;
+    return target_is_another(storage, source, error);
 }
 
 bool live_runs_on(const struct format *format, GError **error)
@@ -297,7 +295,7 @@ static bool look_at_disk(struct live_job *job, struct live_disk *disk, GError **
     if (!check_source(job, disk, error) || !check_names(disk, error))
         return false;
     /* The machine holds it, so there is no lock to take; only headers are read here. */
-    source = live_open_base(disk, FILE_NO_LOCK | FILE_MODEST, error);
+    source = live_open_base(disk, FILE_NO_LOCK, error);
     if (!source)
         return false;
     if (source->size != disk->size)

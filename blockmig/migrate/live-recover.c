@@ -189,10 +189,10 @@ static bool has_leftovers(const struct live_job *job, const struct journal_job *
         g_autofree char *prefix = g_strdup_printf("bm-%s-%u-", saved->target_identity, saved->index);
         g_autofree char *base = g_strconcat(prefix, "s0", NULL); /* it may stay there for good */
         unsigned highest;
-        bool any =
-            live_highest_file(disk, &highest) || g_file_test(disk->target_overlay, G_FILE_TEST_EXISTS) ||
-            (vm && vm->node && g_str_has_prefix(vm->node, prefix) && strcmp(vm->node, base) != 0) ||
-            (g_file_test(saved->target, G_FILE_TEST_EXISTS) && has_event(job, record, "intent", created));
+        bool any = live_highest_file(disk, &highest) ||
+                   g_file_test(disk->target_overlay, G_FILE_TEST_EXISTS) ||
+                   (vm && vm->node && g_str_has_prefix(vm->node, prefix) && strcmp(vm->node, base) != 0) ||
+                   (live_exists(saved->target) && has_event(job, record, "intent", created));
 
         live_disk_free(disk);
         if (any)
@@ -225,7 +225,7 @@ struct live_disk *live_rebuild(struct live_job *job, const struct journal_disk *
     disk->vm = vm;
     disk->frozen = g_strdup(saved->frozen);
     disk->base_node = g_strdup(saved->base_node);
-    disk->created = g_file_test(saved->target, G_FILE_TEST_EXISTS) && live_has_event(job, "intent", created);
+    disk->created = live_exists(saved->target) && live_has_event(job, "intent", created);
     disk->overlay_created = g_file_test(disk->target_overlay, G_FILE_TEST_EXISTS);
     g_ptr_array_add(job->disks, disk);
     job->tag = (unsigned)g_ascii_strtoull(saved->target_identity, NULL, 16);
@@ -258,7 +258,7 @@ static bool is_ours(const struct live_disk *disk, unsigned layer)
  */
 static void look_at_name(struct live_disk *disk)
 {
-    bool nobody = !g_file_test(disk->name, G_FILE_TEST_EXISTS);
+    bool nobody = !live_exists(disk->name);
     unsigned below = 0, layer = live_stands_on(disk, disk->name, &below) ? below + 1 : 0;
 
     disk->base_renamed = nobody || layer > 0;

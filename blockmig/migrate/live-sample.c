@@ -117,7 +117,7 @@ static bool copied_enough(void *opaque)
 
 static struct chain *open_file(const char *path, GError **error)
 {
-    struct storage *storage = storage_open(path, FILE_NO_LOCK, NULL, NULL, error);
+    struct storage *storage = live_storage_open(path, FILE_NO_LOCK, NULL, NULL, error);
     struct image *image = storage ? image_open(storage, &format_raw, false, error) : NULL;
 
     return image ? chain_new_single(image, false) : NULL;

@@ -216,7 +216,7 @@ static bool reopen_target(struct live_disk *disk, GError **error)
         return blockmig_set_errno(error, errno, "removing %s", disk->target_overlay);
     if (disk->target)
         return true;
-    storage = storage_open(disk->target_path, FILE_WRITE, NULL, NULL, error);
+    storage = live_storage_open(disk->target_path, FILE_WRITE, NULL, NULL, error);
     disk->target = storage ? image_open(storage, disk->format, true, error) : NULL;
     if (disk->target && disk->target->cluster_size < 4096)
         storage_file_avoid_direct(disk->target->storage);

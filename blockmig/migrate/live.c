@@ -86,7 +86,7 @@ void live_run(struct live_job *job, const char *state_dir, GError **error)
     live_watch_free(job->watch);
     live_share_end(job);
     throttle_free(job->throttle);
-    if (job->base.record)
+    if (job->base.record && !job->kept)
         keeper_start(&job->base);
     job_clear(&job->base);
 }
@@ -118,17 +118,28 @@ struct job_report *move_job_resume(const struct move_request *request, const cha
     return run(&(struct live_job){.request = request, .wanted = id}, listener, error);
 }
 
-struct job_report *move_job_cancel(const struct move_request *request, const char *id,
-                                   const struct job_listener *listener, GError **error)
+static struct job_report *give_up(struct live_job *job, const struct job_listener *listener, GError **error)
 {
     g_autoptr(GError) local = NULL;
-    struct job_report *report =
-        run(&(struct live_job){.request = request, .wanted = id, .give_up = true}, listener, &local);
+    struct job_report *report = run(job, listener, &local);
 
     /* That it was rolled back is what was asked for. */
     if (local && !g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED))
         g_propagate_error(error, g_steal_pointer(&local));
     return report;
+}
+
+struct job_report *move_job_cancel(const struct move_request *request, const char *id,
+                                   const struct job_listener *listener, GError **error)
+{
+    return give_up(&(struct live_job){.request = request, .wanted = id, .give_up = true}, listener, error);
+}
+
+struct job_report *parked_give_up(const struct move_request *request, const char *id,
+                                  const struct job_listener *listener, GError **error)
+{
+    return give_up(&(struct live_job){.request = request, .wanted = id, .give_up = true, .kept = true},
+                   listener, error);
 }
 
 /* After the pivot nothing is cancelled: what is begun there ends on the target. */
@@ -155,7 +166,6 @@ bool live_is_cancelled(const struct live_job *job, GError **error)
     return true;
 }
 
-/* A copy that the watch ended knows only that it was cancelled. */
 /* The machine is not limited while nobody knows for how long. */
 void live_park(struct job *base)
 {
@@ -165,6 +175,7 @@ void live_park(struct job *base)
         job_notice(base, "%s", local->message);
 }
 
+/* A copy that the watch ended knows only that it was cancelled. */
 void live_explain(const struct job *base, GError **error)
 {
     const GError *trouble = live_watch_trouble((const struct live_job *)base);

@@ -118,6 +118,7 @@ struct live_job {
     const struct move_request *request;
     const char *wanted;  /* id of the unfinished job that is meant; NULL: whatever there is of this machine */
     bool give_up;        /* it is to be rolled back */
+    bool kept;           /* by this process, which is its keeper */
     bool going_back;     /* recovery leads to the rollback, and no further */
     struct vm *vm;       /* NULL: the machine does not run any more; only files are left (live-offline.c) */
     struct guard *guard; /* NULL until the first pause */
@@ -314,6 +315,11 @@ bool live_add_node(struct live_job *job, const struct live_disk *disk, const cha
 /* Of an overlay that was added so, and is writable. */
 bool live_set_backing(struct live_job *job, const struct live_disk *disk, const char *name,
                       const char *backing, GError **error);
+/* storage_open() beside a machine: it needs connections to a server, too. */
+struct storage *live_storage_open(const char *name, unsigned flags, const char *const *roots,
+                                  char **real_path, GError **error);
+/* What a URI names is there. */
+bool live_exists(const char *name);
 /* O_RDWR, for the hypervisor; -1 and no error for a URI, which it opens by itself. */
 bool live_descriptor(const char *path, int *fd, GError **error);
 void live_close_descriptor(int fd); /* -1: nothing */

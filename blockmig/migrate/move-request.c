@@ -104,7 +104,8 @@ static bool request_from_object(struct move_request *request, json_t *object, GE
     request->target_options = request_get_string(object, "target_options");
     request->scratch = request_get_string(object, "scratch");
     request->bandwidth = (uint64_t)json_integer_value(json_object_get(object, "bandwidth"));
-    request->guest_share = (unsigned)json_integer_value(json_object_get(object, "guest_share"));
+    if (json_object_get(object, "guest_share"))
+        request->guest_share = (unsigned)json_integer_value(json_object_get(object, "guest_share"));
     request->max_pause = (unsigned)json_integer_value(json_object_get(object, "max_pause"));
     request->keep_failback = (uint64_t)json_integer_value(json_object_get(object, "keep_failback"));
     request->delete_source = json_is_true(json_object_get(object, "delete_source"));

@@ -8,6 +8,7 @@
 #include "blockmig/migrate/cold.h"
 #include "blockmig/migrate/place.h"
 #include "blockmig/migrate/space.h"
+#include "blockmig/migrate/target.h"
 #include "blockmig/migrate/units.h"
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/foreign.h"
@@ -164,7 +165,7 @@ static bool device_is_free(const struct cold_job *job, const struct copy_unit *u
     g_autofree char *real = NULL;
     g_autoptr(storage_t) storage = storage_open(unit->target_path, FILE_WRITE, NULL, &real, error);
 
-    if (!storage)
+    if (!storage || !target_is_another(storage, job->source, error))
         return false;
     if (job->request->force || is_ours(job))
         return true;

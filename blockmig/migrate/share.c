@@ -85,6 +85,11 @@ size_t share_step(struct share *share, int64_t now, uint64_t requests, uint64_t 
     uint64_t time = time_ns - share->time_ns;
     bool first = !share->since, rest;
 
+    if (requests < share->requests || time_ns < share->time_ns) { /* a disk went, with what it had counted */
+        share->requests = requests;
+        share->time_ns = time_ns;
+        return share_skip(share, now);
+    }
     if (!first && share->state != DRAINING)
         judge(share, seconds, requests - share->requests, time);
     rest = share->state == COPYING && wants_rest(share, now, seconds, time);

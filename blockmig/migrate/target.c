@@ -245,6 +245,14 @@ static bool is_another(const char *path, const char *source, GError **error)
                          path, source);
 }
 
+bool target_is_another(const struct storage *target, const struct chain *source, GError **error)
+{
+    for (guint i = 0; i < chain_depth(source); i++)
+        if (g_strcmp0(chain_layer(source, i)->storage->identity, target->identity) == 0)
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is what is to be copied", target->name);
+    return true;
+}
+
 /* Writing an image of the chain would destroy what is being read. */
 bool target_is_not_a_source(const char *path, const struct chain *source, GError **error)
 {

@@ -18,5 +18,7 @@ bool target_format(const char *name, const char *text, struct image *source, boo
 char *target_backing_name(const char *image, const char *backing);
 /* REFUSED if writing to `path` would destroy what is read. */
 bool target_is_not_a_source(const char *path, const struct chain *source, GError **error);
+/* The same for what was opened: a server's disk has many names. */
+bool target_is_another(const struct storage *target, const struct chain *source, GError **error);
 
 #endif

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/wait.h>
 
+#define NBD_PORT       10809
 #define CONNECTIONS    4
 #define EDGE_THREADS   4
 #define BITMAP_CONTEXT "qemu:dirty-bitmap:" /* docs/interop/nbd.txt of QEMU, as is the flag */
@@ -593,6 +594,28 @@ static bool is_all_zero(struct storage *storage)
     return !data;
 }
 
+/* The same for every way to write the URI of one export: its TLS, its port if that is the usual one, and what
+ * is escaped make no difference. */
+static char *identity_of(const char *text)
+{
+    g_autoptr(GUri) uri = g_uri_parse(text, G_URI_FLAGS_NON_DNS | G_URI_FLAGS_ENCODED_QUERY, NULL);
+    const char *query = uri ? g_uri_get_query(uri) : NULL, *path = uri ? g_uri_get_path(uri) : "", *socket;
+    g_autoptr(GHashTable) values =
+        query ? g_uri_parse_params(query, -1, "&;", G_URI_PARAMS_NONE, NULL) : NULL;
+    g_autofree char *host = NULL, *real = NULL;
+
+    if (!uri)
+        return g_strdup_printf("nbd:%s", text);
+    path += *path == '/';
+    if ((socket = values ? g_hash_table_lookup(values, "socket") : NULL)) {
+        real = g_canonicalize_filename(socket, NULL);
+        return g_strdup_printf("nbd:%s:%s", real, path);
+    }
+    host = g_ascii_strdown(g_uri_get_host(uri) ? g_uri_get_host(uri) : "", -1);
+    return g_strdup_printf("nbd:%s:%d:%s", host, g_uri_get_port(uri) > 0 ? g_uri_get_port(uri) : NBD_PORT,
+                           path);
+}
+
 struct storage *storage_nbd_open(const char *uri, unsigned flags, GError **error)
 {
     bool writable = flags & FILE_WRITE;
@@ -608,7 +631,7 @@ struct storage *storage_nbd_open(const char *uri, unsigned flags, GError **error
     }
     if (writable)
         g_atomic_int_set(&nbd->retry, 0);
-    storage = storage_new(nbd, uri, g_strdup_printf("nbd:%s", uri), writable);
+    storage = storage_new(nbd, uri, identity_of(uri), writable);
     storage->reads_zero = writable && is_all_zero(storage);
     return storage;
 }

@@ -11,9 +11,11 @@
 
 #include <string.h>
 
-#define NBD_PORT  "10809"
-#define SECRET    "blockmig-secret"
-#define URI_FLAGS (G_URI_FLAGS_NON_DNS | G_URI_FLAGS_HAS_PASSWORD | G_URI_FLAGS_SCHEME_NORMALIZE)
+#define NBD_PORT "10809"
+#define SECRET   "blockmig-secret"
+#define URI_FLAGS                                                                                            \
+    (G_URI_FLAGS_NON_DNS | G_URI_FLAGS_HAS_PASSWORD | G_URI_FLAGS_SCHEME_NORMALIZE |                         \
+     G_URI_FLAGS_ENCODED_QUERY)
 
 /* ---- to QEMU ---- */
 
@@ -80,6 +82,7 @@ static json_t *iscsi_arguments(struct qmp *qmp, const char *text, GError **error
     json_object_set_new(arguments, "password-secret", json_string(SECRET));
     if (add_secret(qmp, address->ours.password ? address->ours.password : "", error))
         return arguments;
+    qemu_uri_forget_secret(qmp, arguments); /* it may have been late */
     json_decref(arguments);
     return NULL;
 }
@@ -151,6 +154,20 @@ static char *without_password(const char *uri)
     return at ? g_strdup_printf("iscsi://%.*s%s", (int)strcspn(begin, "%@"), begin, at) : g_strdup(uri);
 }
 
+/* QEMU 7.2 writes export and socket into a URI as they are.  Only where none of their characters has a
+ * meaning does it say the same to others. */
+static bool is_plain(const char *uri)
+{
+    const char *socket = strstr(uri, "?socket=");
+
+    for (const char *at = strstr(uri, "://"); *at; at++)
+        if (at == socket)
+            at += strlen("?socket=") - 1;
+        else if (!g_ascii_isalnum(*at) && !strchr("-._~/:[]", *at))
+            return false;
+    return true;
+}
+
 /* An empty export name may end the authority without a slash, as in "nbd://host:port". */
 char *qemu_uri_of(const char *filename)
 {
@@ -161,7 +178,7 @@ char *qemu_uri_of(const char *filename)
     if (g_str_has_prefix(filename, "iscsi://"))
         return without_password(filename);
     if (g_str_has_prefix(filename, "nbd://") || g_str_has_prefix(filename, "nbd+unix://"))
-        return g_strdup(filename);
+        return is_plain(filename) ? g_strdup(filename) : NULL;
     if (!g_str_has_prefix(filename, "json:"))
         return NULL;
     options = json_loads(filename + strlen("json:"), JSON_REJECT_DUPLICATES, NULL);

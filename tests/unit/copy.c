@@ -538,6 +538,48 @@ static void test_cancel(gconstpointer no_uring)
     g_assert_cmpuint(runs, >, 8); /* or nothing was ever cancelled */
 }
 
+struct closing {
+    struct throttle *throttle;
+    unsigned polls;
+};
+
+/* The window closes with requests on their way, and nobody opens it again. */
+static bool close_and_cancel(void *opaque)
+{
+    struct closing *closing = opaque;
+
+    if (closing->polls == 2)
+        throttle_set_window(closing->throttle, 0);
+    return ++closing->polls > 4;
+}
+
+static void test_closed_window(gconstpointer no_uring)
+{
+    struct disk source = raw_disk(64 * MIB), target = empty_target(64 * MIB, CLUSTER);
+    g_autoptr(digest_table_t) digests = digest_table_new(DIGEST_XXH3_128, source.size);
+    struct closing closing = {0};
+    struct copy_options options = {.read_back = true,
+                                   .no_uring = no_uring != NULL,
+                                   .digests = digests,
+                                   .cancelled = close_and_cancel,
+                                   .opaque = &closing};
+    struct copy_result result;
+    GError *error = NULL;
+
+    closing.throttle = options.throttle = throttle_new(0);
+    throttle_set_window(options.throttle, 256 << 10);
+    assert_fails(copy_digest(source.chain, &options, &result, &error), BLOCKMIG_ERROR_CANCELLED, "cancelled");
+    copy_result_clear(&result);
+    throttle_set_window(options.throttle, 256 << 10);
+    closing.polls = 0;
+    assert_fails(copy_run(source.chain, image_of(&target), &options, &result, &error),
+                 BLOCKMIG_ERROR_CANCELLED, "cancelled");
+    copy_result_clear(&result);
+    throttle_free(options.throttle);
+    disk_clear(&source);
+    disk_clear(&target);
+}
+
 /* Checkpoints in the middle of a run change nothing. */
 static void test_checkpoints(void)
 {
@@ -798,6 +840,7 @@ int main(int argc, char **argv)
     add_both("write-error", test_write_error);
     add_both("no-space", test_no_space);
     add_both("cancel", test_cancel);
+    add_both("closed-window", test_closed_window);
     add_both("digest", test_digest);
     add_both("compare", test_compare);
     g_test_add_func("/copy/used-target", test_used_target);
