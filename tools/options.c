@@ -76,7 +76,7 @@ static const struct option_spec specs[] = {
      IMAGES | COMMAND_CREATE | COMMAND_COMMIT, OPTION_LIST, AT(roots)},
     {"force-share", 'U', NULL, "look at an image that a machine holds open", COMMAND_MAP, OPTION_FLAG,
      AT(force_share)},
-    {"bitmap", 0, "NAME", "what is dirty in a bitmap that an NBD server gives", COMMAND_MAP, OPTION_STRING,
+    {"bitmap", 0, "NAME", "dirty ranges, by a bitmap of an NBD server", COMMAND_MAP, OPTION_STRING,
      AT(bitmap)},
     {"receipt", 0, "FILE", "compare one image with the receipt of a copy", COMMAND_VERIFY, OPTION_STRING,
      AT(receipt)},
