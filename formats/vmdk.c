@@ -5,6 +5,8 @@
 #include <stdarg.h>
 #include <string.h>
 
+#define MOST_LOST_DIGITS 7
+
 static bool G_GNUC_PRINTF(3, 0)
     fail(GError **error, enum blockmig_error code, const char *format, va_list arguments)
 {
@@ -59,10 +61,14 @@ struct vmdk_extent *vmdk_find(struct vmdk *vmdk, uint64_t offset)
 
 /* ---- the descriptor ----------------------------------------------------------------------------- */
 
+/* QEMU leaves out leading zeros of a content id (vmdk_write_cid), does not shorten the file, and so leaves
+ * behind the text a NUL and the end of the text before: as many bytes as the id has lost digits. */
 static bool is_padding(const char *text, size_t length)
 {
     const char *nul = memchr(text, '\0', length);
 
+    if (nul && (size_t)(text + length - nul) <= MOST_LOST_DIGITS)
+        return true;
     for (const char *p = nul; p && p < text + length; p++)
         if (*p)
             return false;
