@@ -67,10 +67,8 @@ static bool is_padding(const char *text, size_t length)
 {
     const char *nul = memchr(text, '\0', length);
 
-    if (nul && (size_t)(text + length - nul) <= MOST_LOST_DIGITS)
-        return true;
     for (const char *p = nul; p && p < text + length; p++)
-        if (*p)
+        if (*p && p - nul >= MOST_LOST_DIGITS)
             return false;
     return true;
 }

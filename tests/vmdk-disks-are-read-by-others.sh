@@ -171,7 +171,8 @@ must qemu-io -f vmdk -c 'write -P 5 1M 64k' "$tmp/short.vmdk"
 must python3 - "$tmp/short.vmdk" <<'EOF'
 import re, sys
 old = open(sys.argv[1], "rb").read()
-new = re.sub(rb"(?m)^CID=[0-9a-f]+$", b"CID=ab", old, count=1) + b"\0"
+new = re.sub(rb"(?m)^CID=[0-9a-f]+$", b"CID=ab", old.rstrip(b"\0"), count=1) + b"\0"
+assert old[len(new)] != 0
 open(sys.argv[1], "wb").write(new + old[len(new):])
 EOF
 must qemu-img convert -f vmdk -O raw "$tmp/short.vmdk" "$tmp/short.raw"
