@@ -26,8 +26,10 @@
 #ifndef LANDLOCK_ACCESS_FS_IOCTL_DEV
 #define LANDLOCK_ACCESS_FS_IOCTL_DEV (1ULL << 15)
 #endif
-#define ALL_NETWORK 3 /* LANDLOCK_ACCESS_NET_BIND_TCP and _CONNECT_TCP */
-#define ALL_SCOPES  3 /* LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET and _SIGNAL */
+#define ALONE_TRIES  20
+#define ALONE_PERIOD 5000 /* microseconds */
+#define ALL_NETWORK  3    /* LANDLOCK_ACCESS_NET_BIND_TCP and _CONNECT_TCP */
+#define ALL_SCOPES   3    /* LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET and _SIGNAL */
 
 /* As struct landlock_ruleset_attr of version 6; an older kernel takes a longer one that ends in zeros. */
 struct ruleset {
@@ -213,12 +215,18 @@ static bool drop_capabilities(unsigned rights, GError **error)
     return true;
 }
 
-/* A directory has a link for itself, one from above, and one from each directory in it. */
+/* A directory has a link for itself, one from above, and one from each directory in it.  A thread that was
+ * joined stays there for a moment. */
 static bool is_alone(void)
 {
     struct stat st;
 
-    return stat("/proc/self/task", &st) < 0 || st.st_nlink == 3;
+    for (unsigned tries = 0; tries < ALONE_TRIES; tries++) {
+        if (stat("/proc/self/task", &st) < 0 || st.st_nlink == 3)
+            return true;
+        g_usleep(ALONE_PERIOD);
+    }
+    return false;
 }
 
 static bool enter(const struct sandbox *sandbox, GError **error)
