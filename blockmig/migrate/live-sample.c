@@ -33,11 +33,12 @@
 
 struct sample {
     struct live_job *job;
-    int64_t until;         /* monotonic */
-    double dirty_rate;     /* bytes per second */
-    double writes;         /* per second */
-    double copy_rate;      /* bytes per second */
-    double scattered_rate; /* of blocks that are far from each other */
+    int64_t until;     /* monotonic */
+    double dirty_rate; /* bytes per second */
+    double writes;     /* per second */
+    double copy_rate;  /* bytes per second */
+    double
+        scattered_rate; /* of blocks that are far from each other; passes do not leave the machine a share */
     double flush_time, trip_time;
 };
 
@@ -271,7 +272,7 @@ static void forecast_passes(const struct sample *sample, double base_time, struc
         struct live_shipment shipment = {.bytes = written_in(sample, written)};
         uint64_t before = pace.ship_bytes;
 
-        shipment.time = (double)shipment.bytes / MIN(sample->copy_rate, sample->scattered_rate) +
+        shipment.time = (double)shipment.bytes / sample->scattered_rate +
                         (COPY_FIXED + sample->flush_time) * job->disks->len;
         live_pace_measure(&pace, &shipment, written, shipment.time);
         tell_pass(job, pass + 1, &shipment);
