@@ -280,14 +280,6 @@ void live_describe_disk(struct live_job *job, struct live_disk *disk)
     g_ptr_array_add(job->base.report->disks, report);
 }
 
-/* What a server gives to others is a disk. */
-static const char *target_format_name(const struct live_job *job, const struct live_disk *disk)
-{
-    bool raw = !job->request->target_format && storage_name_is_uri(disk->target_path);
-
-    return raw ? format_raw.name : job->request->target_format;
-}
-
 static bool look_at_disk(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autoptr(chain_t) source = NULL;
@@ -308,8 +300,9 @@ static bool look_at_disk(struct live_job *job, struct live_disk *disk, GError **
             "%s keeps its data in %s: it has several files that would have to change names at once",
             disk->name, image_data_file(chain_layer(source, 0), 0)->name);
     if (!choose_target(job, disk, source, error) || !live_choose_below(job, disk, source, error) ||
-        !target_format(target_format_name(job, disk), job->request->target_options, chain_layer(source, 0),
-                       disk->backing_name != NULL, true, &disk->format, &disk->options, error) ||
+        !target_format(target_format_wanted(job->request->target_format, disk->target_path),
+                       job->request->target_options, chain_layer(source, 0), disk->backing_name != NULL, true,
+                       &disk->format, &disk->options, error) ||
         !live_runs_on(disk->format, error))
         return false;
     for (guint i = 0; i < chain_layer(source, 0)->notices->len; i++)

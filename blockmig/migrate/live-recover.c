@@ -153,7 +153,7 @@ bool live_is_disk(const struct journal_disk *saved)
     return saved->source_identity != NULL;
 }
 
-static bool is_device(const char *path)
+bool live_is_device(const char *path)
 {
     struct stat st;
 
@@ -167,11 +167,11 @@ struct live_disk *live_rebuild_paths(const struct live_job *job, const struct jo
 
     disk->index = saved->index;
     disk->name = g_strdup(saved->source);
-    disk->device = is_device(saved->source);
+    disk->device = live_is_device(saved->source);
     disk->stem = live_stem(job, disk->name, disk->device);
     disk->size = saved->size;
     disk->target_path = g_strdup(saved->target);
-    disk->target_device = is_device(saved->target);
+    disk->target_device = live_is_device(saved->target);
     stem = live_stem(job, disk->target_path, disk->target_device);
     disk->target_overlay = g_strconcat(stem, LIVE_NEW, NULL);
     return disk;

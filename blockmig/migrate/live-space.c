@@ -91,9 +91,8 @@ static void add(struct footprint *sum, struct footprint more)
 static uint64_t thin_room(const char *image, uint64_t size)
 {
     uint64_t bytes = measure(image).bytes;
-    struct stat st;
 
-    if (storage_name_is_uri(image) || (stat(image, &st) == 0 && S_ISBLK(st.st_mode)))
+    if (live_is_device(image))
         return 0;
     return size > bytes ? size - bytes : 0;
 }

@@ -318,6 +318,8 @@ bool live_set_backing(struct live_job *job, const struct live_disk *disk, const 
 /* storage_open() beside a machine: it needs connections to a server, too. */
 struct storage *live_storage_open(const char *name, unsigned flags, const char *const *roots,
                                   char **real_path, GError **error);
+/* A block device or a URI: what is written in place and has no other name. */
+bool live_is_device(const char *path);
 /* What a URI names is there. */
 bool live_exists(const char *name);
 /* O_RDWR, for the hypervisor; -1 and no error for a URI, which it opens by itself. */

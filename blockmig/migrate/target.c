@@ -101,6 +101,11 @@ static GHashTable *choose_options(const char *text, const struct format *format,
     return described.values;
 }
 
+const char *target_format_wanted(const char *name, const char *path)
+{
+    return !name && storage_name_is_uri(path) ? format_raw.name : name;
+}
+
 bool target_format(const char *name, const char *text, struct image *source, bool backed, bool is_top,
                    const struct format **format, GHashTable **options, GError **error)
 {
@@ -123,13 +128,9 @@ bool target_format(const char *name, const char *text, struct image *source, boo
 static bool set_format(struct copy_unit *unit, const struct copy_request *request, struct image *source,
                        bool is_top, GError **error)
 {
-    const char *name = request->target_format;
-
-    /* What a server gives to others is a disk. */
-    if (!name && storage_name_is_uri(unit->target_path))
-        name = format_raw.name;
-    if (!target_format(name, request->target_options, source, unit->backing_name != NULL, is_top,
-                       &unit->format, &unit->options, error))
+    if (!target_format(target_format_wanted(request->target_format, unit->target_path),
+                       request->target_options, source, unit->backing_name != NULL, is_top, &unit->format,
+                       &unit->options, error))
         return false;
     if (unit->backing_name && unit->format->flags & FORMAT_SAME_SIZE &&
         unit->below->size != unit->chain->size)

@@ -8,6 +8,9 @@
 /* The absolute name that `target` stands for; a directory is a datastore: the source's name in it.  REFUSED
  * if nothing can be written there.  The caller's. */
 char *target_path(const char *target, const char *source, bool *device, GError **error);
+/* The format that was asked for (NULL: none) of a target at `path`: what a server gives to others is a disk,
+ * and raw unless somebody says otherwise. */
+const char *target_format_wanted(const char *name, const char *path);
 /* The format that `source` becomes (-O `name`; NULL: its own), which can be written and have a backing file
  * where `backed`; and its options: -o (`text`, may be NULL), and for what it leaves open the features of the
  * source where the format stays the same.  In a kept chain -o is for the images of the top's format: a raw
