@@ -57,10 +57,11 @@ run_ok "it is the same, too" blockmig verify -q odd.raw odd.vhdx
 
 # ---- a log that QEMU left ---------------------------------------------------------------------------
 
-# The first sector of the BAT cannot be written, so the change stays in the log.
-must qemu-img create -q -f vhdx -o block_size=1M theirs.vhdx 20M
+# The first sector of the BAT cannot be written, so the change stays in the log. It must be a change to
+# the BAT, so what is written lies where no pattern can have been.
+must qemu-img create -q -f vhdx -o block_size=1M theirs.vhdx 24M
 write_patterns theirs.vhdx vhdx $((20 << 20)) 10
-run qemu-io -c "write -P 200 7M 3M" 'json:{"driver": "vhdx", "file": {"driver": "blkdebug", "image": {"driver": "file",
+run qemu-io -c "write -P 200 21M 3M" 'json:{"driver": "vhdx", "file": {"driver": "blkdebug", "image": {"driver": "file",
     "filename": "theirs.vhdx"}, "inject-error": [{"event": "none", "iotype": "write", "errno": 5, "once": false, "sector": 4096}]}}'
 before=$(sha256sum <theirs.vhdx)
 run blockmig info --json theirs.vhdx
