@@ -10,12 +10,9 @@
 
 #include "formats/error.h"
 
-#include <config.h>
+#include <gnutls/crypto.h>
 #include <string.h>
 #include <xxhash.h>
-#ifdef HAVE_GNUTLS
-#include <gnutls/crypto.h>
-#endif
 
 #define FANOUT     256
 #define MAX_LEVELS 8 /* 256^6 chunks of 1 MiB are more than 2^64 bytes */
@@ -76,10 +73,8 @@ size_t digest_length(enum digest_algorithm algorithm)
 
 static void sha256(const void *data, size_t length, uint8_t *out)
 {
-#ifdef HAVE_GNUTLS
     if (gnutls_hash_fast(GNUTLS_DIG_SHA256, data, length, out) == 0)
         return;
-#endif
     gsize got = 32;
     GChecksum *checksum = g_checksum_new(G_CHECKSUM_SHA256);
     g_checksum_update(checksum, data, length);
