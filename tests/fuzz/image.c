@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "tests/fuzz/image.h"
 
-#include "blockmig/storage/memory.h"
+#include "tests/fuzz/container.h"
 
 #include <string.h>
 
@@ -77,7 +77,7 @@ static void change(struct image *image)
 static bool attach(struct image *image, const uint8_t *data, size_t size)
 {
     for (guint i = 0; i < image->data_files->len; i++) {
-        if (!image_attach_data(image, i, storage_memory_new("data", data, size, MAX_IMAGE), NULL))
+        if (!image_attach_data(image, i, fuzz_container_new(data, size, MAX_IMAGE), NULL))
             return false;
     }
     return true;
@@ -86,8 +86,7 @@ static bool attach(struct image *image, const uint8_t *data, size_t size)
 static struct image *open_image(const struct format *format, const uint8_t *data, size_t size,
                                 const uint8_t *extent, size_t extent_size, bool writable)
 {
-    struct image *image =
-        image_open(storage_memory_new("input", data, size, MAX_IMAGE), format, writable, NULL);
+    struct image *image = image_open(fuzz_container_new(data, size, MAX_IMAGE), format, writable, NULL);
 
     if (!image || attach(image, extent, extent_size))
         return image;
@@ -114,7 +113,7 @@ int fuzz_image_with_data(const struct format *format, const uint8_t *data, size_
         image_describe(image, ignore, &told);
         map_all(image);
         image_check(image, false, &result, NULL);
-        g_assert_cmpuint(storage_memory_writes(image->storage)->len, ==, 0);
+        g_assert_cmpuint(fuzz_container_changes(image->storage), ==, 0);
     }
     image_close(image);
     image = open_image(format, data, size, extent, extent_size, true);

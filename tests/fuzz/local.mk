@@ -2,7 +2,7 @@
 # A fuzz target is tests/fuzz/NAME.c with its inputs in tests/fuzz/corpus/NAME/.  It is listed twice and has three
 # lines here: with the fuzzer (--enable-fuzzing), and with replay.c, by which every make check runs the inputs.
 # What all have in common, the libraries, is the LDADD of the whole project.
-FUZZ_IMAGE = tests/fuzz/image.c tests/fuzz/image.h
+FUZZ_IMAGE = tests/fuzz/image.c tests/fuzz/image.h tests/fuzz/container.c tests/fuzz/container.h
 FUZZ_FLAGS = $(AM_LDFLAGS) $(FUZZ_LDFLAGS)
 EXTRA_DIST += tests/fuzz/corpus
 
