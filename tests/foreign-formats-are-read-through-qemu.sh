@@ -41,6 +41,24 @@ for name in qed parallels; do
     fails_with 2 "$name: is not written" blockmig copy -O $name "$tmp/disk.raw" "$tmp/no"
 done
 
+# Nothing here writes these; whether ours are what they should be is for QEMU to say, before we read them.
+for name in bochs cloop dmg; do
+    must "$srcdir/tests/make-foreign-image.py" $name "$tmp/disk.raw" "$tmp/disk.$name"
+    same_content "$tmp/disk.raw" "$tmp/disk.$name" "$name: QEMU reads it" -f raw -F $name
+    if [ $name = dmg ]; then
+        read_through $name "$tmp/disk.$name" -f dmg
+    else
+        read_through $name "$tmp/disk.$name"
+    fi
+done
+size=$(stat -c %s "$tmp/disk.dmg")
+must truncate -s $((size / 2)) "$tmp/disk.dmg"
+fails_with 3 "half a dmg" blockmig copy -f dmg -O raw "$tmp/disk.dmg" "$tmp/no"
+must truncate -s $(($(stat -c %s "$tmp/disk.cloop") / 2)) "$tmp/disk.cloop"
+run blockmig copy -O raw "$tmp/disk.cloop" "$tmp/no"
+check "half a cloop is not copied" test "$status" -ne 0
+check "and there is no target" test ! -e "$tmp/no"
+
 # What the guest wrote does not decide what is done with it.
 must qemu-img create -q -f qcow2 -b /etc/passwd -F raw -u "$tmp/trap.qcow2" 1M
 must qemu-img convert -f raw -O qed "$tmp/trap.qcow2" "$tmp/trap.qed"
