@@ -7,12 +7,15 @@ FUZZ_FLAGS = $(AM_LDFLAGS) $(FUZZ_LDFLAGS)
 EXTRA_DIST += tests/fuzz/corpus
 
 if FUZZING
-noinst_PROGRAMS += tests/fuzz/qcow.fuzz tests/fuzz/qcow2.fuzz tests/fuzz/qmp.fuzz tests/fuzz/receipt.fuzz \
-	tests/fuzz/scsi.fuzz \
-	tests/fuzz/vdi.fuzz tests/fuzz/vhd.fuzz tests/fuzz/vhdx.fuzz tests/fuzz/vmdk-extent.fuzz tests/fuzz/vmdk.fuzz
+noinst_PROGRAMS += tests/fuzz/frame.fuzz tests/fuzz/qcow.fuzz tests/fuzz/qcow2.fuzz tests/fuzz/qmp.fuzz tests/fuzz/receipt.fuzz \
+	tests/fuzz/scsi.fuzz tests/fuzz/vdi.fuzz tests/fuzz/vhd.fuzz tests/fuzz/vhdx.fuzz tests/fuzz/vmdk-extent.fuzz tests/fuzz/vmdk.fuzz
 endif
-check_PROGRAMS += tests/fuzz/qcow.t tests/fuzz/qcow2.t tests/fuzz/qmp.t tests/fuzz/receipt.t tests/fuzz/scsi.t \
+check_PROGRAMS += tests/fuzz/frame.t tests/fuzz/qcow.t tests/fuzz/qcow2.t tests/fuzz/qmp.t tests/fuzz/receipt.t tests/fuzz/scsi.t \
 	tests/fuzz/vdi.t tests/fuzz/vhd.t tests/fuzz/vhdx.t tests/fuzz/vmdk-extent.t tests/fuzz/vmdk.t
+
+tests_fuzz_frame_fuzz_SOURCES = tests/fuzz/frame.c
+tests_fuzz_frame_fuzz_LDFLAGS = $(FUZZ_FLAGS)
+tests_fuzz_frame_t_SOURCES = $(tests_fuzz_frame_fuzz_SOURCES) tests/fuzz/replay.c
 
 tests_fuzz_qcow_fuzz_SOURCES = tests/fuzz/qcow.c $(FUZZ_IMAGE)
 tests_fuzz_qcow_fuzz_LDFLAGS = $(FUZZ_FLAGS)

@@ -4,6 +4,9 @@ check_PROGRAMS += tests/unit/chain-qemu.t
 tests_unit_chain_qemu_t_SOURCES = tests/unit/chain-qemu.c tests/unit/harness.h
 check_PROGRAMS += tests/unit/device.t
 tests_unit_device_t_SOURCES = tests/unit/device.c tests/unit/harness.h
+check_PROGRAMS += tests/unit/frame.t
+tests_unit_frame_t_SOURCES = tests/unit/frame.c
+
 check_PROGRAMS += tests/unit/file.t
 tests_unit_file_t_SOURCES = tests/unit/file.c tests/unit/harness.h
 check_PROGRAMS += tests/unit/chain-policy.t
