@@ -2,6 +2,7 @@
 noinst_LIBRARIES += libengine.a
 libengine_a_SOURCES =
 include blockmig/storage/local.mk
+include blockmig/remote/local.mk
 include blockmig/copy/local.mk
 include blockmig/store/local.mk
 include blockmig/vm/local.mk

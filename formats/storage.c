@@ -126,6 +126,14 @@ bool storage_discard(struct storage *storage, uint64_t offset, uint64_t length, 
     return finish(storage, storage->ops->discard(storage, offset, length, error), error);
 }
 
+bool storage_check(struct storage *storage, const void *buffer, size_t length, uint64_t offset,
+                   GError **error)
+{
+    if (!range_check(storage, "check", offset, length, false, error))
+        return false;
+    return length == 0 || finish(storage, storage->ops->check(storage, buffer, length, offset, error), error);
+}
+
 bool storage_flush(struct storage *storage, GError **error)
 {
     return finish(storage, storage->ops->flush(storage, error), error);

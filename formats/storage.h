@@ -58,6 +58,10 @@ struct storage_ops {
                    GError **error);
     /* The range will be read soon: fetch it in the background.  Optional: nothing.  Never fails. */
     void (*prefetch)(struct storage *storage, uint64_t offset, uint64_t length);
+    /* Does the medium hold these bytes?  DIFFERENT if not.  For storages that can tell without sending them
+     * back; from any thread.  Optional: they are read and compared. */
+    bool (*check)(struct storage *storage, const void *buffer, size_t length, uint64_t offset,
+                  GError **error);
     void (*close)(struct storage *storage);
 };
 
@@ -99,6 +103,9 @@ bool storage_status(struct storage *storage, uint64_t offset, uint64_t length, b
 /* Says that bytes up to `end` were written through a descriptor; thread-safe, never shrinks. */
 void storage_grown(struct storage *storage, uint64_t end);
 void storage_prefetch(struct storage *storage, uint64_t offset, uint64_t length);
+/* The storage must have `check`. */
+bool storage_check(struct storage *storage, const void *buffer, size_t length, uint64_t offset,
+                   GError **error);
 void storage_close(struct storage *storage); /* NULL is allowed */
 
 /* Is it "scheme://..." and not a path?  What begins so and is meant as a path is written with "./". */

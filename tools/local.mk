@@ -24,6 +24,9 @@ tools_blockmig_SOURCES = \
 	tools/signals.c tools/signals.h
 tools_blockmig_LDADD = $(BLOCKMIG_LIBS) -lm
 
+sbin_PROGRAMS = tools/blockmigd
+tools_blockmigd_SOURCES = tools/blockmigd.c
+
 # A program to automake, which knows no modules without libtool.  It stays loaded, for GLib cannot be unloaded.
 if HAVE_NBDKIT
 nbdkitplugin_PROGRAMS = tools/nbdkit-blockmig-plugin.so

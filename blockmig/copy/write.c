@@ -247,6 +247,8 @@ static bool fill_compare(struct task *task, uint64_t at, const uint8_t *data, ui
 {
     const struct extent *to = &task->fill.to;
 
+    if (to->storage->ops->check)
+        return storage_check(to->storage, data, length, to->host_offset + at, error);
     if (!ring_read_now(to->storage, back, length, to->host_offset + at, true, error))
         return false;
     if (!memcmp(data, back, length))
@@ -405,13 +407,18 @@ static bool check_packed(struct task *task, const uint8_t *back, GError **error)
     return false;
 }
 
-/* In a thread, with a buffer of its own: compressed units, and zeros that were written into gaps. */
+/* In a thread, with a buffer of its own: compressed units, and zeros that were written into gaps; and where the
+ * storage compares. */
 static bool check_apart(struct ring_op *op, GError **error)
 {
     struct task *task = (struct task *)op;
     const struct write_run *run = &task->run;
-    g_autofree uint8_t *back = g_malloc(run->length);
+    g_autofree uint8_t *back = NULL;
 
+    if (run->storage->ops->check)
+        return storage_check(run->storage, run->data, run->length, run->host, error) &&
+               (!run->packed || check_packed(task, run->data, error));
+    back = g_malloc(run->length);
     if (!ring_read_now(run->storage, back, run->length, run->host, true, error))
         return false;
     if (memcmp(back, run->data, run->length)) {
@@ -427,7 +434,7 @@ static void submit_check(struct slot *slot, const struct write_run *whole, size_
         return;
     struct write_run run = part_of(whole, at, length);
     struct task *task = task_new(slot, &run);
-    bool apart = run.packed || slot->gap;
+    bool apart = run.packed || slot->gap || run.storage->ops->check;
     task->op = (struct ring_op){
         .kind = apart ? RING_CALL : RING_READ,
         .call = check_apart,

@@ -5,6 +5,8 @@
  */
 #include "blockmig/storage/file.h"
 
+#include "blockmig/storage/names.h"
+
 #include "blockmig/storage/device.h"
 #include "blockmig/storage/lock.h"
 #include "blockmig/storage/resolve.h"
@@ -458,6 +460,15 @@ static bool settle(struct storage *storage, unsigned flags, GError **error)
     return true;
 }
 
+void storage_file_identity(const struct stat *st, char *identity, size_t room)
+{
+    if (S_ISBLK(st->st_mode))
+        g_snprintf(identity, room, "block:%u:%u", major(st->st_rdev), minor(st->st_rdev));
+    else
+        g_snprintf(identity, room, "file:%u:%u:%" G_GUINT64_FORMAT, major(st->st_dev), minor(st->st_dev),
+                   (uint64_t)st->st_ino);
+}
+
 static struct storage *file_new(const char *path, const struct stat *st, unsigned flags)
 {
     struct storage *storage = g_new0(struct storage, 1);
@@ -467,9 +478,8 @@ static struct storage *file_new(const char *path, const struct stat *st, unsigne
     file->device = S_ISBLK(st->st_mode);
     storage->ops = &file_ops;
     storage->name = g_strdup(path);
-    storage->identity = file->device ? g_strdup_printf("block:%u:%u", major(st->st_rdev), minor(st->st_rdev))
-                                     : g_strdup_printf("file:%u:%u:%" G_GUINT64_FORMAT, major(st->st_dev),
-                                                       minor(st->st_dev), (uint64_t)st->st_ino);
+    storage->identity = g_malloc(NAME_IDENTITY);
+    storage_file_identity(st, storage->identity, NAME_IDENTITY);
     storage->writable = flags & FILE_WRITE;
     storage->direct_fd = -1;
     storage->buffered_fd = -1;

@@ -5,6 +5,8 @@
 
 #include "formats/storage.h"
 
+#include <sys/stat.h>
+
 enum file_flags {
     FILE_WRITE = 1 << 0,
     FILE_CREATE = 1 << 1,    /* must not exist yet, or be an empty regular file */
@@ -22,6 +24,8 @@ enum file_flags {
 struct storage *storage_file_open(const char *path, unsigned flags, const char *const *roots,
                                   char **real_path, GError **error);
 
+/* The identity of a storage on the file or device that has this `st`, NAME_IDENTITY bytes at most. */
+void storage_file_identity(const struct stat *st, char *identity, size_t room);
 /* Bytes that the file system has allocated for it (st_blocks); the size for a device. */
 uint64_t storage_file_allocated(struct storage *storage);
 /* false: the file system has no locks, so nobody was asked and nobody is kept away; to be announced. */

@@ -62,6 +62,14 @@ void frame_put_data(GByteArray *stream, uint64_t offset, const void *content, si
         g_byte_array_append(stream, content, (guint)length);
 }
 
+void frame_put_header(GByteArray *stream, uint64_t offset, const void *content, size_t length)
+{
+    uint8_t digest[FRAME_DIGEST];
+
+    frame_digest(content, length, digest);
+    put_header(stream, FRAME_DATA, offset, length, length, digest);
+}
+
 void frame_put_zero(GByteArray *stream, uint64_t offset, uint64_t length)
 {
     put_header(stream, FRAME_ZERO, offset, length, 0, NULL);

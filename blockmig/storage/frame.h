@@ -45,6 +45,8 @@ void frame_digest(const void *content, size_t length, uint8_t *digest);
 /* Appends a frame.  Data gets its digest here; `zstd_level` 0: as it is, otherwise compressed if it gets
  * smaller by an eighth. */
 void frame_put_data(GByteArray *stream, uint64_t offset, const void *content, size_t length, int zstd_level);
+/* Only the header: the content follows as it is. */
+void frame_put_header(GByteArray *stream, uint64_t offset, const void *content, size_t length);
 void frame_put_zero(GByteArray *stream, uint64_t offset, uint64_t length);
 void frame_put_same(GByteArray *stream, uint64_t offset, const uint8_t *digest);
 

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 libengine_a_SOURCES += \
+	blockmig/storage/agent-client.c blockmig/storage/agent-client.h \
+	blockmig/storage/agent-storage.c blockmig/storage/agent-storage.h \
 	blockmig/storage/bitmap.h \
 	blockmig/storage/device.c blockmig/storage/device.h \
 	blockmig/storage/file.c blockmig/storage/file.h \
@@ -14,6 +16,7 @@ libengine_a_SOURCES += \
 	blockmig/storage/reservation.c blockmig/storage/reservation.h \
 	blockmig/storage/reservation-device.c \
 	blockmig/storage/reservation-internal.h \
+	blockmig/storage/names.c blockmig/storage/names.h \
 	blockmig/storage/nbd.c blockmig/storage/nbd.h \
 	blockmig/storage/nbd-connection.c blockmig/storage/nbd-connection.h \
 	blockmig/storage/resolve.c blockmig/storage/resolve.h \

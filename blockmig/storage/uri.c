@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "blockmig/storage/uri.h"
 
+#include "blockmig/storage/agent-storage.h"
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/iscsi.h"
 #include "blockmig/storage/nbd.h"
@@ -9,12 +10,14 @@
 #include <string.h>
 
 static const struct uri_scheme schemes[] = {
-    {"iscsi", storage_iscsi_open, NULL, NULL},
+    {"blockmig", storage_agent_open, .names = &storage_agent_names},
+    {"blockmig+unix", storage_agent_open, .names = &storage_agent_names},
+    {"iscsi", storage_iscsi_open},
     {"nbd", storage_nbd_open, storage_nbd_takes_another, storage_nbd_read_bitmap},
     {"nbds", storage_nbd_open, storage_nbd_takes_another, storage_nbd_read_bitmap},
     {"nbd+unix", storage_nbd_open, storage_nbd_takes_another, storage_nbd_read_bitmap},
     {"nbds+unix", storage_nbd_open, storage_nbd_takes_another, storage_nbd_read_bitmap},
-    {NULL, NULL, NULL, NULL},
+    {NULL},
 };
 
 static const struct uri_scheme *find_scheme(const char *uri, GError **error)
@@ -65,6 +68,13 @@ struct storage *storage_open_for_chain(void *opaque, const char *name, const cha
 
     flags &= (unsigned)(FILE_NO_LOCK | FILE_NO_DIRECT | FILE_MODEST);
     return storage_open(name, flags | (writable ? FILE_WRITE : 0), roots, real_path, error);
+}
+
+const struct name_ops *storage_uri_names(const char *uri, GError **error)
+{
+    const struct uri_scheme *scheme = find_scheme(uri, error);
+
+    return scheme ? scheme->names : NULL;
 }
 
 bool storage_takes_another(const char *uri, GError **error)

@@ -2,13 +2,16 @@
 /*
  * Storages by name: a path of this host, or a URI, whose scheme says who opens it.
  *
- * A URI names an object that exists already, as large as it is: it is written in place, as a device is.
+ * A URI names an object that exists already, as large as it is: it is written in place, as a device is.  But
+ * where its scheme has names (names.h), it names a file.
  */
 #ifndef BLOCKMIG_STORAGE_URI_H
 #define BLOCKMIG_STORAGE_URI_H
 
 #include "blockmig/storage/bitmap.h"
 #include "formats/storage.h"
+
+struct name_ops;
 
 /* One line for each scheme, in uri.c. */
 struct uri_scheme {
@@ -21,6 +24,8 @@ struct uri_scheme {
     /* Optional: there are no bitmaps. */
     bool (*read_bitmap)(const char *uri, const char *bitmap, const struct bitmap_reader *reader,
                         GError **error);
+    /* Optional: it names one object, which is there already. */
+    const struct name_ops *names;
 };
 
 /* Opens what the user named: a URI by its scheme, everything else as storage_file_open(). With `roots` the
@@ -38,6 +43,9 @@ bool storage_takes_another(const char *uri, GError **error);
  * REFUSED if this one has not that bitmap, UNREACHABLE.  After an error, what was told is not all. */
 bool storage_read_bitmap(const char *name, const char *bitmap, const struct bitmap_reader *reader,
                          GError **error);
+
+/* NULL: there are none, which is no error, or the scheme is not known. */
+const struct name_ops *storage_uri_names(const char *uri, GError **error);
 
 /* What a file for this object would be called: the last part of a path; "disk" where a URI has none.  The
  * caller's. */

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "blockmig/remote/handle.h"
+
+#include "formats/error.h"
+
+#include <gnutls/crypto.h>
+#include <gnutls/gnutls.h>
+#include <string.h>
+
+#define MAX_HANDLES 1024 /* of all clients */
+
+struct handle_table {
+    GMutex lock;
+    GHashTable *handles;  /* id -> struct handle */
+    GHashTable *sessions; /* name -> number of connections */
+};
+
+static void handle_free(struct handle *handle)
+{
+    storage_close(handle->storage);
+    g_free(handle->id);
+    g_free(handle->peer);
+    g_free(handle->session);
+    g_free(handle);
+}
+
+void handle_unref(struct handle *handle)
+{
+    if (handle && g_atomic_int_dec_and_test(&handle->references))
+        handle_free(handle);
+}
+
+struct handle_table *handle_table_new(void)
+{
+    struct handle_table *table = g_new0(struct handle_table, 1);
+
+    g_mutex_init(&table->lock);
+    table->handles = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, (GDestroyNotify)handle_unref);
+    table->sessions = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    return table;
+}
+
+void handle_table_free(struct handle_table *table)
+{
+    if (!table)
+        return;
+    g_hash_table_unref(table->handles);
+    g_hash_table_unref(table->sessions);
+    g_mutex_clear(&table->lock);
+    g_free(table);
+}
+
+static char *new_id(void)
+{
+    uint8_t bytes[16];
+    char *id = g_malloc(2 * sizeof(bytes) + 1);
+
+    gnutls_rnd(GNUTLS_RND_NONCE, bytes, sizeof(bytes));
+    for (size_t i = 0; i < sizeof(bytes); i++)
+        g_snprintf(id + 2 * i, 3, "%02x", bytes[i]);
+    return id;
+}
+
+struct handle *handle_add(struct handle_table *table, const char *peer, const char *session,
+                          struct storage *storage, GError **error)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&table->lock);
+    struct handle *handle;
+
+    if (g_hash_table_size(table->handles) >= MAX_HANDLES) {
+        storage_close(storage);
+        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%u files are open already", MAX_HANDLES);
+        return NULL;
+    }
+    handle = g_new0(struct handle, 1);
+    handle->id = new_id();
+    handle->peer = g_strdup(peer);
+    handle->session = g_strdup(session);
+    handle->storage = storage;
+    handle->references = 2;
+    g_hash_table_insert(table->handles, handle->id, handle);
+    return handle;
+}
+
+struct handle *handle_find(struct handle_table *table, const char *id, const char *peer, GError **error)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&table->lock);
+    struct handle *handle = g_hash_table_lookup(table->handles, id);
+
+    if (!handle || strcmp(handle->peer, peer) != 0) {
+        blockmig_fail(error, BLOCKMIG_ERROR_UNREACHABLE, "there is no handle %.40s", id);
+        return NULL;
+    }
+    g_atomic_int_inc(&handle->references);
+    return handle;
+}
+
+void handle_close(struct handle_table *table, struct handle *handle)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&table->lock);
+
+    if (g_hash_table_lookup(table->handles, handle->id) == handle)
+        g_hash_table_remove(table->handles, handle->id);
+}
+
+void handle_session_enter(struct handle_table *table, const char *session)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&table->lock);
+    guint count = GPOINTER_TO_UINT(g_hash_table_lookup(table->sessions, session));
+
+    g_hash_table_replace(table->sessions, g_strdup(session), GUINT_TO_POINTER(count + 1));
+}
+
+static gboolean is_of_session(gpointer id, gpointer value, gpointer session)
+{
+    return strcmp(((struct handle *)value)->session, session) == 0;
+}
+
+void handle_session_leave(struct handle_table *table, const char *session)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&table->lock);
+    guint count = GPOINTER_TO_UINT(g_hash_table_lookup(table->sessions, session));
+
+    if (count > 1) {
+        g_hash_table_replace(table->sessions, g_strdup(session), GUINT_TO_POINTER(count - 1));
+        return;
+    }
+    g_hash_table_remove(table->sessions, session);
+    g_hash_table_foreach_remove(table->handles, is_of_session, (gpointer)session);
+}

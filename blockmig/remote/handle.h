@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Files that clients have open, by numbers that nobody guesses.
+ *
+ * A handle belongs to the client that opened it and to its session: all connections of one process.  It is
+ * closed when the last of them is gone, and with it the image locks: a client that was killed does not keep
+ * anybody waiting.  Any thread may call.
+ */
+#ifndef BLOCKMIG_REMOTE_HANDLE_H
+#define BLOCKMIG_REMOTE_HANDLE_H
+
+#include "formats/storage.h"
+
+struct handle {
+    char *id, *peer, *session;
+    struct storage *storage;
+    gint references;
+};
+
+struct handle_table;
+
+struct handle_table *handle_table_new(void);
+void handle_table_free(struct handle_table *table); /* NULL is allowed */
+
+/* Takes the storage.  To be given back with handle_unref(). REFUSED: there are too many. */
+struct handle *handle_add(struct handle_table *table, const char *peer, const char *session,
+                          struct storage *storage, GError **error);
+/* UNREACHABLE: there is none of that number for this client. */
+struct handle *handle_find(struct handle_table *table, const char *id, const char *peer, GError **error);
+void handle_unref(struct handle *handle); /* NULL is allowed */
+/* It can not be found any more; what is under way on it comes to its end. */
+void handle_close(struct handle_table *table, struct handle *handle);
+
+/* A connection of this session has come, or is gone. */
+void handle_session_enter(struct handle_table *table, const char *session);
+void handle_session_leave(struct handle_table *table, const char *session);
+
+typedef struct handle handle_t; /* for g_autoptr only */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(handle_t, handle_unref)
+
+#endif

@@ -1,0 +1,148 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "blockmig/remote/server-config.h"
+
+#include "formats/error.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define DATASTORE_GROUP "datastore "
+
+static void datastore_free(gpointer data)
+{
+    struct agent_datastore *datastore = data;
+
+    if (datastore->fd >= 0)
+        close(datastore->fd);
+    g_free(datastore->name);
+    g_free(datastore->directory);
+    g_strfreev(datastore->allow);
+    g_free(datastore);
+}
+
+void agent_config_free(struct agent_config *config)
+{
+    if (!config)
+        return;
+    g_strfreev(config->listen);
+    g_free(config->socket);
+    g_free(config->tls_directory);
+    g_strfreev(config->allow);
+    g_ptr_array_unref(config->datastores);
+    g_free(config);
+}
+
+/* A key that is misspelt must not mean "everybody". */
+static bool check_keys(GKeyFile *file, const char *group, const char *const *known, GError **error)
+{
+    g_auto(GStrv) keys = g_key_file_get_keys(file, group, NULL, NULL);
+
+    for (char **key = keys; key && *key; key++)
+        if (!g_strv_contains(known, *key))
+            return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: unknown key '%s'", group, *key);
+    return true;
+}
+
+static bool is_plain_name(const char *name)
+{
+    return *name && *name != '.' && !strpbrk(name, "/?#%") && g_utf8_validate(name, -1, NULL);
+}
+
+static bool read_datastore(struct agent_config *config, GKeyFile *file, const char *group, GError **error)
+{
+    static const char *const known[] = {"directory", "allow", "read-only", NULL};
+    struct agent_datastore *datastore = g_new0(struct agent_datastore, 1);
+    g_autofree char *directory = g_key_file_get_string(file, group, "directory", NULL);
+    char real[PATH_MAX];
+
+    datastore->fd = -1;
+    datastore->name = g_strstrip(g_strdup(group + strlen(DATASTORE_GROUP)));
+    g_ptr_array_add(config->datastores, datastore);
+    if (!check_keys(file, group, known, error))
+        return false;
+    if (!is_plain_name(datastore->name))
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: not a name for a datastore", group);
+    if (!directory || !g_path_is_absolute(directory))
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: directory= wants an absolute path", group);
+    if (!realpath(directory, real))
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: %s: %s", group, directory,
+                             g_strerror(errno));
+    datastore->directory = g_strdup(real);
+    datastore->allow = g_key_file_get_string_list(file, group, "allow", NULL, NULL);
+    datastore->read_only = g_key_file_get_boolean(file, group, "read-only", NULL);
+    datastore->fd = open(real, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    return datastore->fd >= 0 ||
+           blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: %s: %s", group, real, g_strerror(errno));
+}
+
+static bool read_agent(struct agent_config *config, GKeyFile *file, GError **error)
+{
+    static const char *const known[] = {"listen", "socket", "tls-directory", "allow", NULL};
+
+    if (!check_keys(file, "agent", known, error))
+        return false;
+    config->listen = g_key_file_get_string_list(file, "agent", "listen", NULL, NULL);
+    config->socket = g_key_file_get_string(file, "agent", "socket", NULL);
+    config->tls_directory = g_key_file_get_string(file, "agent", "tls-directory", NULL);
+    config->allow = g_key_file_get_string_list(file, "agent", "allow", NULL, NULL);
+    if (config->listen && !config->tls_directory)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[agent]: listen= needs tls-directory=");
+    return config->listen || config->socket ||
+           blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[agent]: neither listen= nor socket= is given");
+}
+
+static bool read_groups(struct agent_config *config, GKeyFile *file, GError **error)
+{
+    g_auto(GStrv) groups = g_key_file_get_groups(file, NULL);
+
+    for (char **group = groups; *group; group++) {
+        if (g_str_has_prefix(*group, DATASTORE_GROUP)) {
+            if (!read_datastore(config, file, *group, error))
+                return false;
+        } else if (strcmp(*group, "agent") != 0) {
+            return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: unknown group", *group);
+        }
+    }
+    return read_agent(config, file, error);
+}
+
+struct agent_config *agent_config_read(const char *path, GError **error)
+{
+    g_autoptr(GKeyFile) file = g_key_file_new();
+    g_autoptr(agent_config_t) config = g_new0(struct agent_config, 1);
+    g_autoptr(GError) reason = NULL;
+
+    config->datastores = g_ptr_array_new_with_free_func(datastore_free);
+    if (!g_key_file_load_from_file(file, path, G_KEY_FILE_NONE, &reason)) {
+        blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "%s: %s", path, reason->message);
+        return NULL;
+    }
+    if (!read_groups(config, file, error)) {
+        g_prefix_error(error, "%s: ", path);
+        return NULL;
+    }
+    return g_steal_pointer(&config);
+}
+
+const struct agent_datastore *agent_config_datastore(const struct agent_config *config, const char *name)
+{
+    for (guint i = 0; i < config->datastores->len; i++) {
+        const struct agent_datastore *datastore = g_ptr_array_index(config->datastores, i);
+
+        if (strcmp(datastore->name, name) == 0)
+            return datastore;
+    }
+    return NULL;
+}
+
+bool agent_config_allows(char *const *patterns, const char *name)
+{
+    for (; patterns && *patterns; patterns++)
+        if (g_pattern_match_simple(*patterns, name))
+            return true;
+    return false;
+}

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What an agent serves, where it listens and whom it lets in: a key file.
+ *
+ *   [agent]
+ *   listen=ADDRESS:PORT;...   with TLS; needs tls-directory
+ *   socket=PATH               a Unix socket, for the user that the agent runs as, and root
+ *   tls-directory=DIR         ca-cert.pem, server-cert.pem, server-key.pem and, if it is there, ca-crl.pem
+ *   allow=PATTERN;...         common names of client certificates, with * and ?; none: nobody
+ *
+ *   [datastore NAME]
+ *   directory=DIR
+ *   allow=PATTERN;...         narrower than that of the agent
+ *   read-only=true
+ */
+#ifndef BLOCKMIG_REMOTE_SERVER_CONFIG_H
+#define BLOCKMIG_REMOTE_SERVER_CONFIG_H
+
+#include <glib.h>
+#include <stdbool.h>
+
+#define AGENT_PORT 16600
+
+struct agent_datastore {
+    char *name, *directory; /* the directory really, without links */
+    char **allow;           /* NULL: everybody whom the agent lets in */
+    bool read_only;
+    int fd; /* of the directory */
+};
+
+struct agent_config {
+    char **listen;                /* NULL: not */
+    char *socket, *tls_directory; /* NULL: none */
+    char **allow;
+    GPtrArray *datastores; /* of struct agent_datastore * */
+};
+
+/* USAGE errors name the file, the group and the key.  The caller's. */
+struct agent_config *agent_config_read(const char *path, GError **error);
+void agent_config_free(struct agent_config *config); /* NULL is allowed */
+/* NULL: there is none of that name. */
+const struct agent_datastore *agent_config_datastore(const struct agent_config *config, const char *name);
+/* Does one of the patterns fit? */
+bool agent_config_allows(char *const *patterns, const char *name);
+
+typedef struct agent_config agent_config_t; /* for g_autoptr only */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(agent_config_t, agent_config_free)
+
+#endif

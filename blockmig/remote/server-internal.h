@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Inside the agent: server.c has the sockets and who may ask, server-request.c what may be asked. */
+#ifndef BLOCKMIG_REMOTE_SERVER_INTERNAL_H
+#define BLOCKMIG_REMOTE_SERVER_INTERNAL_H
+
+#include "blockmig/remote/server.h"
+#include "blockmig/remote/handle.h"
+
+#include <jansson.h>
+#include <microhttpd.h>
+
+#define AGENT_API 1 /* counts changes that a client must know of */
+
+/* Who asks, over a connection that was let in. */
+struct caller {
+    const struct agent_config *config;
+    struct handle_table *handles;
+    const char *peer, *session;
+    bool local; /* on a Unix socket: may do everything that the agent may */
+};
+
+struct request;
+
+/* Begins a request; never fails: what is wrong is in its answer. */
+struct request *request_new(const struct caller *caller, const char *method, const char *url);
+/* A part of its body. */
+void request_feed(struct request *request, const void *data, size_t length);
+/* The body is whole.  `look`: a parameter of the query, or NULL. */
+struct MHD_Response *request_answer(struct request *request, struct MHD_Connection *connection,
+                                    unsigned *status);
+void request_free(struct request *request); /* NULL is allowed */
+
+/* {"error": ..., "code": ...}, and the status that goes with it. */
+struct MHD_Response *answer_error(const GError *error, unsigned *status);
+
+#endif

@@ -1,0 +1,608 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What may be asked: one function for each line of the table at the end. */
+#include "blockmig/remote/server-internal.h"
+#include "blockmig/remote/datastore.h"
+#include "blockmig/remote/medium.h"
+#include "blockmig/storage/file.h"
+#include "blockmig/storage/frame.h"
+#include "formats/error.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#define MAX_JSON   (64u << 10) /* bytes of a body */
+#define MAX_DEPTH  8
+#define MAX_READ   (16u << 20) /* bytes in one answer */
+#define MAX_PROVED (UINT64_C(1) << 30)
+#define MAX_CHUNKS 65536u
+#define MAX_RANGES 1024u
+#define STEP       (1u << 20)
+
+enum body { BODY_NONE, BODY_JSON, BODY_FRAMES };
+
+struct route {
+    const char *method, *path; /* in the path, * stands for one part and a ** at the end for the rest */
+    enum body body;
+    bool writes; /* the datastore must not be read-only */
+    bool (*run)(struct request *request, GError **error);
+};
+
+struct request {
+    struct caller caller;
+    const struct route *route;
+    char *parts[2]; /* what stands for * and ** */
+    const struct agent_datastore *datastore;
+    struct handle *handle;
+    GByteArray *body;
+    struct frame_parser *parser;
+    json_t *arguments;
+    struct MHD_Connection *connection; /* once it is to be answered */
+    uint64_t frames, bytes;
+    GError *error;
+    json_t *answer;     /* what it is answered with: this, or */
+    GByteArray *octets; /* this */
+};
+
+/* ---- arguments ---------------------------------------------------------------------------------- */
+
+static bool get_number(struct request *request, const char *key, uint64_t *number, GError **error)
+{
+    const char *text = MHD_lookup_connection_value(request->connection, MHD_GET_ARGUMENT_KIND, key);
+    json_t *value = json_object_get(request->arguments, key);
+
+    if (json_is_integer(value) && json_integer_value(value) >= 0) {
+        *number = (uint64_t)json_integer_value(value);
+        return true;
+    }
+    if (text && g_ascii_string_to_unsigned(text, 10, 0, INT64_MAX, number, NULL))
+        return true;
+    return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "%s: a number is expected", key);
+}
+
+static bool get_range(struct request *request, uint64_t most, uint64_t *offset, uint64_t *length,
+                      GError **error)
+{
+    if (!get_number(request, "offset", offset, error) || !get_number(request, "length", length, error))
+        return false;
+    return (*length > 0 && *length <= most && *offset <= (uint64_t)INT64_MAX - *length) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                         "range %" G_GUINT64_FORMAT "+%" G_GUINT64_FORMAT ": 1 to %" G_GUINT64_FORMAT
+                         " bytes are possible",
+                         *offset, *length, most);
+}
+
+static const char *get_text(struct request *request, const char *key, GError **error)
+{
+    const char *text = json_string_value(json_object_get(request->arguments, key));
+
+    if (!text)
+        blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "%s: a text is expected", key);
+    return text;
+}
+
+/* One that the caller may use; that there are others is not told. */
+static const struct agent_datastore *find_datastore(const struct request *request, const char *name,
+                                                    bool writes, GError **error)
+{
+    const struct caller *caller = &request->caller;
+    const struct agent_datastore *datastore = agent_config_datastore(caller->config, name);
+
+    if (!datastore ||
+        (!caller->local && datastore->allow && !agent_config_allows(datastore->allow, caller->peer))) {
+        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "there is no datastore '%s' for '%s'", name,
+                      caller->peer);
+        return NULL;
+    }
+    if (writes && datastore->read_only) {
+        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "datastore '%s' is read-only", name);
+        return NULL;
+    }
+    return datastore;
+}
+
+/* ---- the agent and its datastores --------------------------------------------------------------- */
+
+static char *boot_id(void)
+{
+    char *text = NULL;
+
+    if (!g_file_get_contents("/proc/sys/kernel/random/boot_id", &text, NULL, NULL))
+        return g_strdup("unknown");
+    return g_strstrip(text);
+}
+
+static bool tell_agent(struct request *request, GError **error)
+{
+    json_t *names = json_array();
+    g_autofree char *boot = boot_id();
+
+    for (guint i = 0; i < request->caller.config->datastores->len; i++) {
+        const struct agent_datastore *datastore = g_ptr_array_index(request->caller.config->datastores, i);
+
+        if (find_datastore(request, datastore->name, false, NULL))
+            json_array_append_new(names, json_string(datastore->name));
+    }
+    request->answer = json_pack("{s:s, s:i, s:s, s:s, s:f, s:o}", "agent", "blockmigd", "api", AGENT_API,
+                                "host", g_get_host_name(), "boot", boot, "time",
+                                (double)g_get_real_time() / 1e6, "datastores", names);
+    return true;
+}
+
+static bool tell_datastore(struct request *request, GError **error)
+{
+    struct statvfs fs;
+
+    if (fstatvfs(request->datastore->fd, &fs) < 0)
+        return blockmig_set_errno(error, errno, "%s", request->datastore->name);
+    request->answer =
+        json_pack("{s:s, s:I, s:I, s:b}", "name", request->datastore->name, "available",
+                  (json_int_t)(fs.f_bavail * fs.f_frsize), "total", (json_int_t)(fs.f_blocks * fs.f_frsize),
+                  "read_only", request->datastore->read_only);
+    return true;
+}
+
+static bool look_at_file(struct request *request, GError **error)
+{
+    static const char *const kinds[] = {"none", "file", "directory", "other"};
+    struct name_info info;
+
+    if (!datastore_look(request->datastore, request->parts[1] ? request->parts[1] : "", &info, error))
+        return false;
+    request->answer =
+        json_pack("{s:s, s:I, s:I, s:s}", "kind", kinds[info.kind], "size", (json_int_t)info.size,
+                  "allocated", (json_int_t)info.allocated, "identity", info.identity);
+    return true;
+}
+
+static bool remove_file(struct request *request, GError **error)
+{
+    request->answer = json_object();
+    return datastore_remove(request->datastore, request->parts[1], error);
+}
+
+static bool rename_file(struct request *request, GError **error)
+{
+    const char *to = get_text(request, "rename", error);
+    const char *replaces = json_string_value(json_object_get(request->arguments, "replaces"));
+    bool taken = false;
+
+    if (!to ||
+        (!datastore_rename(request->datastore, request->parts[1], to, replaces, &taken, error) && !taken))
+        return false;
+    g_clear_error(error);
+    request->answer = json_pack("{s:b}", "taken", taken);
+    return true;
+}
+
+/* ---- handles ------------------------------------------------------------------------------------ */
+
+static bool flags_of_mode(const char *mode, unsigned *flags, GError **error)
+{
+    static const struct {
+        const char *name;
+        unsigned flags;
+    } modes[] = {
+        {"read", 0}, {"look", FILE_NO_LOCK}, {"write", FILE_WRITE}, {"create", FILE_WRITE | FILE_CREATE}};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(modes); i++) {
+        if (strcmp(mode, modes[i].name) == 0) {
+            *flags = modes[i].flags;
+            return true;
+        }
+    }
+    return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "mode: '%s' is none of read, look, write, create",
+                         mode);
+}
+
+static json_t *describe_handle(const struct handle *handle)
+{
+    const struct storage *storage = handle->storage;
+    g_autofree char *boot = boot_id();
+
+    return json_pack("{s:s, s:I, s:I, s:s, s:s, s:b, s:b, s:b}", "handle", handle->id, "size",
+                     (json_int_t)storage->size, "allocated",
+                     (json_int_t)storage_file_allocated(handle->storage), "identity", storage->identity,
+                     "boot", boot, "writable", storage->writable, "reads_zero", storage->reads_zero,
+                     "lockable", storage_file_lockable(handle->storage));
+}
+
+static bool open_handle(struct request *request, GError **error)
+{
+    const char *name = get_text(request, "datastore", error),
+               *path = name ? get_text(request, "path", error) : NULL;
+    const char *mode = path ? get_text(request, "mode", error) : NULL;
+    const struct agent_datastore *datastore;
+    struct storage *storage;
+    unsigned flags = 0;
+
+    if (!mode || !flags_of_mode(mode, &flags, error) ||
+        !(datastore = find_datastore(request, name, flags & FILE_WRITE, error)) ||
+        !(storage = datastore_open(datastore, path, flags, error)))
+        return false;
+    request->handle =
+        handle_add(request->caller.handles, request->caller.peer, request->caller.session, storage, error);
+    if (!request->handle)
+        return false;
+    request->answer = describe_handle(request->handle);
+    return true;
+}
+
+static bool tell_handle(struct request *request, GError **error)
+{
+    request->answer = describe_handle(request->handle);
+    return true;
+}
+
+static bool close_handle(struct request *request, GError **error)
+{
+    handle_close(request->caller.handles, request->handle);
+    request->answer = json_object();
+    return true;
+}
+
+/* ---- bulk data ---------------------------------------------------------------------------------- */
+
+static bool take_frame(void *opaque, const struct frame *frame, const uint8_t *content, GError **error)
+{
+    struct request *request = opaque;
+    struct storage *storage = request->handle->storage;
+
+    request->frames++;
+    request->bytes += frame->length;
+    if (!storage->writable)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the file was opened to be read");
+    switch (frame->kind) {
+    case FRAME_ZERO:
+        return storage_zero(storage, frame->offset, frame->length, true, error);
+    case FRAME_SAME:
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "a frame without content, and there is no seed");
+    default:
+        return medium_write(storage, content, frame->length, frame->offset, error);
+    }
+}
+
+static bool write_extents(struct request *request, GError **error)
+{
+    if (!frame_parser_end(request->parser, error))
+        return false;
+    request->answer =
+        json_pack("{s:I, s:I}", "frames", (json_int_t)request->frames, "bytes", (json_int_t)request->bytes);
+    return true;
+}
+
+static bool is_zeros(const uint8_t *data, size_t length)
+{
+    return length == 0 || (data[0] == 0 && memcmp(data, data + 1, length - 1) == 0);
+}
+
+static bool read_extents(struct request *request, GError **error)
+{
+    struct storage *storage = request->handle->storage;
+    uint64_t offset, length, level = 0;
+    uint8_t *buffer = NULL;
+    bool ok = get_range(request, MAX_READ, &offset, &length, error);
+
+    if (!ok || posix_memalign((void **)&buffer, MEDIUM_ALIGNMENT, STEP))
+        return false;
+    get_number(request, "level", &level, NULL);
+    request->octets = g_byte_array_sized_new((guint)(length + FRAME_HEADER * (length / STEP + 2)));
+    for (uint64_t end = offset + length, piece; ok && offset < end; offset += piece) {
+        piece = MIN(STEP - offset % STEP, end - offset);
+        ok = medium_read(storage, buffer, piece, offset, false, error);
+        if (ok && is_zeros(buffer, piece))
+            frame_put_zero(request->octets, offset, piece);
+        else if (ok)
+            frame_put_data(request->octets, offset, buffer, piece, (int)MIN(level, 19));
+    }
+    free(buffer);
+    return ok;
+}
+
+static bool send_digests(struct request *request, GError **error)
+{
+    uint64_t offset, length, chunk;
+    uint8_t *buffer = NULL;
+    bool ok = get_range(request, MAX_PROVED, &offset, &length, error) &&
+              get_number(request, "chunk", &chunk, error);
+
+    if (!ok)
+        return false;
+    if (chunk == 0 || chunk > FRAME_CONTENT || length / chunk > MAX_CHUNKS)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                             "chunk: %" G_GUINT64_FORMAT " bytes are not possible", chunk);
+    if (posix_memalign((void **)&buffer, MEDIUM_ALIGNMENT, FRAME_CONTENT))
+        return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "no memory");
+    request->octets = g_byte_array_new();
+    for (uint64_t end = offset + length, piece; ok && offset < end; offset += piece) {
+        uint8_t digest[FRAME_DIGEST];
+
+        piece = MIN(chunk, end - offset);
+        ok = medium_read(request->handle->storage, buffer, piece, offset, true, error);
+        if (ok)
+            frame_digest(buffer, piece, digest);
+        if (ok)
+            g_byte_array_append(request->octets, digest, sizeof(digest));
+    }
+    free(buffer);
+    return ok;
+}
+
+static bool send_status(struct request *request, GError **error)
+{
+    json_t *ranges = request->answer = json_array();
+    uint64_t offset, length, run;
+    bool data;
+
+    if (!get_range(request, INT64_MAX, &offset, &length, error))
+        return false;
+    for (; length > 0 && json_array_size(ranges) < MAX_RANGES; offset += run, length -= run) {
+        if (!storage_status(request->handle->storage, offset, length, &data, &run, error))
+            return false;
+        json_array_append_new(ranges, json_pack("[I, b]", (json_int_t)run, data));
+    }
+    return true;
+}
+
+static bool flush_handle(struct request *request, GError **error)
+{
+    request->answer = json_object();
+    return storage_flush(request->handle->storage, error);
+}
+
+static bool resize_handle(struct request *request, GError **error)
+{
+    uint64_t size;
+
+    if (!get_number(request, "size", &size, error) || !storage_resize(request->handle->storage, size, error))
+        return false;
+    request->answer = describe_handle(request->handle);
+    return true;
+}
+
+static bool zero_range(struct request *request, GError **error)
+{
+    bool may_unmap = json_is_true(json_object_get(request->arguments, "unmap"));
+    uint64_t offset, length;
+
+    request->answer = json_object();
+    return get_range(request, INT64_MAX, &offset, &length, error) &&
+           storage_zero(request->handle->storage, offset, length, may_unmap, error);
+}
+
+static bool discard_range(struct request *request, GError **error)
+{
+    uint64_t offset, length;
+
+    request->answer = json_object();
+    return get_range(request, INT64_MAX, &offset, &length, error) &&
+           storage_discard(request->handle->storage, offset, length, error);
+}
+
+static bool allocate_range(struct request *request, GError **error)
+{
+    uint64_t offset, length;
+
+    request->answer = json_object();
+    return get_range(request, INT64_MAX, &offset, &length, error) &&
+           storage_allocate(request->handle->storage, offset, length, error);
+}
+
+/* ---- the table ---------------------------------------------------------------------------------- */
+
+static const struct route routes[] = {
+    {"GET", "/v1", BODY_NONE, false, tell_agent},
+    {"GET", "/v1/datastores/*", BODY_NONE, false, tell_datastore},
+    {"GET", "/v1/datastores/*/files", BODY_NONE, false, look_at_file},
+    {"GET", "/v1/datastores/*/files/**", BODY_NONE, false, look_at_file},
+    {"DELETE", "/v1/datastores/*/files/**", BODY_NONE, true, remove_file},
+    {"POST", "/v1/datastores/*/files/**", BODY_JSON, true, rename_file},
+    {"POST", "/v1/handles", BODY_JSON, false, open_handle},
+    {"GET", "/v1/handles/*", BODY_NONE, false, tell_handle},
+    {"DELETE", "/v1/handles/*", BODY_NONE, false, close_handle},
+    {"GET", "/v1/handles/*/extents", BODY_NONE, false, read_extents},
+    {"POST", "/v1/handles/*/extents", BODY_FRAMES, false, write_extents},
+    {"GET", "/v1/handles/*/digests", BODY_NONE, false, send_digests},
+    {"GET", "/v1/handles/*/status", BODY_NONE, false, send_status},
+    {"POST", "/v1/handles/*/flush", BODY_JSON, false, flush_handle},
+    {"POST", "/v1/handles/*/resize", BODY_JSON, false, resize_handle},
+    {"POST", "/v1/handles/*/zero", BODY_JSON, false, zero_range},
+    {"POST", "/v1/handles/*/discard", BODY_JSON, false, discard_range},
+    {"POST", "/v1/handles/*/allocate", BODY_JSON, false, allocate_range},
+};
+
+/* Fills `parts` with what stands for * and **; the caller's. */
+static bool fits(const char *path, const char *url, char **parts)
+{
+    unsigned found = 0;
+
+    while (*path && *path != '*' && *path == *url)
+        path++, url++;
+    if (*path == '*' && path[1] != '*') {
+        size_t length = strcspn(url, "/");
+
+        parts[found++] = g_strndup(url, length);
+        for (path++, url += length; *path && *path != '*' && *path == *url; path++)
+            url++;
+    }
+    if (strcmp(path, "**") == 0) {
+        parts[found] = g_strdup(url);
+        return *url != '\0';
+    }
+    return *path == '\0' && *url == '\0';
+}
+
+static void forget_parts(struct request *request)
+{
+    g_clear_pointer(&request->parts[0], g_free);
+    g_clear_pointer(&request->parts[1], g_free);
+}
+
+static const struct route *find_route(struct request *request, const char *method, const char *url,
+                                      GError **error)
+{
+    for (unsigned i = 0; i < G_N_ELEMENTS(routes); i++) {
+        if (strcmp(routes[i].method, method) == 0 && fits(routes[i].path, url, request->parts))
+            return &routes[i];
+        forget_parts(request);
+    }
+    blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "%.16s %.200s: nothing of that kind is served", method, url);
+    return NULL;
+}
+
+/* What the path names is there, and may be used. */
+static bool prepare(struct request *request, const char *method, const char *url, GError **error)
+{
+    request->route = find_route(request, method, url, error);
+    if (!request->route)
+        return false;
+    if (g_str_has_prefix(request->route->path, "/v1/datastores/"))
+        request->datastore = find_datastore(request, request->parts[0], request->route->writes, error);
+    else if (request->parts[0])
+        request->handle =
+            handle_find(request->caller.handles, request->parts[0], request->caller.peer, error);
+    if (request->parts[0] && !request->datastore && !request->handle)
+        return false;
+    if (request->route->body == BODY_FRAMES)
+        request->parser = frame_parser_new(take_frame, request);
+    return true;
+}
+
+struct request *request_new(const struct caller *caller, const char *method, const char *url)
+{
+    struct request *request = g_new0(struct request, 1);
+
+    request->caller = *caller;
+    request->body = g_byte_array_new();
+    prepare(request, method, url, &request->error);
+    return request;
+}
+
+void request_free(struct request *request)
+{
+    if (!request)
+        return;
+    forget_parts(request);
+    handle_unref(request->handle);
+    g_byte_array_unref(request->body);
+    frame_parser_free(request->parser);
+    json_decref(request->arguments);
+    g_clear_error(&request->error);
+    json_decref(request->answer);
+    g_clear_pointer(&request->octets, g_byte_array_unref);
+    g_free(request);
+}
+
+/* After an error the rest is swallowed, so that the answer reaches who is still sending. */
+void request_feed(struct request *request, const void *data, size_t length)
+{
+    if (request->error)
+        return;
+    if (request->parser)
+        frame_parser_feed(request->parser, data, length, &request->error);
+    else if (request->body->len + length > MAX_JSON)
+        blockmig_fail(&request->error, BLOCKMIG_ERROR_USAGE, "a body of more than %u bytes", MAX_JSON);
+    else
+        g_byte_array_append(request->body, data, (guint)length);
+}
+
+static bool nests_too_deep(const GByteArray *body)
+{
+    unsigned depth = 0, deepest = 0;
+
+    for (guint i = 0; i < body->len; i++) {
+        if (body->data[i] == '[' || body->data[i] == '{')
+            deepest = MAX(deepest, ++depth);
+        else if ((body->data[i] == ']' || body->data[i] == '}') && depth > 0)
+            depth--;
+    }
+    return deepest > MAX_DEPTH;
+}
+
+static bool read_arguments(struct request *request, GError **error)
+{
+    json_error_t reason;
+
+    if (request->route->body != BODY_JSON || request->body->len == 0)
+        return true;
+    if (nests_too_deep(request->body))
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "the body nests too deep");
+    request->arguments =
+        json_loadb((const char *)request->body->data, request->body->len, JSON_REJECT_DUPLICATES, &reason);
+    return json_is_object(request->arguments) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "the body is not an object of JSON: %s",
+                         request->arguments ? "something else" : reason.text);
+}
+
+/* ---- answers ------------------------------------------------------------------------------------ */
+
+static struct MHD_Response *answer_json(json_t *object)
+{
+    char *text = json_dumps(object, JSON_COMPACT);
+    struct MHD_Response *response =
+        MHD_create_response_from_buffer(strlen(text), text, MHD_RESPMEM_MUST_FREE);
+
+    MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, "application/json");
+    return response;
+}
+
+struct MHD_Response *answer_error(const GError *error, unsigned *status)
+{
+    static const struct {
+        int code;
+        unsigned status;
+        const char *name;
+    } rows[] = {
+        {BLOCKMIG_ERROR_USAGE, MHD_HTTP_BAD_REQUEST, "usage"},
+        {BLOCKMIG_ERROR_REFUSED, MHD_HTTP_CONFLICT, "refused"},
+        {BLOCKMIG_ERROR_UNREACHABLE, MHD_HTTP_NOT_FOUND, "gone"},
+        {BLOCKMIG_ERROR_DIFFERENT, MHD_HTTP_UNPROCESSABLE_CONTENT, "different"},
+        {BLOCKMIG_ERROR_NOSPACE, MHD_HTTP_INSUFFICIENT_STORAGE, "nospace"},
+        {BLOCKMIG_ERROR_IO, MHD_HTTP_INTERNAL_SERVER_ERROR, "io"},
+    };
+    const char *name = "failed";
+    json_t *object;
+    struct MHD_Response *response;
+
+    *status = MHD_HTTP_INTERNAL_SERVER_ERROR;
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+        if (rows[i].code == error->code) {
+            *status = rows[i].status;
+            name = rows[i].name;
+        }
+    }
+    object = json_pack("{s:s, s:s}", "error", error->message, "code", name);
+    response = answer_json(object);
+    json_decref(object);
+    return response;
+}
+
+static struct MHD_Response *answer_octets(GByteArray *octets)
+{
+    gsize length = octets->len;
+    uint8_t *data = g_byte_array_free(octets, FALSE);
+    struct MHD_Response *response = MHD_create_response_from_buffer_with_free_callback(length, data, g_free);
+
+    MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, "application/octet-stream");
+    return response;
+}
+
+struct MHD_Response *request_answer(struct request *request, struct MHD_Connection *connection,
+                                    unsigned *status)
+{
+    GError *error = g_steal_pointer(&request->error);
+    struct MHD_Response *response;
+
+    request->connection = connection;
+    if (!error && read_arguments(request, &error))
+        request->route->run(request, &error);
+    if (error) {
+        response = answer_error(error, status);
+        g_error_free(error);
+        return response;
+    }
+    *status = MHD_HTTP_OK;
+    return request->octets ? answer_octets(g_steal_pointer(&request->octets)) : answer_json(request->answer);
+}

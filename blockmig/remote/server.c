@@ -1,0 +1,333 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "blockmig/remote/server-internal.h"
+#include "blockmig/remote/peer.h"
+#include "formats/error.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <gio/gio.h>
+#include <netdb.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define PRIORITY                                                                                             \
+    "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:-CIPHER-ALL:+AES-128-GCM:+AES-256-GCM:+CHACHA20-POLY1305"
+#define MAX_CONNECTIONS 512
+#define MAX_PER_ADDRESS 64
+#define IDLE_SECONDS    300
+#define MEMORY          (256u << 10) /* of a connection, for its buffers */
+#define SESSION_HEADER  "Blockmig-Session"
+#define SESSION_LENGTH  32
+#define LARGEST_KEY     (64u << 10)
+
+struct listener {
+    struct server *server;
+    int fd;
+    bool local;
+    char *path; /* of the socket that is ours */
+    struct MHD_Daemon *daemon;
+};
+
+struct server {
+    const struct agent_config *config;
+    struct handle_table *handles;
+    struct peer_trust *trust;
+    char *certificate, *key, *authority;
+    GPtrArray *listeners; /* of struct listener * */
+};
+
+/* What is known of a connection, from its first request on. */
+struct guest {
+    char *peer, *session;
+    GError *refusal;
+};
+
+/* ---- who asks ----------------------------------------------------------------------------------- */
+
+static void meet(const struct listener *listener, struct MHD_Connection *connection, struct guest *guest)
+{
+    const struct server *server = listener->server;
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(
+        connection, listener->local ? MHD_CONNECTION_INFO_CONNECTION_FD : MHD_CONNECTION_INFO_GNUTLS_SESSION);
+
+    if (listener->local) {
+        guest->peer = peer_of_socket(info->connect_fd, &guest->refusal);
+        return;
+    }
+    guest->peer = peer_of_session(server->trust, info->tls_session, &guest->refusal);
+    if (guest->peer && !agent_config_allows(server->config->allow, guest->peer))
+        blockmig_fail(&guest->refusal, BLOCKMIG_ERROR_REFUSED, "'%s' may not use this agent", guest->peer);
+}
+
+static bool is_session(const char *text)
+{
+    return text && strlen(text) == SESSION_LENGTH && strspn(text, "0123456789abcdef") == SESSION_LENGTH;
+}
+
+/* A process's connections belong together; a client without a name of its own gets one per connection. */
+static void join_session(const struct listener *listener, struct MHD_Connection *connection,
+                         struct guest *guest)
+{
+    const char *name = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, SESSION_HEADER);
+
+    if (guest->session)
+        return;
+    guest->session = is_session(name) ? g_strdup_printf("%s %s", guest->peer, name)
+                                      : g_strdup_printf("%s %p", guest->peer, (void *)guest);
+    handle_session_enter(listener->server->handles, guest->session);
+}
+
+static void connection_changed(void *opaque, struct MHD_Connection *connection, void **context,
+                               enum MHD_ConnectionNotificationCode code)
+{
+    const struct listener *listener = opaque;
+    struct guest *guest = *context;
+
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        *context = g_new0(struct guest, 1);
+        return;
+    }
+    if (guest->session)
+        handle_session_leave(listener->server->handles, guest->session);
+    g_free(guest->peer);
+    g_free(guest->session);
+    g_clear_error(&guest->refusal);
+    g_free(guest);
+    *context = NULL;
+}
+
+/* ---- requests ----------------------------------------------------------------------------------- */
+
+static enum MHD_Result send_answer(struct MHD_Connection *connection, struct MHD_Response *response,
+                                   unsigned status)
+{
+    enum MHD_Result result = MHD_queue_response(connection, status, response);
+
+    MHD_destroy_response(response);
+    return result;
+}
+
+/* Before the body is read: a stranger's is not. */
+static enum MHD_Result begin_request(const struct listener *listener, struct MHD_Connection *connection,
+                                     const char *url, const char *method, void **request)
+{
+    struct guest *guest =
+        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
+    unsigned status = 0;
+
+    if (!guest->peer && !guest->refusal)
+        meet(listener, connection, guest);
+    if (guest->refusal) {
+        struct MHD_Response *response = answer_error(guest->refusal, &status);
+
+        return send_answer(connection, response, MHD_HTTP_FORBIDDEN);
+    }
+    join_session(listener, connection, guest);
+    *request = request_new(&(struct caller){.config = listener->server->config,
+                                            .handles = listener->server->handles,
+                                            .peer = guest->peer,
+                                            .session = guest->session,
+                                            .local = listener->local},
+                           method, url);
+    return MHD_YES;
+}
+
+static enum MHD_Result asked(void *opaque, struct MHD_Connection *connection, const char *url,
+                             const char *method, const char *version, const char *data, size_t *length,
+                             void **request)
+{
+    struct MHD_Response *response;
+    unsigned status = 0;
+
+    if (!*request)
+        return begin_request(opaque, connection, url, method, request);
+    if (*length > 0) {
+        request_feed(*request, data, *length);
+        *length = 0;
+        return MHD_YES;
+    }
+    response = request_answer(*request, connection, &status);
+    return send_answer(connection, response, status);
+}
+
+static void request_over(void *opaque, struct MHD_Connection *connection, void **request,
+                         enum MHD_RequestTerminationCode code)
+{
+    request_free(g_steal_pointer(request));
+}
+
+/* ---- sockets ------------------------------------------------------------------------------------ */
+
+static void listener_free(gpointer data)
+{
+    struct listener *listener = data;
+
+    if (listener->daemon)
+        MHD_stop_daemon(listener->daemon);
+    else if (listener->fd >= 0)
+        close(listener->fd);
+    if (listener->path)
+        unlink(listener->path);
+    g_free(listener->path);
+    g_free(listener);
+}
+
+static struct listener *add_listener(struct server *server, int fd, bool local)
+{
+    struct listener *listener = g_new0(struct listener, 1);
+
+    listener->server = server;
+    listener->fd = fd;
+    listener->local = local;
+    g_ptr_array_add(server->listeners, listener);
+    return listener;
+}
+
+static bool listen_local(struct server *server, const char *path, GError **error)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    struct listener *listener = add_listener(server, fd, true);
+    mode_t old;
+    int rc;
+
+    if (strlen(path) >= sizeof(address.sun_path))
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "%s: the name of a socket is shorter", path);
+    strcpy(address.sun_path, path);
+    if (connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: another agent answers there", path);
+    if (errno == ECONNREFUSED)
+        unlink(path); /* of one that is gone */
+    old = umask(0177);
+    rc = bind(fd, (struct sockaddr *)&address, sizeof(address));
+    umask(old);
+    listener->path = rc == 0 ? g_strdup(path) : NULL;
+    return (rc == 0 && listen(fd, SOMAXCONN) == 0) || blockmig_set_errno(error, errno, "%s", path);
+}
+
+static bool bind_one(struct server *server, const struct addrinfo *at, const char *text, GError **error)
+{
+    int on = 1, fd = socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    add_listener(server, fd, false);
+    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    if (at->ai_family == AF_INET6)
+        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
+    return (bind(fd, at->ai_addr, at->ai_addrlen) == 0 && listen(fd, SOMAXCONN) == 0) ||
+           blockmig_set_errno(error, errno, "%s", text);
+}
+
+/* "ADDRESS:PORT", "[ADDRESS]:PORT", "ADDRESS". */
+static bool listen_to(struct server *server, const char *text, GError **error)
+{
+    g_autoptr(GError) reason = NULL;
+    g_autoptr(GSocketConnectable) parsed = g_network_address_parse(text, AGENT_PORT, &reason);
+    struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *found = NULL;
+    g_autofree char *port = NULL;
+    bool ok = true;
+    int rc;
+
+    if (!parsed)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "listen=%s: %s", text, reason->message);
+    port = g_strdup_printf("%u", g_network_address_get_port(G_NETWORK_ADDRESS(parsed)));
+    rc = getaddrinfo(g_network_address_get_hostname(G_NETWORK_ADDRESS(parsed)), port, &hints, &found);
+    if (rc != 0)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "listen=%s: %s", text, gai_strerror(rc));
+    for (const struct addrinfo *at = found; at && ok; at = at->ai_next)
+        ok = bind_one(server, at, text, error);
+    freeaddrinfo(found);
+    return ok;
+}
+
+static char *read_pem(const char *directory, const char *name, GError **error)
+{
+    g_autofree char *path = g_build_filename(directory, name, NULL);
+    g_autoptr(GError) reason = NULL;
+    char *text = NULL;
+    gsize length;
+
+    if (g_file_get_contents(path, &text, &length, &reason) && length < LARGEST_KEY)
+        return text;
+    g_free(text);
+    blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "%s: %s", path, reason ? reason->message : "too large");
+    return NULL;
+}
+
+static bool read_credentials(struct server *server, const char *directory, GError **error)
+{
+    return (server->trust = peer_trust_read(directory, error)) &&
+           (server->authority = read_pem(directory, "ca-cert.pem", error)) &&
+           (server->certificate = read_pem(directory, "server-cert.pem", error)) &&
+           (server->key = read_pem(directory, "server-key.pem", error));
+}
+
+struct server *server_open(const struct agent_config *config, GError **error)
+{
+    struct server *server = g_new0(struct server, 1);
+    bool ok;
+
+    server->config = config;
+    server->handles = handle_table_new();
+    server->listeners = g_ptr_array_new_with_free_func(listener_free);
+    ok = (!config->listen || read_credentials(server, config->tls_directory, error)) &&
+         (!config->socket || listen_local(server, config->socket, error));
+    for (char **text = config->listen; ok && text && *text; text++)
+        ok = listen_to(server, *text, error);
+    if (ok)
+        return server;
+    server_close(server);
+    return NULL;
+}
+
+static bool start(struct listener *listener, GError **error)
+{
+    const struct server *server = listener->server;
+    struct MHD_OptionItem tls[] = {
+        {MHD_OPTION_HTTPS_MEM_CERT, 0, server->certificate},
+        {MHD_OPTION_HTTPS_MEM_KEY, 0, server->key},
+        {MHD_OPTION_HTTPS_MEM_TRUST, 0, server->authority},
+        {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)PRIORITY},
+        {MHD_OPTION_END, 0, NULL},
+    };
+    struct MHD_OptionItem none[] = {{MHD_OPTION_END, 0, NULL}};
+
+    listener->daemon =
+        MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL |
+                             MHD_USE_ITC | (listener->local ? 0 : MHD_USE_TLS),
+                         0, NULL, NULL, asked, listener, MHD_OPTION_LISTEN_SOCKET, listener->fd,
+                         MHD_OPTION_NOTIFY_COMPLETED, request_over, listener, MHD_OPTION_NOTIFY_CONNECTION,
+                         connection_changed, listener, MHD_OPTION_CONNECTION_LIMIT, MAX_CONNECTIONS,
+                         MHD_OPTION_PER_IP_CONNECTION_LIMIT, listener->local ? 0 : MAX_PER_ADDRESS,
+                         MHD_OPTION_CONNECTION_TIMEOUT, IDLE_SECONDS, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+                         (size_t)MEMORY, MHD_OPTION_ARRAY, listener->local ? none : tls, MHD_OPTION_END);
+    if (!listener->daemon)
+        return blockmig_fail(error, BLOCKMIG_ERROR_FAILED,
+                             "the server cannot be started: are certificate and key in order?");
+    listener->fd = -1; /* its */
+    return true;
+}
+
+bool server_start(struct server *server, GError **error)
+{
+    for (guint i = 0; i < server->listeners->len; i++)
+        if (!start(g_ptr_array_index(server->listeners, i), error))
+            return false;
+    return true;
+}
+
+void server_close(struct server *server)
+{
+    if (!server)
+        return;
+    g_ptr_array_unref(server->listeners);
+    handle_table_free(server->handles);
+    peer_trust_free(server->trust);
+    g_free(server->certificate);
+    g_free(server->key);
+    g_free(server->authority);
+    g_free(server);
+}

@@ -1,0 +1,388 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "blockmig/storage/agent-client.h"
+
+#include "formats/error.h"
+
+#include <curl/curl.h>
+#include <gnutls/crypto.h>
+#include <gnutls/gnutls.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define DEFAULT_PORT     "16600"
+#define DEFAULT_TLS      "/etc/pki/blockmig"
+#define DEFAULT_SOCKET   "/run/blockmig/agent.sock"
+#define DEFAULT_PATIENCE 30
+#define CONNECT_SECONDS  10L
+#define SILENT_SECONDS   20L /* a connection on which nothing moves for so long is given up */
+#define UPLOAD_BUFFER    (1L << 20)
+#define RECEIVE_BUFFER   (512L << 10)
+#define FIRST_WAIT       (G_USEC_PER_SEC / 10)
+#define LONGEST_WAIT     (2 * G_USEC_PER_SEC)
+#define MAX_JSON         (1u << 20)
+#define MAX_WORDS        2000 /* of an agent's error */
+
+struct agent_client {
+    char *base;   /* "https://HOST:PORT" */
+    char *socket; /* or NULL */
+    char *authority, *certificate, *key;
+    char *session;    /* the header */
+    int64_t patience; /* microseconds */
+    GMutex lock;
+    GPtrArray *idle; /* of CURL *, with their connections */
+};
+
+static GMutex clients_lock;
+static GHashTable *clients; /* authority -> struct agent_client */
+static uint64_t wire_bytes;
+
+/* ---- addresses ---------------------------------------------------------------------------------- */
+
+void agent_address_clear(struct agent_address *address)
+{
+    g_clear_pointer(&address->authority, g_free);
+    g_clear_pointer(&address->datastore, g_free);
+    g_clear_pointer(&address->path, g_free);
+}
+
+static char *with_port(const char *host)
+{
+    const char *last = strrchr(host, ':'), *bracket = strrchr(host, ']');
+
+    return last && last > bracket ? g_strdup(host) : g_strconcat(host, ":" DEFAULT_PORT, NULL);
+}
+
+/* Host names and addresses have no others. */
+static bool is_authority(const char *text)
+{
+    return *text && strlen(text) < 256 &&
+           strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_:[]") ==
+               strlen(text);
+}
+
+bool agent_address_parse(const char *uri, struct agent_address *address, GError **error)
+{
+    bool local = g_str_has_prefix(uri, "blockmig+unix://");
+    const char *rest = strstr(uri, "://") + strlen("://"), *slash = strchr(rest, '/');
+    g_autofree char *host = slash ? g_strndup(rest, (gsize)(slash - rest)) : g_strdup(rest);
+    const char *name = slash ? slash + 1 : "", *end = strchrnul(name, '/');
+
+    *address = (struct agent_address){NULL};
+    if (local ? *host != '\0' : !is_authority(host))
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "'%s' is not the name of a host%s", host,
+                             local ? ": a Unix socket has none" : "");
+    if (end == name)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                             "no datastore is named: blockmig%s/DATASTORE/FILE is expected",
+                             local ? "+unix://" : "://HOST");
+    address->authority = local ? g_strdup("unix") : with_port(host);
+    address->datastore = g_strndup(name, (gsize)(end - name));
+    address->path = g_strdup(*end ? end + 1 : "");
+    if (g_str_has_suffix(address->path, "/"))
+        address->path[strlen(address->path) - 1] = '\0';
+    return true;
+}
+
+/* ---- clients ------------------------------------------------------------------------------------ */
+
+static const char *from_environment(const char *name, const char *otherwise)
+{
+    const char *value = g_getenv(name);
+
+    return value && *value ? value : otherwise;
+}
+
+static char *new_session(void)
+{
+    uint8_t bytes[16];
+    GString *text = g_string_new("Blockmig-Session: ");
+
+    gnutls_rnd(GNUTLS_RND_NONCE, bytes, sizeof(bytes));
+    for (size_t i = 0; i < sizeof(bytes); i++)
+        g_string_append_printf(text, "%02x", bytes[i]);
+    return g_string_free(text, FALSE);
+}
+
+static struct agent_client *client_new(const struct agent_address *address, GError **error)
+{
+    struct agent_client *client;
+    const char *text = from_environment("BLOCKMIG_AGENT_TIMEOUT", NULL);
+    const char *directory = from_environment("BLOCKMIG_AGENT_TLS", DEFAULT_TLS);
+    bool local = strcmp(address->authority, "unix") == 0;
+    guint64 patience = DEFAULT_PATIENCE;
+
+    if (text && !g_ascii_string_to_unsigned(text, 10, 1, 86400, &patience, NULL)) {
+        blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "BLOCKMIG_AGENT_TIMEOUT=%s: not a number of seconds",
+                      text);
+        return NULL;
+    }
+    curl_global_init(CURL_GLOBAL_DEFAULT);
+    client = g_new0(struct agent_client, 1);
+    client->base = local ? g_strdup("http://agent") : g_strconcat("https://", address->authority, NULL);
+    client->socket = local ? g_strdup(from_environment("BLOCKMIG_AGENT_SOCKET", DEFAULT_SOCKET)) : NULL;
+    client->authority = g_build_filename(directory, "ca-cert.pem", NULL);
+    client->certificate = g_build_filename(directory, "client-cert.pem", NULL);
+    client->key = g_build_filename(directory, "client-key.pem", NULL);
+    client->session = new_session();
+    client->patience = (int64_t)patience * G_USEC_PER_SEC;
+    client->idle = g_ptr_array_new();
+    g_mutex_init(&client->lock);
+    return client;
+}
+
+struct agent_client *agent_client_get(const struct agent_address *address, GError **error)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&clients_lock);
+    struct agent_client *client;
+
+    if (!clients)
+        clients = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+    client = g_hash_table_lookup(clients, address->authority);
+    if (!client && (client = client_new(address, error)))
+        g_hash_table_insert(clients, g_strdup(address->authority), client);
+    return client;
+}
+
+uint64_t agent_wire_bytes(void)
+{
+    return __atomic_load_n(&wire_bytes, __ATOMIC_RELAXED);
+}
+
+/* ---- one request -------------------------------------------------------------------------------- */
+
+struct exchange {
+    const struct agent_request *request;
+    size_t sent;
+    GByteArray *answer;
+    bool too_long;
+};
+
+static size_t send_part(char *buffer, size_t size, size_t count, void *opaque)
+{
+    struct exchange *exchange = opaque;
+    const struct agent_request *request = exchange->request;
+    bool in_head = exchange->sent < request->head_length;
+    size_t at = in_head ? exchange->sent : exchange->sent - request->head_length;
+    size_t left = (in_head ? request->head_length : request->data_length) - at;
+    size_t length = MIN(size * count, left);
+
+    if (length)
+        memcpy(buffer, (const char *)(in_head ? request->head : request->data) + at, length);
+    exchange->sent += length;
+    return length;
+}
+
+static int send_again(void *opaque, curl_off_t offset, int origin)
+{
+    struct exchange *exchange = opaque;
+
+    exchange->sent = (size_t)offset;
+    return origin == SEEK_SET ? CURL_SEEKFUNC_OK : CURL_SEEKFUNC_CANTSEEK;
+}
+
+static size_t take_part(char *data, size_t size, size_t count, void *opaque)
+{
+    struct exchange *exchange = opaque;
+
+    exchange->too_long = exchange->answer->len + size * count > exchange->request->most;
+    if (exchange->too_long)
+        return 0;
+    g_byte_array_append(exchange->answer, (const guint8 *)data, (guint)(size * count));
+    return size * count;
+}
+
+static CURL *take_connection(struct agent_client *client)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&client->lock);
+
+    return client->idle->len ? g_ptr_array_remove_index_fast(client->idle, client->idle->len - 1)
+                             : curl_easy_init();
+}
+
+static void give_connection(struct agent_client *client, CURL *curl)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&client->lock);
+
+    g_ptr_array_add(client->idle, curl);
+}
+
+/* curl_easy_reset() leaves the connection alone. */
+static void set_up(const struct agent_client *client, CURL *curl, struct exchange *exchange, const char *url,
+                   struct curl_slist *headers)
+{
+    const struct agent_request *request = exchange->request;
+    size_t length = request->head_length + request->data_length;
+
+    curl_easy_reset(curl);
+    curl_easy_setopt(curl, CURLOPT_URL, url);
+    curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, request->method);
+    curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
+    curl_easy_setopt(curl, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+    curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(curl, CURLOPT_NOPROXY, "*");
+    curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, CONNECT_SECONDS);
+    curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
+    curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, SILENT_SECONDS);
+    curl_easy_setopt(curl, CURLOPT_BUFFERSIZE, RECEIVE_BUFFER);
+    curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, take_part);
+    curl_easy_setopt(curl, CURLOPT_WRITEDATA, exchange);
+    if (client->socket) {
+        curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, client->socket);
+    } else {
+        curl_easy_setopt(curl, CURLOPT_CAINFO, client->authority);
+        curl_easy_setopt(curl, CURLOPT_SSLCERT, client->certificate);
+        curl_easy_setopt(curl, CURLOPT_SSLKEY, client->key);
+        curl_easy_setopt(curl, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+    }
+    if (length == 0)
+        return;
+    curl_easy_setopt(curl, CURLOPT_UPLOAD, 1L);
+    curl_easy_setopt(curl, CURLOPT_UPLOAD_BUFFERSIZE, UPLOAD_BUFFER);
+    curl_easy_setopt(curl, CURLOPT_INFILESIZE_LARGE, (curl_off_t)length);
+    curl_easy_setopt(curl, CURLOPT_READFUNCTION, send_part);
+    curl_easy_setopt(curl, CURLOPT_READDATA, exchange);
+    curl_easy_setopt(curl, CURLOPT_SEEKFUNCTION, send_again);
+    curl_easy_setopt(curl, CURLOPT_SEEKDATA, exchange);
+}
+
+/* One try: the answer of whatever status. */
+static CURLcode exchange_once(struct agent_client *client, struct exchange *exchange, long *status)
+{
+    const struct agent_request *request = exchange->request;
+    g_autofree char *url = g_strconcat(client->base, request->path, NULL);
+    struct curl_slist *headers = curl_slist_append(curl_slist_append(NULL, client->session), "Expect:");
+    CURL *curl = take_connection(client);
+    CURLcode result;
+
+    exchange->sent = 0;
+    g_byte_array_set_size(exchange->answer, 0);
+    set_up(client, curl, exchange, url, headers);
+    result = curl_easy_perform(curl);
+    curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, status);
+    __atomic_add_fetch(&wire_bytes, exchange->sent + exchange->answer->len, __ATOMIC_RELAXED);
+    curl_slist_free_all(headers);
+    if (result == CURLE_OK)
+        give_connection(client, curl);
+    else
+        curl_easy_cleanup(curl);
+    return result;
+}
+
+/* What will not get better by asking again. */
+static bool is_hopeless(CURLcode result)
+{
+    switch (result) {
+    case CURLE_SSL_CERTPROBLEM:
+    case CURLE_PEER_FAILED_VERIFICATION:
+    case CURLE_SSL_CACERT_BADFILE:
+    case CURLE_SSL_CIPHER:
+    case CURLE_SSL_ISSUER_ERROR:
+    case CURLE_COULDNT_RESOLVE_HOST:
+    case CURLE_URL_MALFORMAT:
+    case CURLE_WRITE_ERROR: /* an answer that is too long */
+        return true;
+    default:
+        return false;
+    }
+}
+
+static CURLcode exchange_patiently(struct agent_client *client, struct exchange *exchange, long *status)
+{
+    int64_t until = g_get_monotonic_time() + client->patience, wait = FIRST_WAIT;
+    CURLcode result;
+
+    while ((result = exchange_once(client, exchange, status)) != CURLE_OK && !is_hopeless(result) &&
+           g_get_monotonic_time() + wait < until) {
+        g_usleep((gulong)wait);
+        wait = MIN(2 * wait, LONGEST_WAIT);
+    }
+    return result;
+}
+
+static int code_named(const char *name)
+{
+    static const struct {
+        const char *name;
+        int code;
+    } rows[] = {
+        {"usage", BLOCKMIG_ERROR_USAGE},      {"refused", BLOCKMIG_ERROR_REFUSED},
+        {"gone", BLOCKMIG_ERROR_UNREACHABLE}, {"different", BLOCKMIG_ERROR_DIFFERENT},
+        {"nospace", BLOCKMIG_ERROR_NOSPACE},  {"io", BLOCKMIG_ERROR_IO},
+    };
+
+    for (unsigned i = 0; name && i < G_N_ELEMENTS(rows); i++)
+        if (strcmp(rows[i].name, name) == 0)
+            return rows[i].code;
+    return BLOCKMIG_ERROR_FAILED;
+}
+
+/* In the agent's words, as far as they are fit to be shown. */
+static bool pass_on(const GByteArray *answer, long status, bool *gone, GError **error)
+{
+    json_t *object = json_loadb((const char *)answer->data, answer->len, 0, NULL);
+    const char *words = json_string_value(json_object_get(object, "error"));
+    int code = code_named(json_string_value(json_object_get(object, "code")));
+    g_autofree char *shown = words ? g_strndup(words, MAX_WORDS) : NULL;
+
+    for (char *at = shown; at && *at; at++)
+        if (g_ascii_iscntrl(*at))
+            *at = '?';
+    if (gone)
+        *gone = code == BLOCKMIG_ERROR_UNREACHABLE;
+    blockmig_fail(error, status == 403 ? BLOCKMIG_ERROR_REFUSED : code, "the agent: %s",
+                  shown ? shown : "an answer that cannot be read");
+    json_decref(object);
+    return false;
+}
+
+static bool explain(const struct exchange *exchange, CURLcode result, GError **error)
+{
+    bool certificate = result == CURLE_SSL_CERTPROBLEM || result == CURLE_PEER_FAILED_VERIFICATION ||
+                       result == CURLE_SSL_CACERT_BADFILE;
+
+    if (exchange->too_long)
+        return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "the agent's answer has more than %zu bytes",
+                             exchange->request->most);
+    return blockmig_fail(
+        error, certificate ? BLOCKMIG_ERROR_REFUSED : BLOCKMIG_ERROR_UNREACHABLE, "%s%s",
+        certificate ? "certificates: " : "the agent does not answer: ", curl_easy_strerror(result));
+}
+
+GByteArray *agent_ask(struct agent_client *client, const struct agent_request *request, bool *gone,
+                      GError **error)
+{
+    struct exchange exchange = {.request = request, .answer = g_byte_array_new()};
+    long status = 0;
+    CURLcode result = exchange_patiently(client, &exchange, &status);
+    bool ok = result == CURLE_OK ? status == 200 || pass_on(exchange.answer, status, gone, error)
+                                 : explain(&exchange, result, error);
+
+    if (ok)
+        return exchange.answer;
+    g_byte_array_unref(exchange.answer);
+    return NULL;
+}
+
+json_t *agent_ask_json(struct agent_client *client, const char *method, const char *path, json_t *arguments,
+                       bool *gone, GError **error)
+{
+    char *text = arguments ? json_dumps(arguments, JSON_COMPACT) : NULL;
+    struct agent_request request = {.method = method,
+                                    .path = path,
+                                    .head = text,
+                                    .head_length = text ? strlen(text) : 0,
+                                    .most = MAX_JSON};
+    g_autoptr(GByteArray) answer = agent_ask(client, &request, gone, error);
+    json_t *object = answer ? json_loadb((const char *)answer->data, answer->len, 0, NULL) : NULL;
+
+    json_decref(arguments);
+    free(text);
+    if (answer && !object)
+        blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "the agent's answer is not JSON");
+    return object;
+}
+
+char *agent_escape(const char *text, bool with_slashes)
+{
+    return g_uri_escape_string(text, with_slashes ? "/" : NULL, FALSE);
+}

@@ -1,0 +1,585 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "blockmig/storage/agent-storage.h"
+
+#include "blockmig/storage/agent-client.h"
+#include "blockmig/storage/file.h"
+#include "blockmig/storage/frame.h"
+#include "formats/error.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define THREADS    4 /* requests under way for each storage */
+#define ALIGNMENT  4096
+#define PIECE      (1u << 20) /* of a read, at most */
+#define AUTO_LEVEL 1
+#define TRY_EVERY  16 /* requests: then the other way is tried once */
+
+struct agent_storage {
+    struct agent_client *client;
+    struct agent_address address;
+    unsigned flags;
+    GMutex lock;
+    char *handle; /* "/v1/handles/..." */
+    char *boot;   /* of the agent's host */
+    bool lost;    /* what was written since the last flush may be */
+    GThreadPool *threads;
+};
+
+/* ---- which way is faster ------------------------------------------------------------------------ */
+
+static int wanted_level = -1;
+
+/* Content per second on one connection, as it is and compressed, lately. */
+static struct {
+    GMutex lock;
+    double rate[2];
+    unsigned count;
+} pace;
+
+void storage_agent_set_compression(int level)
+{
+    wanted_level = level;
+}
+
+static int choose_level(void)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&pace.lock);
+    bool packed;
+
+    if (wanted_level >= 0)
+        return wanted_level;
+    packed = pace.rate[1] > pace.rate[0];
+    if (pace.count++ % TRY_EVERY == 0 || pace.rate[packed] == 0)
+        packed = !packed;
+    return packed ? AUTO_LEVEL : 0;
+}
+
+static void note_pace(int level, size_t bytes, int64_t microseconds)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&pace.lock);
+    double *rate = &pace.rate[level > 0], now = (double)bytes / (double)MAX(microseconds, 1);
+
+    *rate = *rate == 0 ? now : (3 * *rate + now) / 4;
+}
+
+/* ---- handles ------------------------------------------------------------------------------------ */
+
+static const char *mode_of(unsigned flags)
+{
+    if (flags & FILE_WRITE)
+        return flags & FILE_CREATE ? "create" : "write";
+    return flags & FILE_NO_LOCK ? "look" : "read";
+}
+
+/* No number of an agent's is believed to be more than what a file can have. */
+static bool get_size(const json_t *object, const char *key, uint64_t *size, GError **error)
+{
+    const json_t *value = json_object_get(object, key);
+
+    if (!json_is_integer(value) || json_integer_value(value) < 0)
+        return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "the agent's answer has no %s", key);
+    *size = (uint64_t)json_integer_value(value);
+    return true;
+}
+
+static const char *get_word(const json_t *object, const char *key, size_t longest, GError **error)
+{
+    const char *word = json_string_value(json_object_get(object, key));
+
+    if (word && strlen(word) <= longest)
+        return word;
+    blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "the agent's answer has no %s", key);
+    return NULL;
+}
+
+static json_t *open_handle(struct agent_storage *agent, unsigned flags, GError **error)
+{
+    return agent_ask_json(agent->client, "POST", "/v1/handles",
+                          json_pack("{s:s, s:s, s:s}", "datastore", agent->address.datastore, "path",
+                                    agent->address.path, "mode", mode_of(flags)),
+                          NULL, error);
+}
+
+/* Of this agent, as others have another file of that number. */
+static char *full_identity(const struct agent_address *address, const char *identity)
+{
+    return g_strdup_printf("%s/%s", address->authority, identity);
+}
+
+static bool take_handle(struct storage *storage, const json_t *answer, GError **error)
+{
+    struct agent_storage *agent = storage->opaque;
+    const char *handle = get_word(answer, "handle", 64, error);
+    const char *boot = handle ? get_word(answer, "boot", 64, error) : NULL;
+    const char *identity = boot ? get_word(answer, "identity", NAME_IDENTITY, error) : NULL;
+    g_autofree char *full = identity ? full_identity(&agent->address, identity) : NULL;
+    uint64_t size;
+
+    if (!identity || !get_size(answer, "size", &size, error))
+        return false;
+    if (storage->identity && strcmp(storage->identity, full) != 0)
+        return blockmig_fail(error, BLOCKMIG_ERROR_FAILED,
+                             "the agent was gone, and now another file has the name");
+    agent->lost = agent->lost || (storage->writable && agent->boot && strcmp(agent->boot, boot) != 0);
+    g_free(agent->handle);
+    agent->handle = g_strdup_printf("/v1/handles/%s", handle);
+    g_free(agent->boot);
+    agent->boot = g_strdup(boot);
+    if (!storage->identity) {
+        storage->identity = g_steal_pointer(&full);
+        storage->size = size;
+        storage->reads_zero = json_is_true(json_object_get(answer, "reads_zero"));
+    }
+    return true;
+}
+
+/* The agent knows the handle `old` no more; somebody else may have been here before. */
+static bool open_again(struct storage *storage, const char *old, GError **error)
+{
+    struct agent_storage *agent = storage->opaque;
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&agent->lock);
+    json_t *answer;
+    bool ok;
+
+    if (strcmp(agent->handle, old) != 0)
+        return true;
+    answer = open_handle(agent, agent->flags & (unsigned)~FILE_CREATE, error);
+    ok = answer && take_handle(storage, answer, error);
+    json_decref(answer);
+    return ok;
+}
+
+static char *handle_of(struct agent_storage *agent)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&agent->lock);
+
+    return g_strdup(agent->handle);
+}
+
+/* `request->path` is what follows the handle. */
+static GByteArray *ask(struct storage *storage, const struct agent_request *request, GError **error)
+{
+    struct agent_storage *agent = storage->opaque;
+
+    for (bool again = false;; again = true) {
+        g_autofree char *handle = handle_of(agent), *path = g_strconcat(handle, request->path, NULL);
+        g_autoptr(GError) reason = NULL;
+        struct agent_request whole = *request;
+        bool gone = false;
+        GByteArray *answer;
+
+        whole.path = path;
+        answer = agent_ask(agent->client, &whole, &gone, &reason);
+        if (answer)
+            return answer;
+        if (!gone || again) {
+            g_propagate_error(error, g_steal_pointer(&reason));
+            return NULL;
+        }
+        if (!open_again(storage, handle, error))
+            return NULL;
+    }
+}
+
+static bool tell(struct storage *storage, const char *path, json_t *arguments, GError **error)
+{
+    char *text = json_dumps(arguments, JSON_COMPACT);
+    struct agent_request request = {
+        .method = "POST", .path = path, .head = text, .head_length = strlen(text), .most = 65536};
+    g_autoptr(GByteArray) answer = ask(storage, &request, error);
+
+    json_decref(arguments);
+    free(text);
+    return answer != NULL;
+}
+
+/* ---- reading ------------------------------------------------------------------------------------ */
+
+struct arrival {
+    uint8_t *buffer;
+    uint64_t offset, length, have;
+};
+
+/* In order and without gaps, or it is not what was asked for. */
+static bool arrived(void *opaque, const struct frame *frame, const uint8_t *content, GError **error)
+{
+    struct arrival *arrival = opaque;
+
+    if (frame->kind == FRAME_SAME || frame->offset != arrival->offset + arrival->have ||
+        frame->length > arrival->length - arrival->have)
+        return blockmig_fail(error, BLOCKMIG_ERROR_FAILED,
+                             "the agent sent other bytes than it was asked for");
+    if (content)
+        memcpy(arrival->buffer + arrival->have, content, frame->length);
+    else
+        memset(arrival->buffer + arrival->have, 0, frame->length);
+    arrival->have += frame->length;
+    return true;
+}
+
+static bool read_piece(struct storage *storage, uint8_t *buffer, size_t length, uint64_t offset,
+                       GError **error)
+{
+    int level = choose_level();
+    g_autofree char *path =
+        g_strdup_printf("/extents?offset=%" G_GUINT64_FORMAT "&length=%zu&level=%d", offset, length, level);
+    struct agent_request request = {.method = "GET", .path = path, .most = length + 65536};
+    struct arrival arrival = {buffer, offset, length, 0};
+    g_autoptr(frame_parser_t) parser = frame_parser_new(arrived, &arrival);
+    int64_t begin = g_get_monotonic_time();
+    g_autoptr(GByteArray) answer = ask(storage, &request, error);
+
+    if (!answer || !frame_parser_feed(parser, answer->data, answer->len, error) ||
+        !frame_parser_end(parser, error))
+        return false;
+    if (length >= PIECE)
+        note_pace(level, length, g_get_monotonic_time() - begin);
+    return arrival.have == length ||
+           blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "the agent sent fewer bytes than it was asked for");
+}
+
+static bool agent_pread(struct storage *storage, void *buffer, size_t length, uint64_t offset, GError **error)
+{
+    uint8_t *to = buffer;
+
+    for (size_t piece; length > 0; to += piece, offset += piece, length -= piece) {
+        piece = MIN(length, PIECE - offset % PIECE);
+        if (!read_piece(storage, to, piece, offset, error))
+            return false;
+    }
+    return true;
+}
+
+/* ---- writing ------------------------------------------------------------------------------------ */
+
+static bool write_piece(struct storage *storage, const uint8_t *data, size_t length, uint64_t offset,
+                        GError **error)
+{
+    int level = choose_level();
+    int64_t begin = g_get_monotonic_time();
+    g_autoptr(GByteArray) head = g_byte_array_new();
+    struct agent_request request = {.method = "POST", .path = "/extents", .most = 65536};
+    g_autoptr(GByteArray) answer = NULL;
+
+    if (level)
+        frame_put_data(head, offset, data, length, level);
+    else
+        frame_put_header(head, offset, data, length);
+    request.head = head->data;
+    request.head_length = head->len;
+    request.data = level ? NULL : data;
+    request.data_length = level ? 0 : length;
+    answer = ask(storage, &request, error);
+    if (answer && length >= PIECE / 4)
+        note_pace(level, length, g_get_monotonic_time() - begin);
+    return answer != NULL;
+}
+
+static bool agent_pwrite(struct storage *storage, const void *buffer, size_t length, uint64_t offset,
+                         GError **error)
+{
+    const uint8_t *from = buffer;
+    uint64_t end = offset + length;
+
+    for (size_t piece; length > 0; from += piece, offset += piece, length -= piece) {
+        piece = MIN(length, FRAME_CONTENT);
+        if (!write_piece(storage, from, piece, offset, error))
+            return false;
+    }
+    storage_grown(storage, end);
+    return true;
+}
+
+static void work(gpointer data, gpointer opaque)
+{
+    struct storage_request *request = data;
+    GError *error = NULL;
+
+    if (request->write)
+        agent_pwrite(opaque, request->buffer, request->length, request->offset, &error);
+    else
+        agent_pread(opaque, request->buffer, request->length, request->offset, &error);
+    request->done(request, error);
+}
+
+static void agent_start(struct storage *storage, struct storage_request *request)
+{
+    struct agent_storage *agent = storage->opaque;
+
+    g_thread_pool_push(agent->threads, request, NULL);
+}
+
+static json_t *range(uint64_t offset, uint64_t length)
+{
+    return json_pack("{s:I, s:I}", "offset", (json_int_t)offset, "length", (json_int_t)length);
+}
+
+static bool agent_zero(struct storage *storage, uint64_t offset, uint64_t length, bool may_unmap,
+                       GError **error)
+{
+    json_t *arguments = range(offset, length);
+
+    json_object_set_new(arguments, "unmap", json_boolean(may_unmap));
+    if (!tell(storage, "/zero", arguments, error))
+        return false;
+    storage_grown(storage, offset + length);
+    return true;
+}
+
+static bool agent_discard(struct storage *storage, uint64_t offset, uint64_t length, GError **error)
+{
+    return tell(storage, "/discard", range(offset, length), error);
+}
+
+static bool agent_allocate(struct storage *storage, uint64_t offset, uint64_t length, GError **error)
+{
+    return tell(storage, "/allocate", range(offset, length), error);
+}
+
+static bool agent_resize(struct storage *storage, uint64_t size, GError **error)
+{
+    if (!tell(storage, "/resize", json_pack("{s:I}", "size", (json_int_t)size), error))
+        return false;
+    __atomic_store_n(&storage->size, size, __ATOMIC_RELAXED);
+    return true;
+}
+
+static bool agent_flush(struct storage *storage, GError **error)
+{
+    struct agent_storage *agent = storage->opaque;
+
+    if (!tell(storage, "/flush", json_object(), error))
+        return false;
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&agent->lock);
+    if (!agent->lost)
+        return true;
+    agent->lost = false;
+    return blockmig_fail(error, BLOCKMIG_ERROR_IO,
+                         "the agent's host was started anew: what was written before may be lost");
+}
+
+/* ---- proving ------------------------------------------------------------------------------------ */
+
+static bool agent_check(struct storage *storage, const void *buffer, size_t length, uint64_t offset,
+                        GError **error)
+{
+    const uint8_t *data = buffer;
+
+    for (size_t piece; length > 0; data += piece, offset += piece, length -= piece) {
+        g_autofree char *path = NULL;
+        g_autoptr(GByteArray) answer = NULL;
+        struct agent_request request = {.method = "GET", .most = 65536};
+        uint8_t digest[FRAME_DIGEST];
+
+        piece = MIN(length, FRAME_CONTENT);
+        path = g_strdup_printf("/digests?offset=%" G_GUINT64_FORMAT "&length=%zu&chunk=%zu", offset, piece,
+                               piece);
+        request.path = path;
+        if (!(answer = ask(storage, &request, error)))
+            return false;
+        frame_digest(data, piece, digest);
+        if (answer->len != FRAME_DIGEST || memcmp(answer->data, digest, FRAME_DIGEST) != 0)
+            return blockmig_fail(error, BLOCKMIG_ERROR_DIFFERENT,
+                                 "bytes %" G_GUINT64_FORMAT "+%zu have another digest there than here",
+                                 offset, piece);
+    }
+    return true;
+}
+
+static bool read_status(const json_t *ranges, uint64_t length, bool *data, uint64_t *run, GError **error)
+{
+    const json_t *first = json_array_get(ranges, 0);
+    json_int_t found = json_integer_value(json_array_get(first, 0));
+
+    if (found <= 0 || (uint64_t)found > length)
+        return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "the agent's answer is no list of ranges");
+    *run = (uint64_t)found;
+    *data = !json_is_false(json_array_get(first, 1));
+    return true;
+}
+
+static bool agent_status(struct storage *storage, uint64_t offset, uint64_t length, bool *data, uint64_t *run,
+                         GError **error)
+{
+    g_autofree char *path =
+        g_strdup_printf("/status?offset=%" G_GUINT64_FORMAT "&length=%" G_GUINT64_FORMAT, offset, length);
+    struct agent_request request = {.method = "GET", .path = path, .most = 1u << 20};
+    g_autoptr(GByteArray) answer = ask(storage, &request, error);
+    json_t *ranges = answer ? json_loadb((const char *)answer->data, answer->len, 0, NULL) : NULL;
+    bool ok = answer && read_status(ranges, length, data, run, error);
+
+    json_decref(ranges);
+    return ok;
+}
+
+/* ---- opening ------------------------------------------------------------------------------------ */
+
+static void agent_close(struct storage *storage)
+{
+    struct agent_storage *agent = storage->opaque;
+
+    g_thread_pool_free(agent->threads, FALSE, TRUE);
+    if (agent->handle) /* if it does not arrive, the agent closes it when we are gone */
+        json_decref(agent_ask_json(agent->client, "DELETE", agent->handle, NULL, NULL, NULL));
+    agent_address_clear(&agent->address);
+    g_free(agent->handle);
+    g_free(agent->boot);
+    g_mutex_clear(&agent->lock);
+    g_free(agent);
+    g_free(storage->name);
+    g_free(storage->identity);
+    g_free(storage);
+}
+
+static const struct storage_ops agent_ops = {
+    .name = "agent",
+    .pread = agent_pread,
+    .pwrite = agent_pwrite,
+    .start = agent_start,
+    .zero = agent_zero,
+    .discard = agent_discard,
+    .flush = agent_flush,
+    .resize = agent_resize,
+    .allocate = agent_allocate,
+    .status = agent_status,
+    .check = agent_check,
+    .close = agent_close,
+};
+
+struct storage *storage_agent_open(const char *uri, unsigned flags, GError **error)
+{
+    g_autoptr(storage_t) storage = g_new0(struct storage, 1);
+    struct agent_storage *agent = g_new0(struct agent_storage, 1);
+    json_t *answer = NULL;
+    bool ok;
+
+    storage->ops = &agent_ops;
+    storage->name = g_strdup(uri);
+    storage->writable = storage->growable = flags & FILE_WRITE;
+    storage->direct_fd = storage->buffered_fd = -1;
+    storage->alignment = 1;
+    storage->opaque = agent;
+    agent->flags = flags;
+    g_mutex_init(&agent->lock);
+    agent->threads = g_thread_pool_new(work, storage, THREADS, FALSE, NULL);
+    ok = agent_address_parse(uri, &agent->address, error) &&
+         (agent->client = agent_client_get(&agent->address, error)) &&
+         (answer = open_handle(agent, flags, error)) && take_handle(storage, answer, error);
+    json_decref(answer);
+    return ok ? g_steal_pointer(&storage) : NULL;
+}
+
+/* ---- names -------------------------------------------------------------------------------------- */
+
+/* Asks about a file, or a datastore; `arguments` is taken. */
+static json_t *ask_about(const char *uri, const char *method, json_t *arguments,
+                         struct agent_address *address, GError **error)
+{
+    struct agent_client *client = NULL;
+    json_t *answer = NULL;
+
+    if (agent_address_parse(uri, address, error) && (client = agent_client_get(address, error))) {
+        g_autofree char *datastore = agent_escape(address->datastore, false);
+        g_autofree char *file = agent_escape(address->path, true);
+        g_autofree char *path =
+            g_strdup_printf("/v1/datastores/%s/files%s%s", datastore, *file ? "/" : "", file);
+
+        answer = agent_ask_json(client, method, path, arguments, NULL, error);
+    } else {
+        json_decref(arguments);
+    }
+    if (!answer)
+        g_prefix_error(error, "%s: ", uri);
+    return answer;
+}
+
+static bool read_info(const json_t *answer, const struct agent_address *address, struct name_info *info,
+                      GError **error)
+{
+    const char *kind = get_word(answer, "kind", 16, error);
+    const char *identity = kind ? get_word(answer, "identity", NAME_IDENTITY, error) : NULL;
+    g_autofree char *full = identity ? full_identity(address, identity) : NULL;
+
+    if (!full || !get_size(answer, "size", &info->size, error) ||
+        !get_size(answer, "allocated", &info->allocated, error))
+        return false;
+    info->kind = strcmp(kind, "none") == 0        ? NAME_FREE
+                 : strcmp(kind, "file") == 0      ? NAME_FILE
+                 : strcmp(kind, "directory") == 0 ? NAME_DIRECTORY
+                                                  : NAME_OTHER;
+    g_strlcpy(info->identity, full, sizeof(info->identity));
+    return true;
+}
+
+static bool agent_look(const char *name, struct name_info *info, GError **error)
+{
+    g_auto(agent_address_t) address = {NULL};
+    json_t *answer = ask_about(name, "GET", NULL, &address, error);
+    bool ok = answer && read_info(answer, &address, info, error);
+
+    json_decref(answer);
+    return ok;
+}
+
+static bool agent_remove(const char *name, GError **error)
+{
+    g_auto(agent_address_t) address = {NULL};
+    json_t *answer = ask_about(name, "DELETE", NULL, &address, error);
+
+    json_decref(answer);
+    return answer != NULL;
+}
+
+static bool has_identity(const char *name, const char *identity)
+{
+    struct name_info info;
+
+    return agent_look(name, &info, NULL) && info.kind == NAME_FILE && strcmp(info.identity, identity) == 0;
+}
+
+/* Its answer may be lost, and the same be asked again: then `from` is gone, and `to` is what it was. */
+static bool agent_take(const char *from, const char *to, const char *replaces, bool *taken, GError **error)
+{
+    g_auto(agent_address_t) address = {NULL}, target = {NULL};
+    g_autoptr(GError) reason = NULL;
+    struct name_info before;
+    json_t *arguments, *answer;
+
+    if (!agent_address_parse(to, &target, error) || !agent_look(from, &before, error))
+        return false;
+    arguments = json_pack("{s:s}", "rename", target.path);
+    if (replaces && strchr(replaces, '/'))
+        json_object_set_new(arguments, "replaces", json_string(strchr(replaces, '/') + 1));
+    answer = ask_about(from, "POST", arguments, &address, &reason);
+    *taken = answer && json_is_true(json_object_get(answer, "taken"));
+    json_decref(answer);
+    if (*taken)
+        return blockmig_fail(error, BLOCKMIG_ERROR_PARKED, "%s: somebody else has the name", to);
+    if (answer || (before.kind == NAME_FILE && has_identity(to, before.identity)))
+        return true;
+    g_propagate_error(error, g_steal_pointer(&reason));
+    return false;
+}
+
+static bool agent_room(const char *directory, uint64_t *available, GError **error)
+{
+    g_auto(agent_address_t) address = {NULL};
+    struct agent_client *client;
+    json_t *answer = NULL;
+    bool ok;
+
+    if (agent_address_parse(directory, &address, error) && (client = agent_client_get(&address, error))) {
+        g_autofree char *datastore = agent_escape(address.datastore, false);
+        g_autofree char *path = g_strconcat("/v1/datastores/", datastore, NULL);
+
+        answer = agent_ask_json(client, "GET", path, NULL, NULL, error);
+    }
+    ok = answer && get_size(answer, "available", available, error);
+    if (!ok)
+        g_prefix_error(error, "%s: ", directory);
+    json_decref(answer);
+    return ok;
+}
+
+const struct name_ops storage_agent_names = {agent_look, agent_remove, agent_take, agent_room};

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Files in the datastores of agents, as storages and by their names. */
+#ifndef BLOCKMIG_STORAGE_AGENT_STORAGE_H
+#define BLOCKMIG_STORAGE_AGENT_STORAGE_H
+
+#include "blockmig/storage/names.h"
+#include "formats/storage.h"
+
+/*
+ * The open() of the schemes blockmig and blockmig+unix.  `flags` of enum file_flags: FILE_WRITE, FILE_CREATE
+ * and FILE_NO_LOCK count.  UNREACHABLE if nobody answers, else what the agent says.
+ *
+ * An agent that was started anew is gone on with, if the file is still the same.  If its host was, nobody
+ * knows what of the acknowledged writes is left, so the next flush fails.
+ */
+struct storage *storage_agent_open(const char *uri, unsigned flags, GError **error);
+
+extern const struct name_ops storage_agent_names;
+
+/* How data is sent from now on, by all storages: 0: as it is; 1 to 19: compressed by zstd at that level;
+ * negative (the default): whichever arrives faster. */
+void storage_agent_set_compression(int level);
+
+#endif
