@@ -58,6 +58,14 @@ static void allow_secrets(struct sandbox *sandbox, const char *uri)
     }
 }
 
+/* Certificates and key of a client. */
+static void allow_agent(struct sandbox *sandbox)
+{
+    const char *directory = g_getenv("BLOCKMIG_AGENT_TLS");
+
+    sandbox_allow(sandbox, directory && *directory ? directory : "/etc/pki/blockmig", SANDBOX_READ);
+}
+
 /* And what it takes to find a host by its name. */
 static void allow_uri(struct sandbox *sandbox, const char *uri)
 {
@@ -68,6 +76,8 @@ static void allow_uri(struct sandbox *sandbox, const char *uri)
     sandbox_allow_network(sandbox);
     if (g_str_has_prefix(uri, "iscsi://"))
         allow_iscsi(sandbox);
+    else if (g_str_has_prefix(uri, "blockmig://"))
+        allow_agent(sandbox);
     else
         allow_secrets(sandbox, uri);
     for (size_t i = 0; i < G_N_ELEMENTS(files); i++)

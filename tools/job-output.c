@@ -2,6 +2,7 @@
 #include "tools/job-output.h"
 
 #include "blockmig/migrate/units.h"
+#include "blockmig/storage/names.h"
 #include "tools/command.h"
 #include "tools/confine.h"
 #include "tools/output.h"
@@ -83,7 +84,7 @@ static json_t *disk_to_json(const struct disk_report *disk, const struct job_rep
     set_integer(object, "bytes_zero", disk->counters.bytes_zero);
     set_integer(object, "bytes_verified", disk->counters.bytes_verified);
     set_integer(object, "bytes_in_pause", disk->bytes_in_pause);
-    set_integer(object, "bytes_wire", 0); /* it stays on this host */
+    set_integer(object, "bytes_wire", disk->bytes_wire);
     json_object_set_new(object, "digest", digest_to_json(disk));
     json_object_set_new(object, "digest_of_layer", json_boolean(disk->layer));
     set_string(object, "verified", verify_mode_name(report->verified));
@@ -171,11 +172,15 @@ static char *verified_text(const struct job_report *report)
 {
     const struct disk_report *disk = report->disks->len ? report->disks->pdata[0] : NULL;
     bool remote = disk && storage_name_is_uri(disk->target);
+    bool by_digests = remote && name_has_files(disk->target);
 
     if (report->verified == VERIFY_NONE)
         return g_strdup("not verified (--verify=none); the digests are those of what was read");
-    return g_strdup_printf("all that was written was read back from the %s and compared%s",
-                           remote ? "server" : "medium",
+    return g_strdup_printf("all that was written was %s%s",
+                           by_digests
+                               ? "read from its medium by the agent, and has the same digests here and there"
+                           : remote ? "read back from the server and compared"
+                                    : "read back from the medium and compared",
                            report->verified == VERIFY_FULL ? "; the finished image was proved" : "");
 }
 

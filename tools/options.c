@@ -98,6 +98,8 @@ static const struct option_spec specs[] = {
     {"digest", 0, "ALGORITHM", "xxh3 or sha256", BOTH, OPTION_CHOICE, AT(digest), digest_choices},
     {"bandwidth", 0, "RATE", "read no faster than RATE, as in 100MiB/s",
      BOTH | COMMAND_VERIFY | COMMAND_COMMIT, OPTION_RATE, AT(bandwidth)},
+    {"compress", 0, "HOW", "to and from agents: auto, off or zstd[:LEVEL]", COPIES, OPTION_STRING,
+     AT(compress)},
     {"guest-share", 0, "PERCENT", "requests that the machine keeps (80); 0: any", MOVES, OPTION_PERCENT,
      AT(guest_share)},
     {"salvage", 0, NULL, "go on after read errors, list them and exit 6", COPIES, OPTION_FLAG, AT(salvage)},

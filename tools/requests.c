@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "tools/requests.h"
 
+#include "blockmig/storage/agent-storage.h"
 #include "formats/error.h"
 
 #include <string.h>
@@ -40,6 +41,8 @@ struct copy_request *requests_copy(const struct options *options, const char *so
                     options->method == METHOD_STORAGE ? "storage" : "mirror");
         return NULL;
     }
+    if (options->compress && !storage_agent_choose_compression(options->compress, error))
+        return NULL;
     struct copy_request *request = copy_request_new();
     set_string(&request->source, source);
     set_string(&request->target, target);

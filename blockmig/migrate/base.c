@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The base phase: every unit is created or taken up again, and filled by the copier. */
 #include "blockmig/migrate/cold.h"
+#include "blockmig/storage/agent-client.h"
 #include "blockmig/storage/image-files.h"
 
 #include <errno.h>
@@ -134,6 +135,7 @@ static bool copy_unit(struct cold_job *job, struct copy_unit *unit, GError **err
     struct copy_options options = {0};
     struct copy_result *result = &pass.result;
     g_autoptr(throttle_t) throttle = throttle_new(job->request->bandwidth);
+    uint64_t wire = agent_wire_bytes();
     bool ok;
 
     cold_copy_options(job, &options);
@@ -153,6 +155,7 @@ static bool copy_unit(struct cold_job *job, struct copy_unit *unit, GError **err
     ok = copy_run(unit->chain, unit->target, &options, result, error);
     unit->done.map_sum = result->map_sum;
     unit->report->engine = result->engine;
+    unit->report->bytes_wire = agent_wire_bytes() - wire;
     unit->report->bad = checkpoint_all_bad(&unit->done, result->bad);
     add_counters(unit, &result->counters, &unit->report->counters);
     job->base.report->bytes_read += result->counters.bytes_read;

@@ -5,12 +5,11 @@
 #include "blockmig/migrate/metadata.h"
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/image-files.h"
+#include "blockmig/storage/names.h"
+#include "blockmig/storage/uri.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <glib/gstdio.h>
-#include <stdio.h>
-#include <sys/stat.h>
 
 /* All files of the image get what the image that was copied has. */
 static bool carry_metadata(struct cold_job *job, const struct copy_unit *unit, const struct unit_file *file,
@@ -18,12 +17,12 @@ static bool carry_metadata(struct cold_job *job, const struct copy_unit *unit, c
 {
     int source = chain_layer(unit->chain, 0)->storage->buffered_fd;
     g_autofree char *real = NULL;
-    g_autoptr(storage_t) storage = storage_file_open(file->part_path, FILE_NO_LOCK, NULL, &real, error);
+    g_autoptr(storage_t) storage = storage_open(file->part_path, FILE_NO_LOCK, NULL, &real, error);
     g_autoptr(GPtrArray) left = NULL;
 
     if (!storage)
         return false;
-    if (source < 0) /* not of this host: it has none */
+    if (source < 0 || storage->buffered_fd < 0) /* not of this host: it has none */
         return true;
     left = metadata_carry(source, storage->buffered_fd);
     for (guint i = 0; i < left->len; i++)
@@ -32,34 +31,18 @@ static bool carry_metadata(struct cold_job *job, const struct copy_unit *unit, c
     return true;
 }
 
-/* Is the file that has the name the one whose lock this job holds? */
-static bool replaces(const struct unit_file *file)
+/* A name that somebody took while the disk was copied is theirs; what is replaced is the file whose lock this
+ * job holds. */
+static bool take_name(const struct unit_file *file, GError **error)
 {
-    struct stat named, held;
+    const char *replaces = file->replaced ? file->replaced->identity : NULL;
+    bool taken;
 
-    return file->replaced && fstat(file->replaced->buffered_fd, &held) == 0 &&
-           lstat(file->target_path, &named) == 0 && named.st_ino == held.st_ino &&
-           named.st_dev == held.st_dev;
-}
-
-/* A name that somebody took while the disk was copied is theirs. */
-static bool rename_part(const struct unit_file *file, GError **error)
-{
-    bool may_replace = replaces(file);
-    int rc =
-        renameat2(AT_FDCWD, file->part_path, AT_FDCWD, file->target_path, may_replace ? 0 : RENAME_NOREPLACE);
-    bool taken = rc < 0 && errno == EEXIST;
-
-    /* Not every file system can promise not to replace: then a look has to do. */
-    if (rc < 0 && errno == EINVAL && !may_replace) {
-        taken = g_file_test(file->target_path, G_FILE_TEST_EXISTS);
-        rc = taken ? -1 : rename(file->part_path, file->target_path);
-    }
-    if (rc == 0)
+    if (name_take(file->part_path, file->target_path, replaces, &taken, error))
         return true;
     if (!taken)
-        return blockmig_set_errno(error, errno, "%s: cannot take the name %s", file->part_path,
-                                  file->target_path);
+        return false;
+    g_clear_error(error);
     g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED,
                 "%s has come into being while its copy was made: the copy is proved and waits as %s",
                 file->target_path, file->part_path);
@@ -72,9 +55,8 @@ static bool take_names(struct cold_job *job, const struct copy_unit *unit, GErro
     for (guint i = unit->files->len; !unit->device && i-- > 0;) {
         const struct unit_file *file = g_ptr_array_index(unit->files, i);
 
-        if (g_file_test(file->part_path, G_FILE_TEST_EXISTS) &&
-            (!carry_metadata(job, unit, file, error) || !rename_part(file, error) ||
-             !storage_file_sync_directory(file->target_path, error)))
+        if (name_exists(file->part_path) &&
+            (!carry_metadata(job, unit, file, error) || !take_name(file, error)))
             return false;
     }
     return true;

@@ -13,6 +13,7 @@
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/foreign.h"
 #include "blockmig/storage/image-files.h"
+#include "blockmig/storage/names.h"
 #include "blockmig/storage/uri.h"
 
 #include <errno.h>
@@ -148,7 +149,7 @@ static bool hold_replaced(struct unit_file *file, GError **error)
 {
     g_autofree char *real = NULL;
 
-    file->replaced = storage_file_open(file->target_path, FILE_WRITE, NULL, &real, error);
+    file->replaced = storage_open(file->target_path, FILE_WRITE, NULL, &real, error);
     return file->replaced != NULL;
 }
 
@@ -176,13 +177,15 @@ static bool device_is_free(const struct cold_job *job, const struct copy_unit *u
 
 static bool name_is_free(const struct cold_job *job, struct unit_file *file, GError **error)
 {
-    struct stat st;
+    struct name_info info;
 
-    if (stat(file->target_path, &st) < 0)
+    if (!name_look(file->target_path, &info, error))
+        return false;
+    if (info.kind == NAME_FREE)
         return true;
-    if (job->base.already_there && !g_file_test(file->part_path, G_FILE_TEST_EXISTS))
+    if (job->base.already_there && !name_exists(file->part_path))
         return true; /* it is ours, and has its name */
-    if (job->request->force || st.st_size == 0)
+    if (job->request->force || (info.kind == NAME_FILE && info.size == 0))
         return hold_replaced(file, error);
     return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already: --force replaces it",
                          file->target_path);
@@ -205,10 +208,10 @@ static uint64_t already_allocated(const struct copy_unit *unit)
 
     for (guint i = 0; !unit->device && i < unit->files->len; i++) {
         const struct unit_file *file = g_ptr_array_index(unit->files, i);
-        struct stat st;
+        struct name_info info;
 
-        if (stat(file->part_path, &st) == 0)
-            bytes += (uint64_t)st.st_blocks * 512;
+        if (name_look(file->part_path, &info, NULL))
+            bytes += info.allocated;
     }
     return bytes;
 }
@@ -274,7 +277,9 @@ static void write_plan(struct cold_job *job)
         "every written byte is read back %s and compared",
         "nothing is read back: only the digests of what was read are recorded",
     };
-    const char *where = storage_name_is_uri(job->request->target) ? "from the server" : "past the page cache";
+    const char *where = !storage_name_is_uri(job->request->target) ? "past the page cache"
+                        : name_has_files(job->request->target)     ? "from its medium by the agent"
+                                                                   : "from the server";
     g_autoptr(GString) proof = g_string_new(proofs[job->request->verify]);
     g_autofree char *needed = units_format_size(job->base.report->space_needed);
 

@@ -4,7 +4,7 @@
  * source is still the same is found out here: its identity is compared, a device is read again.
  */
 #include "blockmig/migrate/cold.h"
-#include "blockmig/storage/file.h"
+#include "blockmig/storage/names.h"
 #include "blockmig/store/receipt.h"
 
 #include <errno.h>
@@ -64,8 +64,7 @@ static bool is_already_there(const struct cold_job *job, const struct journal_jo
         const struct journal_disk *disk = find_disk(disks, unit->index);
 
         if (!same_source(unit, disk) || !disk->receipt || !g_file_test(disk->receipt, G_FILE_TEST_EXISTS) ||
-            !(unit->device || g_file_test(unit->target_path, G_FILE_TEST_EXISTS) ||
-              g_file_test(unit->part_path, G_FILE_TEST_EXISTS)))
+            !(unit->device || name_exists(unit->target_path) || name_exists(unit->part_path)))
             return false;
     }
     return true;
@@ -102,7 +101,7 @@ static void forget_units(struct cold_job *job)
 
 static bool load_checkpoint(struct cold_job *job, struct copy_unit *unit, GError **error)
 {
-    return !(unit->device || g_file_test(unit->part_path, G_FILE_TEST_EXISTS)) ||
+    return !(unit->device || name_exists(unit->part_path)) ||
            checkpoint_load(&unit->done, &job->base, unit->index, job->request->digest, unit->chain->size,
                            error);
 }
@@ -183,7 +182,7 @@ static bool left_something(const struct cold_job *job)
     for (guint i = 0; i < job->units->len; i++) {
         const struct copy_unit *unit = g_ptr_array_index(job->units, i);
 
-        if (unit->device || g_file_test(unit->part_path, G_FILE_TEST_EXISTS))
+        if (unit->device || name_exists(unit->part_path))
             return true;
     }
     return false;

@@ -2,7 +2,9 @@
 #include "blockmig/migrate/space.h"
 
 #include "blockmig/migrate/units.h"
+#include "blockmig/storage/names.h"
 #include "formats/error.h"
+#include "formats/storage.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -102,8 +104,17 @@ static void apply_quotas(struct space_report *report, int fd)
         apply_quota(report, fd, PROJECT_QUOTA, project, "project quota");
 }
 
+/* Of a directory on a server, which tells no more. */
+static bool query_server(const char *path, struct space_report *report, GError **error)
+{
+    *report = (struct space_report){.available_inodes = UINT64_MAX, .limit = "datastore"};
+    return name_room(path, &report->available, error);
+}
+
 static bool query_directory(const char *path, struct space_report *report, GError **error)
 {
+    if (storage_name_is_uri(path))
+        return query_server(path, report, error);
     g_autofree char *directory = directory_of(path);
     int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     struct statvfs fs;
@@ -244,7 +255,7 @@ static bool probe_directory(const char *directory, uint64_t size, GError **error
 
 bool space_check_file_size(const char *path, uint64_t size, GError **error)
 {
-    if (is_device(path))
+    if (is_device(path) || storage_name_is_uri(path)) /* a server says so when it is too much */
         return true;
     g_autofree char *directory = directory_of(path);
     struct rlimit limit;

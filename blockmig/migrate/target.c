@@ -4,6 +4,7 @@
 
 #include "blockmig/migrate/cold.h"
 #include "blockmig/storage/device.h"
+#include "blockmig/storage/names.h"
 #include "blockmig/storage/uri.h"
 
 #include <errno.h>
@@ -103,7 +104,7 @@ static GHashTable *choose_options(const char *text, const struct format *format,
 
 const char *target_format_wanted(const char *name, const char *path)
 {
-    return !name && storage_name_is_uri(path) ? format_raw.name : name;
+    return !name && !name_has_files(path) ? format_raw.name : name;
 }
 
 bool target_format(const char *name, const char *text, struct image *source, bool backed, bool is_top,
@@ -292,13 +293,33 @@ static void mind_the_name(const struct cold_job *job, const struct copy_unit *un
                    unit->format->name);
 }
 
-/* What a URI names is there already and written in place, as a device is. */
+/* A file on a server, or one in a directory there. */
+static char *name_to_write(const struct copy_request *request, GError **error)
+{
+    g_autofree char *base = storage_base_name(request->source);
+    struct name_info info;
+
+    if (!name_look(request->target, &info, error))
+        return NULL;
+    if (info.kind == NAME_DIRECTORY)
+        return g_build_filename(request->target, base, NULL);
+    if (info.kind == NAME_OTHER || g_str_has_suffix(request->target, "/")) {
+        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is neither a file nor a directory", request->target);
+        return NULL;
+    }
+    return g_strdup(request->target);
+}
+
+/* What a URI names is there already and written in place, as a device is, unless it names a file. */
 static char *place_to_write(const struct copy_request *request, bool *device, GError **error)
 {
+    *device = false;
+    if (!storage_name_is_uri(request->target))
+        return target_path(request->target, request->source, device, error);
+    if (name_has_files(request->target))
+        return name_to_write(request, error);
     *device = true;
-    return storage_name_is_uri(request->target)
-               ? g_strdup(request->target)
-               : target_path(request->target, request->source, device, error);
+    return g_strdup(request->target);
 }
 
 bool cold_choose_targets(struct cold_job *job, GError **error)

@@ -9,12 +9,10 @@
  */
 #include "blockmig/migrate/cold.h"
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/names.h"
 #include "blockmig/storage/uri.h"
 
-#include <errno.h>
-#include <glib/gstdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #define PART_SUFFIX  ".blockmig-part"
 #define LONGEST_NAME 255 /* NAME_MAX of every file system that is worth a disk */
@@ -99,12 +97,11 @@ bool unit_plan_files(struct copy_unit *unit, GError **error)
  * and locking another job may have given the file its final name. */
 static bool is_our_part(const char *path, const struct storage *storage, GError **error)
 {
-    struct stat named, opened;
+    struct name_info named;
 
-    if (fstat(storage->buffered_fd, &opened) < 0 || lstat(path, &named) < 0)
-        return blockmig_set_errno(error, errno, "%s", path);
-    if (S_ISREG(named.st_mode) && named.st_nlink == 1 && named.st_ino == opened.st_ino &&
-        named.st_dev == opened.st_dev)
+    if (!name_look(path, &named, error))
+        return false;
+    if (named.kind == NAME_FILE && named.single && strcmp(named.identity, storage->identity) == 0)
         return true;
     return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                          "%s is not a file that this job made: it is a link, or was renamed meanwhile", path);
@@ -113,9 +110,9 @@ static bool is_our_part(const char *path, const struct storage *storage, GError 
 static struct storage *open_part(const char *path, bool fresh, GError **error)
 {
     g_autofree char *real = NULL;
-    bool create = fresh && !g_file_test(path, G_FILE_TEST_EXISTS);
+    bool create = fresh && !name_exists(path);
     g_autoptr(storage_t) storage =
-        storage_file_open(path, create ? FILE_WRITE | FILE_CREATE : FILE_WRITE, NULL, &real, error);
+        storage_open(path, create ? FILE_WRITE | FILE_CREATE : FILE_WRITE, NULL, &real, error);
 
     if (!storage || !is_our_part(path, storage, error))
         return NULL;
@@ -137,7 +134,7 @@ static struct storage *open_to_write(const struct copy_unit *unit, unsigned inde
 static struct storage *open_to_read(const struct copy_unit *unit, unsigned index, bool fresh, GError **error)
 {
     const struct unit_file *file = g_ptr_array_index(unit->files, index);
-    bool growing = g_file_test(file->part_path, G_FILE_TEST_EXISTS);
+    bool growing = name_exists(file->part_path);
     g_autofree char *real = NULL;
 
     return storage_open(growing ? file->part_path : file->target_path, FILE_NO_LOCK, NULL, &real, error);
@@ -230,7 +227,7 @@ static void remove_data_parts(const char *part, const char *format_name)
 {
     const struct format *format = format_by_name(format_name, NULL);
     g_autofree char *directory = g_path_get_dirname(part), *real = NULL;
-    struct storage *storage = format ? storage_file_open(part, FILE_NO_LOCK, NULL, &real, NULL) : NULL;
+    struct storage *storage = format ? storage_open(part, FILE_NO_LOCK, NULL, &real, NULL) : NULL;
     g_autoptr(image_t) image = storage ? image_open(storage, format, false, NULL) : NULL;
 
     for (guint i = 0; image && image->data_beside && i < image->data_files->len; i++) {
@@ -238,7 +235,7 @@ static void remove_data_parts(const char *part, const char *format_name)
         g_autofree char *target = g_build_filename(directory, base, NULL);
         g_autofree char *path = part_path(target);
 
-        g_unlink(path);
+        name_remove(path, NULL);
     }
 }
 
@@ -253,6 +250,6 @@ void cold_remove_parts(struct journal *journal, const struct journal_job *record
         if (!disk->target_identity || strcmp(disk->target_identity, disk->target) == 0)
             continue;
         remove_data_parts(disk->target_identity, disk->target_format);
-        g_unlink(disk->target_identity);
+        name_remove(disk->target_identity, NULL);
     }
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What may be asked: one function for each line of the table at the end. */
-#include "blockmig/remote/server-internal.h"
 #include "blockmig/remote/datastore.h"
 #include "blockmig/remote/medium.h"
+#include "blockmig/remote/server-internal.h"
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/frame.h"
 #include "formats/error.h"
@@ -152,8 +152,8 @@ static bool look_at_file(struct request *request, GError **error)
     if (!datastore_look(request->datastore, request->parts[1] ? request->parts[1] : "", &info, error))
         return false;
     request->answer =
-        json_pack("{s:s, s:I, s:I, s:s}", "kind", kinds[info.kind], "size", (json_int_t)info.size,
-                  "allocated", (json_int_t)info.allocated, "identity", info.identity);
+        json_pack("{s:s, s:I, s:I, s:b, s:s}", "kind", kinds[info.kind], "size", (json_int_t)info.size,
+                  "allocated", (json_int_t)info.allocated, "single", info.single, "identity", info.identity);
     return true;
 }
 
@@ -254,14 +254,8 @@ static bool take_frame(void *opaque, const struct frame *frame, const uint8_t *c
     request->bytes += frame->length;
     if (!storage->writable)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the file was opened to be read");
-    switch (frame->kind) {
-    case FRAME_ZERO:
-        return storage_zero(storage, frame->offset, frame->length, true, error);
-    case FRAME_SAME:
-        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "a frame without content, and there is no seed");
-    default:
-        return medium_write(storage, content, frame->length, frame->offset, error);
-    }
+    return content ? medium_write(storage, content, frame->length, frame->offset, error)
+                   : storage_zero(storage, frame->offset, frame->length, true, error);
 }
 
 static bool write_extents(struct request *request, GError **error)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "blockmig/remote/server-internal.h"
 #include "blockmig/remote/peer.h"
+#include "blockmig/remote/server-internal.h"
 #include "formats/error.h"
 
 #include <arpa/inet.h>

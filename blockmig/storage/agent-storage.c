@@ -13,6 +13,7 @@
 #define ALIGNMENT  4096
 #define PIECE      (1u << 20) /* of a read, at most */
 #define AUTO_LEVEL 1
+#define MAX_LEVEL  19
 #define TRY_EVERY  16 /* requests: then the other way is tried once */
 
 struct agent_storage {
@@ -37,9 +38,24 @@ static struct {
     unsigned count;
 } pace;
 
-void storage_agent_set_compression(int level)
+bool storage_agent_choose_compression(const char *text, GError **error)
 {
-    wanted_level = level;
+    guint64 level = 0;
+
+    if (strcmp(text, "auto") == 0)
+        wanted_level = -1;
+    else if (strcmp(text, "off") == 0)
+        wanted_level = 0;
+    else if (strcmp(text, "zstd") == 0)
+        wanted_level = AUTO_LEVEL;
+    else if (g_str_has_prefix(text, "zstd:") &&
+             g_ascii_string_to_unsigned(text + strlen("zstd:"), 10, 1, MAX_LEVEL, &level, NULL))
+        wanted_level = (int)level;
+    else
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                             "--compress=%s: auto, off, zstd or zstd:1 to zstd:%d are possible", text,
+                             MAX_LEVEL);
+    return true;
 }
 
 static int choose_level(void)
@@ -206,8 +222,7 @@ static bool arrived(void *opaque, const struct frame *frame, const uint8_t *cont
 {
     struct arrival *arrival = opaque;
 
-    if (frame->kind == FRAME_SAME || frame->offset != arrival->offset + arrival->have ||
-        frame->length > arrival->length - arrival->have)
+    if (frame->offset != arrival->offset + arrival->have || frame->length > arrival->length - arrival->have)
         return blockmig_fail(error, BLOCKMIG_ERROR_FAILED,
                              "the agent sent other bytes than it was asked for");
     if (content)
@@ -508,6 +523,7 @@ static bool read_info(const json_t *answer, const struct agent_address *address,
                  : strcmp(kind, "file") == 0      ? NAME_FILE
                  : strcmp(kind, "directory") == 0 ? NAME_DIRECTORY
                                                   : NAME_OTHER;
+    info->single = json_is_true(json_object_get(answer, "single"));
     g_strlcpy(info->identity, full, sizeof(info->identity));
     return true;
 }

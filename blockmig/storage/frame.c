@@ -75,11 +75,6 @@ void frame_put_zero(GByteArray *stream, uint64_t offset, uint64_t length)
     put_header(stream, FRAME_ZERO, offset, length, 0, NULL);
 }
 
-void frame_put_same(GByteArray *stream, uint64_t offset, const uint8_t *digest)
-{
-    put_header(stream, FRAME_SAME, offset, FRAME_BLOCK, 0, digest);
-}
-
 /* ---- reading them ------------------------------------------------------------------------------- */
 
 struct frame_parser {
@@ -139,9 +134,6 @@ static bool check_lengths(const struct frame_parser *parser, GError **error)
     switch (frame->kind) {
     case FRAME_ZERO:
         return parser->payload == 0 || refuse(error, frame, "zeros with a payload of", parser->payload);
-    case FRAME_SAME:
-        return (parser->payload == 0 && frame->length == FRAME_BLOCK) ||
-               refuse(error, frame, "a block that is there has length", frame->length);
     case FRAME_DATA:
         return parser->payload == frame->length ||
                refuse(error, frame, "data with a payload of", parser->payload);
@@ -162,7 +154,7 @@ static bool read_header(struct frame_parser *parser, GError **error)
     memcpy(frame->digest, header + 32, FRAME_DIGEST);
     if (memcmp(header, magic, sizeof(magic)) != 0 || !is_zeros(header + 5, 3) || !is_zeros(header + 28, 4))
         return refuse(error, frame, "not a frame: it begins with", load_le64(header));
-    if (header[4] > FRAME_SAME)
+    if (header[4] > FRAME_ZSTD)
         return refuse(error, frame, "unknown kind", header[4]);
     frame->kind = header[4];
     return check_lengths(parser, error);

@@ -25,13 +25,11 @@
 #define FRAME_DIGEST   16
 #define FRAME_CONTENT  (4u << 20)          /* bytes of content at most, where it has a digest */
 #define FRAME_MAX_ZERO (UINT64_C(1) << 40) /* bytes of zeros at most */
-#define FRAME_BLOCK    (64u << 10)         /* of FRAME_SAME: exactly so many */
 
 enum frame_kind {
     FRAME_ZERO, /* reads as zeros */
     FRAME_DATA, /* the content follows */
     FRAME_ZSTD, /* the content follows, compressed */
-    FRAME_SAME, /* nothing follows: who receives it is thought to have the content already */
 };
 
 struct frame {
@@ -48,7 +46,6 @@ void frame_put_data(GByteArray *stream, uint64_t offset, const void *content, si
 /* Only the header: the content follows as it is. */
 void frame_put_header(GByteArray *stream, uint64_t offset, const void *content, size_t length);
 void frame_put_zero(GByteArray *stream, uint64_t offset, uint64_t length);
-void frame_put_same(GByteArray *stream, uint64_t offset, const uint8_t *digest);
 
 struct frame_parser;
 

@@ -21,6 +21,7 @@ static void describe(const struct stat *st, struct name_info *info)
         return;
     info->size = (uint64_t)st->st_size;
     info->allocated = (uint64_t)st->st_blocks * 512;
+    info->single = st->st_nlink == 1;
     storage_file_identity(st, info->identity, sizeof(info->identity));
 }
 

@@ -19,6 +19,7 @@ struct name_info {
 
     enum name_kind kind;
     uint64_t size, allocated;     /* bytes, of a file */
+    bool single;                  /* a file that has no second name */
     char identity[NAME_IDENTITY]; /* of a file: equal to that of a storage on it */
 };
 
