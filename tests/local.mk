@@ -132,3 +132,11 @@ dist_check_SCRIPTS += \
 	tests/nbd-exports-are-copied-both-ways.sh \
 	tests/nbd-over-tls.sh \
 	tests/nbd-servers-fail-in-order.sh
+
+# Agents.
+EXTRA_DIST += tests/lib-agent.sh tests/lib-tls.sh tests/make-frames.py tests/helpers/lying-agent.py
+dist_check_SCRIPTS += \
+	tests/agents-let-in-whom-they-know.sh \
+	tests/agents-serve-only-their-datastores.sh \
+	tests/copies-across-hosts-go-on.sh \
+	tests/copies-cross-hosts.sh

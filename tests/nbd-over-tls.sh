@@ -3,38 +3,15 @@
 # Exports over TLS: certificates laid out as QEMU's, and pre-shared keys; whoever is not who he should be is refused.
 . "${srcdir:-.}/tests/lib.sh"
 . "$srcdir/tests/lib-nbd.sh"
-need_tool certtool psktool
+. "$srcdir/tests/lib-tls.sh"
+need_tool psktool
 
 random_file "$tmp/disk.raw" 16M 1
 port=10894
 
-# certificate DIRECTORY NAME TEMPLATE-LINES...: signed by $tmp/ca
-certificate()
-{
-    local directory=$1 name=$2
-    shift 2
-    printf '%s\n' "$@" >"$tmp/template"
-    must certtool --generate-privkey --key-type=ecdsa --outfile "$directory/$name-key.pem"
-    must certtool --generate-certificate --load-ca-certificate "$tmp/ca/ca-cert.pem" --load-ca-privkey "$tmp/ca/ca-key.pem" \
-        --load-privkey "$directory/$name-key.pem" --template "$tmp/template" --outfile "$directory/$name-cert.pem"
-    must cp "$tmp/ca/ca-cert.pem" "$directory/"
-}
-
-# authority DIRECTORY
-authority()
-{
-    must mkdir -p "$1"
-    printf '%s\n' 'cn = test' ca cert_signing_key >"$tmp/template"
-    must certtool --generate-privkey --key-type=ecdsa --outfile "$1/ca-key.pem"
-    must certtool --generate-self-signed --load-privkey "$1/ca-key.pem" --template "$tmp/template" \
-        --outfile "$1/ca-cert.pem"
-}
-
 authority "$tmp/ca"
-must mkdir "$tmp/server" "$tmp/client"
-certificate "$tmp/server" server 'cn = localhost' 'dns_name = localhost' 'ip_address = 127.0.0.1' tls_www_server \
-    encryption_key signing_key
-certificate "$tmp/client" client 'cn = client' tls_www_client encryption_key signing_key
+server_certificate "$tmp/server"
+client_certificate "$tmp/client" client
 authority "$tmp/others"
 
 # over_tls WHAT URI: onto the server on $tmp/target, and back.

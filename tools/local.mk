@@ -26,6 +26,12 @@ tools_blockmig_LDADD = $(BLOCKMIG_LIBS) -lm
 
 sbin_PROGRAMS = tools/blockmigd
 tools_blockmigd_SOURCES = tools/blockmigd.c
+dist_pkgdata_DATA = tools/blockmig-agent.yaml
+pkgdata_DATA = tools/blockmigd.service
+tools/blockmigd.service: tools/blockmigd.service.in
+	$(AM_V_GEN)$(MKDIR_P) $(@D) && sed 's|@sbindir@|$(sbindir)|' $< >$@
+EXTRA_DIST += tools/blockmigd.service.in
+CLEANFILES += tools/blockmigd.service
 
 # A program to automake, which knows no modules without libtool.  It stays loaded, for GLib cannot be unloaded.
 if HAVE_NBDKIT
@@ -37,13 +43,17 @@ tools_nbdkit_blockmig_plugin_so_LDADD = $(BLOCKMIG_LIBS)
 endif
 
 # Made from the POD beside the tool.
-EXTRA_DIST += tools/blockmig.pod tools/nbdkit-blockmig-plugin.pod
+EXTRA_DIST += tools/blockmig.pod tools/blockmigd.pod tools/nbdkit-blockmig-plugin.pod
 if HAVE_POD2MAN
 man1_MANS += tools/blockmig.1
+man8_MANS = tools/blockmigd.8
 if HAVE_NBDKIT
 man1_MANS += tools/nbdkit-blockmig-plugin.1
 endif
-CLEANFILES += $(man1_MANS)
+CLEANFILES += $(man1_MANS) $(man8_MANS)
+.pod.8:
+	$(AM_V_GEN)$(MKDIR_P) $(@D) && $(POD2MAN) --section=8 --center=blockmig \
+		--release='blockmig $(PACKAGE_VERSION)' --utf8 $< $@
 .pod.1:
 	$(AM_V_GEN)$(MKDIR_P) $(@D) && $(POD2MAN) --section=1 --center=blockmig \
 		--release='blockmig $(PACKAGE_VERSION)' --utf8 $< $@

@@ -62,7 +62,7 @@ static char *new_id(void)
 }
 
 struct handle *handle_add(struct handle_table *table, const char *peer, const char *session,
-                          struct storage *storage, GError **error)
+                          struct storage *storage, uint64_t linger, GError **error)
 {
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&table->lock);
     struct handle *handle;
@@ -77,6 +77,7 @@ struct handle *handle_add(struct handle_table *table, const char *peer, const ch
     handle->peer = g_strdup(peer);
     handle->session = g_strdup(session);
     handle->storage = storage;
+    handle->linger = (int64_t)linger * G_USEC_PER_SEC;
     handle->references = 2;
     g_hash_table_insert(table->handles, handle->id, handle);
     return handle;
@@ -91,6 +92,8 @@ struct handle *handle_find(struct handle_table *table, const char *id, const cha
         blockmig_fail(error, BLOCKMIG_ERROR_UNREACHABLE, "there is no handle %.40s", id);
         return NULL;
     }
+    if (handle->expires)
+        handle->expires = g_get_monotonic_time() + handle->linger;
     g_atomic_int_inc(&handle->references);
     return handle;
 }
@@ -103,17 +106,38 @@ void handle_close(struct handle_table *table, struct handle *handle)
         g_hash_table_remove(table->handles, handle->id);
 }
 
+static gboolean is_over(gpointer id, gpointer value, gpointer now)
+{
+    const struct handle *handle = value;
+
+    return handle->expires && handle->expires <= *(const int64_t *)now;
+}
+
+static void drop_old(struct handle_table *table)
+{
+    int64_t now = g_get_monotonic_time();
+
+    g_hash_table_foreach_remove(table->handles, is_over, &now);
+}
+
 void handle_session_enter(struct handle_table *table, const char *session)
 {
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&table->lock);
     guint count = GPOINTER_TO_UINT(g_hash_table_lookup(table->sessions, session));
 
+    drop_old(table);
     g_hash_table_replace(table->sessions, g_strdup(session), GUINT_TO_POINTER(count + 1));
 }
 
-static gboolean is_of_session(gpointer id, gpointer value, gpointer session)
+/* One that lingers may be used meanwhile, by whoever knows its number. */
+static gboolean ends_with_session(gpointer id, gpointer value, gpointer session)
 {
-    return strcmp(((struct handle *)value)->session, session) == 0;
+    struct handle *handle = value;
+
+    if (strcmp(handle->session, session) != 0)
+        return false;
+    handle->expires = g_get_monotonic_time() + handle->linger;
+    return handle->linger == 0;
 }
 
 void handle_session_leave(struct handle_table *table, const char *session)
@@ -126,5 +150,5 @@ void handle_session_leave(struct handle_table *table, const char *session)
         return;
     }
     g_hash_table_remove(table->sessions, session);
-    g_hash_table_foreach_remove(table->handles, is_of_session, (gpointer)session);
+    g_hash_table_foreach_remove(table->handles, ends_with_session, (gpointer)session);
 }

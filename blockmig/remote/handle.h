@@ -4,7 +4,8 @@
  *
  * A handle belongs to the client that opened it and to its session: all connections of one process.  It is
  * closed when the last of them is gone, and with it the image locks: a client that was killed does not keep
- * anybody waiting.  Any thread may call.
+ * anybody waiting.  Who makes a new connection for each request asks for handles that linger.  Any thread may
+ * call.
  */
 #ifndef BLOCKMIG_REMOTE_HANDLE_H
 #define BLOCKMIG_REMOTE_HANDLE_H
@@ -14,6 +15,8 @@
 struct handle {
     char *id, *peer, *session;
     struct storage *storage;
+    int64_t linger;  /* microseconds that it outlives its session */
+    int64_t expires; /* when that is over, monotonic; 0: the session is there */
     gint references;
 };
 
@@ -22,9 +25,12 @@ struct handle_table;
 struct handle_table *handle_table_new(void);
 void handle_table_free(struct handle_table *table); /* NULL is allowed */
 
-/* Takes the storage.  To be given back with handle_unref(). REFUSED: there are too many. */
+#define HANDLE_MAX_LINGER 600 /* seconds */
+
+/* Takes the storage.  `linger`: seconds.  To be given back with handle_unref(). REFUSED: there are too many.
+ */
 struct handle *handle_add(struct handle_table *table, const char *peer, const char *session,
-                          struct storage *storage, GError **error);
+                          struct storage *storage, uint64_t linger, GError **error);
 /* UNREACHABLE: there is none of that number for this client. */
 struct handle *handle_find(struct handle_table *table, const char *id, const char *peer, GError **error);
 void handle_unref(struct handle *handle); /* NULL is allowed */

@@ -3,8 +3,8 @@
 #ifndef BLOCKMIG_REMOTE_SERVER_INTERNAL_H
 #define BLOCKMIG_REMOTE_SERVER_INTERNAL_H
 
-#include "blockmig/remote/server.h"
 #include "blockmig/remote/handle.h"
+#include "blockmig/remote/server.h"
 
 #include <jansson.h>
 #include <microhttpd.h>

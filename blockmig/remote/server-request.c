@@ -216,14 +216,16 @@ static bool open_handle(struct request *request, GError **error)
     const char *mode = path ? get_text(request, "mode", error) : NULL;
     const struct agent_datastore *datastore;
     struct storage *storage;
+    uint64_t linger = 0;
     unsigned flags = 0;
 
+    get_number(request, "linger", &linger, NULL);
     if (!mode || !flags_of_mode(mode, &flags, error) ||
         !(datastore = find_datastore(request, name, flags & FILE_WRITE, error)) ||
         !(storage = datastore_open(datastore, path, flags, error)))
         return false;
-    request->handle =
-        handle_add(request->caller.handles, request->caller.peer, request->caller.session, storage, error);
+    request->handle = handle_add(request->caller.handles, request->caller.peer, request->caller.session,
+                                 storage, MIN(linger, HANDLE_MAX_LINGER), error);
     if (!request->handle)
         return false;
     request->answer = describe_handle(request->handle);

@@ -4,10 +4,12 @@
 #include "formats/error.h"
 
 #include <curl/curl.h>
+#include <errno.h>
 #include <gnutls/crypto.h>
 #include <gnutls/gnutls.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define DEFAULT_PORT     "16600"
 #define DEFAULT_TLS      "/etc/pki/blockmig"
@@ -103,6 +105,32 @@ static char *new_session(void)
     return g_string_free(text, FALSE);
 }
 
+/* Said here, for who is told only that the handshake failed looks elsewhere. */
+static bool has_credentials(const struct agent_client *client, GError **error)
+{
+    const char *const files[] = {client->authority, client->certificate, client->key};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(files); i++)
+        if (access(files[i], R_OK) < 0)
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                                 "%s: %s (BLOCKMIG_AGENT_TLS names its directory)", files[i],
+                                 g_strerror(errno));
+    return true;
+}
+
+static void client_free(struct agent_client *client)
+{
+    g_ptr_array_unref(client->idle);
+    g_mutex_clear(&client->lock);
+    g_free(client->base);
+    g_free(client->socket);
+    g_free(client->authority);
+    g_free(client->certificate);
+    g_free(client->key);
+    g_free(client->session);
+    g_free(client);
+}
+
 static struct agent_client *client_new(const struct agent_address *address, GError **error)
 {
     struct agent_client *client;
@@ -127,7 +155,10 @@ static struct agent_client *client_new(const struct agent_address *address, GErr
     client->patience = (int64_t)patience * G_USEC_PER_SEC;
     client->idle = g_ptr_array_new();
     g_mutex_init(&client->lock);
-    return client;
+    if (local || has_credentials(client, error))
+        return client;
+    client_free(client);
+    return NULL;
 }
 
 struct agent_client *agent_client_get(const struct agent_address *address, GError **error)

@@ -1,0 +1,141 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# What an agent gives and takes over HTTP: files below its datastores and nothing else, whatever it is asked.
+. "${srcdir:-.}/tests/lib.sh"
+. "$srcdir/tests/lib-agent.sh"
+
+local_agent
+random_file "$tmp/store/disk.raw" 3M 1
+random_file "$tmp/frozen/old.raw" 1M 2
+random_file "$tmp/secret" 1M 3
+
+ask GET /v1
+is "$http" 200 "it says who it is"
+is "$(jq -r '.agent, .api, (.datastores | join(" "))' <<<"$out" | paste -sd' ')" "blockmigd 1 store frozen" "and what it has"
+ask GET /v1/datastores/store
+is "$(jq '.available > 0 and .read_only == false' <<<"$out")" true "how much room there is"
+ask GET /v1/datastores/none
+is "$http" 409 "a datastore that is not there is refused"
+
+# ---- names ------------------------------------------------------------------------------------------
+
+ask GET /v1/datastores/store/files/disk.raw
+is "$(jq -r '.kind, .size' <<<"$out" | paste -sd' ')" "file 3145728" "a file is described"
+ask GET /v1/datastores/store/files/none
+is "$(jq -r .kind <<<"$out")" none "one that is not there is none"
+must ln -s "$tmp/secret" "$tmp/store/link"
+must ln -s "$tmp" "$tmp/store/up"
+must ln "$tmp/secret" "$tmp/store/second"
+must mkfifo "$tmp/store/fifo"
+must mkdir "$tmp/store/dir"
+for name in ../secret up/secret link second fifo dir . .. dir/../../secret /etc/passwd '' 'a\u0000b'; do
+    for mode in read write create; do
+        open_file store "$name" $mode
+        [ "$http" -ge 400 ] && [ -z "$handle" ]
+        is $? 0 "'$name' is not opened ($mode): $(jq -r .error <<<"$out")"
+    done
+    [ "$name" = dir ] || unlike "$out" "[Nn]o such file" "and that is not for want of a file"
+done
+for path in ..%2fsecret %2e%2e/secret up/secret second link fifo; do
+    ask DELETE /v1/datastores/store/files/$path
+    [ "$http" -ge 400 ]
+    is $? 0 "$path is not removed"
+done
+check "what lies outside is still there" test -s "$tmp/secret"
+ask POST /v1/datastores/store/files/disk.raw -d '{"rename": "../taken"}'
+is "$http" 400 "nothing gets a name outside"
+check "nothing did" test ! -e "$tmp/taken"
+ask POST /v1/datastores/store/files/disk.raw -d '{"rename": "second"}'
+is "$(jq .taken <<<"$out")" true "nor one that somebody has"
+check "the file keeps its own" test -e "$tmp/store/disk.raw"
+ask POST /v1/datastores/store/files/disk.raw -d '{"rename": "renamed.raw"}'
+is "$(jq .taken <<<"$out") $(ls "$tmp/store/renamed.raw")" "false $tmp/store/renamed.raw" "a free one it gets"
+ask DELETE /v1/datastores/store/files/renamed.raw
+is "$http" 200 "a file is removed"
+ask DELETE /v1/datastores/store/files/renamed.raw
+is "$http" 200 "also if it is gone already"
+
+# ---- content ----------------------------------------------------------------------------------------
+
+frames="$srcdir/tests/make-frames.py"
+open_file store new.raw create
+is "$http" 200 "a file is made"
+"$frames" data 0 "$tmp/secret" zero 1048576 1048576 zstd 2097152 "$tmp/secret" >"$tmp/stream"
+ask POST "/v1/handles/$handle/extents" --data-binary "@$tmp/stream"
+is "$http $(jq -c . <<<"$out")" '200 {"frames":3,"bytes":3145728}' "frames are written"
+cat "$tmp/secret" <(head -c 1M /dev/zero) "$tmp/secret" >"$tmp/model"
+check "to where they belong" cmp "$tmp/store/new.raw" "$tmp/model"
+run curl -s --unix-socket "$tmp/agent.sock" -o "$tmp/digests" "http://agent/v1/handles/$handle/digests?offset=0&length=3145728&chunk=1048576"
+is "$(xxd -p -c 16 "$tmp/digests" | paste -sd' ')" \
+    "$("$frames" digest "$tmp/model" 1048576 | paste -sd' ')" "digests are those of the medium"
+run curl -s --unix-socket "$tmp/agent.sock" -o "$tmp/back" "http://agent/v1/handles/$handle/extents?offset=1000&length=2500000"
+"$frames" unpack <"$tmp/back" >"$tmp/piece"
+check "and any range comes back" cmp "$tmp/piece" <(tail -c +1001 "$tmp/model" | head -c 2500000)
+ask GET "/v1/handles/$handle/status?offset=0&length=3145728"
+is "$(jq '[.[][0]] | add' <<<"$out")" 3145728 "its map covers it"
+before=$(sha256sum <"$tmp/store/new.raw")
+
+for broken in digest magic kind length offset cut long; do
+    "$frames" "broken-$broken" 0 "$tmp/secret" >"$tmp/stream"
+    ask POST "/v1/handles/$handle/extents" --data-binary "@$tmp/stream"
+    [ "$http" -ge 400 ] && [ "$http" -lt 500 ]
+    is $? 0 "a stream with a wrong $broken is refused: $(jq -r .error <<<"$out")"
+done
+is "$(sha256sum <"$tmp/store/new.raw")" "$before" "and nothing of it written"
+
+open_file store new.raw write
+is "$http" 409 "what somebody writes is not opened again"
+like "$out" "lock" "because of its lock"
+open_file frozen old.raw write
+is "$http" 409 "a read-only datastore is not written"
+open_file frozen old.raw read
+is "$http" 200 "but read"
+ask POST "/v1/handles/$handle/extents" --data-binary "@$tmp/stream"
+[ "$http" -ge 400 ]
+is $? 0 "also then not written"
+ask DELETE /v1/datastores/frozen/files/old.raw
+is "$http" 409 "nor is anything removed"
+
+# ---- nonsense ---------------------------------------------------------------------------------------
+
+for body in '' '{' '[]' '"x"' '{"datastore": 1}' '{"datastore": "store", "path": "x", "mode": "steal"}' \
+    '{"datastore": "store", "path": ["x"], "mode": "read"}' "$(printf '[%.0s' {1..5000})"; do
+    ask POST /v1/handles -d "$body"
+    is "$http" 400 "a body of ${body:0:30} is refused"
+done
+head -c 70000 /dev/zero | tr '\0' x >"$tmp/long"
+ask POST /v1/handles --data-binary "@$tmp/long"
+is "$http" 400 "and one that is too long"
+ask POST /v1/handles/00/flush
+is "$http" 404 "a handle that nobody has is not found"
+for query in 'offset=-1&length=5' 'offset=0' 'offset=0&length=99999999999' 'offset=99999999999999999999&length=1' \
+    'offset=0&length=0'; do
+    ask GET "/v1/handles/$handle/extents?$query"
+    is "$http" 400 "extents?$query is refused"
+done
+ask GET "/v1/handles/$handle/digests?offset=0&length=1000000&chunk=1"
+is "$http" 400 "and digests of bytes"
+ask TRACE /v1
+[ "$http" -ge 400 ]
+is $? 0 "what it does not know it says so"
+# A connection that is cut in a request leaves nothing behind.
+(exec 3<>/dev/null; printf 'POST /v1/handles HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n{' | timeout 1 curl -s --unix-socket "$tmp/agent.sock" telnet://agent)
+ask GET /v1
+is "$http" 200 "after all that it still answers"
+is "$(find "$tmp" -newer "$tmp/agent.conf" -name 'taken*')" "" "and made nothing outside"
+
+# ---- its end ----------------------------------------------------------------------------------------
+
+must kill "$agent"
+wait "$agent"
+is $? 0 "it ends when told to"
+local_agent
+ask GET /v1
+is "$http" 200 "and the next one takes its socket"
+fails_with 3 "while it answers there is no other" "$builddir/tools/blockmigd" --config "$tmp/agent.conf"
+printf '[agent]\nsocket=/x\nalow=a\n' >"$tmp/bad.conf"
+fails_with 2 "a configuration with an unknown key" "$builddir/tools/blockmigd" --check --config "$tmp/bad.conf"
+like "$err" "alow" "is told"
+printf '[agent]\nlisten=127.0.0.1:1\n' >"$tmp/bad.conf"
+fails_with 2 "and one that listens without certificates" "$builddir/tools/blockmigd" --check --config "$tmp/bad.conf"
+done_testing

@@ -1,0 +1,102 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Agents and clients that are killed, links that are cut and agents that lie: the copy goes on or stops in order,
+# and what has the name is right.
+. "${srcdir:-.}/tests/lib.sh"
+. "$srcdir/tests/lib-agent.sh"
+use_seed
+
+local_agent
+mixed_file "$tmp/disk.raw" 200M 3
+size=$((200 << 20))
+
+# copy_in_background NAME OPTIONS...: sets pid.
+copy_in_background()
+{
+    local name=$1
+    shift
+    "$builddir/tools/blockmig" copy -q --bandwidth=40MiB/s "$@" -O qcow2 "$tmp/disk.raw" "$store/$name" 3>&- </dev/null 2>"$tmp/$name.err" &
+    pid=$!
+    wait_for 20 test -s "$tmp/store/$name.blockmig-part"
+}
+
+right()
+{
+    same_content "$tmp/disk.raw" "$tmp/store/$1" "$2" -f raw -F qcow2
+    check "$2, whole" qemu-img check -q -f qcow2 "$tmp/store/$1"
+}
+
+# ---- the agent is killed and started again: nobody has to do anything -------------------------------
+
+copy_in_background agent.qcow2
+for i in 1 2 3; do
+    sleep "0.$((RANDOM % 8 + 1))"
+    kill -KILL "$agent"
+    wait "$agent" 2>/dev/null
+    local_agent
+done
+wait $pid
+is $? 0 "a copy whose agent was killed three times comes to its end"
+right agent.qcow2 "what it wrote is right"
+
+# ---- it stays away ----------------------------------------------------------------------------------
+
+export BLOCKMIG_AGENT_TIMEOUT=2
+copy_in_background away.qcow2 --bandwidth=15MiB/s
+wait_for 30 has_checkpoint "$store/away.qcow2"
+kill -KILL "$agent"
+wait "$agent" 2>/dev/null
+wait $pid
+is $? 8 "an agent that stays away ends the copy"
+like "$(cat "$tmp/away.qcow2.err")" "job resume" "which says how to go on"
+check "nothing has the name" test ! -e "$tmp/store/away.qcow2"
+local_agent
+run_ok "so it goes on" blockmig job resume --json
+is "$(jq .resumed <<<"$out")" true "from where it was"
+right away.qcow2 "and is right"
+unset BLOCKMIG_AGENT_TIMEOUT
+
+# ---- the client is killed ---------------------------------------------------------------------------
+
+pick 3 40
+rounds=$REPLY failures=0
+for ((i = 0; i < rounds; i++)); do
+    copy_in_background client.qcow2
+    sleep "$((RANDOM % 4)).$((RANDOM % 10))"
+    kill -KILL $pid
+    wait $pid 2>/dev/null
+    run blockmig copy -q -O qcow2 "$tmp/disk.raw" "$store/client.qcow2"
+    [ "$status" -eq 0 ] && qemu-img compare -q -f raw -F qcow2 "$tmp/disk.raw" "$tmp/store/client.qcow2" || failures=$((failures + 1))
+    rm -f "$tmp/store/client.qcow2"
+    run blockmig job list
+done
+is "$failures" 0 "clients that are killed at any moment go on at once, $rounds times"
+is "$(find "$tmp/store" -name "*part")" "" "nothing is left of them"
+
+# ---- agents that lie --------------------------------------------------------------------------------
+
+must cp "$tmp/disk.raw" "$tmp/store/source.raw"
+
+# lie KIND
+lie()
+{
+    start "$srcdir/tests/helpers/lying-agent.py" "$tmp/liar.sock" "$tmp/agent.sock" "$1"
+    liar=$REPLY
+    wait_for 10 curl -sf --unix-socket "$tmp/liar.sock" http://agent/v1
+    export BLOCKMIG_AGENT_SOCKET=$tmp/liar.sock
+}
+
+lie digests
+fails_with 6 "a medium that has other bytes" blockmig copy -q "$tmp/disk.raw" "$store/lie.raw"
+like "$err" "another digest" "is found by its digests"
+check "and what is wrong gets no name" test ! -e "$tmp/store/lie.raw"
+run blockmig job cancel
+stop_process "$liar"
+for kind in content short garbage size endless; do
+    lie $kind
+    run timeout 60 "$builddir/tools/blockmig" copy -q --restart "$store/source.raw" "$tmp/lie.raw"
+    check "$kind: the copy fails ($status: ${err:0:150})" test "$status" -ne 0 -a "$status" -lt 100
+    check "$kind: and there is none" test ! -e "$tmp/lie.raw"
+    stop_process "$liar"
+done
+done_testing
