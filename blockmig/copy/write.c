@@ -407,8 +407,8 @@ static bool check_packed(struct task *task, const uint8_t *back, GError **error)
     return false;
 }
 
-/* In a thread, with a buffer of its own: compressed units, and zeros that were written into gaps; and where the
- * storage compares. */
+/* In a thread, with a buffer of its own: compressed units, and zeros that were written into gaps; and where
+ * the storage compares. */
 static bool check_apart(struct ring_op *op, GError **error)
 {
     struct task *task = (struct task *)op;

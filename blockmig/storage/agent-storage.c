@@ -14,6 +14,7 @@
 #define PIECE      (1u << 20) /* of a read, at most */
 #define AUTO_LEVEL 1
 #define MAX_LEVEL  19
+#define MAX_OPENED 20 /* times that a file is opened again for one request: an agent that comes and goes */
 #define TRY_EVERY  16 /* requests: then the other way is tried once */
 
 struct agent_storage {
@@ -178,7 +179,7 @@ static GByteArray *ask(struct storage *storage, const struct agent_request *requ
 {
     struct agent_storage *agent = storage->opaque;
 
-    for (bool again = false;; again = true) {
+    for (unsigned times = 0;; times++) {
         g_autofree char *handle = handle_of(agent), *path = g_strconcat(handle, request->path, NULL);
         g_autoptr(GError) reason = NULL;
         struct agent_request whole = *request;
@@ -189,7 +190,7 @@ static GByteArray *ask(struct storage *storage, const struct agent_request *requ
         answer = agent_ask(agent->client, &whole, &gone, &reason);
         if (answer)
             return answer;
-        if (!gone || again) {
+        if (!gone || times == MAX_OPENED) {
             g_propagate_error(error, g_steal_pointer(&reason));
             return NULL;
         }

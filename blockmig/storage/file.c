@@ -5,10 +5,9 @@
  */
 #include "blockmig/storage/file.h"
 
-#include "blockmig/storage/names.h"
-
 #include "blockmig/storage/device.h"
 #include "blockmig/storage/lock.h"
+#include "blockmig/storage/names.h"
 #include "blockmig/storage/resolve.h"
 #include "formats/error.h"
 
