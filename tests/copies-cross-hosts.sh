@@ -47,6 +47,17 @@ wait_for 10 eval "! qemu-io -c q '$tmp/store/disk.qcow2'"
 fails_with 3 "what a machine there has open" blockmig copy -q --force "$tmp/top.qcow2" "$store/disk.qcow2"
 like "$err" "lock" "is not replaced"
 
+run_ok "an image is made there" blockmig create -O vhdx "$store/made.vhdx" 50M
+same_content "$tmp/store/made.vhdx" "$tmp/store/made.vhdx" "which is one" -f vhdx -F vhdx
+fails_with 3 "and not made again" blockmig create -O vhdx "$store/made.vhdx" 50M
+
+start qemu-system-x86_64 -M pc -accel tcg -nodefaults -display none -qmp "unix:$tmp/qmp,server=on,wait=off" \
+    -device virtio-blk,drive=d -blockdev "driver=qcow2,node-name=d,file.driver=file,file.filename=$tmp/top.qcow2"
+wait_for 10 test -S "$tmp/qmp"
+fails_with 3 "the disk of a running machine" blockmig move "qmp:$tmp/qmp" "$store/"
+like "$err" "cannot run from an agent" "is not moved there"
+stop_process "$REPLY"
+
 # ---- compressed -------------------------------------------------------------------------------------
 
 yes 'the quick brown fox' | head -c 32M >"$tmp/text.raw"

@@ -203,7 +203,10 @@ bool confine_create(const struct options *options, GError **error)
 
     allow_parents(sandbox, options->parents, SANDBOX_READ);
     allow_roots(sandbox, options->roots, SANDBOX_READ);
-    allow_target(sandbox, options->arguments->pdata[0], false, ALL);
+    if (storage_name_is_uri(options->arguments->pdata[0]))
+        allow_uri(sandbox, options->arguments->pdata[0]);
+    else
+        allow_target(sandbox, options->arguments->pdata[0], false, ALL);
     return enter(options, sandbox, error);
 }
 

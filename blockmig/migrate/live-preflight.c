@@ -5,6 +5,7 @@
 #include "blockmig/migrate/target.h"
 #include "blockmig/migrate/units.h"
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/names.h"
 #include "blockmig/storage/uri.h"
 
 #include <errno.h>
@@ -466,6 +467,9 @@ static bool check_request(const struct move_request *request, GError **error)
     if (what)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is not possible yet for a running machine",
                              what);
+    if (storage_name_is_uri(request->target) && name_has_files(request->target))
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "%s: a machine cannot run from an agent's datastore", request->target);
     return !request->delete_source || request->verify == VERIFY_FULL ||
            blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
                          "--delete-source needs a proof: it goes with --verify=full only");

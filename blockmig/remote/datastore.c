@@ -98,7 +98,14 @@ struct storage *datastore_open(const struct agent_datastore *datastore, const ch
                       name);
         return NULL;
     }
-    return is_plain(datastore, name, &opened, error) ? g_steal_pointer(&storage) : NULL;
+    if (!is_plain(datastore, name, &opened, error))
+        return NULL;
+    /* A file that was made must be found again after a crash. */
+    if (flags & FILE_CREATE && fsync(place.directory) < 0) {
+        blockmig_set_errno(error, errno, "%s/%s: flushing its directory", datastore->name, name);
+        return NULL;
+    }
+    return g_steal_pointer(&storage);
 }
 
 bool datastore_look(const struct agent_datastore *datastore, const char *name, struct name_info *info,

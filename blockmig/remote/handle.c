@@ -18,6 +18,7 @@ struct handle_table {
 static void handle_free(struct handle *handle)
 {
     storage_close(handle->storage);
+    g_mutex_clear(&handle->alone);
     g_free(handle->id);
     g_free(handle->peer);
     g_free(handle->session);
@@ -77,6 +78,7 @@ struct handle *handle_add(struct handle_table *table, const char *peer, const ch
     handle->peer = g_strdup(peer);
     handle->session = g_strdup(session);
     handle->storage = storage;
+    g_mutex_init(&handle->alone);
     handle->linger = (int64_t)linger * G_USEC_PER_SEC;
     handle->references = 2;
     g_hash_table_insert(table->handles, handle->id, handle);

@@ -15,6 +15,7 @@
 struct handle {
     char *id, *peer, *session;
     struct storage *storage;
+    GMutex alone;    /* for what a storage does not bear from several threads */
     int64_t linger;  /* microseconds that it outlives its session */
     int64_t expires; /* when that is over, monotonic; 0: the session is there */
     gint references;

@@ -14,7 +14,6 @@
 #include <unistd.h>
 
 #define MAX_JSON   (64u << 10) /* bytes of a body */
-#define MAX_DEPTH  8
 #define MAX_READ   (16u << 20) /* bytes in one answer */
 #define MAX_PROVED (UINT64_C(1) << 30)
 #define MAX_CHUNKS 65536u
@@ -331,6 +330,7 @@ static bool send_status(struct request *request, GError **error)
     json_t *ranges = request->answer = json_array();
     uint64_t offset, length, run;
     bool data;
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&request->handle->alone);
 
     if (!get_range(request, INT64_MAX, &offset, &length, error))
         return false;
@@ -344,6 +344,8 @@ static bool send_status(struct request *request, GError **error)
 
 static bool flush_handle(struct request *request, GError **error)
 {
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&request->handle->alone);
+
     request->answer = json_object();
     return storage_flush(request->handle->storage, error);
 }
@@ -351,6 +353,7 @@ static bool flush_handle(struct request *request, GError **error)
 static bool resize_handle(struct request *request, GError **error)
 {
     uint64_t size;
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&request->handle->alone);
 
     if (!get_number(request, "size", &size, error) || !storage_resize(request->handle->storage, size, error))
         return false;
@@ -380,6 +383,7 @@ static bool discard_range(struct request *request, GError **error)
 static bool allocate_range(struct request *request, GError **error)
 {
     uint64_t offset, length;
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&request->handle->alone);
 
     request->answer = json_object();
     return get_range(request, INT64_MAX, &offset, &length, error) &&
@@ -504,27 +508,12 @@ void request_feed(struct request *request, const void *data, size_t length)
         g_byte_array_append(request->body, data, (guint)length);
 }
 
-static bool nests_too_deep(const GByteArray *body)
-{
-    unsigned depth = 0, deepest = 0;
-
-    for (guint i = 0; i < body->len; i++) {
-        if (body->data[i] == '[' || body->data[i] == '{')
-            deepest = MAX(deepest, ++depth);
-        else if ((body->data[i] == ']' || body->data[i] == '}') && depth > 0)
-            depth--;
-    }
-    return deepest > MAX_DEPTH;
-}
-
 static bool read_arguments(struct request *request, GError **error)
 {
     json_error_t reason;
 
     if (request->route->body != BODY_JSON || request->body->len == 0)
         return true;
-    if (nests_too_deep(request->body))
-        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "the body nests too deep");
     request->arguments =
         json_loadb((const char *)request->body->data, request->body->len, JSON_REJECT_DUPLICATES, &reason);
     return json_is_object(request->arguments) ||

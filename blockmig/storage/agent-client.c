@@ -281,10 +281,13 @@ static CURLcode exchange_once(struct agent_client *client, struct exchange *exch
 {
     const struct agent_request *request = exchange->request;
     g_autofree char *url = g_strconcat(client->base, request->path, NULL);
-    struct curl_slist *headers = curl_slist_append(curl_slist_append(NULL, client->session), "Expect:");
+    struct curl_slist *headers;
     CURL *curl = take_connection(client);
     CURLcode result;
 
+    if (!curl)
+        return CURLE_OUT_OF_MEMORY;
+    headers = curl_slist_append(curl_slist_append(NULL, client->session), "Expect:");
     exchange->sent = 0;
     g_byte_array_set_size(exchange->answer, 0);
     set_up(client, curl, exchange, url, headers);
@@ -323,7 +326,7 @@ static CURLcode exchange_patiently(struct agent_client *client, struct exchange 
     CURLcode result;
 
     while ((result = exchange_once(client, exchange, status)) != CURLE_OK && !is_hopeless(result) &&
-           g_get_monotonic_time() + wait < until) {
+           !exchange->request->once && g_get_monotonic_time() + wait < until) {
         g_usleep((gulong)wait);
         wait = MIN(2 * wait, LONGEST_WAIT);
     }

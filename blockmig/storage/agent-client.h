@@ -41,6 +41,7 @@ struct agent_request {
     const void *head, *data;   /* the body, in two parts; NULL: none */
     size_t head_length, data_length;
     size_t most; /* bytes of an answer that are taken */
+    bool once;   /* who does not answer is not asked again */
 };
 
 /* The answer, the caller's.  The agent's own errors keep their code; UNREACHABLE if nobody answers, or if

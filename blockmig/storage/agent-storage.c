@@ -431,13 +431,23 @@ static bool agent_status(struct storage *storage, uint64_t offset, uint64_t leng
 
 /* ---- opening ------------------------------------------------------------------------------------ */
 
+/* If it does not arrive, the agent closes it when we are gone. */
+static void close_handle(struct agent_storage *agent)
+{
+    struct agent_request request = {.method = "DELETE", .path = agent->handle, .most = 65536, .once = true};
+    GByteArray *answer = agent_ask(agent->client, &request, NULL, NULL);
+
+    if (answer)
+        g_byte_array_unref(answer);
+}
+
 static void agent_close(struct storage *storage)
 {
     struct agent_storage *agent = storage->opaque;
 
     g_thread_pool_free(agent->threads, FALSE, TRUE);
-    if (agent->handle) /* if it does not arrive, the agent closes it when we are gone */
-        json_decref(agent_ask_json(agent->client, "DELETE", agent->handle, NULL, NULL, NULL));
+    if (agent->handle)
+        close_handle(agent);
     agent_address_clear(&agent->address);
     g_free(agent->handle);
     g_free(agent->boot);

@@ -2,6 +2,8 @@
 #include "blockmig/storage/image-files.h"
 
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/names.h"
+#include "blockmig/storage/uri.h"
 
 #include <errno.h>
 #include <glib/gstdio.h>
@@ -62,6 +64,8 @@ static bool plan(struct making *making, const char *path, GError **error)
     struct stat st;
 
     making->device = stat(path, &st) == 0 && S_ISBLK(st.st_mode);
+    if (!name_has_files(path))
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: no files are made there", path);
     g_ptr_array_add(making->paths, g_strdup(path));
     if (!image_plan_data(making->format, &making->options, data, error))
         return false;
@@ -78,7 +82,7 @@ static bool make(struct making *making, guint index, GError **error)
 {
     const char *path = g_ptr_array_index(making->paths, index);
     g_autoptr(storage_t) storage =
-        storage_file_open(path, making->device ? FILE_WRITE : FILE_WRITE | FILE_CREATE, NULL, NULL, error);
+        storage_open(path, making->device ? FILE_WRITE : FILE_WRITE | FILE_CREATE, NULL, NULL, error);
 
     if (!storage)
         return false;
@@ -94,7 +98,8 @@ static bool make_all(struct making *making, GError **error)
     for (guint i = 0; i < making->paths->len; i++)
         if (!make(making, i, error))
             return false;
-    return making->device || storage_file_sync_directory(making->paths->pdata[0], error);
+    return making->device || storage_name_is_uri(making->paths->pdata[0]) ||
+           storage_file_sync_directory(making->paths->pdata[0], error);
 }
 
 bool image_files_create(const char *path, const struct format *format,
@@ -110,6 +115,6 @@ bool image_files_create(const char *path, const struct format *format,
     if (make_all(&making, error))
         return true;
     for (guint i = 0; i < making.made; i++)
-        g_unlink(paths->pdata[i]);
+        name_remove(paths->pdata[i], NULL);
     return false;
 }
