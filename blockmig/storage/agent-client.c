@@ -3,7 +3,9 @@
 
 #include "formats/error.h"
 
+#define CURL_DISABLE_TYPECHECK
 #include <curl/curl.h>
+#include <dlfcn.h>
 #include <errno.h>
 #include <gnutls/crypto.h>
 #include <gnutls/gnutls.h>
@@ -33,6 +35,24 @@ struct agent_client {
     GMutex lock;
     GPtrArray *idle; /* of CURL *, with their connections */
 };
+
+/*
+ * libcurl brings thirty libraries with it, which made every start of the program half as long again: so it is
+ * loaded when the first agent is asked.
+ */
+static struct {
+    bool loaded; /* all of them */
+    __typeof__(&curl_global_init) global_init;
+    __typeof__(&curl_easy_init) easy_init;
+    __typeof__(&curl_easy_reset) easy_reset;
+    __typeof__(&curl_easy_setopt) easy_setopt;
+    __typeof__(&curl_easy_perform) easy_perform;
+    __typeof__(&curl_easy_getinfo) easy_getinfo;
+    __typeof__(&curl_easy_cleanup) easy_cleanup;
+    __typeof__(&curl_easy_strerror) easy_strerror;
+    __typeof__(&curl_slist_append) slist_append;
+    __typeof__(&curl_slist_free_all) slist_free_all;
+} curl;
 
 static GMutex clients_lock;
 static GHashTable *clients; /* authority -> struct agent_client */
@@ -131,6 +151,39 @@ static void client_free(struct agent_client *client)
     g_free(client);
 }
 
+static bool load_curl(GError **error)
+{
+    static const char *const names[] = {"libcurl-gnutls.so.4", "libcurl.so.4"};
+    const struct {
+        const char *name;
+        void **function;
+    } functions[] = {
+        {"curl_global_init", (void **)&curl.global_init},
+        {"curl_easy_init", (void **)&curl.easy_init},
+        {"curl_easy_reset", (void **)&curl.easy_reset},
+        {"curl_easy_setopt", (void **)&curl.easy_setopt},
+        {"curl_easy_perform", (void **)&curl.easy_perform},
+        {"curl_easy_getinfo", (void **)&curl.easy_getinfo},
+        {"curl_easy_cleanup", (void **)&curl.easy_cleanup},
+        {"curl_easy_strerror", (void **)&curl.easy_strerror},
+        {"curl_slist_append", (void **)&curl.slist_append},
+        {"curl_slist_free_all", (void **)&curl.slist_free_all},
+    };
+    void *library = NULL;
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(names) && !library; i++)
+        library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
+    if (!library)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "libcurl, which agents are asked with: %s",
+                             dlerror());
+    for (unsigned i = 0; i < G_N_ELEMENTS(functions); i++)
+        if (!(*functions[i].function = dlsym(library, functions[i].name)))
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "libcurl: %s", dlerror());
+    curl.global_init(CURL_GLOBAL_DEFAULT);
+    curl.loaded = true;
+    return true;
+}
+
 static struct agent_client *client_new(const struct agent_address *address, GError **error)
 {
     struct agent_client *client;
@@ -144,7 +197,8 @@ static struct agent_client *client_new(const struct agent_address *address, GErr
                       text);
         return NULL;
     }
-    curl_global_init(CURL_GLOBAL_DEFAULT);
+    if (!curl.loaded && !load_curl(error))
+        return NULL;
     client = g_new0(struct agent_client, 1);
     client->base = local ? g_strdup("http://agent") : g_strconcat("https://", address->authority, NULL);
     client->socket = local ? g_strdup(from_environment("BLOCKMIG_AGENT_SOCKET", DEFAULT_SOCKET)) : NULL;
@@ -227,53 +281,53 @@ static CURL *take_connection(struct agent_client *client)
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&client->lock);
 
     return client->idle->len ? g_ptr_array_remove_index_fast(client->idle, client->idle->len - 1)
-                             : curl_easy_init();
+                             : curl.easy_init();
 }
 
-static void give_connection(struct agent_client *client, CURL *curl)
+static void give_connection(struct agent_client *client, CURL *handle)
 {
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&client->lock);
 
-    g_ptr_array_add(client->idle, curl);
+    g_ptr_array_add(client->idle, handle);
 }
 
 /* curl_easy_reset() leaves the connection alone. */
-static void set_up(const struct agent_client *client, CURL *curl, struct exchange *exchange, const char *url,
-                   struct curl_slist *headers)
+static void set_up(const struct agent_client *client, CURL *handle, struct exchange *exchange,
+                   const char *url, struct curl_slist *headers)
 {
     const struct agent_request *request = exchange->request;
     size_t length = request->head_length + request->data_length;
 
-    curl_easy_reset(curl);
-    curl_easy_setopt(curl, CURLOPT_URL, url);
-    curl_easy_setopt(curl, CURLOPT_CUSTOMREQUEST, request->method);
-    curl_easy_setopt(curl, CURLOPT_HTTPHEADER, headers);
-    curl_easy_setopt(curl, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
-    curl_easy_setopt(curl, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(curl, CURLOPT_NOPROXY, "*");
-    curl_easy_setopt(curl, CURLOPT_CONNECTTIMEOUT, CONNECT_SECONDS);
-    curl_easy_setopt(curl, CURLOPT_LOW_SPEED_LIMIT, 1L);
-    curl_easy_setopt(curl, CURLOPT_LOW_SPEED_TIME, SILENT_SECONDS);
-    curl_easy_setopt(curl, CURLOPT_BUFFERSIZE, RECEIVE_BUFFER);
-    curl_easy_setopt(curl, CURLOPT_WRITEFUNCTION, take_part);
-    curl_easy_setopt(curl, CURLOPT_WRITEDATA, exchange);
+    curl.easy_reset(handle);
+    curl.easy_setopt(handle, CURLOPT_URL, url);
+    curl.easy_setopt(handle, CURLOPT_CUSTOMREQUEST, request->method);
+    curl.easy_setopt(handle, CURLOPT_HTTPHEADER, headers);
+    curl.easy_setopt(handle, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+    curl.easy_setopt(handle, CURLOPT_NOSIGNAL, 1L);
+    curl.easy_setopt(handle, CURLOPT_NOPROXY, "*");
+    curl.easy_setopt(handle, CURLOPT_CONNECTTIMEOUT, CONNECT_SECONDS);
+    curl.easy_setopt(handle, CURLOPT_LOW_SPEED_LIMIT, 1L);
+    curl.easy_setopt(handle, CURLOPT_LOW_SPEED_TIME, SILENT_SECONDS);
+    curl.easy_setopt(handle, CURLOPT_BUFFERSIZE, RECEIVE_BUFFER);
+    curl.easy_setopt(handle, CURLOPT_WRITEFUNCTION, take_part);
+    curl.easy_setopt(handle, CURLOPT_WRITEDATA, exchange);
     if (client->socket) {
-        curl_easy_setopt(curl, CURLOPT_UNIX_SOCKET_PATH, client->socket);
+        curl.easy_setopt(handle, CURLOPT_UNIX_SOCKET_PATH, client->socket);
     } else {
-        curl_easy_setopt(curl, CURLOPT_CAINFO, client->authority);
-        curl_easy_setopt(curl, CURLOPT_SSLCERT, client->certificate);
-        curl_easy_setopt(curl, CURLOPT_SSLKEY, client->key);
-        curl_easy_setopt(curl, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+        curl.easy_setopt(handle, CURLOPT_CAINFO, client->authority);
+        curl.easy_setopt(handle, CURLOPT_SSLCERT, client->certificate);
+        curl.easy_setopt(handle, CURLOPT_SSLKEY, client->key);
+        curl.easy_setopt(handle, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
     }
     if (length == 0)
         return;
-    curl_easy_setopt(curl, CURLOPT_UPLOAD, 1L);
-    curl_easy_setopt(curl, CURLOPT_UPLOAD_BUFFERSIZE, UPLOAD_BUFFER);
-    curl_easy_setopt(curl, CURLOPT_INFILESIZE_LARGE, (curl_off_t)length);
-    curl_easy_setopt(curl, CURLOPT_READFUNCTION, send_part);
-    curl_easy_setopt(curl, CURLOPT_READDATA, exchange);
-    curl_easy_setopt(curl, CURLOPT_SEEKFUNCTION, send_again);
-    curl_easy_setopt(curl, CURLOPT_SEEKDATA, exchange);
+    curl.easy_setopt(handle, CURLOPT_UPLOAD, 1L);
+    curl.easy_setopt(handle, CURLOPT_UPLOAD_BUFFERSIZE, UPLOAD_BUFFER);
+    curl.easy_setopt(handle, CURLOPT_INFILESIZE_LARGE, (curl_off_t)length);
+    curl.easy_setopt(handle, CURLOPT_READFUNCTION, send_part);
+    curl.easy_setopt(handle, CURLOPT_READDATA, exchange);
+    curl.easy_setopt(handle, CURLOPT_SEEKFUNCTION, send_again);
+    curl.easy_setopt(handle, CURLOPT_SEEKDATA, exchange);
 }
 
 /* One try: the answer of whatever status. */
@@ -282,23 +336,23 @@ static CURLcode exchange_once(struct agent_client *client, struct exchange *exch
     const struct agent_request *request = exchange->request;
     g_autofree char *url = g_strconcat(client->base, request->path, NULL);
     struct curl_slist *headers;
-    CURL *curl = take_connection(client);
+    CURL *handle = take_connection(client);
     CURLcode result;
 
-    if (!curl)
+    if (!handle)
         return CURLE_OUT_OF_MEMORY;
-    headers = curl_slist_append(curl_slist_append(NULL, client->session), "Expect:");
+    headers = curl.slist_append(curl.slist_append(NULL, client->session), "Expect:");
     exchange->sent = 0;
     g_byte_array_set_size(exchange->answer, 0);
-    set_up(client, curl, exchange, url, headers);
-    result = curl_easy_perform(curl);
-    curl_easy_getinfo(curl, CURLINFO_RESPONSE_CODE, status);
+    set_up(client, handle, exchange, url, headers);
+    result = curl.easy_perform(handle);
+    curl.easy_getinfo(handle, CURLINFO_RESPONSE_CODE, status);
     __atomic_add_fetch(&wire_bytes, exchange->sent + exchange->answer->len, __ATOMIC_RELAXED);
-    curl_slist_free_all(headers);
+    curl.slist_free_all(headers);
     if (result == CURLE_OK)
-        give_connection(client, curl);
+        give_connection(client, handle);
     else
-        curl_easy_cleanup(curl);
+        curl.easy_cleanup(handle);
     return result;
 }
 
@@ -379,7 +433,7 @@ static bool explain(const struct exchange *exchange, CURLcode result, GError **e
                              exchange->request->most);
     return blockmig_fail(
         error, certificate ? BLOCKMIG_ERROR_REFUSED : BLOCKMIG_ERROR_UNREACHABLE, "%s%s",
-        certificate ? "certificates: " : "the agent does not answer: ", curl_easy_strerror(result));
+        certificate ? "certificates: " : "the agent does not answer: ", curl.easy_strerror(result));
 }
 
 GByteArray *agent_ask(struct agent_client *client, const struct agent_request *request, bool *gone,
