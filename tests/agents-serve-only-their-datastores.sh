@@ -83,6 +83,13 @@ for broken in digest magic kind length offset cut long; do
 done
 is "$(sha256sum <"$tmp/store/new.raw")" "$before" "and nothing of it written"
 
+again='{"datastore": "store", "path": "again.raw", "mode": "create", "handle": "00112233445566778899aabbccddeeff"}'
+run curl -s --unix-socket "$tmp/agent.sock" -H 'Blockmig-Session: 0123456789abcdef0123456789abcdef' \
+    http://agent/v1/handles -d "$again" --next -s --unix-socket "$tmp/agent.sock" \
+    -H 'Blockmig-Session: 0123456789abcdef0123456789abcdef' http://agent/v1/handles -d "$again"
+is "$(jq -s 'length == 2 and .[0] == .[1] and .[0].handle == "00112233445566778899aabbccddeeff"' <<<"$out")" true \
+    "who did not hear the answer and asks again gets what he has opened"
+
 open_file store new.raw write
 is "$http" 409 "what somebody writes is not opened again"
 like "$out" "lock" "because of its lock"

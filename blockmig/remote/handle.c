@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "blockmig/remote/handle.h"
 
+#include "blockmig/storage/agent-client.h"
 #include "formats/error.h"
 
-#include <gnutls/crypto.h>
-#include <gnutls/gnutls.h>
 #include <string.h>
 
 #define MAX_HANDLES 1024 /* of all clients */
@@ -51,30 +50,21 @@ void handle_table_free(struct handle_table *table)
     g_free(table);
 }
 
-static char *new_id(void)
-{
-    uint8_t bytes[16];
-    char *id = g_malloc(2 * sizeof(bytes) + 1);
-
-    gnutls_rnd(GNUTLS_RND_NONCE, bytes, sizeof(bytes));
-    for (size_t i = 0; i < sizeof(bytes); i++)
-        g_snprintf(id + 2 * i, 3, "%02x", bytes[i]);
-    return id;
-}
-
 struct handle *handle_add(struct handle_table *table, const char *peer, const char *session,
-                          struct storage *storage, uint64_t linger, GError **error)
+                          struct storage *storage, const char *id, uint64_t linger, GError **error)
 {
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&table->lock);
     struct handle *handle;
 
-    if (g_hash_table_size(table->handles) >= MAX_HANDLES) {
+    if (g_hash_table_size(table->handles) >= MAX_HANDLES ||
+        (id && g_hash_table_contains(table->handles, id))) {
         storage_close(storage);
-        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%u files are open already", MAX_HANDLES);
+        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%u files are open already, or there is a handle %s",
+                      MAX_HANDLES, id ? id : "");
         return NULL;
     }
     handle = g_new0(struct handle, 1);
-    handle->id = new_id();
+    handle->id = id ? g_strdup(id) : agent_new_id();
     handle->peer = g_strdup(peer);
     handle->session = g_strdup(session);
     handle->storage = storage;

@@ -28,10 +28,11 @@ void handle_table_free(struct handle_table *table); /* NULL is allowed */
 
 #define HANDLE_MAX_LINGER 600 /* seconds */
 
-/* Takes the storage.  `linger`: seconds.  To be given back with handle_unref(). REFUSED: there are too many.
+/* Takes the storage.  `id`: its number, which must be free; NULL: one that nobody guesses.  `linger`:
+ * seconds. To be given back with handle_unref(). REFUSED: there are too many.
  */
 struct handle *handle_add(struct handle_table *table, const char *peer, const char *session,
-                          struct storage *storage, uint64_t linger, GError **error);
+                          struct storage *storage, const char *id, uint64_t linger, GError **error);
 /* UNREACHABLE: there is none of that number for this client. */
 struct handle *handle_find(struct handle_table *table, const char *id, const char *peer, GError **error);
 void handle_unref(struct handle *handle); /* NULL is allowed */

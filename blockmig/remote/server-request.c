@@ -3,6 +3,7 @@
 #include "blockmig/remote/datastore.h"
 #include "blockmig/remote/medium.h"
 #include "blockmig/remote/server-internal.h"
+#include "blockmig/storage/agent-client.h"
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/frame.h"
 #include "formats/error.h"
@@ -208,8 +209,32 @@ static json_t *describe_handle(const struct handle *handle)
                      "lockable", storage_file_lockable(handle->storage));
 }
 
+static bool tell_handle(struct request *request, GError **error)
+{
+    request->answer = describe_handle(request->handle);
+    return true;
+}
+
+/* The number that the client wants; *id NULL: any. */
+static bool get_id(struct request *request, const char **id, GError **error)
+{
+    *id = json_string_value(json_object_get(request->arguments, "handle"));
+    return !*id || agent_is_id(*id) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "handle: not %u hexadecimal digits", AGENT_ID_LENGTH);
+}
+
+/* A client that got no answer asks again, with the same number: it has what it had opened. */
+static bool was_opened(struct request *request, const char *id)
+{
+    request->handle = id ? handle_find(request->caller.handles, id, request->caller.peer, NULL) : NULL;
+    if (request->handle && strcmp(request->handle->session, request->caller.session) != 0)
+        g_clear_pointer(&request->handle, handle_unref);
+    return request->handle != NULL;
+}
+
 static bool open_handle(struct request *request, GError **error)
 {
+    const char *id;
     const char *name = get_text(request, "datastore", error),
                *path = name ? get_text(request, "path", error) : NULL;
     const char *mode = path ? get_text(request, "mode", error) : NULL;
@@ -219,22 +244,16 @@ static bool open_handle(struct request *request, GError **error)
     unsigned flags = 0;
 
     get_number(request, "linger", &linger, NULL);
-    if (!mode || !flags_of_mode(mode, &flags, error) ||
-        !(datastore = find_datastore(request, name, flags & FILE_WRITE, error)) ||
+    if (!mode || !flags_of_mode(mode, &flags, error) || !get_id(request, &id, error))
+        return false;
+    if (was_opened(request, id))
+        return tell_handle(request, error);
+    if (!(datastore = find_datastore(request, name, flags & FILE_WRITE, error)) ||
         !(storage = datastore_open(datastore, path, flags, error)))
         return false;
     request->handle = handle_add(request->caller.handles, request->caller.peer, request->caller.session,
-                                 storage, MIN(linger, HANDLE_MAX_LINGER), error);
-    if (!request->handle)
-        return false;
-    request->answer = describe_handle(request->handle);
-    return true;
-}
-
-static bool tell_handle(struct request *request, GError **error)
-{
-    request->answer = describe_handle(request->handle);
-    return true;
+                                 storage, id, MIN(linger, HANDLE_MAX_LINGER), error);
+    return request->handle && tell_handle(request, error);
 }
 
 static bool close_handle(struct request *request, GError **error)

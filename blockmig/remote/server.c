@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "blockmig/remote/peer.h"
 #include "blockmig/remote/server-internal.h"
+#include "blockmig/storage/agent-client.h"
 #include "formats/error.h"
 
 #include <arpa/inet.h>
@@ -20,8 +21,6 @@
 #define MAX_PER_ADDRESS 64
 #define IDLE_SECONDS    300
 #define MEMORY          (256u << 10) /* of a connection, for its buffers */
-#define SESSION_HEADER  "Blockmig-Session"
-#define SESSION_LENGTH  32
 #define LARGEST_KEY     (64u << 10)
 
 struct listener {
@@ -63,21 +62,16 @@ static void meet(const struct listener *listener, struct MHD_Connection *connect
         blockmig_fail(&guest->refusal, BLOCKMIG_ERROR_REFUSED, "'%s' may not use this agent", guest->peer);
 }
 
-static bool is_session(const char *text)
-{
-    return text && strlen(text) == SESSION_LENGTH && strspn(text, "0123456789abcdef") == SESSION_LENGTH;
-}
-
 /* A process's connections belong together; a client without a name of its own gets one per connection. */
 static void join_session(const struct listener *listener, struct MHD_Connection *connection,
                          struct guest *guest)
 {
-    const char *name = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, SESSION_HEADER);
+    const char *name = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, AGENT_SESSION_HEADER);
 
     if (guest->session)
         return;
-    guest->session = is_session(name) ? g_strdup_printf("%s %s", guest->peer, name)
-                                      : g_strdup_printf("%s %p", guest->peer, (void *)guest);
+    guest->session = name && agent_is_id(name) ? g_strdup_printf("%s %s", guest->peer, name)
+                                               : g_strdup_printf("%s %p", guest->peer, (void *)guest);
     handle_session_enter(listener->server->handles, guest->session);
 }
 

@@ -18,7 +18,7 @@
 #define DEFAULT_SOCKET   "/run/blockmig/agent.sock"
 #define DEFAULT_PATIENCE 30
 #define CONNECT_SECONDS  10L
-#define SILENT_SECONDS   20L /* a connection on which nothing moves for so long is given up */
+#define SILENT_SECONDS   20 /* a connection on which nothing moves for so long is given up, or earlier */
 #define UPLOAD_BUFFER    (1L << 20)
 #define RECEIVE_BUFFER   (512L << 10)
 #define FIRST_WAIT       (G_USEC_PER_SEC / 10)
@@ -114,15 +114,27 @@ static const char *from_environment(const char *name, const char *otherwise)
     return value && *value ? value : otherwise;
 }
 
-static char *new_session(void)
+char *agent_new_id(void)
 {
-    uint8_t bytes[16];
-    GString *text = g_string_new("Blockmig-Session: ");
+    uint8_t bytes[AGENT_ID_LENGTH / 2];
+    GString *text = g_string_new(NULL);
 
     gnutls_rnd(GNUTLS_RND_NONCE, bytes, sizeof(bytes));
     for (size_t i = 0; i < sizeof(bytes); i++)
         g_string_append_printf(text, "%02x", bytes[i]);
     return g_string_free(text, FALSE);
+}
+
+bool agent_is_id(const char *text)
+{
+    return strlen(text) == AGENT_ID_LENGTH && strspn(text, "0123456789abcdef") == AGENT_ID_LENGTH;
+}
+
+static char *new_session(void)
+{
+    g_autofree char *id = agent_new_id();
+
+    return g_strconcat(AGENT_SESSION_HEADER ": ", id, NULL);
 }
 
 /* Said here, for who is told only that the handshake failed looks elsewhere. */
@@ -307,7 +319,8 @@ static void set_up(const struct agent_client *client, CURL *handle, struct excha
     curl.easy_setopt(handle, CURLOPT_NOPROXY, "*");
     curl.easy_setopt(handle, CURLOPT_CONNECTTIMEOUT, CONNECT_SECONDS);
     curl.easy_setopt(handle, CURLOPT_LOW_SPEED_LIMIT, 1L);
-    curl.easy_setopt(handle, CURLOPT_LOW_SPEED_TIME, SILENT_SECONDS);
+    curl.easy_setopt(handle, CURLOPT_LOW_SPEED_TIME,
+                     (long)MIN(SILENT_SECONDS, client->patience / G_USEC_PER_SEC));
     curl.easy_setopt(handle, CURLOPT_BUFFERSIZE, RECEIVE_BUFFER);
     curl.easy_setopt(handle, CURLOPT_WRITEFUNCTION, take_part);
     curl.easy_setopt(handle, CURLOPT_WRITEDATA, exchange);

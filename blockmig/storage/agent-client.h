@@ -51,6 +51,11 @@ GByteArray *agent_ask(struct agent_client *client, const struct agent_request *r
 /* The same with JSON both ways; `arguments` is taken, NULL: none.  An answer that is no object is FAILED. */
 json_t *agent_ask_json(struct agent_client *client, const char *method, const char *path, json_t *arguments,
                        bool *gone, GError **error);
+/* Numbers of sessions and handles: 128 bits that nobody guesses, as hexadecimal digits; the caller's. */
+#define AGENT_ID_LENGTH      32u
+#define AGENT_SESSION_HEADER "Blockmig-Session"
+char *agent_new_id(void);
+bool agent_is_id(const char *text);
 /* A part of a path, escaped; the caller's. */
 char *agent_escape(const char *text, bool with_slashes);
 

@@ -112,9 +112,11 @@ static const char *get_word(const json_t *object, const char *key, size_t longes
 
 static json_t *open_handle(struct agent_storage *agent, unsigned flags, GError **error)
 {
+    g_autofree char *id = agent_new_id();
+
     return agent_ask_json(agent->client, "POST", "/v1/handles",
-                          json_pack("{s:s, s:s, s:s}", "datastore", agent->address.datastore, "path",
-                                    agent->address.path, "mode", mode_of(flags)),
+                          json_pack("{s:s, s:s, s:s, s:s}", "datastore", agent->address.datastore, "path",
+                                    agent->address.path, "mode", mode_of(flags), "handle", id),
                           NULL, error);
 }
 
