@@ -3,6 +3,7 @@
 # Agents and clients that are killed, links that are cut and agents that lie: the copy goes on or stops in order,
 # and what has the name is right.
 . "${srcdir:-.}/tests/lib.sh"
+. "$srcdir/tests/lib-tls.sh"
 . "$srcdir/tests/lib-agent.sh"
 use_seed
 
@@ -72,6 +73,63 @@ for ((i = 0; i < rounds; i++)); do
 done
 is "$failures" 0 "clients that are killed at any moment go on at once, $rounds times"
 is "$(find "$tmp/store" -name "*part")" "" "nothing is left of them"
+
+# ---- the link is cut --------------------------------------------------------------------------------
+
+need_root
+need_tool ip
+far=blockmig-far-$$ link=bm$$
+must ip netns add "$far"
+at_exit ip netns del "$far"
+must ip link add "$link" type veth peer name eth0 netns "$far"
+at_exit ip link del "$link"
+must ip addr add 10.231.77.1/30 dev "$link"
+must ip link set "$link" up
+must ip -n "$far" addr add 10.231.77.2/30 dev eth0
+must ip -n "$far" link set eth0 up
+must ip -n "$far" link set lo up
+authority "$tmp/ca"
+server_certificate "$tmp/server" 10.231.77.2
+client_certificate "$tmp/client" client
+cat >"$tmp/far.conf" <<END
+[agent]
+listen=10.231.77.2:16600
+tls-directory=$tmp/server
+allow=client
+[datastore store]
+directory=$tmp/store
+END
+start ip netns exec "$far" "$builddir/tools/blockmigd" --config "$tmp/far.conf"
+wait_for 10 eval ': </dev/tcp/10.231.77.2/16600'
+export BLOCKMIG_AGENT_TLS=$tmp/client
+local_store=$store store=blockmig://10.231.77.2/store
+copy_in_background cut.qcow2
+sleep 1
+must ip link set "$link" down
+sleep 4
+check "while the link is cut nothing is given up" kill -0 $pid
+must ip link set "$link" up
+must ip addr replace 10.231.77.1/30 dev "$link"
+wait $pid
+is $? 0 "when it is there again the copy goes on"
+right cut.qcow2 "what came over it is right"
+
+export BLOCKMIG_AGENT_TIMEOUT=3
+copy_in_background lost.qcow2 --bandwidth=15MiB/s
+wait_for 30 has_checkpoint "$store/lost.qcow2"
+must ip link set "$link" down
+wait $pid
+is $? 8 "a link that stays away ends the copy"
+must ip link set "$link" up
+must ip addr replace 10.231.77.1/30 dev "$link"
+unset BLOCKMIG_AGENT_TIMEOUT
+wait_for 30 eval ': </dev/tcp/10.231.77.2/16600'
+wait_for 40 qemu-img check -q -f qcow2 "$tmp/store/lost.qcow2.blockmig-part"
+is $? 0 "its agent lets go of the file"
+run_ok "which goes on later" blockmig job resume --json
+is "$(jq .resumed <<<"$out")" true "from where it was"
+right lost.qcow2 "and is right"
+store=$local_store
 
 # ---- agents that lie --------------------------------------------------------------------------------
 

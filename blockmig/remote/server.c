@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <gio/gio.h>
 #include <netdb.h>
+#include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -75,6 +76,20 @@ static void join_session(const struct listener *listener, struct MHD_Connection 
     handle_session_enter(listener->server->handles, guest->session);
 }
 
+/* A client whose host or link is gone says no goodbye; its files are closed after 20 seconds all the same. */
+static void mind_silence(struct MHD_Connection *connection)
+{
+    int fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+    int on = 1, seconds = 5, count = 3;
+    unsigned milliseconds = 20000;
+
+    setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPIDLE, &seconds, sizeof(seconds));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &seconds, sizeof(seconds));
+    setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
+    setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &milliseconds, sizeof(milliseconds));
+}
+
 static void connection_changed(void *opaque, struct MHD_Connection *connection, void **context,
                                enum MHD_ConnectionNotificationCode code)
 {
@@ -83,6 +98,8 @@ static void connection_changed(void *opaque, struct MHD_Connection *connection, 
 
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         *context = g_new0(struct guest, 1);
+        if (!listener->local)
+            mind_silence(connection);
         return;
     }
     if (guest->session)
