@@ -66,15 +66,18 @@ bool medium_write(struct storage *storage, const uint8_t *data, size_t length, u
            (whole == length || storage_pwrite(storage, data + whole, length - whole, offset + whole, error));
 }
 
-static bool read_direct(struct storage *storage, uint8_t *buffer, size_t length, uint64_t offset,
+/* `wanted` bytes of `room`, which has whole blocks: the file may end within the last one. */
+static bool read_blocks(struct storage *storage, uint8_t *buffer, size_t room, size_t wanted, uint64_t offset,
                         GError **error)
 {
-    for (ssize_t done; length > 0; buffer += done, offset += (size_t)done, length -= (size_t)done) {
-        done = read_some(storage->direct_fd, buffer, length, offset);
-        if (!goes_on(done, length))
+    for (size_t have = 0; have < wanted;) {
+        ssize_t done = read_some(storage->direct_fd, buffer + have, room - have, offset + have);
+
+        if (done <= 0 || ((size_t)done < wanted - have && done % MEDIUM_ALIGNMENT))
             return blockmig_set_errno(error, done < 0 ? errno : EIO,
                                       "%s: reading %zu bytes at offset %" G_GUINT64_FORMAT, storage->name,
-                                      length, offset);
+                                      wanted, offset);
+        have += (size_t)done;
     }
     return true;
 }
@@ -91,21 +94,38 @@ static bool read_past_cache(struct storage *storage, uint8_t *buffer, size_t len
     return storage_pread(storage, buffer, length, offset, error);
 }
 
+/* The whole blocks around the range, directly: dropping pages of the cache does not always help. */
+static bool read_around(struct storage *storage, uint8_t *buffer, size_t length, uint64_t offset,
+                        GError **error)
+{
+    size_t unit = unit_of(storage);
+    uint64_t begin = offset / unit * unit, end = (offset + length + unit - 1) / unit * unit;
+    size_t wanted = (size_t)(MIN(end, storage->size) - begin);
+    uint8_t *blocks = NULL;
+    bool ok;
+
+    if (posix_memalign((void **)&blocks, unit, (size_t)(end - begin)))
+        return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "no memory");
+    ok = read_blocks(storage, blocks, (size_t)(end - begin), wanted, begin, error);
+    if (ok)
+        memcpy(buffer, blocks + (offset - begin), length);
+    free(blocks);
+    return ok;
+}
+
 bool medium_read(struct storage *storage, uint8_t *buffer, size_t length, uint64_t offset, bool proved,
                  GError **error)
 {
-    size_t unit = unit_of(storage), whole = length / unit * unit;
+    size_t unit = unit_of(storage);
 
     if (offset + length > storage->size)
         return blockmig_fail(error, BLOCKMIG_ERROR_IO,
                              "%s: bytes %" G_GUINT64_FORMAT "+%zu end beyond its %" G_GUINT64_FORMAT,
                              storage->name, offset, length, storage->size);
-    if (storage->direct_fd < 0 || offset % unit)
-        whole = 0;
-    if (whole > 0 && !read_direct(storage, buffer, whole, offset, error))
-        return false;
-    if (whole == length)
-        return true;
-    return proved ? read_past_cache(storage, buffer + whole, length - whole, offset + whole, error)
-                  : storage_pread(storage, buffer + whole, length - whole, offset + whole, error);
+    if (storage->direct_fd >= 0 && offset % unit == 0 && length % unit == 0)
+        return read_blocks(storage, buffer, length, length, offset, error);
+    if (!proved)
+        return storage_pread(storage, buffer, length, offset, error);
+    return storage->direct_fd >= 0 ? read_around(storage, buffer, length, offset, error)
+                                   : read_past_cache(storage, buffer, length, offset, error);
 }

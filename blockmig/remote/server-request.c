@@ -259,6 +259,7 @@ static bool open_handle(struct request *request, GError **error)
 static bool close_handle(struct request *request, GError **error)
 {
     handle_close(request->caller.handles, request->handle);
+    g_clear_pointer(&request->handle, handle_unref); /* its locks are gone before the answer comes */
     request->answer = json_object();
     return true;
 }
