@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Numbers as they lie in images, at any alignment, in either byte order. */
+/* Numbers as they lie in images, at any alignment, in either byte order; and zeros. */
 #ifndef FORMATS_BYTES_H
 #define FORMATS_BYTES_H
 
 #include <glib.h>
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define BYTES_ACCESS(order, ORDER, bits)                                                                     \
@@ -28,6 +30,15 @@ BYTES_ACCESS(le, LE, 32)
 BYTES_ACCESS(le, LE, 64)
 
 #undef BYTES_ACCESS
+
+static inline bool is_zero(const uint8_t *data, size_t length)
+{
+    static const uint8_t zeros[16];
+    size_t head = MIN(length, sizeof(zeros));
+
+    /* Equal to itself shifted by 16, and the first 16 are zero: so all are. */
+    return !__builtin_memcmp(data, zeros, head) && !__builtin_memcmp(data, data + head, length - head);
+}
 
 static inline uint64_t divide_up(uint64_t value, uint64_t unit)
 {

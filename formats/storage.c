@@ -52,6 +52,19 @@ static bool finish(const struct storage *storage, bool ok, GError **error)
     return ok;
 }
 
+struct storage *storage_new(const struct storage_ops *ops, const char *name, void *opaque)
+{
+    struct storage *storage = g_new0(struct storage, 1);
+
+    storage->ops = ops;
+    storage->name = g_strdup(name);
+    storage->direct_fd = -1;
+    storage->buffered_fd = -1;
+    storage->alignment = 1;
+    storage->opaque = opaque;
+    return storage;
+}
+
 bool storage_pread(struct storage *storage, void *buffer, size_t length, uint64_t offset, GError **error)
 {
     if (!range_check(storage, "read", offset, length, false, error))
@@ -182,8 +195,12 @@ void storage_prefetch(struct storage *storage, uint64_t offset, uint64_t length)
 
 void storage_close(struct storage *storage)
 {
-    if (storage)
-        storage->ops->close(storage);
+    if (!storage)
+        return;
+    storage->ops->close(storage);
+    g_free(storage->name);
+    g_free(storage->identity);
+    g_free(storage);
 }
 
 bool storage_name_is_uri(const char *name)

@@ -62,6 +62,7 @@ struct storage_ops {
      * back; from any thread.  Optional: they are read and compared. */
     bool (*check)(struct storage *storage, const void *buffer, size_t length, uint64_t offset,
                   GError **error);
+    /* Frees what is in `opaque`, and closes the descriptors. */
     void (*close)(struct storage *storage);
 };
 
@@ -84,6 +85,9 @@ struct storage {
     const char *notice; /* what who writes to it should know, or NULL */
     void *opaque;       /* the implementation's */
 };
+
+/* For implementations: with these and no descriptors, its size 0, all else false or NULL. */
+struct storage *storage_new(const struct storage_ops *ops, const char *name, void *opaque);
 
 /* Bounds are checked here, once, for every implementation: a range that wraps or, unless the
  * storage is growable and the call writes, ends past `size` is an error that names storage, offset

@@ -49,9 +49,6 @@ static void replay_close(struct storage *storage)
 
     g_array_unref(replay->changes);
     g_free(replay);
-    g_free(storage->name);
-    g_free(storage->identity);
-    g_free(storage);
 }
 
 static const struct storage_ops replay_ops = {.name = "replay", .pread = replay_pread, .close = replay_close};
@@ -64,19 +61,14 @@ static void change_clear(gpointer data)
 struct storage *vhdx_replay_new(struct storage *below)
 {
     struct replay *replay = g_new0(struct replay, 1);
-    struct storage *storage = g_new0(struct storage, 1);
+    struct storage *storage = storage_new(&replay_ops, below->name, replay);
 
     replay->below = below;
     replay->changes = g_array_new(FALSE, FALSE, sizeof(struct change));
     g_array_set_clear_func(replay->changes, change_clear);
     replay->first = UINT64_MAX;
-    storage->ops = &replay_ops;
-    storage->name = g_strdup(below->name);
     storage->identity = g_strdup(below->identity);
     storage->size = below->size;
-    storage->direct_fd = storage->buffered_fd = -1;
-    storage->alignment = 1;
-    storage->opaque = replay;
     return storage;
 }
 

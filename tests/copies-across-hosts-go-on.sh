@@ -27,6 +27,14 @@ right()
     check "$2, whole" qemu-img check -q -f qcow2 "$tmp/store/$1"
 }
 
+# resumed NAME: goes on from where it was, and comes out right.
+resumed()
+{
+    run_ok "$1: it goes on" blockmig job resume --json
+    is "$(jq .resumed <<<"$out")" true "$1: from where it was"
+    right "$1" "$1: right"
+}
+
 # ---- the agent is killed and started again: nobody has to do anything -------------------------------
 
 copy_in_background agent.qcow2
@@ -52,9 +60,7 @@ is $? 8 "an agent that stays away ends the copy"
 like "$(cat "$tmp/away.qcow2.err")" "job resume" "which says how to go on"
 check "nothing has the name" test ! -e "$tmp/store/away.qcow2"
 local_agent
-run_ok "so it goes on" blockmig job resume --json
-is "$(jq .resumed <<<"$out")" true "from where it was"
-right away.qcow2 "and is right"
+resumed away.qcow2
 unset BLOCKMIG_AGENT_TIMEOUT
 
 # ---- the client is killed ---------------------------------------------------------------------------
@@ -126,9 +132,7 @@ unset BLOCKMIG_AGENT_TIMEOUT
 wait_for 30 eval ': </dev/tcp/10.231.77.2/16600'
 wait_for 40 qemu-img check -q -f qcow2 "$tmp/store/lost.qcow2.blockmig-part"
 is $? 0 "its agent lets go of the file"
-run_ok "which goes on later" blockmig job resume --json
-is "$(jq .resumed <<<"$out")" true "from where it was"
-right lost.qcow2 "and is right"
+resumed lost.qcow2
 store=$local_store
 
 # ---- agents that lie --------------------------------------------------------------------------------

@@ -151,28 +151,3 @@ void copier_drain(struct copier *copier)
     while (ring_in_flight(copier->ring))
         copier_wait(copier);
 }
-
-bool is_zero(const uint8_t *data, size_t length)
-{
-    static const uint8_t zeros[16];
-    size_t head = MIN(length, sizeof(zeros));
-
-    /* Equal to itself shifted by 16, and the first 16 are zero: so all are. */
-    return !memcmp(data, zeros, head) && !memcmp(data, data + head, length - head);
-}
-
-struct split split_range(const struct storage *storage, const void *memory, size_t length, uint64_t offset,
-                         size_t unit)
-{
-    struct split split = {.head = length};
-    uint64_t begin = (offset + unit - 1) & ~(uint64_t)(unit - 1);
-    uint64_t end = (offset + length) & ~(uint64_t)(unit - 1);
-
-    if (storage->direct_fd < 0 || begin >= end ||
-        (((uintptr_t)memory + (begin - offset)) & (storage->alignment - 1)) != 0)
-        return split;
-    split.head = (size_t)(begin - offset);
-    split.middle = (size_t)(end - begin);
-    split.tail = (size_t)(offset + length - end);
-    return split;
-}

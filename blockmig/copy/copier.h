@@ -6,6 +6,7 @@
 
 #include "blockmig/copy/copy.h"
 #include "blockmig/copy/ring.h"
+#include "blockmig/storage/direct.h"
 
 /* Guest bytes that are read, written and read back in one go: a multiple of the digest chunk, and the
  * request size at which the reference disk is fastest. Slots lie on multiples of it. */
@@ -44,15 +45,5 @@ bool copier_may_read(struct copier *copier, uint64_t bytes);
 void copier_wait(struct copier *copier);
 void copier_drain(struct copier *copier);
 void copier_tell_progress(struct copier *copier);
-
-bool is_zero(const uint8_t *data, size_t length);
-
-/* How a range falls apart for O_DIRECT: an aligned middle with what is before and behind it.  All in the
- * first part if memory and offset do not fit together; parts may be empty. */
-struct split {
-    size_t head, middle, tail;
-};
-struct split split_range(const struct storage *storage, const void *memory, size_t length, uint64_t offset,
-                         size_t unit);
 
 #endif

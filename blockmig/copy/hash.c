@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "blockmig/copy/hash.h"
 
+#include "formats/bytes.h"
+
 #include <config.h>
 
 static size_t chunk_bytes(const struct load *load, size_t at)

@@ -11,6 +11,7 @@
  */
 #include "blockmig/copy/map-sum.h"
 #include "blockmig/copy/scan.h"
+#include "formats/bytes.h"
 #include "formats/error.h"
 
 #include <config.h>

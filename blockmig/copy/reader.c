@@ -294,7 +294,7 @@ static void rescue_range(struct piece *piece, uint64_t at, uint64_t length, uint
     uint64_t begin = op->offset + at, middle = (begin + length / 2) & ~(block - 1);
     g_autoptr(GError) error = NULL;
 
-    if (ring_read_now(op->storage, buffer, length, begin, op->past_cache, &error))
+    if (direct_read(op->storage, buffer, length, begin, op->past_cache, &error))
         return;
     if (middle <= begin)
         middle = (begin & ~(block - 1)) + block;
@@ -416,7 +416,7 @@ static bool unpack(struct ring_op *op, GError **error)
     struct piece *piece = (struct piece *)op;
     bool past_cache = piece->load->reader->past_cache;
     g_autofree uint8_t *span = g_malloc(MAX(op->length, 1));
-    bool whole = ring_read_now(op->storage, span, op->length, op->offset, past_cache, NULL);
+    bool whole = direct_read(op->storage, span, op->length, op->offset, past_cache, NULL);
 
     piece->bad = g_array_new(FALSE, FALSE, sizeof(struct copy_range));
     for (guint i = piece->first; i < piece->first + piece->count; i++) {
@@ -424,7 +424,7 @@ static bool unpack(struct ring_op *op, GError **error)
         uint8_t *packed = span + (extent->host_offset - op->offset);
         size_t length = packed_length(extent);
         GError *why = NULL;
-        bool ok = whole || ring_read_now(op->storage, packed, length, extent->host_offset, past_cache, &why);
+        bool ok = whole || direct_read(op->storage, packed, length, extent->host_offset, past_cache, &why);
         if (!ok || !unpack_one(piece->load, extent, packed, length, &why))
             unpack_failed(piece, extent, why);
     }

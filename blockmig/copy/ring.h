@@ -5,8 +5,8 @@
  * Requests that O_DIRECT can take (storage has direct_fd; offset, length and memory are multiples of its
  * alignment) go to io_uring; what a storage can do by itself (ops->start) to the storage; everything else,
  * and everything where io_uring is refused, to a pool of threads.  A request may take several turns: no
- * engine gets more of it at a time than ring_limit() allows.  All functions but ring_read_now() belong to the
- * thread that made the ring.
+ * engine gets more of it at a time than ring_limit() allows.  All functions belong to the thread that made
+ * the ring; inside call() there is blockmig/storage/direct.h.
  */
 #ifndef BLOCKMIG_COPY_RING_H
 #define BLOCKMIG_COPY_RING_H
@@ -65,9 +65,5 @@ unsigned ring_in_flight(const struct ring *ring);
 /* From now on at most `bytes` of reads and writes are on their way at a time, and no single one is larger; in
  * steps of 64 KiB, which is the least.  0: nothing new is begun; G_MAXSIZE, as at first: no limit. */
 void ring_limit(struct ring *ring, size_t bytes);
-
-/* For use inside call(): as RING_READ, any alignment. */
-bool ring_read_now(struct storage *storage, void *buffer, size_t length, uint64_t offset, bool past_cache,
-                   GError **error);
 
 #endif

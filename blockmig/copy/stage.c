@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The step in guest order: what is data, what is zero, and where it goes on the target. */
 #include "blockmig/copy/slot.h"
+#include "formats/bytes.h"
 #include "formats/error.h"
 
 #include <config.h>

@@ -234,7 +234,7 @@ static bool fill_source(struct task *task, uint64_t at, uint8_t *data, size_t le
     const struct extent *from = &task->fill.from;
 
     if (from->status == EXTENT_DATA)
-        return ring_read_now(from->storage, data, length, from->host_offset + at, true, error);
+        return direct_read(from->storage, data, length, from->host_offset + at, true, error);
     if (task->below)
         memcpy(data, task->below + at, length);
     else
@@ -249,7 +249,7 @@ static bool fill_compare(struct task *task, uint64_t at, const uint8_t *data, ui
 
     if (to->storage->ops->check)
         return storage_check(to->storage, data, length, to->host_offset + at, error);
-    if (!ring_read_now(to->storage, back, length, to->host_offset + at, true, error))
+    if (!direct_read(to->storage, back, length, to->host_offset + at, true, error))
         return false;
     if (!memcmp(data, back, length))
         return true;
@@ -419,7 +419,7 @@ static bool check_apart(struct ring_op *op, GError **error)
         return storage_check(run->storage, run->data, run->length, run->host, error) &&
                (!run->packed || check_packed(task, run->data, error));
     back = g_malloc(run->length);
-    if (!ring_read_now(run->storage, back, run->length, run->host, true, error))
+    if (!direct_read(run->storage, back, run->length, run->host, true, error))
         return false;
     if (memcmp(back, run->data, run->length)) {
         g_propagate_error(error, different(run, back));

@@ -6,7 +6,6 @@
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/image-files.h"
 #include "blockmig/storage/names.h"
-#include "blockmig/storage/uri.h"
 
 #include <errno.h>
 #include <glib/gstdio.h>
@@ -17,13 +16,14 @@ static bool carry_metadata(struct cold_job *job, const struct copy_unit *unit, c
 {
     int source = chain_layer(unit->chain, 0)->storage->buffered_fd;
     g_autofree char *real = NULL;
-    g_autoptr(storage_t) storage = storage_open(file->part_path, FILE_NO_LOCK, NULL, &real, error);
+    g_autoptr(storage_t) storage = NULL;
     g_autoptr(GPtrArray) left = NULL;
 
+    if (source < 0 || storage_name_is_uri(file->part_path)) /* one of them is not of this host */
+        return true;
+    storage = storage_file_open(file->part_path, FILE_NO_LOCK, NULL, &real, error);
     if (!storage)
         return false;
-    if (source < 0 || storage->buffered_fd < 0) /* not of this host: it has none */
-        return true;
     left = metadata_carry(source, storage->buffered_fd);
     for (guint i = 0; i < left->len; i++)
         job_notice(&job->base, "%s: not carried over: %s", file->target_path,
@@ -38,15 +38,12 @@ static bool take_name(const struct unit_file *file, GError **error)
     const char *replaces = file->replaced ? file->replaced->identity : NULL;
     bool taken;
 
-    if (name_take(file->part_path, file->target_path, replaces, &taken, error))
-        return true;
-    if (!taken)
+    if (!name_take(file->part_path, file->target_path, replaces, &taken, error))
         return false;
-    g_clear_error(error);
-    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_PARKED,
-                "%s has come into being while its copy was made: the copy is proved and waits as %s",
-                file->target_path, file->part_path);
-    return false;
+    return !taken ||
+           blockmig_fail(error, BLOCKMIG_ERROR_PARKED,
+                         "%s has come into being while its copy was made: the copy is proved and waits as %s",
+                         file->target_path, file->part_path);
 }
 
 /* The image itself comes last: its name always leads to all of it. */

@@ -101,7 +101,7 @@ static bool is_our_part(const char *path, const struct storage *storage, GError 
 
     if (!name_look(path, &named, error))
         return false;
-    if (named.kind == NAME_FILE && named.single && strcmp(named.identity, storage->identity) == 0)
+    if (name_is_of(&named, storage))
         return true;
     return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                          "%s is not a file that this job made: it is a link, or was renamed meanwhile", path);

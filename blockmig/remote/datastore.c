@@ -8,11 +8,11 @@
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define MAX_NAME 1024
+#define MAX_NAME  1024
+#define NOT_PLAIN "is not a plain file, or has a second name"
 
 /* A directory below the datastore, and the last part of a name in it. */
 struct place {
@@ -61,13 +61,29 @@ static bool find_place(const struct agent_datastore *datastore, const char *name
                                                   datastore->name, name, g_strerror(errno));
 }
 
-/* One name, a plain file: what can be written into without surprises. */
-static bool is_plain(const struct agent_datastore *datastore, const char *name, const struct stat *st,
-                     GError **error)
+static bool look_at(const struct agent_datastore *datastore, const char *name, const struct place *place,
+                    struct name_info *info, GError **error)
 {
-    return (S_ISREG(st->st_mode) && st->st_nlink == 1) ||
-           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s/%s is not a plain file, or has a second name",
-                         datastore->name, name);
+    return name_look_at(place->directory, place->base, info) ||
+           blockmig_set_errno(error, errno, "%s/%s", datastore->name, name);
+}
+
+static bool refuse(const struct agent_datastore *datastore, const char *name, const char *why, GError **error)
+{
+    return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s/%s %s", datastore->name, name, why);
+}
+
+/* Is there such a file, or may it be made? */
+static bool may_open(const struct agent_datastore *datastore, const char *name, const struct place *place,
+                     unsigned flags, GError **error)
+{
+    struct name_info info;
+
+    if (!look_at(datastore, name, place, &info, error))
+        return false;
+    if (info.kind == NAME_FREE)
+        return flags & FILE_CREATE || refuse(datastore, name, "is not there", error);
+    return name_is_plain(&info) || refuse(datastore, name, NOT_PLAIN, error);
 }
 
 struct storage *datastore_open(const struct agent_datastore *datastore, const char *name, unsigned flags,
@@ -76,30 +92,18 @@ struct storage *datastore_open(const struct agent_datastore *datastore, const ch
     g_auto(place_t) place;
     g_autoptr(storage_t) storage = NULL;
     g_autofree char *real = NULL;
-    struct stat named, opened;
+    struct name_info named;
 
-    if (!find_place(datastore, name, &place, error))
+    if (!find_place(datastore, name, &place, error) || !may_open(datastore, name, &place, flags, error))
         return NULL;
-    if (fstatat(place.directory, place.base, &named, AT_SYMLINK_NOFOLLOW) == 0) {
-        if (!is_plain(datastore, name, &named, error))
-            return NULL;
-    } else if (errno != ENOENT || !(flags & FILE_CREATE)) {
-        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s/%s: %s", datastore->name, name, g_strerror(errno));
-        return NULL;
-    }
     storage = storage_file_open(place.path, flags, NULL, &real, error);
-    if (!storage)
+    if (!storage || !look_at(datastore, name, &place, &named, error))
         return NULL;
     /* What was opened is what has the name, and no link was followed on the way. */
-    if (fstat(storage->buffered_fd, &opened) < 0 ||
-        fstatat(place.directory, place.base, &named, AT_SYMLINK_NOFOLLOW) < 0 ||
-        named.st_ino != opened.st_ino || named.st_dev != opened.st_dev) {
-        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s/%s was renamed while it was opened", datastore->name,
-                      name);
+    if (!name_is_of(&named, storage)) {
+        refuse(datastore, name, "became another file while it was opened", error);
         return NULL;
     }
-    if (!is_plain(datastore, name, &opened, error))
-        return NULL;
     /* A file that was made must be found again after a crash. */
     if (flags & FILE_CREATE && fsync(place.directory) < 0) {
         blockmig_set_errno(error, errno, "%s/%s: flushing its directory", datastore->name, name);
@@ -114,22 +118,21 @@ bool datastore_look(const struct agent_datastore *datastore, const char *name, s
     g_auto(place_t) place = {.directory = -1};
 
     *info = (struct name_info){.kind = NAME_DIRECTORY};
-    return !*name || (find_place(datastore, name, &place, error) &&
-                      (name_look_at(place.directory, place.base, info) ||
-                       blockmig_set_errno(error, errno, "%s/%s", datastore->name, name)));
+    return !*name ||
+           (find_place(datastore, name, &place, error) && look_at(datastore, name, &place, info, error));
 }
 
 bool datastore_remove(const struct agent_datastore *datastore, const char *name, GError **error)
 {
     g_auto(place_t) place;
-    struct stat st;
+    struct name_info info;
 
-    if (!find_place(datastore, name, &place, error))
+    if (!find_place(datastore, name, &place, error) || !look_at(datastore, name, &place, &info, error))
         return false;
-    if (fstatat(place.directory, place.base, &st, AT_SYMLINK_NOFOLLOW) < 0)
-        return errno == ENOENT || blockmig_set_errno(error, errno, "%s/%s", datastore->name, name);
-    if (!is_plain(datastore, name, &st, error))
-        return false;
+    if (info.kind == NAME_FREE)
+        return true;
+    if (!name_is_plain(&info))
+        return refuse(datastore, name, NOT_PLAIN, error);
     return (unlinkat(place.directory, place.base, 0) == 0 && fsync(place.directory) == 0) ||
            blockmig_set_errno(error, errno, "%s/%s: removing it", datastore->name, name);
 }
@@ -144,8 +147,5 @@ bool datastore_rename(const struct agent_datastore *datastore, const char *from,
     if (!find_place(datastore, from, &old, error) || !find_place(datastore, to, &new, error))
         return false;
     return name_take_at(old.directory, old.base, new.directory, new.base, replaces, taken) ||
-           (*taken
-                ? blockmig_fail(error, BLOCKMIG_ERROR_PARKED, "%s/%s: somebody else has the name",
-                                datastore->name, to)
-                : blockmig_set_errno(error, errno, "%s/%s: taking the name %s", datastore->name, from, to));
+           blockmig_set_errno(error, errno, "%s/%s: taking the name %s", datastore->name, from, to);
 }

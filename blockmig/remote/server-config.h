@@ -19,8 +19,6 @@
 #include <glib.h>
 #include <stdbool.h>
 
-#define AGENT_PORT 16600
-
 struct agent_datastore {
     char *name, *directory; /* the directory really, without links */
     char **allow;           /* NULL: everybody whom the agent lets in */

@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What may be asked: one function for each line of the table at the end. */
 #include "blockmig/remote/datastore.h"
-#include "blockmig/remote/medium.h"
 #include "blockmig/remote/server-internal.h"
 #include "blockmig/storage/agent-client.h"
+#include "blockmig/storage/direct.h"
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/frame.h"
+#include "formats/bytes.h"
 #include "formats/error.h"
 
 #include <errno.h>
@@ -19,6 +20,7 @@
 #define MAX_PROVED (UINT64_C(1) << 30)
 #define MAX_CHUNKS 65536u
 #define MAX_RANGES 1024u
+#define PAGE       4096u
 #define STEP       (1u << 20)
 
 enum body { BODY_NONE, BODY_JSON, BODY_FRAMES };
@@ -169,10 +171,8 @@ static bool rename_file(struct request *request, GError **error)
     const char *replaces = json_string_value(json_object_get(request->arguments, "replaces"));
     bool taken = false;
 
-    if (!to ||
-        (!datastore_rename(request->datastore, request->parts[1], to, replaces, &taken, error) && !taken))
+    if (!to || !datastore_rename(request->datastore, request->parts[1], to, replaces, &taken, error))
         return false;
-    g_clear_error(error);
     request->answer = json_pack("{s:b}", "taken", taken);
     return true;
 }
@@ -266,6 +266,20 @@ static bool close_handle(struct request *request, GError **error)
 
 /* ---- bulk data ---------------------------------------------------------------------------------- */
 
+/* Only whole pages directly: parts of one may come from several connections. */
+static bool write_content(struct storage *storage, const struct frame *frame, const uint8_t *content,
+                          GError **error)
+{
+    struct split split =
+        split_range(storage, content, frame->length, frame->offset, MAX(PAGE, storage->alignment));
+    uint64_t offset = frame->offset;
+
+    return storage_pwrite(storage, content, split.head, offset, error) &&
+           direct_write(storage, content + split.head, split.middle, offset + split.head, error) &&
+           storage_pwrite(storage, content + split.head + split.middle, split.tail,
+                          offset + split.head + split.middle, error);
+}
+
 static bool take_frame(void *opaque, const struct frame *frame, const uint8_t *content, GError **error)
 {
     struct request *request = opaque;
@@ -275,7 +289,7 @@ static bool take_frame(void *opaque, const struct frame *frame, const uint8_t *c
     request->bytes += frame->length;
     if (!storage->writable)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the file was opened to be read");
-    return content ? medium_write(storage, content, frame->length, frame->offset, error)
+    return content ? write_content(storage, frame, content, error)
                    : storage_zero(storage, frame->offset, frame->length, true, error);
 }
 
@@ -288,26 +302,34 @@ static bool write_extents(struct request *request, GError **error)
     return true;
 }
 
-static bool is_zeros(const uint8_t *data, size_t length)
+/* As O_DIRECT wants it; for free(). */
+static uint8_t *new_buffer(size_t length, GError **error)
 {
-    return length == 0 || (data[0] == 0 && memcmp(data, data + 1, length - 1) == 0);
+    uint8_t *buffer = NULL;
+
+    if (posix_memalign((void **)&buffer, PAGE, length) == 0)
+        return buffer;
+    blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "no memory for %zu bytes", length);
+    return NULL;
 }
 
 static bool read_extents(struct request *request, GError **error)
 {
     struct storage *storage = request->handle->storage;
     uint64_t offset, length, level = 0;
-    uint8_t *buffer = NULL;
-    bool ok = get_range(request, MAX_READ, &offset, &length, error);
+    uint8_t *buffer;
+    bool ok = true;
 
-    if (!ok || posix_memalign((void **)&buffer, MEDIUM_ALIGNMENT, STEP))
+    if (!get_range(request, MAX_READ, &offset, &length, error) || !(buffer = new_buffer(STEP, error)))
         return false;
     get_number(request, "level", &level, NULL);
     request->octets = g_byte_array_sized_new((guint)(length + FRAME_HEADER * (length / STEP + 2)));
     for (uint64_t end = offset + length, piece; ok && offset < end; offset += piece) {
         piece = MIN(STEP - offset % STEP, end - offset);
-        ok = medium_read(storage, buffer, piece, offset, false, error);
-        if (ok && is_zeros(buffer, piece))
+        ok = direct_fits(storage, buffer, piece, offset)
+                 ? direct_read(storage, buffer, piece, offset, false, error)
+                 : storage_pread(storage, buffer, piece, offset, error);
+        if (ok && is_zero(buffer, piece))
             frame_put_zero(request->octets, offset, piece);
         else if (ok)
             frame_put_data(request->octets, offset, buffer, piece, (int)MIN(level, 19));
@@ -328,14 +350,14 @@ static bool send_digests(struct request *request, GError **error)
     if (chunk == 0 || chunk > FRAME_CONTENT || length / chunk > MAX_CHUNKS)
         return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
                              "chunk: %" G_GUINT64_FORMAT " bytes are not possible", chunk);
-    if (posix_memalign((void **)&buffer, MEDIUM_ALIGNMENT, FRAME_CONTENT))
-        return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "no memory");
+    if (!(buffer = new_buffer(FRAME_CONTENT, error)))
+        return false;
     request->octets = g_byte_array_new();
     for (uint64_t end = offset + length, piece; ok && offset < end; offset += piece) {
         uint8_t digest[FRAME_DIGEST];
 
         piece = MIN(chunk, end - offset);
-        ok = medium_read(request->handle->storage, buffer, piece, offset, true, error);
+        ok = direct_read(request->handle->storage, buffer, piece, offset, true, error);
         if (ok)
             frame_digest(buffer, piece, digest);
         if (ok)

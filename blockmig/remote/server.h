@@ -16,7 +16,8 @@ struct server;
 struct server *server_open(const struct agent_config *config, GError **error);
 /* Answers from now on, in threads. */
 bool server_start(struct server *server, GError **error);
-/* Takes no more requests, waits for those that are under way, and closes all files. NULL is allowed. */
+/* Ends all connections; what is being done on a disk comes to its end, and all files are closed. NULL is
+ * allowed. */
 void server_close(struct server *server);
 
 #endif

@@ -13,7 +13,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define DEFAULT_PORT     "16600"
 #define DEFAULT_TLS      "/etc/pki/blockmig"
 #define DEFAULT_SOCKET   "/run/blockmig/agent.sock"
 #define DEFAULT_PATIENCE 30
@@ -71,7 +70,7 @@ static char *with_port(const char *host)
 {
     const char *last = strrchr(host, ':'), *bracket = strrchr(host, ']');
 
-    return last && last > bracket ? g_strdup(host) : g_strconcat(host, ":" DEFAULT_PORT, NULL);
+    return last && last > bracket ? g_strdup(host) : g_strconcat(host, ":" G_STRINGIFY(AGENT_PORT), NULL);
 }
 
 /* Host names and addresses have no others. */

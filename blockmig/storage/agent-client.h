@@ -14,6 +14,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#define AGENT_PORT 16600 /* where none is given */
+
 struct agent_client;
 
 /*

@@ -455,9 +455,6 @@ static void agent_close(struct storage *storage)
     g_free(agent->boot);
     g_mutex_clear(&agent->lock);
     g_free(agent);
-    g_free(storage->name);
-    g_free(storage->identity);
-    g_free(storage);
 }
 
 static const struct storage_ops agent_ops = {
@@ -477,17 +474,12 @@ static const struct storage_ops agent_ops = {
 
 struct storage *storage_agent_open(const char *uri, unsigned flags, GError **error)
 {
-    g_autoptr(storage_t) storage = g_new0(struct storage, 1);
     struct agent_storage *agent = g_new0(struct agent_storage, 1);
+    g_autoptr(storage_t) storage = storage_new(&agent_ops, uri, agent);
     json_t *answer = NULL;
     bool ok;
 
-    storage->ops = &agent_ops;
-    storage->name = g_strdup(uri);
     storage->writable = storage->growable = flags & FILE_WRITE;
-    storage->direct_fd = storage->buffered_fd = -1;
-    storage->alignment = 1;
-    storage->opaque = agent;
     agent->flags = flags;
     g_mutex_init(&agent->lock);
     agent->threads = g_thread_pool_new(work, storage, THREADS, FALSE, NULL);
@@ -500,18 +492,18 @@ struct storage *storage_agent_open(const char *uri, unsigned flags, GError **err
 
 /* ---- names -------------------------------------------------------------------------------------- */
 
-/* Asks about a file, or a datastore; `arguments` is taken. */
-static json_t *ask_about(const char *uri, const char *method, json_t *arguments,
+/* Asks about the file that the URI names, or its whole datastore; `arguments` is taken. */
+static json_t *ask_about(const char *uri, bool datastore, const char *method, json_t *arguments,
                          struct agent_address *address, GError **error)
 {
     struct agent_client *client = NULL;
     json_t *answer = NULL;
 
     if (agent_address_parse(uri, address, error) && (client = agent_client_get(address, error))) {
-        g_autofree char *datastore = agent_escape(address->datastore, false);
+        g_autofree char *name = agent_escape(address->datastore, false);
         g_autofree char *file = agent_escape(address->path, true);
-        g_autofree char *path =
-            g_strdup_printf("/v1/datastores/%s/files%s%s", datastore, *file ? "/" : "", file);
+        g_autofree char *path = g_strdup_printf("/v1/datastores/%s%s%s%s", name, datastore ? "" : "/files",
+                                                datastore || !*file ? "" : "/", datastore ? "" : file);
 
         answer = agent_ask_json(client, method, path, arguments, NULL, error);
     } else {
@@ -544,7 +536,7 @@ static bool read_info(const json_t *answer, const struct agent_address *address,
 static bool agent_look(const char *name, struct name_info *info, GError **error)
 {
     g_auto(agent_address_t) address = {NULL};
-    json_t *answer = ask_about(name, "GET", NULL, &address, error);
+    json_t *answer = ask_about(name, false, "GET", NULL, &address, error);
     bool ok = answer && read_info(answer, &address, info, error);
 
     json_decref(answer);
@@ -554,7 +546,7 @@ static bool agent_look(const char *name, struct name_info *info, GError **error)
 static bool agent_remove(const char *name, GError **error)
 {
     g_auto(agent_address_t) address = {NULL};
-    json_t *answer = ask_about(name, "DELETE", NULL, &address, error);
+    json_t *answer = ask_about(name, false, "DELETE", NULL, &address, error);
 
     json_decref(answer);
     return answer != NULL;
@@ -580,11 +572,9 @@ static bool agent_take(const char *from, const char *to, const char *replaces, b
     arguments = json_pack("{s:s}", "rename", target.path);
     if (replaces && strchr(replaces, '/'))
         json_object_set_new(arguments, "replaces", json_string(strchr(replaces, '/') + 1));
-    answer = ask_about(from, "POST", arguments, &address, &reason);
+    answer = ask_about(from, false, "POST", arguments, &address, &reason);
     *taken = answer && json_is_true(json_object_get(answer, "taken"));
     json_decref(answer);
-    if (*taken)
-        return blockmig_fail(error, BLOCKMIG_ERROR_PARKED, "%s: somebody else has the name", to);
     if (answer || (before.kind == NAME_FILE && has_identity(to, before.identity)))
         return true;
     g_propagate_error(error, g_steal_pointer(&reason));
@@ -594,19 +584,9 @@ static bool agent_take(const char *from, const char *to, const char *replaces, b
 static bool agent_room(const char *directory, uint64_t *available, GError **error)
 {
     g_auto(agent_address_t) address = {NULL};
-    struct agent_client *client;
-    json_t *answer = NULL;
-    bool ok;
+    json_t *answer = ask_about(directory, true, "GET", NULL, &address, error);
+    bool ok = answer && get_size(answer, "available", available, error);
 
-    if (agent_address_parse(directory, &address, error) && (client = agent_client_get(&address, error))) {
-        g_autofree char *datastore = agent_escape(address.datastore, false);
-        g_autofree char *path = g_strconcat("/v1/datastores/", datastore, NULL);
-
-        answer = agent_ask_json(client, "GET", path, NULL, NULL, error);
-    }
-    ok = answer && get_size(answer, "available", available, error);
-    if (!ok)
-        g_prefix_error(error, "%s: ", directory);
     json_decref(answer);
     return ok;
 }

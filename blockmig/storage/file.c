@@ -304,9 +304,6 @@ static void file_close(struct storage *storage)
     if (file->fd >= 0)
         close(file->fd);
     g_free(file);
-    g_free(storage->name);
-    g_free(storage->identity);
-    g_free(storage);
 }
 
 static const struct storage_ops file_ops = {
@@ -470,20 +467,14 @@ void storage_file_identity(const struct stat *st, char *identity, size_t room)
 
 static struct storage *file_new(const char *path, const struct stat *st, unsigned flags)
 {
-    struct storage *storage = g_new0(struct storage, 1);
     struct file *file = g_new0(struct file, 1);
+    struct storage *storage = storage_new(&file_ops, path, file);
 
     file->fd = -1;
     file->device = S_ISBLK(st->st_mode);
-    storage->ops = &file_ops;
-    storage->name = g_strdup(path);
     storage->identity = g_malloc(NAME_IDENTITY);
     storage_file_identity(st, storage->identity, NAME_IDENTITY);
     storage->writable = flags & FILE_WRITE;
-    storage->direct_fd = -1;
-    storage->buffered_fd = -1;
-    storage->alignment = 1;
-    storage->opaque = file;
     return storage;
 }
 

@@ -114,14 +114,6 @@ static bool refuse(GError **error, const struct frame *frame, const char *what, 
                          value);
 }
 
-static bool is_zeros(const uint8_t *bytes, size_t length)
-{
-    for (size_t i = 0; i < length; i++)
-        if (bytes[i])
-            return false;
-    return true;
-}
-
 static bool check_lengths(const struct frame_parser *parser, GError **error)
 {
     const struct frame *frame = &parser->frame;
@@ -152,7 +144,7 @@ static bool read_header(struct frame_parser *parser, GError **error)
     frame->length = load_le64(header + 16);
     parser->payload = load_le32(header + 24);
     memcpy(frame->digest, header + 32, FRAME_DIGEST);
-    if (memcmp(header, magic, sizeof(magic)) != 0 || !is_zeros(header + 5, 3) || !is_zeros(header + 28, 4))
+    if (memcmp(header, magic, sizeof(magic)) != 0 || !is_zero(header + 5, 3) || !is_zero(header + 28, 4))
         return refuse(error, frame, "not a frame: it begins with", load_le64(header));
     if (header[4] > FRAME_ZSTD)
         return refuse(error, frame, "unknown kind", header[4]);

@@ -573,7 +573,6 @@ static bool look_at_unit(struct storage *storage, GError **error)
     storage->size = iscsi->capacity.blocks * iscsi->block;
     storage->sector = iscsi->block;
     storage->reads_zero = storage->writable && is_blank(iscsi);
-    storage->alignment = 1;
     return true;
 }
 
@@ -587,9 +586,6 @@ static void iscsi_close(struct storage *storage)
     iscsi_session_close(iscsi->session);
     g_mutex_clear(&iscsi->edges);
     g_free(iscsi);
-    g_free(storage->name);
-    g_free(storage->identity);
-    g_free(storage);
 }
 
 static const struct storage_ops iscsi_ops = {
@@ -604,19 +600,14 @@ static const struct storage_ops iscsi_ops = {
     .close = iscsi_close,
 };
 
-static struct storage *storage_new(struct iscsi_session *session, bool writable)
+static struct storage *unit_new(struct iscsi_session *session, bool writable)
 {
-    struct storage *storage = g_new0(struct storage, 1);
     struct iscsi *iscsi = g_new0(struct iscsi, 1);
+    struct storage *storage = storage_new(&iscsi_ops, iscsi_session_address(session)->name, iscsi);
 
     iscsi->session = session;
     g_mutex_init(&iscsi->edges);
-    storage->ops = &iscsi_ops;
-    storage->name = g_strdup(iscsi_session_address(session)->name);
     storage->writable = writable;
-    storage->direct_fd = -1;
-    storage->buffered_fd = -1;
-    storage->opaque = iscsi;
     return storage;
 }
 
@@ -624,7 +615,7 @@ struct storage *storage_iscsi_open(const char *uri, unsigned flags, GError **err
 {
     struct iscsi_address *address = iscsi_address_parse(uri, error);
     struct iscsi_session *session = address ? iscsi_session_open(address, 0, error) : NULL;
-    g_autoptr(storage_t) storage = session ? storage_new(session, flags & FILE_WRITE) : NULL;
+    g_autoptr(storage_t) storage = session ? unit_new(session, flags & FILE_WRITE) : NULL;
     struct iscsi *iscsi;
 
     if (!storage || !look_at_unit(storage, error))

@@ -4,6 +4,7 @@ libengine_a_SOURCES += \
 	blockmig/storage/agent-storage.c blockmig/storage/agent-storage.h \
 	blockmig/storage/bitmap.h \
 	blockmig/storage/device.c blockmig/storage/device.h \
+	blockmig/storage/direct.c blockmig/storage/direct.h \
 	blockmig/storage/file.c blockmig/storage/file.h \
 	blockmig/storage/foreign.c blockmig/storage/foreign.h \
 	blockmig/storage/frame.c blockmig/storage/frame.h \

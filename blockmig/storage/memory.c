@@ -162,9 +162,6 @@ static void memory_close(struct storage *storage)
     g_array_unref(memory->writes);
     g_ptr_array_unref(memory->written);
     g_free(memory);
-    g_free(storage->name);
-    g_free(storage->identity);
-    g_free(storage);
 }
 
 static const struct storage_ops memory_ops = {
@@ -180,7 +177,7 @@ static const struct storage_ops memory_ops = {
 struct storage *storage_memory_new(const char *name, const void *data, uint64_t size, uint64_t capacity)
 {
     struct memory *memory = g_new0(struct memory, 1);
-    struct storage *storage = g_new0(struct storage, 1);
+    struct storage *storage = storage_new(&memory_ops, name, memory);
 
     g_mutex_init(&memory->lock);
     memory->data = g_byte_array_new();
@@ -195,17 +192,11 @@ struct storage *storage_memory_new(const char *name, const void *data, uint64_t 
     memory->writes = g_array_new(FALSE, FALSE, sizeof(struct memory_write));
     memory->written = g_ptr_array_new_with_free_func((GDestroyNotify)g_bytes_unref);
 
-    storage->ops = &memory_ops;
-    storage->name = g_strdup(name);
     storage->identity = g_strdup_printf("memory:%p", (void *)memory);
     storage->size = size;
     storage->writable = true;
     storage->growable = true;
     storage->reads_zero = data == NULL;
-    storage->direct_fd = -1;
-    storage->buffered_fd = -1;
-    storage->alignment = 1;
-    storage->opaque = memory;
     return storage;
 }
 

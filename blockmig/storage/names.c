@@ -56,7 +56,7 @@ bool name_take_at(int from_directory, const char *from, int to_directory, const 
         *taken = !name_look_at(to_directory, to, &info) || info.kind != NAME_FREE;
         rc = *taken ? -1 : renameat(from_directory, from, to_directory, to);
     }
-    return rc == 0 && fsync(to_directory) == 0;
+    return *taken || (rc == 0 && fsync(to_directory) == 0);
 }
 
 static bool look_here(const char *name, struct name_info *info, GError **error)
@@ -93,6 +93,16 @@ static const struct name_ops *ops_of(const char *name, GError **error)
     if (!ops && error && !*error)
         blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: there are no names to be given", name);
     return ops;
+}
+
+bool name_is_plain(const struct name_info *info)
+{
+    return info->kind == NAME_FILE && info->single;
+}
+
+bool name_is_of(const struct name_info *info, const struct storage *storage)
+{
+    return name_is_plain(info) && strcmp(info->identity, storage->identity) == 0;
 }
 
 bool name_has_files(const char *name)

@@ -6,6 +6,8 @@
 #ifndef BLOCKMIG_STORAGE_NAMES_H
 #define BLOCKMIG_STORAGE_NAMES_H
 
+#include "formats/storage.h"
+
 #include <glib.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -36,12 +38,17 @@ struct name_ops {
 bool name_has_files(const char *name);
 /* What has the name? Links are not followed. */
 bool name_look(const char *name, struct name_info *info, GError **error);
+/* A file that can be written into without surprises: a link is none, nor one with a second name. */
+bool name_is_plain(const struct name_info *info);
+/* Is it plain, and the file that `storage` is on? */
+bool name_is_of(const struct name_info *info, const struct storage *storage);
 /* Is there anything of that name?  Who cannot be asked is taken to have nothing. */
 bool name_exists(const char *name);
 /* A file; one that is not there is no error. */
 bool name_remove(const char *name, GError **error);
 /* The file `from` gets the name `to` in the same directory, durably.  Nothing loses its name by that but the
- * file with the identity `replaces` (NULL: none); *taken: somebody else has it, and nothing happened. */
+ * file with the identity `replaces` (NULL: none); *taken: somebody else has it, and nothing happened, which
+ * is no error. */
 bool name_take(const char *from, const char *to, const char *replaces, bool *taken, GError **error);
 /* Bytes that may still be written into this directory on a server; space_check() asks for those here. */
 bool name_room(const char *directory, uint64_t *available, GError **error);
@@ -50,7 +57,7 @@ bool name_room(const char *directory, uint64_t *available, GError **error);
 
 /* false: see errno. */
 bool name_look_at(int directory, const char *name, struct name_info *info);
-/* As name_take(); false: *taken, or see errno. */
+/* As name_take(); false: see errno. */
 bool name_take_at(int from_directory, const char *from, int to_directory, const char *to,
                   const char *replaces, bool *taken);
 

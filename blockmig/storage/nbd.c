@@ -547,9 +547,6 @@ static struct nbd *nbd_for(const char *uri, unsigned flags, GError **error)
 static void export_close(struct storage *storage)
 {
     nbd_unref(nbd_of(storage));
-    g_free(storage->name);
-    g_free(storage->identity);
-    g_free(storage);
 }
 
 static const struct storage_ops export_ops = {
@@ -564,21 +561,16 @@ static const struct storage_ops export_ops = {
     .close = export_close,
 };
 
-static struct storage *storage_new(struct nbd *nbd, const char *name, char *identity, bool writable)
+static struct storage *export_new(struct nbd *nbd, const char *name, char *identity, bool writable)
 {
-    struct storage *storage = g_new0(struct storage, 1);
+    struct storage *storage = storage_new(&export_ops, name, nbd);
 
-    storage->ops = &export_ops;
-    storage->name = g_strdup(name);
     storage->identity = identity;
     storage->size = nbd->abilities.size;
     storage->writable = writable;
-    storage->direct_fd = storage->buffered_fd = -1;
-    storage->alignment = 1;
     storage->notice = nbd->abilities.flush ? NULL
                                            : "the server does not flush: after a power cut, what it has "
                                              "acknowledged may be lost";
-    storage->opaque = nbd;
     return storage;
 }
 
@@ -631,7 +623,7 @@ struct storage *storage_nbd_open(const char *uri, unsigned flags, GError **error
     }
     if (writable)
         g_atomic_int_set(&nbd->retry, 0);
-    storage = storage_new(nbd, uri, identity_of(uri), writable);
+    storage = export_new(nbd, uri, identity_of(uri), writable);
     storage->reads_zero = writable && is_all_zero(storage);
     return storage;
 }
@@ -657,7 +649,7 @@ struct storage *storage_nbd_open_child(int socket, GPid child, const char *name,
         return NULL;
     }
     nbd->child = child;
-    return storage_new(nbd, name, g_strdup(identity), false);
+    return export_new(nbd, name, g_strdup(identity), false);
 }
 
 /* ---- dirty bitmaps ------------------------------------------------------------------------------ */

@@ -116,9 +116,6 @@ static void container_close(struct storage *storage)
 
     g_hash_table_unref(container->pages);
     g_free(container);
-    g_free(storage->name);
-    g_free(storage->identity);
-    g_free(storage);
 }
 
 static const struct storage_ops container_ops = {
@@ -134,22 +131,16 @@ static const struct storage_ops container_ops = {
 struct storage *fuzz_container_new(const uint8_t *data, uint64_t size, uint64_t capacity)
 {
     struct container *container = g_new0(struct container, 1);
-    struct storage *storage = g_new0(struct storage, 1);
+    struct storage *storage = storage_new(&container_ops, "input", container);
 
     container->data = data;
     container->length = size;
     container->capacity = capacity;
     container->pages = g_hash_table_new_full(NULL, NULL, NULL, g_free);
-    storage->ops = &container_ops;
-    storage->name = g_strdup("input");
     storage->identity = g_strdup_printf("input:%p", (void *)container);
     storage->size = size;
     storage->writable = true;
     storage->growable = true;
-    storage->direct_fd = -1;
-    storage->buffered_fd = -1;
-    storage->alignment = 1;
-    storage->opaque = container;
     return storage;
 }
 
