@@ -31,6 +31,7 @@ struct agent_client {
     char *authority, *certificate, *key;
     char *session;    /* the header */
     int64_t patience; /* microseconds */
+    int known;        /* it has answered before: its certificate is in order */
     GMutex lock;
     GPtrArray *idle; /* of CURL *, with their connections */
 };
@@ -362,18 +363,22 @@ static CURLcode exchange_once(struct agent_client *client, struct exchange *exch
     __atomic_add_fetch(&wire_bytes, exchange->sent + exchange->answer->len, __ATOMIC_RELAXED);
     curl.slist_free_all(headers);
     if (result == CURLE_OK)
+        __atomic_store_n(&client->known, 1, __ATOMIC_RELAXED);
+    if (result == CURLE_OK)
         give_connection(client, handle);
     else
         curl.easy_cleanup(handle);
     return result;
 }
 
-/* What will not get better by asking again. */
-static bool is_hopeless(CURLcode result)
+/* What will not get better by asking again.  A handshake that a bad link breaks off may look like a wrong
+ * certificate; each is checked anew, however often it is asked. */
+static bool is_hopeless(const struct agent_client *client, CURLcode result)
 {
     switch (result) {
-    case CURLE_SSL_CERTPROBLEM:
     case CURLE_PEER_FAILED_VERIFICATION:
+        return !__atomic_load_n(&client->known, __ATOMIC_RELAXED);
+    case CURLE_SSL_CERTPROBLEM:
     case CURLE_SSL_CACERT_BADFILE:
     case CURLE_SSL_CIPHER:
     case CURLE_SSL_ISSUER_ERROR:
@@ -391,7 +396,7 @@ static CURLcode exchange_patiently(struct agent_client *client, struct exchange 
     int64_t until = g_get_monotonic_time() + client->patience, wait = FIRST_WAIT;
     CURLcode result;
 
-    while ((result = exchange_once(client, exchange, status)) != CURLE_OK && !is_hopeless(result) &&
+    while ((result = exchange_once(client, exchange, status)) != CURLE_OK && !is_hopeless(client, result) &&
            !exchange->request->once && g_get_monotonic_time() + wait < until) {
         g_usleep((gulong)wait);
         wait = MIN(2 * wait, LONGEST_WAIT);
