@@ -4,6 +4,7 @@
 #include "formats/error.h"
 
 #include <string.h>
+#include <xxhash.h>
 
 /* What off_t can hold: the kernel refuses more anyway, but with a less helpful message. */
 #define STORAGE_MAX_SIZE ((uint64_t)INT64_MAX)
@@ -191,6 +192,31 @@ void storage_prefetch(struct storage *storage, uint64_t offset, uint64_t length)
 {
     if (storage->ops->prefetch)
         storage->ops->prefetch(storage, offset, length);
+}
+
+static bool digest_here(struct storage *storage, uint64_t offset, uint64_t length, uint32_t chunk,
+                        uint8_t *digests, GError **error)
+{
+    g_autofree uint8_t *buffer = g_malloc(chunk);
+
+    for (uint64_t at = 0; at < length; at += chunk, digests += STORAGE_DIGEST) {
+        if (!storage->ops->pread(storage, buffer, chunk, offset + at, error))
+            return false;
+        XXH128_canonicalFromHash((XXH128_canonical_t *)digests, XXH3_128bits(buffer, chunk));
+    }
+    return true;
+}
+
+bool storage_digests(struct storage *storage, uint64_t offset, uint64_t length, uint32_t chunk,
+                     uint8_t *digests, GError **error)
+{
+    if (!range_check(storage, "digest", offset, length, false, error))
+        return false;
+    return length == 0 ||
+           finish(storage,
+                  (storage->ops->digests ? storage->ops->digests : digest_here)(storage, offset, length, chunk,
+                                                                               digests, error),
+                  error);
 }
 
 void storage_close(struct storage *storage)

@@ -26,7 +26,7 @@ static struct journal_window *open_window(struct journal *journal, const struct 
 
 static bool is_move(const struct journal_job *job)
 {
-    return strcmp(job->command, "move") == 0;
+    return strcmp(job->command, "move") == 0 || strcmp(job->command, "migrate") == 0;
 }
 
 static const char *job_state(const struct journal_job *job, const struct journal_window *window)

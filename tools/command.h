@@ -22,6 +22,7 @@ int cmd_create(const struct options *options, GError **error);
 int cmd_info(const struct options *options, GError **error);
 int cmd_job(const struct options *options, GError **error);
 int cmd_map(const struct options *options, GError **error);
+int cmd_migrate(const struct options *options, GError **error);
 int cmd_move(const struct options *options, GError **error);
 int cmd_plan(const struct options *options, GError **error);
 int cmd_reservation(const struct options *options, GError **error);

@@ -10,7 +10,7 @@ tools_blockmig_SOURCES = \
 	tools/cmd-info.c \
 	tools/cmd-job.c \
 	tools/cmd-map.c \
-	tools/cmd-move.c \
+	tools/cmd-migrate.c tools/cmd-move.c \
 	tools/cmd-plan.c \
 	tools/cmd-reservation.c \
 	tools/cmd-verify.c \

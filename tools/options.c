@@ -37,10 +37,12 @@ struct option_spec {
 
 #define IMAGES (COMMAND_INFO | COMMAND_MAP | COMMAND_VERIFY | COMMAND_COPY | COMMAND_PLAN)
 #define COPIES (COMMAND_COPY | COMMAND_PLAN)
-#define MOVES  (COMMAND_MOVE | COMMAND_PLAN)
-#define BOTH   (COMMAND_COPY | COMMAND_MOVE | COMMAND_PLAN)
+#define HERE   (COMMAND_MOVE | COMMAND_PLAN)
+#define ACROSS (COMMAND_MIGRATE | COMMAND_PLAN)
+#define MOVES  (COMMAND_MOVE | COMMAND_MIGRATE | COMMAND_PLAN)
+#define BOTH   (COMMAND_COPY | MOVES)
 #define RUNS   (BOTH | COMMAND_JOB)
-#define TELLS  (IMAGES | COMMAND_MOVE | COMMAND_JOB | COMMAND_CREATE | COMMAND_COMMIT | COMMAND_RESERVATION)
+#define TELLS  (IMAGES | COMMAND_MOVE | COMMAND_MIGRATE | COMMAND_JOB | COMMAND_CREATE | COMMAND_COMMIT | COMMAND_RESERVATION)
 #define AT(x)  offsetof(struct options, x)
 
 static const char *const chain_choices[] = {"flatten", "keep", "shallow", NULL};
@@ -49,7 +51,10 @@ static const char *const digest_choices[] = {"xxh3", "sha256", NULL};
 G_STATIC_ASSERT(CHAIN_FLATTEN == 0 && CHAIN_KEEP == 1 && CHAIN_SHALLOW == 2);
 G_STATIC_ASSERT(VERIFY_FULL == 0 && VERIFY_WRITTEN == 1 && VERIFY_NONE == 2);
 G_STATIC_ASSERT(DIGEST_XXH3_128 == 0 && DIGEST_SHA256 == 1);
-static const char *const method_choices[] = {"auto", "cold", "storage", "mirror", NULL};
+static const char *const method_choices[] = {"auto",  "cold",    "storage", "mirror", "live",
+                                             "quick", "restart", NULL};
+static const char *const cdrom_choices[] = {"copy", "keep", "eject", NULL};
+G_STATIC_ASSERT(CDROM_COPY == 0 && CDROM_KEEP == 1 && CDROM_EJECT == 2);
 static const char *const busy_choices[] = {"park", "mirror", "throttle", NULL};
 static const char *const quiesce_choices[] = {"no", "try", "require", NULL};
 G_STATIC_ASSERT(BUSY_PARK == 0 && BUSY_MIRROR == 1 && BUSY_THROTTLE == 2);
@@ -81,16 +86,22 @@ static const struct option_spec specs[] = {
     {"receipt", 0, "FILE", "compare one image with the receipt of a copy", COMMAND_VERIFY, OPTION_STRING,
      AT(receipt)},
     {"strict", 0, NULL, "a different virtual size is a difference", COMMAND_VERIFY, OPTION_FLAG, AT(strict)},
-    {"method", 0, "METHOD", "auto, cold, storage or mirror", BOTH, OPTION_CHOICE, AT(method), method_choices},
+    {"method", 0, "METHOD", "see the manual; by itself the least disturbing", BOTH, OPTION_CHOICE, AT(method), method_choices},
     {"max-pause", 0, "TIME", "longest pause of the machine (500ms); 0: none", MOVES | COMMAND_JOB,
      OPTION_TIME, AT(max_pause)},
     {"on-busy", 0, "POLICY", "if too busy: park, mirror or throttle", MOVES, OPTION_CHOICE, AT(on_busy),
      busy_choices},
     {"quiesce", 0, "WHEN", "freeze the guest: no, try or require", MOVES, OPTION_CHOICE, AT(quiesce),
      quiesce_choices},
-    {"keep-failback", 0, "TIME", "how long the way back stays open (0)", MOVES, OPTION_TIME,
+    {"connect", 'c', "URI", "the libvirt that has the machine", MOVES, OPTION_STRING,
+     AT(connection)},
+    {"cdrom", 0, "WHAT", "media that are only read: copy, keep or eject", ACROSS, OPTION_CHOICE, AT(cdrom),
+     cdrom_choices},
+    {"shutdown-timeout", 0, "TIME", "how long a guest may take to shut down (3min)", ACROSS, OPTION_TIME,
+     AT(shutdown)},
+    {"keep-failback", 0, "TIME", "how long the way back stays open (0)", HERE, OPTION_TIME,
      AT(keep_failback)},
-    {"scratch", 0, "DIR", "for overlays with no place beside the source", MOVES, OPTION_STRING, AT(scratch)},
+    {"scratch", 0, "DIR", "for overlays with no place beside the source", HERE, OPTION_STRING, AT(scratch)},
     {"sample", 0, "TIME", "watch the machine for so long, for a forecast", COMMAND_PLAN, OPTION_TIME,
      AT(sample)},
     {"verify", 0, "WHAT", "full (read back and prove), written or none", BOTH | COMMAND_COMMIT, OPTION_CHOICE,
@@ -98,7 +109,7 @@ static const struct option_spec specs[] = {
     {"digest", 0, "ALGORITHM", "xxh3 or sha256", BOTH, OPTION_CHOICE, AT(digest), digest_choices},
     {"bandwidth", 0, "RATE", "read no faster than RATE, as in 100MiB/s",
      BOTH | COMMAND_VERIFY | COMMAND_COMMIT, OPTION_RATE, AT(bandwidth)},
-    {"compress", 0, "HOW", "to and from agents: auto, off or zstd[:LEVEL]", COPIES, OPTION_STRING,
+    {"compress", 0, "HOW", "to and from agents: auto, off or zstd[:LEVEL]", COPIES | COMMAND_MIGRATE, OPTION_STRING,
      AT(compress)},
     {"guest-share", 0, "PERCENT", "requests that the machine keeps (80); 0: any", MOVES, OPTION_PERCENT,
      AT(guest_share)},
@@ -350,7 +361,7 @@ static struct options *options_new(unsigned command)
     struct options *options = g_new0(struct options, 1);
     options->command = command;
     options->progress = PROGRESS_DEFAULT;
-    options->max_pause = options->keep_failback = options->sample = options->guest_share = -1;
+    options->max_pause = options->keep_failback = options->sample = options->shutdown = options->guest_share = -1;
     options->parents = g_ptr_array_new_with_free_func(g_free);
     options->roots = g_ptr_array_new_with_free_func(g_free);
     options->disks = g_ptr_array_new_with_free_func(g_free);

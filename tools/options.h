@@ -24,7 +24,8 @@ enum command_bit {
     COMMAND_CREATE = 1 << 8,
     COMMAND_COMMIT = 1 << 9,
     COMMAND_RESERVATION = 1 << 10,
-    COMMAND_ALL = (1 << 11) - 1,
+    COMMAND_MIGRATE = 1 << 11,
+    COMMAND_ALL = (1 << 12) - 1,
 };
 
 /* Values of --progress=FD: a descriptor, or one of these. */
@@ -45,11 +46,13 @@ struct options {
     GPtrArray *roots;
     GPtrArray *disks;
     /* Milliseconds; negative: not given. */
-    int64_t max_pause, keep_failback, sample;
+    int64_t max_pause, keep_failback, sample, shutdown;
     int guest_share;
     unsigned on_busy; /* enum busy_policy */
     unsigned quiesce; /* enum quiesce_mode */
     char *scratch;
+    char *connection;   /* URI of a libvirt */
+    unsigned cdrom;     /* enum cdrom_mode */
     char *compress;     /* NULL: auto */
     uint64_t bandwidth; /* bytes per second; 0: no limit */
     unsigned verify;    /* enum verify_mode */

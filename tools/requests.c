@@ -6,7 +6,9 @@
 
 #include <string.h>
 
-enum { METHOD_AUTO, METHOD_COLD, METHOD_STORAGE, METHOD_MIRROR }; /* as in the option table */
+enum { METHOD_AUTO, METHOD_COLD, METHOD_STORAGE, METHOD_MIRROR, METHOD_LIVE, METHOD_QUICK, METHOD_RESTART }; /* as in the option table */
+
+static const char *const method_names[] = {"auto", "cold", "storage", "mirror", "live", "quick", "restart"};
 
 #define LONGEST_PAUSE 3600000 /* ms */
 
@@ -35,10 +37,10 @@ static void set_strings(GPtrArray **field, const GPtrArray *value)
 struct copy_request *requests_copy(const struct options *options, const char *source, const char *target,
                                    GError **error)
 {
-    if (options->method == METHOD_STORAGE || options->method == METHOD_MIRROR) {
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE,
-                    "copy: --method=%s is for running machines: see blockmig move",
-                    options->method == METHOD_STORAGE ? "storage" : "mirror");
+    if (options->method != METHOD_AUTO && options->method != METHOD_COLD) {
+        blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                      "copy: --method=%s is for machines: see blockmig move and migrate",
+                      method_names[options->method]);
         return NULL;
     }
     if (options->compress && !storage_agent_choose_compression(options->compress, error))
@@ -71,6 +73,10 @@ static bool check_move(const struct options *options, GError **error)
     if (options->method == METHOD_COLD)
         return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
                              "move: --method=cold is for images that nobody uses: see blockmig copy");
+    if (options->method > METHOD_MIRROR)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                             "move: --method=%s leads to another host: see blockmig migrate",
+                             method_names[options->method]);
     if (options->max_pause > LONGEST_PAUSE)
         return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "move: --max-pause is more than an hour");
     if (options->method == METHOD_STORAGE && options->max_pause == 0)
@@ -82,7 +88,9 @@ static bool check_move(const struct options *options, GError **error)
 static void set_move_modes(struct move_request *request, const struct options *options)
 {
     static const enum move_method methods[] = {
-        [METHOD_AUTO] = MOVE_AUTO, [METHOD_STORAGE] = MOVE_STORAGE, [METHOD_MIRROR] = MOVE_MIRROR};
+        [METHOD_AUTO] = MOVE_AUTO,     [METHOD_COLD] = MOVE_COLD, [METHOD_STORAGE] = MOVE_STORAGE,
+        [METHOD_MIRROR] = MOVE_MIRROR, [METHOD_LIVE] = MOVE_LIVE, [METHOD_QUICK] = MOVE_QUICK,
+        [METHOD_RESTART] = MOVE_RESTART};
 
     request->method = methods[options->method];
     request->on_busy = (enum busy_policy)options->on_busy;
@@ -101,17 +109,15 @@ static char *absolute_machine(const char *name)
     return g_strconcat("qmp:", path, NULL);
 }
 
-struct move_request *requests_move(const struct options *options, const char *machine, const char *target,
-                                   GError **error)
+static struct move_request *machine_request(const struct options *options, const char *machine, const char *target)
 {
-    if (!check_move(options, error))
-        return NULL;
     struct move_request *request = move_request_new();
     request->machine = absolute_machine(machine);
     set_string(&request->target, target);
     set_string(&request->target_format, options->target_format);
     set_string(&request->target_options, options->target_options);
     set_string(&request->scratch, options->scratch);
+    set_string(&request->connection, options->connection);
     set_string(&request->state_dir, options->state_dir);
     set_strings(&request->disks, options->disks);
     set_move_modes(request, options);
@@ -123,5 +129,38 @@ struct move_request *requests_move(const struct options *options, const char *ma
         request->guest_share = (unsigned)options->guest_share;
     request->keep_failback = (uint64_t)MAX(options->keep_failback, 0);
     request->sample = (unsigned)MAX(options->sample, 0);
+    request->cdrom = (enum cdrom_mode)options->cdrom;
+    if (options->shutdown >= 0)
+        request->shutdown = (uint64_t)options->shutdown;
+    return request;
+}
+
+struct move_request *requests_move(const struct options *options, const char *machine, const char *target,
+                                   GError **error)
+{
+    return check_move(options, error) ? machine_request(options, machine, target) : NULL;
+}
+
+struct move_request *requests_migrate(const struct options *options, const char *machine, const char *target,
+                                      GError **error)
+{
+    if (g_str_has_prefix(machine, "qmp:"))
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                             "migrate: %s: only machines of libvirt go to another host", machine),
+               NULL;
+    if (!g_str_has_prefix(target, "blockmig://") && !g_str_has_prefix(target, "blockmig+unix://"))
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "migrate: %s: blockmig://HOST[/DATASTORE] is expected",
+                             target),
+               NULL;
+    if (options->method == METHOD_STORAGE || options->method == METHOD_MIRROR)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "migrate: --method=%s stays on this host: see blockmig move",
+                             method_names[options->method]),
+               NULL;
+    if (options->max_pause > LONGEST_PAUSE)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "migrate: --max-pause is more than an hour"), NULL;
+    if (options->compress && !storage_agent_choose_compression(options->compress, error))
+        return NULL;
+    struct move_request *request = machine_request(options, machine, target);
+    request->across = true;
     return request;
 }

@@ -12,4 +12,7 @@ struct copy_request *requests_copy(const struct options *options, const char *so
 struct move_request *requests_move(const struct options *options, const char *machine, const char *target,
                                    GError **error);
 
+struct move_request *requests_migrate(const struct options *options, const char *machine, const char *target,
+                                      GError **error);
+
 #endif

@@ -11,7 +11,9 @@
 enum chain_mode { CHAIN_FLATTEN, CHAIN_KEEP, CHAIN_SHALLOW };
 enum verify_mode { VERIFY_FULL, VERIFY_WRITTEN, VERIFY_NONE };
 /* How a running machine's disks are moved; auto: by what is asked of the pause. */
-enum move_method { MOVE_AUTO, MOVE_STORAGE, MOVE_MIRROR };
+enum move_method { MOVE_AUTO, MOVE_STORAGE, MOVE_MIRROR, MOVE_COLD, MOVE_LIVE, MOVE_QUICK, MOVE_RESTART };
+/* Media that the machine only reads, on their way to another host. */
+enum cdrom_mode { CDROM_COPY, CDROM_KEEP, CDROM_EJECT };
 /* What is done if the machine writes too much for the pause that is allowed. */
 enum busy_policy { BUSY_PARK, BUSY_MIRROR, BUSY_THROTTLE };
 /* Are the guest's file systems frozen, by its agent, for the snapshot and the switch? */
@@ -56,10 +58,14 @@ struct copy_request *copy_request_from_json(const char *text, GError **error);
  * there may differ. */
 bool copy_request_same(const char *a, const char *b);
 
-/* `move VM DST` and its options, for a machine that runs.  Strings are owned; NULL means the default. */
+/* `move VM DST` and `migrate VM HOST`, and their options.  Strings are owned; NULL means the default. */
 struct move_request {
-    char *machine;        /* "qmp:SOCKET" */
-    char *target;         /* a directory; with one disk also a file */
+    char *machine;        /* "qmp:SOCKET", or the name of a libvirt domain */
+    char *target;         /* a directory; with one disk also a file; of a migration a URI of an agent */
+    bool across;          /* it is a migration: to another host */
+    char *connection;     /* URI of the domain's libvirt */
+    enum cdrom_mode cdrom;
+    uint64_t shutdown;    /* milliseconds that a guest has to shut down */
     GPtrArray *disks;     /* of char *, as vm_find_disk(); empty: every disk that can be written */
     char *target_format;  /* -O; NULL: each disk keeps its format */
     char *target_options; /* -o text */

@@ -2,6 +2,7 @@
 /* Moves of running machines from the outside, and what every phase of them needs. */
 #include "blockmig/migrate/keeper.h"
 #include "blockmig/migrate/live-watch.h"
+#include "blockmig/migrate/machine.h"
 #include "blockmig/storage/uri.h"
 
 #include <sched.h>
@@ -107,6 +108,8 @@ static struct job_report *run(struct live_job *job, const struct job_listener *l
 struct job_report *move_job_run(const struct move_request *request, const struct job_listener *listener,
                                 bool dry_run, GError **error)
 {
+    if (machine_is_domain(request->machine))
+        return machine_job_run(request, listener, dry_run, error);
     if (!dry_run)
         window_close_overdue(request, listener);
     return run(&(struct live_job){.request = request, .base.dry_run = dry_run}, listener, error);
@@ -115,6 +118,8 @@ struct job_report *move_job_run(const struct move_request *request, const struct
 struct job_report *move_job_resume(const struct move_request *request, const char *id,
                                    const struct job_listener *listener, GError **error)
 {
+    if (machine_is_domain(request->machine))
+        return machine_job_resume(request, id, false, listener, error);
     return run(&(struct live_job){.request = request, .wanted = id}, listener, error);
 }
 
@@ -132,6 +137,8 @@ static struct job_report *give_up(struct live_job *job, const struct job_listene
 struct job_report *move_job_cancel(const struct move_request *request, const char *id,
                                    const struct job_listener *listener, GError **error)
 {
+    if (machine_is_domain(request->machine))
+        return machine_job_resume(request, id, true, listener, error);
     return give_up(&(struct live_job){.request = request, .wanted = id, .give_up = true}, listener, error);
 }
 

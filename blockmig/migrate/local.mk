@@ -35,6 +35,18 @@ libengine_a_SOURCES += \
 	blockmig/migrate/live-throttle.c \
 	blockmig/migrate/live-watch.c blockmig/migrate/live-watch.h \
 	blockmig/migrate/live.c blockmig/migrate/live.h \
+	blockmig/migrate/machine-copy.c \
+	blockmig/migrate/machine-definition.c \
+	blockmig/migrate/machine-files.c \
+	blockmig/migrate/machine-look.h \
+	blockmig/migrate/machine-method.c \
+	blockmig/migrate/machine-place.c \
+	blockmig/migrate/machine-preflight.c \
+	blockmig/migrate/machine-prove.c \
+	blockmig/migrate/machine-recover.c \
+	blockmig/migrate/machine-settle.c \
+	blockmig/migrate/machine-switch.c \
+	blockmig/migrate/machine.c blockmig/migrate/machine.h \
 	blockmig/migrate/metadata.c blockmig/migrate/metadata.h \
 	blockmig/migrate/move-request.c \
 	blockmig/migrate/phase.h \

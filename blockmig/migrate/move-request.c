@@ -6,8 +6,10 @@
 
 #define DEFAULT_MAX_PAUSE   500 /* ms */
 #define DEFAULT_GUEST_SHARE 80  /* % */
+#define DEFAULT_SHUTDOWN    180000 /* ms */
 
-static const char *const methods[] = {"auto", "storage", "mirror", NULL};
+static const char *const methods[] = {"auto", "storage", "mirror", "cold", "live", "quick", "restart", NULL};
+static const char *const cdrom_modes[] = {"copy", "keep", "eject", NULL};
 static const char *const busy_policies[] = {"park", "mirror", "throttle", NULL};
 static const char *const quiesce_modes[] = {"no", "try", "require", NULL};
 
@@ -23,6 +25,7 @@ struct move_request *move_request_new(void)
     request->disks = g_ptr_array_new_with_free_func(g_free);
     request->max_pause = DEFAULT_MAX_PAUSE;
     request->guest_share = DEFAULT_GUEST_SHARE;
+    request->shutdown = DEFAULT_SHUTDOWN;
     return request;
 }
 
@@ -32,6 +35,7 @@ void move_request_free(struct move_request *request)
         return;
     g_free(request->machine);
     g_free(request->target);
+    g_free(request->connection);
     g_ptr_array_unref(request->disks);
     g_free(request->target_format);
     g_free(request->target_options);
@@ -57,6 +61,10 @@ char *move_request_to_json(const struct move_request *request)
         (json_int_t)request->guest_share, "max_pause", (json_int_t)request->max_pause, "keep_failback",
         (json_int_t)request->keep_failback, "delete_source", request->delete_source);
 
+    json_object_set_new(object, "across", json_boolean(request->across));
+    json_object_set_new(object, "cdrom", json_string(cdrom_modes[request->cdrom]));
+    json_object_set_new(object, "shutdown", json_integer((json_int_t)request->shutdown));
+    request_set_string(object, "connection", request->connection);
     request_set_string(object, "machine", request->machine);
     request_set_string(object, "target", target);
     request_set_strings(object, "disks", request->disks);
@@ -80,12 +88,14 @@ static bool get_modes(struct move_request *request, json_t *object, GError **err
     g_autofree char *chain = request_get_string(object, "chain");
     g_autofree char *verify = request_get_string(object, "verify");
     g_autofree char *digest = request_get_string(object, "digest");
-    unsigned method, on_busy, quiesce;
+    unsigned method, on_busy, quiesce, cdrom = CDROM_COPY;
 
     if (!get_word(object, "method", methods, &method, error) ||
         !get_word(object, "on_busy", busy_policies, &on_busy, error) ||
-        !get_word(object, "quiesce", quiesce_modes, &quiesce, error))
+        !get_word(object, "quiesce", quiesce_modes, &quiesce, error) ||
+        (json_object_get(object, "cdrom") && !get_word(object, "cdrom", cdrom_modes, &cdrom, error)))
         return false;
+    request->cdrom = (enum cdrom_mode)cdrom;
     request->method = (enum move_method)method;
     request->on_busy = (enum busy_policy)on_busy;
     request->quiesce = (enum quiesce_mode)quiesce;
@@ -98,6 +108,10 @@ static bool request_from_object(struct move_request *request, json_t *object, GE
 {
     GPtrArray *disks = request_get_strings(object, "disks");
 
+    request->across = json_is_true(json_object_get(object, "across"));
+    if (json_object_get(object, "shutdown"))
+        request->shutdown = (uint64_t)json_integer_value(json_object_get(object, "shutdown"));
+    request->connection = request_get_string(object, "connection");
     request->machine = request_get_string(object, "machine");
     request->target = request_get_string(object, "target");
     request->target_format = request_get_string(object, "target_format");
@@ -131,7 +145,7 @@ struct move_request *move_request_from_json(const char *text, GError **error)
 
 /* They do not change what is written to the target. */
 static const char *const free_keys[] = {"bandwidth", "guest_share",   "max_pause", "method",        "on_busy",
-                                        "quiesce",   "keep_failback", "verify",    "delete_source", NULL};
+                                        "quiesce",   "keep_failback", "verify",    "delete_source", "shutdown", NULL};
 
 bool move_request_same(const char *a, const char *b)
 {

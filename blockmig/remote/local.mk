@@ -2,6 +2,7 @@
 libengine_a_SOURCES += \
 	blockmig/remote/datastore.c blockmig/remote/datastore.h \
 	blockmig/remote/handle.c blockmig/remote/handle.h \
+	blockmig/remote/machines.c blockmig/remote/machines.h \
 	blockmig/remote/peer.c blockmig/remote/peer.h \
 	blockmig/remote/server.c blockmig/remote/server.h blockmig/remote/server-internal.h \
 	blockmig/remote/server-config.c blockmig/remote/server-config.h \

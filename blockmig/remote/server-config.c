@@ -24,6 +24,16 @@ static void datastore_free(gpointer data)
     g_free(datastore);
 }
 
+static void machines_free(struct agent_machines *machines)
+{
+    if (!machines)
+        return;
+    g_strfreev(machines->allow);
+    g_free(machines->libvirt);
+    g_free(machines->directory);
+    g_free(machines);
+}
+
 void agent_config_free(struct agent_config *config)
 {
     if (!config)
@@ -33,6 +43,7 @@ void agent_config_free(struct agent_config *config)
     g_free(config->tls_directory);
     g_strfreev(config->allow);
     g_ptr_array_unref(config->datastores);
+    machines_free(config->machines);
     g_free(config);
 }
 
@@ -79,6 +90,27 @@ static bool read_datastore(struct agent_config *config, GKeyFile *file, const ch
            blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: %s: %s", group, real, g_strerror(errno));
 }
 
+static char *get_path(GKeyFile *file, const char *group, const char *key, const char *otherwise)
+{
+    char *path = g_key_file_get_string(file, group, key, NULL);
+
+    return path ? path : g_strdup(otherwise);
+}
+
+static bool read_machines(struct agent_config *config, GKeyFile *file, const char *group, GError **error)
+{
+    static const char *const known[] = {"allow", "libvirt", "directory", NULL};
+    struct agent_machines *machines = config->machines = g_new0(struct agent_machines, 1);
+
+    if (!check_keys(file, group, known, error))
+        return false;
+    machines->allow = g_key_file_get_string_list(file, group, "allow", NULL, NULL);
+    machines->libvirt = get_path(file, group, "libvirt", "/run/libvirt/libvirt-sock");
+    machines->directory = get_path(file, group, "directory", "/run/blockmig/machines");
+    return (g_path_is_absolute(machines->libvirt) && g_path_is_absolute(machines->directory)) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: libvirt= and directory= want absolute paths", group);
+}
+
 static bool read_agent(struct agent_config *config, GKeyFile *file, GError **error)
 {
     static const char *const known[] = {"listen", "socket", "tls-directory", "allow", NULL};
@@ -102,6 +134,9 @@ static bool read_groups(struct agent_config *config, GKeyFile *file, GError **er
     for (char **group = groups; *group; group++) {
         if (g_str_has_prefix(*group, DATASTORE_GROUP)) {
             if (!read_datastore(config, file, *group, error))
+                return false;
+        } else if (strcmp(*group, "machines") == 0) {
+            if (!read_machines(config, file, *group, error))
                 return false;
         } else if (strcmp(*group, "agent") != 0) {
             return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: unknown group", *group);

@@ -12,6 +12,11 @@
  *   directory=DIR
  *   allow=PATTERN;...         narrower than that of the agent
  *   read-only=true
+ *
+ *   [machines]                machines may be moved here
+ *   allow=PATTERN;...         by whom: who may do that has this host's libvirt, and with it the host
+ *   libvirt=PATH              the daemon's socket (/run/libvirt/libvirt-sock)
+ *   directory=DIR             for sockets on which they are received (/run/blockmig/machines)
  */
 #ifndef BLOCKMIG_REMOTE_SERVER_CONFIG_H
 #define BLOCKMIG_REMOTE_SERVER_CONFIG_H
@@ -26,11 +31,17 @@ struct agent_datastore {
     int fd; /* of the directory */
 };
 
+struct agent_machines {
+    char **allow;
+    char *libvirt, *directory;
+};
+
 struct agent_config {
     char **listen;                /* NULL: not */
     char *socket, *tls_directory; /* NULL: none */
     char **allow;
-    GPtrArray *datastores; /* of struct agent_datastore * */
+    GPtrArray *datastores;           /* of struct agent_datastore * */
+    struct agent_machines *machines; /* NULL: none are taken */
 };
 
 /* USAGE errors name the file, the group and the key.  The caller's. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What may be asked: one function for each line of the table at the end. */
 #include "blockmig/remote/datastore.h"
+#include "blockmig/remote/machines.h"
 #include "blockmig/remote/server-internal.h"
 #include "blockmig/storage/agent-client.h"
 #include "blockmig/storage/direct.h"
@@ -23,7 +24,7 @@
 #define PAGE       4096u
 #define STEP       (1u << 20)
 
-enum body { BODY_NONE, BODY_JSON, BODY_FRAMES };
+enum body { BODY_NONE, BODY_JSON, BODY_FRAMES, BODY_STREAM };
 
 struct route {
     const char *method, *path; /* in the path, * stands for one part and a ** at the end for the rest */
@@ -44,6 +45,7 @@ struct request {
     struct MHD_Connection *connection; /* once it is to be answered */
     uint64_t frames, bytes;
     GError *error;
+    struct tunnel *tunnel;
     json_t *answer;     /* what it is answered with: this, or */
     GByteArray *octets; /* this */
 };
@@ -145,6 +147,61 @@ static bool tell_datastore(struct request *request, GError **error)
                   "read_only", request->datastore->read_only);
     return true;
 }
+
+/* ---- machines ----------------------------------------------------------------------------------- */
+
+static const struct agent_machines *find_machines(const struct request *request, GError **error)
+{
+    const struct agent_machines *machines = request->caller.config->machines;
+
+    if (machines && (request->caller.local || agent_config_allows(machines->allow, request->caller.peer)))
+        return machines;
+    blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "'%s' may not move machines to this host", request->caller.peer);
+    return NULL;
+}
+
+/* A machine's definition has paths of this host. */
+static bool tell_machines(struct request *request, GError **error)
+{
+    const struct agent_machines *machines = find_machines(request, error);
+    json_t *directories;
+
+    if (!machines)
+        return false;
+    directories = json_object();
+    for (guint i = 0; i < request->caller.config->datastores->len; i++) {
+        const struct agent_datastore *datastore = g_ptr_array_index(request->caller.config->datastores, i);
+
+        if (find_datastore(request, datastore->name, true, NULL))
+            json_object_set_new(directories, datastore->name, json_string(datastore->directory));
+    }
+    request->answer = json_pack("{s:s, s:s, s:o}", "host", g_get_host_name(), "directory", machines->directory,
+                                "datastores", directories);
+    return true;
+}
+
+/* What is not for a while is no reason to end it. */
+static bool open_tunnel(struct request *request, GError **error)
+{
+    const struct agent_machines *machines = find_machines(request, error);
+
+    request->tunnel = machines ? tunnel_open(machines, request->parts[0], request->parts[1],
+                                             request->caller.peer, error)
+                               : NULL;
+    if (request->tunnel)
+        MHD_set_connection_option(request->connection, MHD_CONNECTION_OPTION_TIMEOUT, 0u);
+    return request->tunnel != NULL;
+}
+
+/* All of the body went there while it came. */
+static bool fill_tunnel(struct request *request, GError **error)
+{
+    tunnel_finish(request->tunnel);
+    request->answer = json_object();
+    return true;
+}
+
+/* ---- files -------------------------------------------------------------------------------------- */
 
 static bool look_at_file(struct request *request, GError **error)
 {
@@ -338,14 +395,59 @@ static bool read_extents(struct request *request, GError **error)
     return ok;
 }
 
+static void add_digests(GByteArray *digests, const uint8_t *data, uint64_t length, uint64_t chunk)
+{
+    for (uint64_t at = 0; at < length; at += chunk) {
+        uint8_t digest[FRAME_DIGEST];
+
+        frame_digest(data + at, (size_t)MIN(chunk, length - at), digest);
+        g_byte_array_append(digests, digest, sizeof(digest));
+    }
+}
+
+/* Holes need not be read; all their chunks have one digest. */
+static uint64_t add_hole(struct request *request, uint64_t offset, uint64_t length, uint64_t chunk,
+                         const uint8_t *zero)
+{
+    bool data = true;
+    uint64_t run = 0;
+
+    if (!storage_status(request->handle->storage, offset, length, &data, &run, NULL) || data)
+        return 0;
+    run = run / chunk * chunk;
+    for (uint64_t at = 0; at < run; at += chunk)
+        g_byte_array_append(request->octets, zero, FRAME_DIGEST);
+    return run;
+}
+
+static bool digest_range(struct request *request, uint8_t *buffer, uint64_t offset, uint64_t end, uint64_t chunk,
+                         GError **error)
+{
+    uint64_t most = FRAME_CONTENT / chunk * chunk, piece;
+    uint8_t zero[FRAME_DIGEST];
+
+    memset(buffer, 0, chunk);
+    frame_digest(buffer, chunk, zero);
+    for (; offset < end; offset += piece) {
+        piece = add_hole(request, offset, end - offset, chunk, zero);
+        if (piece > 0)
+            continue;
+        piece = MIN(most, end - offset);
+        if (!direct_read(request->handle->storage, buffer, piece, offset, true, error))
+            return false;
+        add_digests(request->octets, buffer, piece, chunk);
+    }
+    return true;
+}
+
 static bool send_digests(struct request *request, GError **error)
 {
     uint64_t offset, length, chunk;
     uint8_t *buffer = NULL;
-    bool ok = get_range(request, MAX_PROVED, &offset, &length, error) &&
-              get_number(request, "chunk", &chunk, error);
+    bool ok;
 
-    if (!ok)
+    if (!get_range(request, MAX_PROVED, &offset, &length, error) ||
+        !get_number(request, "chunk", &chunk, error))
         return false;
     if (chunk == 0 || chunk > FRAME_CONTENT || length / chunk > MAX_CHUNKS)
         return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
@@ -353,16 +455,7 @@ static bool send_digests(struct request *request, GError **error)
     if (!(buffer = new_buffer(FRAME_CONTENT, error)))
         return false;
     request->octets = g_byte_array_new();
-    for (uint64_t end = offset + length, piece; ok && offset < end; offset += piece) {
-        uint8_t digest[FRAME_DIGEST];
-
-        piece = MIN(chunk, end - offset);
-        ok = direct_read(request->handle->storage, buffer, piece, offset, true, error);
-        if (ok)
-            frame_digest(buffer, piece, digest);
-        if (ok)
-            g_byte_array_append(request->octets, digest, sizeof(digest));
-    }
+    ok = digest_range(request, buffer, offset, offset + length, chunk, error);
     free(buffer);
     return ok;
 }
@@ -441,6 +534,9 @@ static const struct route routes[] = {
     {"GET", "/v1/datastores/*/files/**", BODY_NONE, false, look_at_file},
     {"DELETE", "/v1/datastores/*/files/**", BODY_NONE, true, remove_file},
     {"POST", "/v1/datastores/*/files/**", BODY_JSON, true, rename_file},
+    {"GET", "/v1/machines", BODY_NONE, false, tell_machines},
+    {"GET", "/v1/tunnels/*/**", BODY_NONE, false, open_tunnel},
+    {"POST", "/v1/tunnels/*/**", BODY_STREAM, false, fill_tunnel},
     {"POST", "/v1/handles", BODY_JSON, false, open_handle},
     {"GET", "/v1/handles/*", BODY_NONE, false, tell_handle},
     {"DELETE", "/v1/handles/*", BODY_NONE, false, close_handle},
@@ -502,10 +598,14 @@ static bool prepare(struct request *request, const char *method, const char *url
         return false;
     if (g_str_has_prefix(request->route->path, "/v1/datastores/"))
         request->datastore = find_datastore(request, request->parts[0], request->route->writes, error);
-    else if (request->parts[0])
+    else if (g_str_has_prefix(request->route->path, "/v1/handles/"))
         request->handle =
             handle_find(request->caller.handles, request->parts[0], request->caller.peer, error);
-    if (request->parts[0] && !request->datastore && !request->handle)
+    else if (request->route->body == BODY_STREAM)
+        request->tunnel = find_machines(request, error)
+                              ? tunnel_find(request->parts[1], request->caller.peer, error)
+                              : NULL;
+    if (request->error)
         return false;
     if (request->route->body == BODY_FRAMES)
         request->parser = frame_parser_new(take_frame, request);
@@ -528,6 +628,9 @@ void request_free(struct request *request)
         return;
     forget_parts(request);
     handle_unref(request->handle);
+    if (request->tunnel)
+        tunnel_finish(request->tunnel); /* the client may be gone */
+    tunnel_unref(request->tunnel);
     g_byte_array_unref(request->body);
     frame_parser_free(request->parser);
     json_decref(request->arguments);
@@ -542,7 +645,9 @@ void request_feed(struct request *request, const void *data, size_t length)
 {
     if (request->error)
         return;
-    if (request->parser)
+    if (request->tunnel)
+        tunnel_write(request->tunnel, data, length, &request->error);
+    else if (request->parser)
         frame_parser_feed(request->parser, data, length, &request->error);
     else if (request->body->len + length > MAX_JSON)
         blockmig_fail(&request->error, BLOCKMIG_ERROR_USAGE, "a body of more than %u bytes", MAX_JSON);
@@ -631,5 +736,7 @@ struct MHD_Response *request_answer(struct request *request, struct MHD_Connecti
         return response;
     }
     *status = MHD_HTTP_OK;
+    if (request->route->run == open_tunnel)
+        return tunnel_answer(g_steal_pointer(&request->tunnel));
     return request->octets ? answer_octets(g_steal_pointer(&request->octets)) : answer_json(request->answer);
 }

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
+#include "blockmig/remote/machines.h"
 #include "blockmig/remote/peer.h"
 #include "blockmig/remote/server-internal.h"
 #include "blockmig/storage/agent-client.h"
@@ -284,7 +285,8 @@ struct server *server_open(const struct agent_config *config, GError **error)
     server->config = config;
     server->handles = handle_table_new();
     server->listeners = g_ptr_array_new_with_free_func(listener_free);
-    ok = (!config->listen || read_credentials(server, config->tls_directory, error)) &&
+    ok = (!config->machines || machines_prepare(config->machines, error)) &&
+         (!config->listen || read_credentials(server, config->tls_directory, error)) &&
          (!config->socket || listen_local(server, config->socket, error));
     for (char **text = config->listen; ok && text && *text; text++)
         ok = listen_to(server, *text, error);

@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "blockmig/storage/agent-client.h"
+#include "blockmig/storage/agent-client-internal.h"
 
+#include "blockmig/storage/library.h"
 #include "formats/error.h"
 
-#define CURL_DISABLE_TYPECHECK
-#include <curl/curl.h>
-#include <dlfcn.h>
 #include <errno.h>
 #include <gnutls/crypto.h>
 #include <gnutls/gnutls.h>
@@ -17,43 +15,13 @@
 #define DEFAULT_SOCKET   "/run/blockmig/agent.sock"
 #define DEFAULT_PATIENCE 30
 #define CONNECT_SECONDS  10L
-#define SILENT_SECONDS   20 /* a connection on which nothing moves for so long is given up, or earlier */
 #define UPLOAD_BUFFER    (1L << 20)
 #define RECEIVE_BUFFER   (512L << 10)
 #define FIRST_WAIT       (G_USEC_PER_SEC / 10)
 #define LONGEST_WAIT     (2 * G_USEC_PER_SEC)
-#define MAX_JSON         (1u << 20)
 #define MAX_WORDS        2000 /* of an agent's error */
 
-struct agent_client {
-    char *base;   /* "https://HOST:PORT" */
-    char *socket; /* or NULL */
-    char *authority, *certificate, *key;
-    char *session;    /* the header */
-    int64_t patience; /* microseconds */
-    int known;        /* it has answered before: its certificate is in order */
-    GMutex lock;
-    GPtrArray *idle; /* of CURL *, with their connections */
-};
-
-/*
- * libcurl brings thirty libraries with it, which made every start of the program half as long again: so it is
- * loaded when the first agent is asked.
- */
-static struct {
-    bool loaded; /* all of them */
-    __typeof__(&curl_global_init) global_init;
-    __typeof__(&curl_easy_init) easy_init;
-    __typeof__(&curl_easy_reset) easy_reset;
-    __typeof__(&curl_easy_setopt) easy_setopt;
-    __typeof__(&curl_easy_perform) easy_perform;
-    __typeof__(&curl_easy_getinfo) easy_getinfo;
-    __typeof__(&curl_easy_cleanup) easy_cleanup;
-    __typeof__(&curl_easy_strerror) easy_strerror;
-    __typeof__(&curl_slist_append) slist_append;
-    __typeof__(&curl_slist_free_all) slist_free_all;
-} curl;
-
+struct agent_curl agent_curl;
 static GMutex clients_lock;
 static GHashTable *clients; /* authority -> struct agent_client */
 static uint64_t wire_bytes;
@@ -165,34 +133,25 @@ static void client_free(struct agent_client *client)
 
 static bool load_curl(GError **error)
 {
-    static const char *const names[] = {"libcurl-gnutls.so.4", "libcurl.so.4"};
-    const struct {
-        const char *name;
-        void **function;
-    } functions[] = {
-        {"curl_global_init", (void **)&curl.global_init},
-        {"curl_easy_init", (void **)&curl.easy_init},
-        {"curl_easy_reset", (void **)&curl.easy_reset},
-        {"curl_easy_setopt", (void **)&curl.easy_setopt},
-        {"curl_easy_perform", (void **)&curl.easy_perform},
-        {"curl_easy_getinfo", (void **)&curl.easy_getinfo},
-        {"curl_easy_cleanup", (void **)&curl.easy_cleanup},
-        {"curl_easy_strerror", (void **)&curl.easy_strerror},
-        {"curl_slist_append", (void **)&curl.slist_append},
-        {"curl_slist_free_all", (void **)&curl.slist_free_all},
+    static const char *const files[] = {"libcurl-gnutls.so.4", "libcurl.so.4", NULL};
+    const struct library_symbol symbols[] = {
+        {"curl_global_init", (void **)&agent_curl.global_init},
+        {"curl_easy_init", (void **)&agent_curl.easy_init},
+        {"curl_easy_reset", (void **)&agent_curl.easy_reset},
+        {"curl_easy_setopt", (void **)&agent_curl.easy_setopt},
+        {"curl_easy_perform", (void **)&agent_curl.easy_perform},
+        {"curl_easy_getinfo", (void **)&agent_curl.easy_getinfo},
+        {"curl_easy_cleanup", (void **)&agent_curl.easy_cleanup},
+        {"curl_easy_strerror", (void **)&agent_curl.easy_strerror},
+        {"curl_slist_append", (void **)&agent_curl.slist_append},
+        {"curl_slist_free_all", (void **)&agent_curl.slist_free_all},
+        {NULL},
     };
-    void *library = NULL;
 
-    for (unsigned i = 0; i < G_N_ELEMENTS(names) && !library; i++)
-        library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
-    if (!library)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "libcurl, which agents are asked with: %s",
-                             dlerror());
-    for (unsigned i = 0; i < G_N_ELEMENTS(functions); i++)
-        if (!(*functions[i].function = dlsym(library, functions[i].name)))
-            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "libcurl: %s", dlerror());
-    curl.global_init(CURL_GLOBAL_DEFAULT);
-    curl.loaded = true;
+    if (!library_load(files, symbols, error))
+        return false;
+    agent_curl.global_init(CURL_GLOBAL_DEFAULT);
+    agent_curl.loaded = true;
     return true;
 }
 
@@ -209,7 +168,7 @@ static struct agent_client *client_new(const struct agent_address *address, GErr
                       text);
         return NULL;
     }
-    if (!curl.loaded && !load_curl(error))
+    if (!agent_curl.loaded && !load_curl(error))
         return NULL;
     client = g_new0(struct agent_client, 1);
     client->base = local ? g_strdup("http://agent") : g_strconcat("https://", address->authority, NULL);
@@ -293,7 +252,7 @@ static CURL *take_connection(struct agent_client *client)
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&client->lock);
 
     return client->idle->len ? g_ptr_array_remove_index_fast(client->idle, client->idle->len - 1)
-                             : curl.easy_init();
+                             : agent_curl.easy_init();
 }
 
 static void give_connection(struct agent_client *client, CURL *handle)
@@ -303,44 +262,49 @@ static void give_connection(struct agent_client *client, CURL *handle)
     g_ptr_array_add(client->idle, handle);
 }
 
-/* curl_easy_reset() leaves the connection alone. */
+/* Where it is, and how it is known.  curl_easy_reset() leaves the connection alone. */
+void agent_client_set_up(const struct agent_client *client, CURL *handle, const char *url)
+{
+    agent_curl.easy_reset(handle);
+    agent_curl.easy_setopt(handle, CURLOPT_URL, url);
+    agent_curl.easy_setopt(handle, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+    agent_curl.easy_setopt(handle, CURLOPT_NOSIGNAL, 1L);
+    agent_curl.easy_setopt(handle, CURLOPT_NOPROXY, "*");
+    agent_curl.easy_setopt(handle, CURLOPT_CONNECTTIMEOUT, CONNECT_SECONDS);
+    if (client->socket) {
+        agent_curl.easy_setopt(handle, CURLOPT_UNIX_SOCKET_PATH, client->socket);
+        return;
+    }
+    agent_curl.easy_setopt(handle, CURLOPT_CAINFO, client->authority);
+    agent_curl.easy_setopt(handle, CURLOPT_SSLCERT, client->certificate);
+    agent_curl.easy_setopt(handle, CURLOPT_SSLKEY, client->key);
+    agent_curl.easy_setopt(handle, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+}
+
 static void set_up(const struct agent_client *client, CURL *handle, struct exchange *exchange,
                    const char *url, struct curl_slist *headers)
 {
     const struct agent_request *request = exchange->request;
     size_t length = request->head_length + request->data_length;
 
-    curl.easy_reset(handle);
-    curl.easy_setopt(handle, CURLOPT_URL, url);
-    curl.easy_setopt(handle, CURLOPT_CUSTOMREQUEST, request->method);
-    curl.easy_setopt(handle, CURLOPT_HTTPHEADER, headers);
-    curl.easy_setopt(handle, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
-    curl.easy_setopt(handle, CURLOPT_NOSIGNAL, 1L);
-    curl.easy_setopt(handle, CURLOPT_NOPROXY, "*");
-    curl.easy_setopt(handle, CURLOPT_CONNECTTIMEOUT, CONNECT_SECONDS);
-    curl.easy_setopt(handle, CURLOPT_LOW_SPEED_LIMIT, 1L);
-    curl.easy_setopt(handle, CURLOPT_LOW_SPEED_TIME,
+    agent_client_set_up(client, handle, url);
+    agent_curl.easy_setopt(handle, CURLOPT_CUSTOMREQUEST, request->method);
+    agent_curl.easy_setopt(handle, CURLOPT_HTTPHEADER, headers);
+    agent_curl.easy_setopt(handle, CURLOPT_LOW_SPEED_LIMIT, 1L);
+    agent_curl.easy_setopt(handle, CURLOPT_LOW_SPEED_TIME,
                      (long)MIN(SILENT_SECONDS, client->patience / G_USEC_PER_SEC));
-    curl.easy_setopt(handle, CURLOPT_BUFFERSIZE, RECEIVE_BUFFER);
-    curl.easy_setopt(handle, CURLOPT_WRITEFUNCTION, take_part);
-    curl.easy_setopt(handle, CURLOPT_WRITEDATA, exchange);
-    if (client->socket) {
-        curl.easy_setopt(handle, CURLOPT_UNIX_SOCKET_PATH, client->socket);
-    } else {
-        curl.easy_setopt(handle, CURLOPT_CAINFO, client->authority);
-        curl.easy_setopt(handle, CURLOPT_SSLCERT, client->certificate);
-        curl.easy_setopt(handle, CURLOPT_SSLKEY, client->key);
-        curl.easy_setopt(handle, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
-    }
+    agent_curl.easy_setopt(handle, CURLOPT_BUFFERSIZE, RECEIVE_BUFFER);
+    agent_curl.easy_setopt(handle, CURLOPT_WRITEFUNCTION, take_part);
+    agent_curl.easy_setopt(handle, CURLOPT_WRITEDATA, exchange);
     if (length == 0)
         return;
-    curl.easy_setopt(handle, CURLOPT_UPLOAD, 1L);
-    curl.easy_setopt(handle, CURLOPT_UPLOAD_BUFFERSIZE, UPLOAD_BUFFER);
-    curl.easy_setopt(handle, CURLOPT_INFILESIZE_LARGE, (curl_off_t)length);
-    curl.easy_setopt(handle, CURLOPT_READFUNCTION, send_part);
-    curl.easy_setopt(handle, CURLOPT_READDATA, exchange);
-    curl.easy_setopt(handle, CURLOPT_SEEKFUNCTION, send_again);
-    curl.easy_setopt(handle, CURLOPT_SEEKDATA, exchange);
+    agent_curl.easy_setopt(handle, CURLOPT_UPLOAD, 1L);
+    agent_curl.easy_setopt(handle, CURLOPT_UPLOAD_BUFFERSIZE, UPLOAD_BUFFER);
+    agent_curl.easy_setopt(handle, CURLOPT_INFILESIZE_LARGE, (curl_off_t)length);
+    agent_curl.easy_setopt(handle, CURLOPT_READFUNCTION, send_part);
+    agent_curl.easy_setopt(handle, CURLOPT_READDATA, exchange);
+    agent_curl.easy_setopt(handle, CURLOPT_SEEKFUNCTION, send_again);
+    agent_curl.easy_setopt(handle, CURLOPT_SEEKDATA, exchange);
 }
 
 /* One try: the answer of whatever status. */
@@ -354,20 +318,20 @@ static CURLcode exchange_once(struct agent_client *client, struct exchange *exch
 
     if (!handle)
         return CURLE_OUT_OF_MEMORY;
-    headers = curl.slist_append(curl.slist_append(NULL, client->session), "Expect:");
+    headers = agent_curl.slist_append(agent_curl.slist_append(NULL, client->session), "Expect:");
     exchange->sent = 0;
     g_byte_array_set_size(exchange->answer, 0);
     set_up(client, handle, exchange, url, headers);
-    result = curl.easy_perform(handle);
-    curl.easy_getinfo(handle, CURLINFO_RESPONSE_CODE, status);
+    result = agent_curl.easy_perform(handle);
+    agent_curl.easy_getinfo(handle, CURLINFO_RESPONSE_CODE, status);
     __atomic_add_fetch(&wire_bytes, exchange->sent + exchange->answer->len, __ATOMIC_RELAXED);
-    curl.slist_free_all(headers);
+    agent_curl.slist_free_all(headers);
     if (result == CURLE_OK)
         __atomic_store_n(&client->known, 1, __ATOMIC_RELAXED);
     if (result == CURLE_OK)
         give_connection(client, handle);
     else
-        curl.easy_cleanup(handle);
+        agent_curl.easy_cleanup(handle);
     return result;
 }
 
@@ -422,7 +386,7 @@ static int code_named(const char *name)
 }
 
 /* In the agent's words, as far as they are fit to be shown. */
-static bool pass_on(const GByteArray *answer, long status, bool *gone, GError **error)
+bool agent_client_pass_on(const GByteArray *answer, long status, bool *gone, GError **error)
 {
     json_t *object = json_loadb((const char *)answer->data, answer->len, 0, NULL);
     const char *words = json_string_value(json_object_get(object, "error"));
@@ -440,17 +404,22 @@ static bool pass_on(const GByteArray *answer, long status, bool *gone, GError **
     return false;
 }
 
-static bool explain(const struct exchange *exchange, CURLcode result, GError **error)
+bool agent_client_explain(CURLcode result, GError **error)
 {
     bool certificate = result == CURLE_SSL_CERTPROBLEM || result == CURLE_PEER_FAILED_VERIFICATION ||
                        result == CURLE_SSL_CACERT_BADFILE;
 
+    return blockmig_fail(
+        error, certificate ? BLOCKMIG_ERROR_REFUSED : BLOCKMIG_ERROR_UNREACHABLE, "%s%s",
+        certificate ? "certificates: " : "the agent does not answer: ", agent_curl.easy_strerror(result));
+}
+
+static bool explain(const struct exchange *exchange, CURLcode result, GError **error)
+{
     if (exchange->too_long)
         return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "the agent's answer has more than %zu bytes",
                              exchange->request->most);
-    return blockmig_fail(
-        error, certificate ? BLOCKMIG_ERROR_REFUSED : BLOCKMIG_ERROR_UNREACHABLE, "%s%s",
-        certificate ? "certificates: " : "the agent does not answer: ", curl.easy_strerror(result));
+    return agent_client_explain(result, error);
 }
 
 GByteArray *agent_ask(struct agent_client *client, const struct agent_request *request, bool *gone,
@@ -459,7 +428,7 @@ GByteArray *agent_ask(struct agent_client *client, const struct agent_request *r
     struct exchange exchange = {.request = request, .answer = g_byte_array_new()};
     long status = 0;
     CURLcode result = exchange_patiently(client, &exchange, &status);
-    bool ok = result == CURLE_OK ? status == 200 || pass_on(exchange.answer, status, gone, error)
+    bool ok = result == CURLE_OK ? status == 200 || agent_client_pass_on(exchange.answer, status, gone, error)
                                  : explain(&exchange, result, error);
 
     if (ok)

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MAX_DIGESTS 65536u /* in one answer */
 #define THREADS    4 /* requests under way for each storage */
 #define ALIGNMENT  4096
 #define PIECE      (1u << 20) /* of a read, at most */
@@ -405,6 +406,31 @@ static bool agent_check(struct storage *storage, const void *buffer, size_t leng
     return true;
 }
 
+static bool agent_digests(struct storage *storage, uint64_t offset, uint64_t length, uint32_t chunk,
+                          uint8_t *digests, GError **error)
+{
+    for (uint64_t piece; length > 0; offset += piece, length -= piece) {
+        g_autofree char *path = NULL;
+        g_autoptr(GByteArray) answer = NULL;
+        struct agent_request request = {.method = "GET", .most = MAX_DIGESTS * FRAME_DIGEST};
+        size_t wanted;
+
+        piece = MIN(length, (uint64_t)MAX_DIGESTS * chunk);
+        wanted = (size_t)(piece / chunk * FRAME_DIGEST);
+        path = g_strdup_printf("/digests?offset=%" G_GUINT64_FORMAT "&length=%" G_GUINT64_FORMAT "&chunk=%u",
+                               offset, piece, chunk);
+        request.path = path;
+        if (!(answer = ask(storage, &request, error)))
+            return false;
+        if (answer->len != wanted)
+            return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "the agent's answer has %u bytes, not %zu",
+                                 answer->len, wanted);
+        memcpy(digests, answer->data, wanted);
+        digests += wanted;
+    }
+    return true;
+}
+
 static bool read_status(const json_t *ranges, uint64_t length, bool *data, uint64_t *run, GError **error)
 {
     const json_t *first = json_array_get(ranges, 0);
@@ -469,6 +495,7 @@ static const struct storage_ops agent_ops = {
     .allocate = agent_allocate,
     .status = agent_status,
     .check = agent_check,
+    .digests = agent_digests,
     .close = agent_close,
 };
 

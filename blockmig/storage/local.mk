@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 libengine_a_SOURCES += \
 	blockmig/storage/agent-client.c blockmig/storage/agent-client.h \
+	blockmig/storage/agent-client-internal.h \
 	blockmig/storage/agent-storage.c blockmig/storage/agent-storage.h \
+	blockmig/storage/agent-tunnel.c blockmig/storage/agent-tunnel.h \
 	blockmig/storage/bitmap.h \
 	blockmig/storage/device.c blockmig/storage/device.h \
 	blockmig/storage/direct.c blockmig/storage/direct.h \
@@ -12,6 +14,7 @@ libengine_a_SOURCES += \
 	blockmig/storage/iscsi.c blockmig/storage/iscsi.h \
 	blockmig/storage/iscsi-address.c blockmig/storage/iscsi-address.h \
 	blockmig/storage/iscsi-session.c blockmig/storage/iscsi-session.h \
+	blockmig/storage/library.c blockmig/storage/library.h \
 	blockmig/storage/lock.c blockmig/storage/lock.h \
 	blockmig/storage/memory.c blockmig/storage/memory.h \
 	blockmig/storage/reservation.c blockmig/storage/reservation.h \

@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 libengine_a_SOURCES += \
 	blockmig/vm/agent.c blockmig/vm/agent.h \
+	blockmig/vm/definition.c blockmig/vm/definition.h \
+	blockmig/vm/domain.c blockmig/vm/domain.h \
+	blockmig/vm/domain-disk.c \
+	blockmig/vm/domain-internal.h \
+	blockmig/vm/domain-migrate.c \
 	blockmig/vm/guard-internal.h \
 	blockmig/vm/guard-process.c \
 	blockmig/vm/guard.c blockmig/vm/guard.h \

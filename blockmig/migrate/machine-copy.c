@@ -1,0 +1,267 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Snapshot, base and converge of a domain: the disk is frozen under an overlay and copied; what was written
+ * meanwhile is frozen under the next, and shipped, until that is little.
+ */
+#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/machine.h"
+#include "blockmig/migrate/metadata.h"
+#include "blockmig/migrate/target.h"
+#include "blockmig/migrate/units.h"
+#include "blockmig/storage/file.h"
+#include "blockmig/storage/names.h"
+#include "blockmig/storage/uri.h"
+
+#include <errno.h>
+#include <glib/gstdio.h>
+#include <string.h>
+
+#define MAX_PASSES  12u
+#define SMALL_BYTES (UINT64_C(4) << 20) /* what is not worth another pass */
+#define SHRINKS     0.75                /* a pass of less than this part of the one before is */
+
+/* ---- snapshots ----------------------------------------------------------------------------------- */
+
+static bool create_overlays(struct machine_job *job, GError **error)
+{
+    for (guint i = 0; i < job->disks->len; i++) {
+        struct machine_disk *disk = machine_disk_at(job, i);
+        g_autofree char *path = machine_layer_path(disk, disk->top + 1);
+        g_autofree char *below = machine_layer_path(disk, disk->top);
+        g_autofree char *name = target_backing_name(path, below);
+        const char *format = disk->top ? format_qcow2.name : disk->source_format->name;
+
+        if (!machine_create_overlay(path, disk->size, name, format, error))
+            return false;
+    }
+    return true;
+}
+
+static void remove_next(const struct machine_job *job)
+{
+    for (guint i = 0; i < job->disks->len; i++) {
+        const struct machine_disk *disk = machine_disk_at(job, i);
+        g_autofree char *path = machine_layer_path(disk, disk->top + 1);
+
+        g_unlink(path);
+    }
+}
+
+static bool freeze(struct machine_job *job, bool quiesce, GError **error)
+{
+    g_autofree struct domain_overlay *overlays = g_new0(struct domain_overlay, job->disks->len);
+    g_autoptr(GPtrArray) paths = g_ptr_array_new_with_free_func(g_free);
+
+    for (guint i = 0; i < job->disks->len; i++) {
+        const struct machine_disk *disk = machine_disk_at(job, i);
+
+        g_ptr_array_add(paths, machine_layer_path(disk, disk->top + 1));
+        overlays[i] = (struct domain_overlay){disk->name, g_ptr_array_index(paths, i)};
+    }
+    return domain_snapshot(job->domain, overlays, job->disks->len, job->others, quiesce, error);
+}
+
+/* With the guest's file systems frozen if that is asked for and can be had. */
+static bool freeze_as_asked(struct machine_job *job, bool quiesce, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+
+    if (!quiesce || freeze(job, true, &local))
+        return quiesce || freeze(job, false, error);
+    if (job->request->quiesce == QUIESCE_REQUIRE) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return false;
+    }
+    job_notice(&job->base, "the guest's file systems are not frozen: %s", local->message);
+    return freeze(job, false, error);
+}
+
+static bool add_layers(struct machine_job *job, bool quiesce, GError **error)
+{
+    if (!job_event(&job->base, "intent", error, "overlays %u over %u disks", machine_disk_at(job, 0)->top + 1,
+                   job->disks->len))
+        return false;
+    if (!create_overlays(job, error) || !freeze_as_asked(job, quiesce, error)) {
+        remove_next(job);
+        return false;
+    }
+    for (guint i = 0; i < job->disks->len; i++)
+        machine_disk_at(job, i)->top++;
+    return true;
+}
+
+bool machine_snapshot(struct job *base, GError **error)
+{
+    struct machine_job *job = machine_of(base);
+
+    if (!machine_save_state(job, error))
+        return false;
+    for (guint i = 0; i < job->disks->len; i++)
+        if (!machine_save_disk(job, machine_disk_at(job, i), error))
+            return false;
+    /* What is copied by nobody needs no freezing. */
+    return job->disks->len == 0 || add_layers(job, job->request->quiesce != QUIESCE_NO, error);
+}
+
+/* ---- the base ------------------------------------------------------------------------------------ */
+
+static bool create_target(struct machine_job *job, struct machine_disk *disk, GError **error)
+{
+    struct image_create_options options = {.size = disk->size, .values = disk->options};
+    struct storage *like = chain_layer(disk->base, 0)->storage, *storage;
+    g_autoptr(GPtrArray) left = NULL;
+
+    if (!job_event(&job->base, "intent", error, LIVE_CREATE "%s", disk->target_name))
+        return false;
+    storage = storage_open(disk->target_name, FILE_WRITE | FILE_CREATE | FILE_MODEST, NULL, NULL, error);
+    if (!storage)
+        return false;
+    disk->created = true;
+    if (storage->buffered_fd >= 0 && like->buffered_fd >= 0)
+        left = metadata_carry(like->buffered_fd, storage->buffered_fd);
+    for (guint i = 0; left && i < left->len; i++)
+        job_notice(&job->base, "%s: not carried over: %s", disk->target_name,
+                   (const char *)g_ptr_array_index(left, i));
+    if (!image_create(storage, disk->format, &options, error)) {
+        storage_close(storage);
+        return false;
+    }
+    disk->target = image_open(storage, disk->format, true, error);
+    if (disk->target && disk->target->cluster_size < 4096)
+        storage_file_avoid_direct(disk->target->storage);
+    return disk->target && (storage_name_is_uri(disk->target_name) ||
+                            storage_file_sync_directory(disk->target_name, error));
+}
+
+static bool copy_base(struct machine_job *job, struct machine_disk *disk, GError **error)
+{
+    struct copy_options options = {0};
+    struct copy_result result = {0};
+    uint64_t wire = agent_wire_bytes();
+    bool ok;
+
+    g_clear_pointer(&disk->digests, digest_table_free);
+    disk->digests = digest_table_new(job->request->digest, disk->size);
+    machine_copy_options(job, &options);
+    options.digests = disk->digests;
+    ok = copy_run(disk->base, disk->target, &options, &result, error);
+    disk->report->counters = result.counters;
+    disk->report->engine = result.engine;
+    disk->report->bytes_wire += agent_wire_bytes() - wire;
+    job->base.report->bytes_read += result.counters.bytes_read;
+    copy_result_clear(&result);
+    return ok;
+}
+
+bool machine_base(struct job *base, GError **error)
+{
+    struct machine_job *job = machine_of(base);
+
+    if (base->method == &method_machine_cold && !machine_save_state(job, error))
+        return false;
+    if (!machine_copy_files(job, error))
+        return false;
+    for (guint i = 0; i < job->disks->len; i++) {
+        struct machine_disk *disk = machine_disk_at(job, i);
+
+        machine_tell(job, "%s", disk->name);
+        if (!machine_save_disk(job, disk, error))
+            return false;
+        disk->base = machine_open_layers(disk, 0, 0, error);
+        if (!disk->base || !create_target(job, disk, error) || !copy_base(job, disk, error))
+            return false;
+    }
+    base->report->passes = 1;
+    return true;
+}
+
+/* ---- what was written meanwhile ------------------------------------------------------------------ */
+
+static void add_counters(struct disk_report *report, const struct copy_counters *more)
+{
+    report->counters.bytes_read += more->bytes_read;
+    report->counters.bytes_written += more->bytes_written;
+    report->counters.bytes_cloned += more->bytes_cloned;
+    report->counters.bytes_zero += more->bytes_zero;
+    report->counters.bytes_verified += more->bytes_verified;
+}
+
+bool machine_ship(struct machine_job *job, struct machine_disk *disk, unsigned to, GError **error)
+{
+    g_autoptr(chain_t) overlays = NULL;
+    struct copy_options options = {0};
+    struct copy_result result = {0};
+    uint64_t wire = agent_wire_bytes();
+    bool ok;
+
+    if (disk->merged == to)
+        return true;
+    overlays = machine_open_layers(disk, disk->merged + 1, to, error);
+    if (!overlays)
+        return false;
+    machine_copy_options(job, &options);
+    options.patch = true;
+    disk->target->reads_zero = false; /* there is data already: zeros have to be written */
+    ok = copy_run(overlays, disk->target, &options, &result, error);
+    job->last_bytes += result.counters.bytes_written;
+    add_counters(disk->report, &result.counters);
+    disk->report->bytes_wire += agent_wire_bytes() - wire;
+    if (job->stopped)
+        disk->report->bytes_in_pause += result.counters.bytes_written;
+    copy_result_clear(&result);
+    if (ok)
+        disk->merged = to;
+    return ok;
+}
+
+bool machine_close_targets(struct machine_job *job, GError **error)
+{
+    for (guint i = 0; i < job->disks->len; i++) {
+        struct machine_disk *disk = machine_disk_at(job, i);
+
+        if (disk->target && !storage_flush(disk->target->storage, error))
+            return false;
+        g_clear_pointer(&disk->target, image_close);
+    }
+    return true;
+}
+
+static bool pass(struct machine_job *job, GError **error)
+{
+    int64_t begin;
+    g_autofree char *size = NULL;
+    double time;
+
+    if (machine_is_cancelled(job, error) || !add_layers(job, false, error))
+        return false;
+    begin = g_get_monotonic_time();
+    job->last_bytes = 0;
+    for (guint i = 0; i < job->disks->len; i++) {
+        struct machine_disk *disk = machine_disk_at(job, i);
+
+        if (!machine_ship(job, disk, disk->top - 1, error))
+            return false;
+    }
+    time = (double)(g_get_monotonic_time() - begin) / G_USEC_PER_SEC;
+    job->base.report->passes++;
+    job->base.report->ship_rate = time > 0 ? (double)job->last_bytes / time : -1;
+    size = units_format_size(job->last_bytes);
+    machine_tell(job, "shipped %s in %.0f ms", size, time * 1000);
+    return job_event(&job->base, "result", error, "pass %u: %s shipped in %.1f ms", job->base.report->passes, size,
+                     time * 1000);
+}
+
+bool machine_converge(struct job *base, GError **error)
+{
+    struct machine_job *job = machine_of(base);
+    uint64_t before = UINT64_MAX;
+
+    for (unsigned passes = 0; job->disks->len && passes < MAX_PASSES; passes++) {
+        if (!pass(job, error))
+            return false;
+        if (job->last_bytes < SMALL_BYTES || (double)job->last_bytes >= SHRINKS * (double)before)
+            break;
+        before = job->last_bytes;
+    }
+    return true;
+}

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The definition of a machine as the target needs it: only names of files change. */
+#include "blockmig/migrate/machine.h"
+
+char *machine_source_of(const struct definition *definition, const char *disk)
+{
+    g_autofree char *path =
+        g_strdup_printf("/domain/devices/disk[target/@dev='%s']/source/@file", disk);
+
+    return definition_get(definition, path);
+}
+
+/* What lies below is told by the image's header, and what the last run made of it by nobody. */
+static void set_disk(struct definition *definition, const char *disk, const char *path, const char *format)
+{
+    g_autofree char *place = g_strdup_printf("/domain/devices/disk[target/@dev='%s']", disk);
+    g_autofree char *source = g_strconcat(place, "/source", NULL);
+    g_autofree char *driver = g_strconcat(place, "/driver", NULL);
+    g_autofree char *stale = g_strdup_printf("%s/backingStore | %s/mirror | %s/source/@index | %s/source/@startupPolicy",
+                                             place, place, place, place);
+
+    definition_remove(definition, stale);
+    definition_set_attribute(definition, source, "file", path);
+    definition_set_attribute(definition, driver, "type", format);
+}
+
+static bool arrives_on_overlay(const struct machine_job *job, enum machine_stage stage)
+{
+    return stage == MACHINE_ARRIVES && job->base.method != &method_machine_cold;
+}
+
+char *machine_rewrite(const struct machine_job *job, const char *text, enum machine_stage stage, GError **error)
+{
+    g_autoptr(definition_t) definition = definition_parse(text, error);
+    bool overlay = arrives_on_overlay(job, stage);
+
+    if (!definition)
+        return NULL;
+    for (guint i = 0; i < job->disks->len; i++) {
+        const struct machine_disk *disk = machine_disk_at(job, i);
+
+        set_disk(definition, disk->name, overlay ? disk->overlay_path : disk->target_path,
+                 overlay ? format_qcow2.name : disk->format->name);
+    }
+    for (guint i = 0; i < job->files->len; i++) {
+        const struct machine_file *file = g_ptr_array_index(job->files, i);
+
+        if (file->target_path)
+            definition_set(definition, file->place, file->target_path);
+        else
+            definition_remove(definition, file->place);
+    }
+    return definition_text(definition);
+}
+
+char *machine_rewrite_source(const struct machine_job *job, const char *text, GError **error)
+{
+    g_autoptr(definition_t) definition = definition_parse(text, error);
+
+    if (!definition)
+        return NULL;
+    for (guint i = 0; i < job->disks->len; i++) {
+        const struct machine_disk *disk = machine_disk_at(job, i);
+
+        set_disk(definition, disk->name, disk->path, disk->source_format->name);
+    }
+    return definition_text(definition);
+}

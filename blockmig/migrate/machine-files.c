@@ -1,0 +1,238 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The files of a domain's disks on both sides, and those that only belong to it. */
+#include "blockmig/migrate/machine.h"
+#include "blockmig/migrate/target.h"
+#include "blockmig/storage/file.h"
+#include "blockmig/storage/names.h"
+#include "blockmig/storage/uri.h"
+
+#include <errno.h>
+#include <glib/gstdio.h>
+#include <string.h>
+
+/* 4 KiB of granularity, and few tables. */
+#define OVERLAY_OPTIONS "extended_l2=on,cluster_size=128k"
+
+/* ---- opening ------------------------------------------------------------------------------------- */
+
+char *machine_layer_path(const struct machine_disk *disk, unsigned layer)
+{
+    return layer ? g_strdup_printf("%s.blockmig-%u", disk->path, layer) : g_strdup(disk->path);
+}
+
+static struct image *open_image(const char *name, const struct format *format, unsigned flags, GError **error)
+{
+    struct storage *storage = storage_open(name, flags | FILE_MODEST, NULL, NULL, error);
+    struct image *image = storage ? image_open(storage, format, (flags & FILE_WRITE) != 0, error) : NULL;
+
+    if (image && image->cluster_size < 4096)
+        storage_file_avoid_direct(image->storage);
+    return image;
+}
+
+/* What the machine has open may be followed, whoever else locks it. */
+static struct chain *open_base(const struct machine_disk *disk, GError **error)
+{
+    unsigned flags = FILE_NO_LOCK | FILE_MODEST;
+    struct chain_policy policy = {.open = storage_open_for_chain, .opaque = &flags};
+
+    return chain_open(disk->path, disk->source_format, &policy, error);
+}
+
+struct chain *machine_open_layers(const struct machine_disk *disk, unsigned from, unsigned to, GError **error)
+{
+    g_autoptr(chain_t) chain = NULL, base = NULL;
+
+    for (unsigned layer = to; layer > 0 && layer >= from; layer--) {
+        g_autofree char *path = machine_layer_path(disk, layer);
+        struct image *image = open_image(path, &format_qcow2, FILE_NO_LOCK, error);
+
+        if (!image)
+            return NULL;
+        if (chain)
+            chain_append(chain, image);
+        else
+            chain = chain_new_single(image, true);
+    }
+    if (from > 0)
+        return g_steal_pointer(&chain);
+    base = open_base(disk, error);
+    if (!chain || !base)
+        return g_steal_pointer(&base);
+    while (chain_depth(base) > 0)
+        chain_append(chain, (struct image *)g_ptr_array_steal_index(base->layers, 0));
+    chain->keep_holes = false;
+    return g_steal_pointer(&chain);
+}
+
+static struct chain *open_single(const char *name, const struct format *format, bool keep_holes, GError **error)
+{
+    struct image *image = open_image(name, format, FILE_NO_LOCK, error);
+
+    return image ? chain_new_single(image, keep_holes) : NULL;
+}
+
+struct chain *machine_open_target(const struct machine_disk *disk, GError **error)
+{
+    return open_single(disk->target_name, disk->format, false, error);
+}
+
+struct chain *machine_open_target_overlay(const struct machine_disk *disk, GError **error)
+{
+    return open_single(disk->overlay_name, &format_qcow2, true, error);
+}
+
+/* ---- overlays ------------------------------------------------------------------------------------ */
+
+bool machine_create_overlay(const char *name, uint64_t size, const char *backing, const char *format,
+                            GError **error)
+{
+    g_autoptr(GHashTable) values = format_parse_options(&format_qcow2, OVERLAY_OPTIONS, error);
+    struct image_create_options options = {
+        .size = size, .backing_name = backing, .backing_format = format, .values = values};
+    g_autoptr(storage_t) storage =
+        values ? storage_open(name, FILE_WRITE | FILE_CREATE, NULL, NULL, error) : NULL;
+
+    return storage && image_create(storage, &format_qcow2, &options, error) && storage_flush(storage, error) &&
+           (storage_name_is_uri(name) || storage_file_sync_directory(name, error));
+}
+
+bool machine_create_target_overlays(struct machine_job *job, GError **error)
+{
+    for (guint i = 0; i < job->disks->len; i++) {
+        struct machine_disk *disk = machine_disk_at(job, i);
+        g_autofree char *below = target_backing_name(disk->overlay_path, disk->target_path);
+
+        if (!job_event(&job->base, "intent", error, "create %s", disk->overlay_name))
+            return false;
+        disk->overlay_created = true;
+        if (!machine_create_overlay(disk->overlay_name, disk->size, below, disk->format->name, error))
+            return false;
+    }
+    return true;
+}
+
+void machine_remove_overlays(const struct machine_disk *disk)
+{
+    for (unsigned layer = disk->top; layer > 0; layer--) {
+        g_autofree char *path = machine_layer_path(disk, layer);
+
+        g_unlink(path);
+    }
+    storage_file_sync_directory(disk->path, NULL);
+}
+
+static void remove_one(const struct machine_job *job, const char *name)
+{
+    g_autoptr(GError) local = NULL;
+
+    if (!name_remove(name, &local))
+        job_notice(&job->base, "%s is left: %s", name, local->message);
+}
+
+void machine_remove_target(struct machine_job *job)
+{
+    for (guint i = 0; i < job->disks->len; i++) {
+        struct machine_disk *disk = machine_disk_at(job, i);
+
+        g_clear_pointer(&disk->target, image_close);
+        if (disk->overlay_created)
+            remove_one(job, disk->overlay_name);
+        if (disk->created)
+            remove_one(job, disk->target_name);
+        disk->created = disk->overlay_created = false;
+    }
+    for (guint i = 0; i < job->files->len; i++) {
+        struct machine_file *file = g_ptr_array_index(job->files, i);
+
+        if (file->created)
+            remove_one(job, file->target_name);
+        file->created = false;
+    }
+}
+
+static bool write_overlays(struct machine_job *job, struct chain *overlays, struct image *base,
+                           struct chain *below, GError **error)
+{
+    struct copy_options options = {0};
+    struct copy_result result = {0};
+    bool ok;
+
+    base->reads_zero = false; /* there is data already: zeros have to be written */
+    machine_copy_options(job, &options);
+    options.cancelled = NULL;
+    options.progress = NULL;
+    options.throttle = NULL;
+    options.target_backing = below;
+    ok = copy_run(overlays, base, &options, &result, error);
+    copy_result_clear(&result);
+    return ok;
+}
+
+bool machine_merge_overlays(struct machine_job *job, struct machine_disk *disk, GError **error)
+{
+    g_autoptr(chain_t) overlays = disk->top ? machine_open_layers(disk, 1, disk->top, error) : NULL;
+    g_autoptr(chain_t) chain = overlays ? open_base(disk, error) : NULL;
+    unsigned depth = chain ? chain_depth(chain) : 0;
+    g_autoptr(chain_t) below = depth > 1 ? chain_view(chain, 1, depth - 1, false) : NULL;
+    g_autoptr(image_t) base = NULL;
+
+    if (disk->top == 0)
+        return true;
+    g_clear_pointer(&disk->base, chain_close);
+    base = chain ? open_image(disk->path, disk->source_format, FILE_WRITE, error) : NULL;
+    if (!base || !write_overlays(job, overlays, base, below, error))
+        return false;
+    machine_remove_overlays(disk);
+    disk->top = 0;
+    return true;
+}
+
+/* ---- files that are copied as they are ----------------------------------------------------------- */
+
+static bool copy_bytes(struct machine_job *job, const struct machine_file *file, GError **error)
+{
+    struct storage *from = storage_open(file->path, FILE_NO_LOCK, NULL, NULL, error);
+    g_autoptr(image_t) source = from ? image_open(from, &format_raw, false, error) : NULL;
+    struct image_create_options options = {.size = source ? source->size : 0};
+    g_autoptr(image_t) target = NULL;
+    g_autoptr(chain_t) chain = NULL;
+    struct copy_options how = {0};
+    struct copy_result result = {0};
+    struct storage *to;
+    bool ok;
+
+    to = source ? storage_open(file->target_name, FILE_WRITE | FILE_CREATE, NULL, NULL, error) : NULL;
+    if (!to)
+        return false;
+    if (!image_create(to, &format_raw, &options, error)) {
+        storage_close(to);
+        return false;
+    }
+    target = image_open(to, &format_raw, true, error);
+    if (!target)
+        return false;
+    chain = chain_new_single(g_steal_pointer(&source), false);
+    machine_copy_options(job, &how);
+    how.progress = NULL;
+    ok = copy_run(chain, target, &how, &result, error);
+    copy_result_clear(&result);
+    return ok;
+}
+
+bool machine_copy_files(struct machine_job *job, GError **error)
+{
+    for (guint i = 0; i < job->files->len; i++) {
+        struct machine_file *file = g_ptr_array_index(job->files, i);
+
+        if (file->there || file->created)
+            continue;
+        machine_tell(job, "%s", file->path);
+        if (!job_event(&job->base, "intent", error, "create %s", file->target_name))
+            return false;
+        file->created = true;
+        if (!copy_bytes(job, file, error))
+            return false;
+    }
+    return true;
+}

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Inside the preflight of a domain: machine-place.c has the hosts, machine-preflight.c the machine. */
+#ifndef BLOCKMIG_MIGRATE_MACHINE_LOOK_H
+#define BLOCKMIG_MIGRATE_MACHINE_LOOK_H
+
+#include "blockmig/migrate/machine.h"
+#include "blockmig/storage/file.h"
+
+bool machine_find_hosts(struct machine_job *job, GError **error);
+/* Is the directory of `path`, a file of this host, the one on the target? */
+bool machine_is_shared(struct machine_job *job, const char *path, bool *shared, GError **error);
+/* machine-method.c: chooses, and says why the better ones were passed over.  REFUSED: none is possible. */
+bool machine_choose_method(struct machine_job *job, const struct definition *definition, GError **error);
+
+#endif

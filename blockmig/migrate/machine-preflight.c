@@ -1,0 +1,534 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Preflight of a domain: everything that can be found out on both hosts before anything is changed. */
+#include "blockmig/migrate/machine-look.h"
+#include "blockmig/migrate/space.h"
+#include "blockmig/migrate/target.h"
+#include "blockmig/migrate/units.h"
+#include "blockmig/storage/names.h"
+#include "blockmig/storage/uri.h"
+
+#include <string.h>
+
+/* Room that overlays may need while the machine writes, as a part of the disk's data. */
+#define OVERLAY_PART  10
+#define OVERLAY_LEAST (UINT64_C(64) << 20)
+
+/* ---- the machine --------------------------------------------------------------------------------- */
+
+static bool open_machine(struct machine_job *job, GError **error)
+{
+    const char *baggage;
+
+    if (!(job->domain = domain_open(job->here, job->request->machine, error)) ||
+        !domain_look(job->domain, &job->state, error) ||
+        !(job->definition =
+              domain_definition(job->domain, job->state.persistent ? DOMAIN_PERSISTENT : DOMAIN_ACTIVE, error)) ||
+        !domain_has_baggage(job->domain, &baggage, error))
+        return false;
+    return !baggage || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                                     "%s has %s, which would be lost: remove that first", job->request->machine,
+                                     baggage);
+}
+
+/* A domain of the same name or UUID there, which is not ours. */
+static bool check_target_is_free(struct machine_job *job, GError **error)
+{
+    const char *names[] = {domain_uuid(job->domain), domain_name(job->domain)};
+
+    for (unsigned i = 0; job->across && i < G_N_ELEMENTS(names); i++) {
+        g_autoptr(GError) local = NULL;
+        g_autoptr(domain_t) other = domain_open(job->there, names[i], &local);
+
+        if (other)
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: there is a machine called \"%s\" already",
+                                 job->request->target, names[i]);
+        if (!g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED)) {
+            g_propagate_error(error, g_steal_pointer(&local));
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool check_reference(bool there, const char *kind, const char *name, GError **error)
+{
+    return there || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the target has no %s \"%s\", which the machine needs",
+                                  kind, name);
+}
+
+/* What a definition names and libvirt has, apart from files. */
+static bool check_references(struct machine_job *job, const struct definition *definition, GError **error)
+{
+    g_autoptr(GPtrArray) networks = definition_all(definition, "/domain/devices/interface[@type='network']/source/@network");
+    g_autoptr(GPtrArray) pools = definition_all(definition, "/domain/devices/disk/source/@pool");
+    g_autoptr(GPtrArray) secrets = definition_all(definition, "/domain/devices/disk//secret/@uuid");
+    g_autoptr(GPtrArray) bridges = definition_all(definition, "/domain/devices/interface/source/@bridge");
+
+    for (guint i = 0; job->across && i < networks->len; i++)
+        if (!check_reference(domain_host_has_network(job->there, g_ptr_array_index(networks, i)), "active network",
+                             g_ptr_array_index(networks, i), error))
+            return false;
+    for (guint i = 0; job->across && i < pools->len; i++)
+        if (!check_reference(domain_host_has_pool(job->there, g_ptr_array_index(pools, i)), "storage pool",
+                             g_ptr_array_index(pools, i), error))
+            return false;
+    for (guint i = 0; job->across && i < secrets->len; i++)
+        if (!check_reference(domain_host_has_secret(job->there, g_ptr_array_index(secrets, i)), "secret",
+                             g_ptr_array_index(secrets, i), error))
+            return false;
+    for (guint i = 0; job->across && i < bridges->len; i++)
+        job_notice(&job->base, "the machine needs the bridge %s on the target, which cannot be asked about it",
+                   (const char *)g_ptr_array_index(bridges, i));
+    return true;
+}
+
+/* ---- its disks ----------------------------------------------------------------------------------- */
+
+static char *get_of(const struct definition *definition, const char *disk, const char *what)
+{
+    g_autofree char *path = g_strdup_printf("/domain/devices/disk[target/@dev='%s']%s", disk, what);
+
+    return definition_get(definition, path);
+}
+
+static bool has_of(const struct definition *definition, const char *disk, const char *what)
+{
+    g_autofree char *path = g_strdup_printf("/domain/devices/disk[target/@dev='%s']%s", disk, what);
+
+    return definition_count(definition, path) > 0;
+}
+
+static const char *why_not(const struct definition *definition, const char *disk)
+{
+    static const struct {
+        const char *what, *reason;
+    } rows[] = {
+        {"/shareable", "other machines may have it open"},
+        {"/transient", "what is written to it is not to be kept"},
+        {"//encryption", "libvirt encrypts it"},
+        {"/mirror", "a block job is under way"},
+        {"/source/reservations", "it has a SCSI reservation"},
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++)
+        if (has_of(definition, disk, rows[i].what))
+            return rows[i].reason;
+    return NULL;
+}
+
+static char *target_named(const char *directory, const char *path)
+{
+    g_autofree char *base = g_path_get_basename(path);
+
+    return g_strconcat(directory, "/", base, NULL);
+}
+
+static bool is_free(const struct machine_job *job, const char *name, unsigned disks, GError **error)
+{
+    struct name_info info;
+
+    for (unsigned i = 0; i < disks; i++)
+        if (strcmp(machine_disk_at(job, i)->target_name, name) == 0)
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "two images would both become %s", name);
+    return name_look(name, &info, error) &&
+           (info.kind == NAME_FREE || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already", name));
+}
+
+static bool choose_target(struct machine_job *job, struct machine_disk *disk, GError **error)
+{
+    disk->target_name = target_named(job->prefix, disk->path);
+    disk->target_path = target_named(job->directory, disk->path);
+    disk->overlay_name = g_strconcat(disk->target_name, MACHINE_NEW, NULL);
+    disk->overlay_path = g_strconcat(disk->target_path, MACHINE_NEW, NULL);
+    return is_free(job, disk->target_name, disk->index, error) &&
+           is_free(job, disk->overlay_name, disk->index, error);
+}
+
+/* What an earlier move left is never written over. */
+static bool check_leftovers(const struct machine_disk *disk, GError **error)
+{
+    static const char *const suffixes[] = {".blockmig-1", ".blockmig-0", MACHINE_SOURCE, MACHINE_NEW};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(suffixes); i++) {
+        g_autofree char *path = g_strconcat(disk->path, suffixes[i], NULL);
+
+        if (g_file_test(path, G_FILE_TEST_EXISTS))
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                                 "%s is there already, from another move: remove it, or move it away", path);
+    }
+    return true;
+}
+
+static void describe_disk(struct machine_job *job, struct machine_disk *disk)
+{
+    struct disk_report *report = g_new0(struct disk_report, 1);
+
+    report->disk = g_strdup(disk->name);
+    report->source = g_strdup(disk->path);
+    report->target = g_strdup(disk->target_name);
+    report->source_format = g_strdup(disk->source_format->name);
+    report->target_format = g_strdup(disk->format->name);
+    report->virtual_size = disk->size;
+    report->source_allocated = disk->needed;
+    report->algorithm = job->request->digest;
+    disk->report = report;
+    g_ptr_array_add(job->base.report->disks, report);
+}
+
+static uint64_t allocated(const struct chain *chain)
+{
+    uint64_t bytes = 0;
+
+    for (unsigned i = 0; i < chain_depth(chain); i++)
+        bytes += storage_file_allocated(chain_layer(chain, i)->storage);
+    return MIN(bytes, chain->size);
+}
+
+static bool look_at_images(struct machine_job *job, struct machine_disk *disk, GError **error)
+{
+    g_autoptr(chain_t) source = machine_open_layers(disk, 0, 0, error);
+    struct image_create_options options = {0};
+
+    if (!source)
+        return false;
+    disk->size = source->size;
+    if (chain_layer(source, 0)->data_files->len)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s keeps its data in another file", disk->path);
+    if (!target_format(target_format_wanted(job->request->target_format, disk->target_path),
+                       job->request->target_options, chain_layer(source, 0), false, true, &disk->format,
+                       &disk->options, error))
+        return false;
+    if (!(disk->format->flags & FORMAT_RUNS))
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "a machine is not moved to format %s: choose raw or qcow2 with -O", disk->format->name);
+    options.size = disk->size;
+    options.values = disk->options;
+    return image_measure(disk->format, &options, allocated(source), &disk->needed, error) &&
+           check_leftovers(disk, error);
+}
+
+static bool add_disk(struct machine_job *job, const struct definition *definition, const char *name, GError **error)
+{
+    const char *reason = why_not(definition, name);
+    g_autofree char *path = machine_source_of(definition, name), *type = get_of(definition, name, "/@type");
+    g_autofree char *format = get_of(definition, name, "/driver/@type");
+    struct machine_disk *disk;
+
+    if (!path && !reason)
+        reason = g_strcmp0(type, "file") == 0 ? "it has no file" : "only disks in files are moved";
+    if (reason)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "disk %s (%s) cannot be moved: %s", name,
+                             type ? type : "-", reason);
+    disk = machine_disk_new(job, name, path);
+    if (!(disk->source_format = format_by_name(format ? format : format_raw.name, error)) ||
+        !choose_target(job, disk, error) || !look_at_images(job, disk, error)) {
+        g_prefix_error(error, "disk %s: ", name);
+        return false;
+    }
+    describe_disk(job, disk);
+    return true;
+}
+
+/* ---- what it only reads, and its NVRAM ------------------------------------------------------------- */
+
+static struct machine_file *add_file(struct machine_job *job, const char *place, const char *path)
+{
+    struct machine_file *file = g_new0(struct machine_file, 1);
+
+    file->place = g_strdup(place);
+    file->path = g_strdup(path);
+    g_ptr_array_add(job->files, file);
+    return file;
+}
+
+/* Is the same there already?  Anything else of that name is left alone. */
+static bool compare_file(struct machine_job *job, struct machine_file *file, GError **error)
+{
+    struct name_info info;
+    g_autoptr(storage_t) mine = NULL, theirs = NULL;
+    g_autofree uint8_t *a = NULL, *b = NULL;
+    uint64_t whole;
+
+    if (!name_look(file->target_name, &info, error))
+        return false;
+    if (info.kind == NAME_FREE)
+        return true;
+    mine = storage_open(file->path, FILE_NO_LOCK, NULL, NULL, error);
+    theirs = mine ? storage_open(file->target_name, FILE_NO_LOCK, NULL, NULL, error) : NULL;
+    if (!theirs)
+        return false;
+    whole = (mine->size + DIGEST_CHUNK_SIZE - 1) / DIGEST_CHUNK_SIZE;
+    file->there = mine->size == theirs->size && mine->size % 4096 == 0;
+    a = g_malloc0(whole * 256 * STORAGE_DIGEST);
+    b = g_malloc0(whole * 256 * STORAGE_DIGEST);
+    if (file->there && (!storage_digests(mine, 0, mine->size, 4096, a, error) ||
+                        !storage_digests(theirs, 0, theirs->size, 4096, b, error)))
+        return false;
+    file->there = file->there && memcmp(a, b, (size_t)(mine->size / 4096 * STORAGE_DIGEST)) == 0;
+    return file->there || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already, and is not %s",
+                                        file->target_name, file->path);
+}
+
+static bool bring_file(struct machine_job *job, const char *place, const char *path, GError **error)
+{
+    struct machine_file *file = add_file(job, place, path);
+
+    file->target_name = target_named(job->prefix, path);
+    file->target_path = target_named(job->directory, path);
+    return compare_file(job, file, error);
+}
+
+static bool look_at_medium(struct machine_job *job, const struct definition *definition, const char *name,
+                           GError **error)
+{
+    g_autofree char *place = g_strdup_printf("/domain/devices/disk[target/@dev='%s']/source/@file", name);
+    g_autofree char *source = g_strdup_printf("/domain/devices/disk[target/@dev='%s']/source", name);
+    g_autofree char *path = definition_get(definition, place);
+    bool shared;
+
+    if (!job->across || !path)
+        return true;
+    if (!machine_is_shared(job, path, &shared, error))
+        return false;
+    if (shared)
+        return true;
+    switch (job->request->cdrom) {
+    case CDROM_EJECT:
+        add_file(job, source, path);
+        return true;
+    case CDROM_KEEP:
+        job_notice(&job->base, "%s is expected on the target under the same name", path);
+        return true;
+    case CDROM_COPY:
+        break;
+    }
+    return bring_file(job, place, path, error);
+}
+
+static bool look_at_nvram(struct machine_job *job, const struct definition *definition, GError **error)
+{
+    g_autofree char *path = definition_get(definition, "/domain/os/nvram");
+    bool shared;
+
+    if (!job->across || !path || !*path)
+        return true;
+    return machine_is_shared(job, path, &shared, error) &&
+           (shared || bring_file(job, "/domain/os/nvram", path, error));
+}
+
+/* Kernels and firmware belong to the host. */
+static void tell_expected(struct machine_job *job, const struct definition *definition)
+{
+    g_autoptr(GPtrArray) paths = definition_all(
+        definition, "/domain/os/kernel | /domain/os/initrd | /domain/os/dtb | /domain/os/loader[starts-with(., '/')]");
+
+    for (guint i = 0; job->across && i < paths->len; i++)
+        job_plan(&job->base, "%s is expected on the target under the same name",
+                 (const char *)g_ptr_array_index(paths, i));
+}
+
+/* ---- all of them ----------------------------------------------------------------------------------- */
+
+static bool is_wanted(const struct machine_job *job, const char *name)
+{
+    for (guint i = 0; i < job->request->disks->len; i++)
+        if (strcmp(g_ptr_array_index(job->request->disks, i), name) == 0)
+            return true;
+    return job->request->disks->len == 0;
+}
+
+static bool is_medium(const struct definition *definition, const char *name)
+{
+    g_autofree char *device = get_of(definition, name, "/@device");
+
+    return (device && strcmp(device, "disk") != 0) || has_of(definition, name, "/readonly");
+}
+
+static bool look_at_disk(struct machine_job *job, const struct definition *definition, const char *name,
+                         GPtrArray *others, GError **error)
+{
+    bool shared = false;
+    g_autofree char *path = NULL;
+
+    if (!definition_is_word(name))
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "disk %s has a name that is not expected", name);
+    path = machine_source_of(definition, name);
+    if (is_medium(definition, name) || !is_wanted(job, name)) {
+        g_ptr_array_add(others, g_strdup(name));
+        return !is_medium(definition, name) || look_at_medium(job, definition, name, error);
+    }
+    if (path && !machine_is_shared(job, path, &shared, error))
+        return false;
+    if (!shared)
+        return add_disk(job, definition, name, error);
+    job->shared = true;
+    g_ptr_array_add(others, g_strdup(name));
+    return true;
+}
+
+static bool check_wanted(const struct machine_job *job, const GPtrArray *names, GError **error)
+{
+    for (guint i = 0; i < job->request->disks->len; i++)
+        if (!g_ptr_array_find_with_equal_func((GPtrArray *)names, g_ptr_array_index(job->request->disks, i),
+                                              g_str_equal, NULL))
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "no disk is called \"%s\"",
+                                 (const char *)g_ptr_array_index(job->request->disks, i));
+    return !job->across || job->request->disks->len == 0 ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "a machine goes to another host with all its disks: no --disk");
+}
+
+static bool look_at_disks(struct machine_job *job, const struct definition *definition, GError **error)
+{
+    g_autoptr(GPtrArray) names = definition_all(definition, "/domain/devices/disk/target/@dev");
+    GPtrArray *others = g_ptr_array_new();
+    bool ok = check_wanted(job, names, error);
+
+    for (guint i = 0; ok && i < names->len; i++)
+        ok = look_at_disk(job, definition, g_ptr_array_index(names, i), others, error);
+    g_ptr_array_add(others, NULL);
+    job->others = (char **)g_ptr_array_free(others, FALSE);
+    if (!ok)
+        return false;
+    if (job->shared && job->disks->len)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "some of its disks are where both hosts see them, and others are not");
+    return job->across || job->disks->len > 0 ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the machine has no disk that could be moved");
+}
+
+static bool check_busy(struct machine_job *job, GError **error)
+{
+    for (guint i = 0; job->state.active && i < job->disks->len; i++) {
+        char *names[] = {machine_disk_at(job, i)->name, NULL};
+        g_autofree char *busy = domain_busy_disk(job->domain, names);
+
+        if (busy)
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "disk %s: a block job is under way", busy);
+    }
+    return true;
+}
+
+static uint64_t overlay_room(const struct machine_disk *disk)
+{
+    return MAX(disk->needed / OVERLAY_PART, OVERLAY_LEAST);
+}
+
+static bool check_space(struct machine_job *job, GError **error)
+{
+    uint64_t needed = 0, available;
+    struct space_report space = {0};
+
+    for (guint i = 0; i < job->disks->len; i++) {
+        const struct machine_disk *disk = machine_disk_at(job, i);
+
+        needed += disk->needed + overlay_room(disk);
+        if (job->state.active && !space_check(disk->path, overlay_room(disk), 2, &space, error))
+            return false;
+    }
+    job->base.report->space_needed = needed;
+    if (job->disks->len == 0)
+        return true;
+    if (!job->across)
+        return space_check(job->directory, needed, 2 * job->disks->len, &space, error);
+    if (!name_room(job->prefix, &available, error))
+        return false;
+    job->base.report->space_available = available;
+    if (needed > available) {
+        g_autofree char *a = units_format_size(needed), *b = units_format_size(available);
+
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: %s are needed, and there are %s", job->prefix, a, b);
+    }
+    return true;
+}
+
+/* ---- the plan ------------------------------------------------------------------------------------ */
+
+static void write_plan(struct machine_job *job)
+{
+    const struct job *base = &job->base;
+    g_autofree char *needed = units_format_size(base->report->space_needed);
+
+    for (guint i = 0; i < job->disks->len; i++) {
+        const struct machine_disk *disk = machine_disk_at(job, i);
+        g_autofree char *size = units_format_size(disk->size);
+
+        job_plan(base, "move %s: %s (%s, %s) to %s as %s", disk->name, disk->path, disk->source_format->name, size,
+                 disk->target_name, disk->format->name);
+    }
+    for (guint i = 0; i < job->files->len; i++) {
+        const struct machine_file *file = g_ptr_array_index(job->files, i);
+
+        job_plan(base, "%s %s%s%s", !file->target_name ? "eject" : file->there ? "already there:" : "copy", file->path,
+                 file->target_name ? " as " : "", file->target_name ? file->target_name : "");
+    }
+    if (job->disks->len)
+        job_plan(base, "space: about %s on the target", needed);
+    if (job->across)
+        job_plan(base, "the definition is removed here before the machine goes on there; it is kept in the state "
+                       "directory");
+    if (job->disks->len)
+        job_plan(base, job->request->delete_source ? "the source's disks are deleted after the proof"
+                                                   : "the source's disks are kept as NAME" MACHINE_SOURCE);
+}
+
+static const char *unsupported(const struct move_request *request)
+{
+    return request->chain != CHAIN_FLATTEN         ? "--chain"
+           : request->keep_failback                ? "--keep-failback"
+           : request->scratch                      ? "--scratch"
+           : request->sample                       ? "--sample"
+           : request->on_busy == BUSY_THROTTLE     ? "--on-busy=throttle"
+                                                   : NULL;
+}
+
+static bool check_request(const struct move_request *request, GError **error)
+{
+    const char *what = unsupported(request);
+
+    if (what)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is not possible yet for a domain of libvirt", what);
+    return !request->delete_source || request->verify == VERIFY_FULL ||
+           blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                         "--delete-source needs a proof: it goes with --verify=full only");
+}
+
+static bool look(struct machine_job *job, GError **error)
+{
+    g_autofree char *text = NULL;
+    g_autoptr(definition_t) definition = NULL;
+
+    if (!check_request(job->request, error) || !machine_find_hosts(job, error) || !machine_recover(job, error))
+        return false;
+    if (job->base.go_on_at)
+        return true;
+    if (!open_machine(job, error))
+        return false;
+    text = domain_definition(job->domain, job->state.active ? DOMAIN_ACTIVE : DOMAIN_PERSISTENT, error);
+    definition = text ? definition_parse(text, error) : NULL;
+    if (!definition || !check_target_is_free(job, error) || !check_references(job, definition, error) ||
+        !look_at_disks(job, definition, error) || !look_at_nvram(job, definition, error) ||
+        !check_busy(job, error) || !machine_choose_method(job, definition, error) || !check_space(job, error))
+        return false;
+    tell_expected(job, definition);
+    write_plan(job);
+    return true;
+}
+
+bool machine_preflight(struct job *base, GError **error)
+{
+    struct machine_job *job = machine_of(base);
+    g_autoptr(GError) local = NULL;
+
+    if (look(job, &local)) {
+        if (!base->go_on_at && base->method == &method_machine_cold)
+            base->go_on_at = "base";
+        return true;
+    }
+    if (!g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE) &&
+        !g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNREACHABLE) &&
+        !g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNCERTAIN))
+        local->code = BLOCKMIG_ERROR_REFUSED;
+    local->domain = BLOCKMIG_ERROR;
+    g_propagate_error(error, g_steal_pointer(&local));
+    return false;
+}

@@ -1,0 +1,375 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Proofs for a domain.
+ *
+ * In the pause: what the overlays on both sides hold.  The target's host digests its overlay in blocks of 4 KiB,
+ * which is what an overlay is made of, in one request; what the source has at the same place of the disk must have
+ * the same digests, and whatever the source's overlay holds must be somewhere in the target's.
+ *
+ * Afterwards: the source's layers and the merged image, both frozen, byte for byte; where the target's host can
+ * tell whether its medium holds what we have, nothing is sent back.
+ */
+#include "blockmig/migrate/machine.h"
+#include "blockmig/migrate/live.h"
+#include "blockmig/storage/frame.h"
+#include "blockmig/store/receipt.h"
+#include "formats/bytes.h"
+
+#include <glib/gstdio.h>
+#include <string.h>
+
+#define BLOCK     4096u
+#define MAP_BATCH 1024
+#define WORKERS   4
+
+/* ---- in the pause -------------------------------------------------------------------------------- */
+
+/* Digests of a storage's blocks from its beginning. */
+static GByteArray *digest_blocks(struct storage *storage, GError **error)
+{
+    GByteArray *digests = g_byte_array_new();
+
+    g_byte_array_set_size(digests, (guint)(storage->size / BLOCK * FRAME_DIGEST));
+    if (storage_digests(storage, 0, storage->size / BLOCK * BLOCK, BLOCK, digests->data, error))
+        return digests;
+    g_byte_array_unref(digests);
+    return NULL;
+}
+
+static bool differ(const struct machine_disk *disk, uint64_t offset, GError **error)
+{
+    return blockmig_fail(error, BLOCKMIG_ERROR_DIFFERENT,
+                         "%s differs from the source in what was written last, at %" PRIu64, disk->overlay_name,
+                         offset);
+}
+
+/* What the target's overlay has at `extent`, against the source's bytes. */
+static bool compare_extent(const struct machine_disk *disk, struct chain *source, const struct extent *extent,
+                           const GByteArray *digests, GError **error)
+{
+    uint8_t block[BLOCK], digest[FRAME_DIGEST];
+
+    for (uint64_t at = 0; at < extent->length; at += BLOCK) {
+        uint64_t offset = extent->offset + at, place = (extent->host_offset + at) / BLOCK;
+        size_t length = (size_t)MIN(BLOCK, extent->length - at);
+
+        if (!chain_read(source, block, length, offset, error))
+            return false;
+        if (extent->status == EXTENT_ZERO ? !is_zero(block, length)
+                                          : (frame_digest(block, BLOCK, digest),
+                                             (place + 1) * FRAME_DIGEST > digests->len ||
+                                                 memcmp(digests->data + place * FRAME_DIGEST, digest,
+                                                        FRAME_DIGEST) != 0))
+            return differ(disk, offset, error);
+    }
+    return true;
+}
+
+static bool same_here(struct chain *a, struct chain *b, uint64_t offset, size_t length, bool *same, GError **error)
+{
+    uint8_t mine[BLOCK], theirs[BLOCK];
+
+    if (!chain_read(a, mine, length, offset, error) || !chain_read(b, theirs, length, offset, error))
+        return false;
+    *same = memcmp(mine, theirs, length) == 0;
+    return true;
+}
+
+/* Where the source's overlay has something and the target's has a hole, the images below must say the same. */
+static bool check_holes(const struct machine_disk *disk, struct chain *own, struct chain *source,
+                        struct chain *other, struct chain *merged, GError **error)
+{
+    struct extent extent, there;
+    size_t count;
+
+    for (uint64_t at = 0; at < own->size; at = extent_end(&extent)) {
+        if (!chain_map(own, at, own->size - at, &extent, 1, &count, error))
+            return false;
+        if (extent.status == EXTENT_HOLE)
+            continue;
+        for (uint64_t from = extent.offset; from < extent_end(&extent); from = extent_end(&there)) {
+            if (!chain_map(other, from, extent_end(&extent) - from, &there, 1, &count, error))
+                return false;
+            for (uint64_t block = from; there.status == EXTENT_HOLE && block < extent_end(&there); block += BLOCK) {
+                bool same;
+
+                if (!same_here(source, merged, block, (size_t)MIN(BLOCK, extent_end(&there) - block), &same, error))
+                    return false;
+                if (!same)
+                    return differ(disk, block, error);
+            }
+        }
+    }
+    return true;
+}
+
+static bool compare_disk(const struct machine_disk *disk, GError **error)
+{
+    g_autoptr(chain_t) source = machine_open_layers(disk, 0, disk->top, error);
+    g_autoptr(chain_t) own = source ? machine_open_layers(disk, disk->top, disk->top, error) : NULL;
+    g_autoptr(chain_t) other = own ? machine_open_target_overlay(disk, error) : NULL;
+    g_autoptr(chain_t) merged = other ? machine_open_target(disk, error) : NULL;
+    g_autoptr(GByteArray) digests = merged ? digest_blocks(chain_layer(other, 0)->storage, error) : NULL;
+    struct extent extent;
+    size_t count;
+
+    if (!digests)
+        return false;
+    for (uint64_t at = 0; at < other->size; at = extent_end(&extent)) {
+        if (!chain_map(other, at, other->size - at, &extent, 1, &count, error))
+            return false;
+        if (extent.status != EXTENT_HOLE && !compare_extent(disk, source, &extent, digests, error))
+            return false;
+    }
+    return check_holes(disk, own, source, other, merged, error);
+}
+
+bool machine_compare_overlays(struct machine_job *job, GError **error)
+{
+    for (guint i = 0; job->request->verify != VERIFY_NONE && i < job->disks->len; i++)
+        if (!compare_disk(machine_disk_at(job, i), error))
+            return false;
+    return true;
+}
+
+/* ---- afterwards ---------------------------------------------------------------------------------- */
+
+/* A part of the disk: what the source has, and where the target has it. */
+struct piece {
+    struct proof *proof;
+    uint64_t offset;
+    size_t length;
+    struct extent *theirs;
+    size_t count;
+    uint8_t *data;
+};
+
+struct proof {
+    struct machine_job *job;
+    struct machine_disk *disk;
+    struct chain *target;
+    GMutex lock;
+    GCond done;
+    unsigned pending;
+    GError *error;
+};
+
+static void fail(struct proof *proof, GError *error)
+{
+    g_mutex_lock(&proof->lock);
+    if (proof->error)
+        g_error_free(error);
+    else
+        proof->error = error;
+    g_mutex_unlock(&proof->lock);
+}
+
+static bool check_extent(const struct piece *piece, const struct extent *extent, GError **error)
+{
+    const uint8_t *data = piece->data + (extent->offset - piece->offset);
+    g_autofree uint8_t *theirs = NULL;
+    bool same;
+
+    if (extent->status == EXTENT_DATA && extent->storage->ops->check)
+        return storage_check(extent->storage, data, (size_t)extent->length, extent->host_offset, error);
+    if (extent->status == EXTENT_ZERO) {
+        same = is_zero(data, (size_t)extent->length);
+    } else {
+        theirs = g_malloc((size_t)extent->length);
+        if (!chain_read_extent(piece->proof->target, extent, theirs, error))
+            return false;
+        same = memcmp(theirs, data, (size_t)extent->length) == 0;
+    }
+    return same || blockmig_fail(error, BLOCKMIG_ERROR_DIFFERENT, "bytes %" PRIu64 "+%" PRIu64 " of the disk differ",
+                                 extent->offset, extent->length);
+}
+
+static void check_piece(gpointer data, gpointer unused)
+{
+    struct piece *piece = data;
+    struct proof *proof = piece->proof;
+    GError *local = NULL;
+
+    for (size_t i = 0; i < piece->count && !local; i++)
+        check_extent(piece, &piece->theirs[i], &local);
+    if (local) {
+        g_prefix_error(&local, "%s: ", proof->disk->target_name);
+        fail(proof, local);
+    }
+    g_free(piece->theirs);
+    g_free(piece->data);
+    g_free(piece);
+    g_mutex_lock(&proof->lock);
+    proof->pending--;
+    g_cond_signal(&proof->done);
+    g_mutex_unlock(&proof->lock);
+}
+
+/* Sixteen pieces are enough to keep the workers busy. */
+static bool wait_for_room(struct proof *proof, unsigned most)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&proof->lock);
+
+    while (proof->pending > most)
+        g_cond_wait(&proof->done, &proof->lock);
+    return !proof->error;
+}
+
+/* Nothing on both sides is proved by the maps alone. */
+static bool is_empty(const struct extent *extents, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (extents[i].status != EXTENT_ZERO)
+            return false;
+    return true;
+}
+
+static bool map_piece(struct chain *chain, uint64_t offset, size_t length, GArray *extents, GError **error)
+{
+    struct extent batch[64];
+    size_t count;
+
+    for (uint64_t at = offset; at < offset + length;) {
+        if (!chain_map(chain, at, offset + length - at, batch, G_N_ELEMENTS(batch), &count, error))
+            return false;
+        g_array_append_vals(extents, batch, (guint)count);
+        at = extent_end(&batch[count - 1]);
+    }
+    return true;
+}
+
+static bool push_piece(struct proof *proof, struct chain *source, GThreadPool *pool, uint64_t offset, size_t length,
+                       struct digest_table *digests, GError **error)
+{
+    g_autoptr(GArray) ours = g_array_new(FALSE, FALSE, sizeof(struct extent));
+    g_autoptr(GArray) theirs = g_array_new(FALSE, FALSE, sizeof(struct extent));
+    uint8_t digest[DIGEST_MAX_LENGTH];
+    struct piece *piece;
+
+    if (!map_piece(source, offset, length, ours, error) || !map_piece(proof->target, offset, length, theirs, error))
+        return false;
+    if (is_empty((struct extent *)ours->data, ours->len) && is_empty((struct extent *)theirs->data, theirs->len))
+        return true;
+    piece = g_new0(struct piece, 1);
+    piece->proof = proof;
+    piece->offset = offset;
+    piece->length = length;
+    piece->data = g_malloc(length);
+    if (!chain_read(source, piece->data, length, offset, error)) {
+        g_free(piece->data);
+        g_free(piece);
+        return false;
+    }
+    if (!is_zero(piece->data, length)) {
+        digest_compute(digest_table_algorithm(digests), piece->data, length, digest);
+        digest_table_set(digests, offset / DIGEST_CHUNK_SIZE, digest);
+    }
+    piece->count = theirs->len;
+    piece->theirs = (struct extent *)g_array_free(g_steal_pointer(&theirs), FALSE);
+    g_mutex_lock(&proof->lock);
+    proof->pending++;
+    g_mutex_unlock(&proof->lock);
+    g_thread_pool_push(pool, piece, NULL);
+    return true;
+}
+
+static bool run_proof(struct proof *proof, struct chain *source, struct digest_table *digests, GError **error)
+{
+    GThreadPool *pool = g_thread_pool_new(check_piece, NULL, WORKERS, TRUE, NULL);
+    uint64_t size = proof->disk->size;
+    struct copy_options how = {0};
+    bool ok = true;
+
+    machine_copy_options(proof->job, &how);
+    for (uint64_t offset = 0; ok && offset < size; offset += DIGEST_CHUNK_SIZE) {
+        struct copy_counters counters = {.total = size, .position = offset};
+
+        ok = wait_for_room(proof, 4 * WORKERS) && push_piece(proof, source, pool, offset,
+                                                            (size_t)MIN(DIGEST_CHUNK_SIZE, size - offset), digests,
+                                                            error);
+        if (offset % (64 * DIGEST_CHUNK_SIZE) == 0)
+            how.progress(how.opaque, &counters);
+        if (ok && machine_is_cancelled(proof->job, error))
+            ok = false;
+    }
+    wait_for_room(proof, 0);
+    g_thread_pool_free(pool, FALSE, TRUE);
+    if (!proof->error)
+        return ok;
+    g_clear_error(error);
+    g_propagate_error(error, proof->error);
+    return false;
+}
+
+/* By the method live the last layer is in the target's overlay, which was compared in the pause. */
+static unsigned last_in_target(const struct machine_disk *disk)
+{
+    return disk->merged;
+}
+
+static bool write_receipt(struct machine_job *job, struct machine_disk *disk, GError **error)
+{
+    const struct journal_job *record = job->base.record;
+    struct disk_report *report = disk->report;
+    g_autofree char *name = g_strdup_printf("%s-%u.json", record->id, disk->index);
+    g_autofree char *path = g_build_filename(journal_directory(job->base.journal), "receipts", name, NULL);
+    g_autofree char *directory = g_path_get_dirname(path);
+    struct receipt receipt = {.job = record->id,
+                              .command = record->command,
+                              .method = record->method,
+                              .source = report->source,
+                              .target = report->target,
+                              .source_format = report->source_format,
+                              .target_format = report->target_format,
+                              .verified = (char *)verify_mode_name(job->request->verify),
+                              .started = record->started,
+                              .finished = g_get_real_time(),
+                              .size = report->virtual_size,
+                              .counters = report->counters,
+                              .digests = disk->digests};
+    uint8_t root[DIGEST_MAX_LENGTH];
+
+    digest_table_root(disk->digests, root);
+    report->root = digest_to_hex(digest_table_algorithm(disk->digests), root);
+    if (g_mkdir_with_parents(directory, 0700) < 0 || !receipt_write(&receipt, path, error))
+        return false;
+    report->receipt = g_strdup(path);
+    return machine_save_disk(job, disk, error);
+}
+
+static bool prove_disk(struct machine_job *job, struct machine_disk *disk, GError **error)
+{
+    g_autoptr(chain_t) source = machine_open_layers(disk, 0, last_in_target(disk), error);
+    g_autoptr(chain_t) target = source ? machine_open_target(disk, error) : NULL;
+    struct proof proof = {.job = job, .disk = disk, .target = target};
+    uint64_t wire = agent_wire_bytes();
+    bool ok;
+
+    if (!target)
+        return false;
+    machine_tell(job, "%s", disk->name);
+    g_clear_pointer(&disk->digests, digest_table_free);
+    disk->digests = digest_table_new(job->request->digest, disk->size);
+    g_mutex_init(&proof.lock);
+    g_cond_init(&proof.done);
+    ok = run_proof(&proof, source, disk->digests, error);
+    g_mutex_clear(&proof.lock);
+    g_cond_clear(&proof.done);
+    disk->report->bytes_wire += agent_wire_bytes() - wire;
+    return ok && write_receipt(job, disk, error);
+}
+
+bool machine_prove(struct job *base, GError **error)
+{
+    struct machine_job *job = machine_of(base);
+
+    /* What was only written and read back has the digests of the copy, as far as they go. */
+    for (guint i = 0; i < job->disks->len && job->request->verify == VERIFY_FULL; i++)
+        if (!prove_disk(job, machine_disk_at(job, i), error)) {
+            if (job->released)
+                base->report->advice = g_strdup("the machine runs on the target, which could not be proved; the "
+                                                "source's disks are kept as they were at the switch");
+            return false;
+        }
+    return true;
+}

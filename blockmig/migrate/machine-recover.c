@@ -1,0 +1,390 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * An interrupted job of a domain.  The journal says which files are its own; where the machine is, both libvirts
+ * are asked.  As long as only the source has it, all is rolled back; once only the target has it, the job goes on
+ * there.  If both have it, and it runs on neither, the target's is ended first.
+ */
+#include "blockmig/migrate/machine.h"
+#include "blockmig/storage/names.h"
+
+#include <string.h>
+
+#define PATIENCE (30 * G_USEC_PER_SEC) /* with a daemon that still ends what our death interrupted */
+
+bool machine_save_disk(struct machine_job *job, const struct machine_disk *disk, GError **error)
+{
+    struct journal_disk record = {.index = disk->index,
+                                  .source = disk->path,
+                                  .target = disk->target_name,
+                                  .source_format = (char *)disk->source_format->name,
+                                  .target_format = (char *)disk->format->name,
+                                  .source_identity = disk->name,
+                                  .target_identity = disk->target_path,
+                                  .size = disk->size,
+                                  .receipt = disk->report->receipt};
+
+    return journal_disk_save(job->base.journal, job->base.record, &record, error);
+}
+
+/* ---- which job ----------------------------------------------------------------------------------- */
+
+static bool is_unfinished(const struct journal_job *record)
+{
+    return !record->result || strcmp(record->result, "failed") == 0 || strcmp(record->result, "parked") == 0;
+}
+
+static bool is_meant(const struct machine_job *job, const struct journal_job *record)
+{
+    if (job->wanted)
+        return strcmp(record->id, job->wanted) == 0;
+    return strcmp(record->command, job->across ? "migrate" : "move") == 0 &&
+           strcmp(record->source, job->request->machine) == 0;
+}
+
+/* The newest one, if it did not come to its end; the caller's. */
+static struct journal_job *find_record(struct machine_job *job, GError **error)
+{
+    g_autoptr(GPtrArray) list = journal_job_list(job->base.journal, error);
+
+    for (guint i = 0; list && i < list->len; i++) {
+        const struct journal_job *record = g_ptr_array_index(list, i);
+
+        if (!is_meant(job, record))
+            continue;
+        if (journal_job_alive(record)) {
+            blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "job %s moves this machine (process %" PRId64 ")",
+                          record->id, record->owner_pid);
+            return NULL;
+        }
+        return is_unfinished(record) ? journal_job_load(job->base.journal, record->id, error) : NULL;
+    }
+    return NULL;
+}
+
+static bool has_event(const struct machine_job *job, const char *kind, const char *beginning)
+{
+    g_autoptr(GPtrArray) events = journal_events(job->base.journal, job->base.record, NULL);
+
+    for (guint i = 0; events && i < events->len; i++) {
+        const struct journal_event *event = g_ptr_array_index(events, i);
+
+        if (strcmp(event->kind, kind) == 0 && event->text && g_str_has_prefix(event->text, beginning))
+            return true;
+    }
+    return false;
+}
+
+static bool use_method(struct machine_job *job)
+{
+    const struct method *const methods[] = {&method_machine_mirror, &method_machine_live, &method_machine_quick,
+                                            &method_machine_restart, &method_machine_cold};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(methods); i++)
+        if (strcmp(methods[i]->name, job->base.record->method) == 0)
+            job_set_method(&job->base, methods[i]);
+    return true;
+}
+
+/* ---- its disks ----------------------------------------------------------------------------------- */
+
+static unsigned highest_overlay(const struct machine_disk *disk)
+{
+    unsigned top = 0;
+
+    for (unsigned n = 1; n < 64; n++) {
+        g_autofree char *path = machine_layer_path(disk, n);
+
+        if (g_file_test(path, G_FILE_TEST_EXISTS))
+            top = n;
+    }
+    return top;
+}
+
+static void describe_disk(struct machine_job *job, struct machine_disk *disk)
+{
+    struct disk_report *report = g_new0(struct disk_report, 1);
+
+    report->disk = g_strdup(disk->name);
+    report->source = g_strdup(disk->path);
+    report->target = g_strdup(disk->target_name);
+    report->source_format = g_strdup(disk->source_format->name);
+    report->target_format = g_strdup(disk->format->name);
+    report->virtual_size = disk->size;
+    report->algorithm = job->request->digest;
+    disk->report = report;
+    g_ptr_array_add(job->base.report->disks, report);
+}
+
+/* What the journal had announced it would create is ours, if it is there. */
+static bool was_created(const struct machine_job *job, const char *name)
+{
+    g_autofree char *text = g_strconcat("create ", name, NULL);
+
+    return has_event(job, "intent", text);
+}
+
+static bool rebuild(struct machine_job *job, const struct journal_disk *saved, GError **error)
+{
+    struct machine_disk *disk = machine_disk_new(job, saved->source_identity, saved->source);
+    bool mirrored = job->base.method == &method_machine_live || job->base.method == &method_machine_mirror;
+
+    disk->index = saved->index;
+    disk->target_name = g_strdup(saved->target);
+    disk->target_path = g_strdup(saved->target_identity);
+    disk->overlay_name = g_strconcat(disk->target_name, MACHINE_NEW, NULL);
+    disk->overlay_path = g_strconcat(disk->target_path, MACHINE_NEW, NULL);
+    disk->size = saved->size;
+    if (!(disk->source_format = format_by_name(saved->source_format, error)) ||
+        !(disk->format = format_by_name(saved->target_format, error)))
+        return false;
+    disk->top = highest_overlay(disk);
+    disk->merged = disk->top - (mirrored && disk->top > 0 ? 1 : 0);
+    disk->created = was_created(job, disk->target_name);
+    disk->overlay_created = was_created(job, disk->overlay_name);
+    describe_disk(job, disk);
+    return true;
+}
+
+static bool rebuild_all(struct machine_job *job, GError **error)
+{
+    g_autoptr(GPtrArray) disks = journal_disk_list(job->base.journal, job->base.record, error);
+
+    for (guint i = 0; disks && i < disks->len; i++)
+        if (!rebuild(job, g_ptr_array_index(disks, i), error))
+            return false;
+    return disks != NULL;
+}
+
+/* ---- where the machine is ------------------------------------------------------------------------ */
+
+struct side {
+    bool there; /* it is defined or active */
+    struct domain_state state;
+};
+
+static bool ask(struct domain_host *host, const char *name, struct domain **domain, struct side *side, GError **error)
+{
+    GError *local = NULL;
+
+    *side = (struct side){false};
+    g_clear_pointer(domain, domain_close);
+    *domain = domain_open(host, name, &local);
+    if (!*domain && g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED)) {
+        g_error_free(local);
+        return true;
+    }
+    if (!*domain) {
+        g_propagate_error(error, local);
+        return false;
+    }
+    side->there = true;
+    return domain_look(*domain, &side->state, error);
+}
+
+/* A daemon needs a moment to notice that we died. */
+static bool ask_both(struct machine_job *job, struct side *here, struct side *there, GError **error)
+{
+    int64_t until = g_get_monotonic_time() + PATIENCE;
+
+    for (;;) {
+        struct domain_progress ignored;
+
+        if (!ask(job->here, job->request->machine, &job->domain, here, error) ||
+            !ask(job->there, job->request->machine, &job->arrived, there, error))
+            return false;
+        if (!here->state.active || !there->state.active || g_get_monotonic_time() > until)
+            break;
+        if (!domain_migration_progress(job->domain, &ignored) && here->state.running && !there->state.running)
+            break;
+        g_usleep(G_USEC_PER_SEC / 4);
+    }
+    return true;
+}
+
+static char *saved_definition(const struct machine_job *job)
+{
+    g_autofree char *name = g_strconcat(job->base.record->id, ".xml", NULL);
+    g_autofree char *path = g_build_filename(journal_directory(job->base.journal), "definitions", name, NULL);
+    char *text = NULL;
+
+    g_file_get_contents(path, &text, NULL, NULL);
+    return text;
+}
+
+static void note_state(struct machine_job *job)
+{
+    job->state = (struct domain_state){.active = has_event(job, "fact", "active"),
+                                       .running = has_event(job, "fact", "running"),
+                                       .persistent = has_event(job, "fact", "persistent"),
+                                       .autostart = has_event(job, "fact", "autostart")};
+}
+
+bool machine_save_state(struct machine_job *job, GError **error)
+{
+    const struct {
+        bool set;
+        const char *word;
+    } facts[] = {{job->state.active, "active"},
+                 {job->state.running, "running"},
+                 {job->state.persistent, "persistent"},
+                 {job->state.autostart, "autostart"}};
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(facts); i++)
+        if (facts[i].set && !job_event(&job->base, "fact", error, "%s", facts[i].word))
+            return false;
+    return true;
+}
+
+static bool uncertain(struct machine_job *job, const char *text, GError **error)
+{
+    job->uncertain = true;
+    return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN, "job %s: %s", job->base.record->id, text);
+}
+
+/* The target's, which never ran, is ended before the source's is let go on. */
+static bool take_back(struct machine_job *job, const struct side *here, const struct side *there, GError **error)
+{
+    if (there->state.running)
+        return uncertain(job, "the machine runs on the target and is active on the source: nothing is done", error);
+    if (!domain_kill(job->arrived, error) || (there->state.persistent && !domain_undefine(job->arrived, error)))
+        return false;
+    g_clear_pointer(&job->arrived, domain_close);
+    return here->state.running || !job->state.running || domain_resume(job->domain, error);
+}
+
+static bool back_home(struct machine_job *job, const struct side *here, GError **error)
+{
+    struct domain *again;
+
+    if (!here->there) {
+        g_autofree char *text = saved_definition(job);
+
+        if (!text)
+            return uncertain(job, "neither host has the machine, nor the journal its definition", error);
+        if (!(again = domain_define(job->here, text, error)))
+            return false;
+        job->domain = again;
+    } else if (here->state.active && !here->state.running && job->state.running &&
+               !domain_resume(job->domain, error)) {
+        return false;
+    }
+    job->off = !here->state.active && has_event(job, "intent", "shut the guest down");
+    job->base.go_on_at = "rollback";
+    return true;
+}
+
+/* Which of the last phases: the target's definition says whether it was settled. */
+static bool go_on_there(struct machine_job *job, const struct side *there, GError **error)
+{
+    g_autofree char *text = domain_definition(job->arrived, DOMAIN_ACTIVE, error), *now = NULL;
+    g_autoptr(definition_t) definition = text ? definition_parse(text, error) : NULL;
+    const struct machine_disk *first = job->disks->len ? machine_disk_at(job, 0) : NULL;
+
+    if (!definition)
+        return false;
+    job->gone = true;
+    if (!(job->definition = saved_definition(job)) &&
+        !(job->definition = domain_definition(job->domain ? job->domain : job->arrived, DOMAIN_PERSISTENT, error)))
+        return false;
+    now = first ? machine_source_of(definition, first->name) : NULL;
+    job->released = !job->across || there->state.running ||
+                    has_event(job, "result", "the machine is on the target");
+    job->base.go_on_at = !job->released                                       ? "switchover"
+                         : !first || g_strcmp0(now, first->target_path) == 0 ? "cleanup"
+                                                                              : "prove";
+    return true;
+}
+
+static bool decide(struct machine_job *job, GError **error)
+{
+    struct side here, there;
+
+    if (!ask_both(job, &here, &there, error))
+        return false;
+    if (here.state.active && there.state.active)
+        return take_back(job, &here, &there, error) && back_home(job, &here, error);
+    if (there.state.active || (there.there && !here.there))
+        return go_on_there(job, &there, error);
+    return back_home(job, &here, error);
+}
+
+/* On one host the disk that the machine is on says it. */
+static bool decide_here(struct machine_job *job, GError **error)
+{
+    struct side here;
+    g_autofree char *text = NULL, *now = NULL;
+    g_autoptr(definition_t) definition = NULL;
+    const struct machine_disk *first = machine_disk_at(job, 0);
+
+    if (!ask(job->here, job->request->machine, &job->domain, &here, error))
+        return false;
+    if (!here.there)
+        return uncertain(job, "the machine is not there any more", error);
+    text = domain_definition(job->domain, DOMAIN_ACTIVE, error);
+    definition = text ? definition_parse(text, error) : NULL;
+    now = definition ? machine_source_of(definition, first->name) : NULL;
+    if (!definition)
+        return false;
+    if (g_strcmp0(now, first->overlay_path) != 0 && g_strcmp0(now, first->target_path) != 0)
+        return back_home(job, &here, error);
+    if (here.state.active && !here.state.running && job->state.running && !domain_resume(job->domain, error))
+        return false;
+    job->arrived = domain_open(job->here, job->request->machine, error);
+    return job->arrived && go_on_there(job, &here, error);
+}
+
+/* Rolled back and over: the command begins anew, unless it was about just this job. */
+static bool begin_anew(struct machine_job *job, GError **error)
+{
+    struct job *base = &job->base;
+    g_autofree char *id = g_strdup(base->record->id);
+
+    job->base.report->phase = "rollback";
+    if (!machine_rollback(base, error) ||
+        !journal_job_finish(base->journal, base->record, "rolled-back", "interrupted before the switch", error))
+        return false;
+    job_notice(base, "job %s was interrupted before the switch; it is rolled back, and begun anew", id);
+    g_clear_pointer(&base->record, journal_job_free);
+    g_clear_pointer(&job->domain, domain_close);
+    g_ptr_array_set_size(job->disks, 0);
+    g_ptr_array_set_size(base->report->disks, 0);
+    g_clear_pointer(&base->report->advice, g_free);
+    job->off = job->gone = job->interrupted = false;
+    base->report->phase = "preflight";
+    base->go_on_at = NULL;
+    return true;
+}
+
+bool machine_recover(struct machine_job *job, GError **error)
+{
+    struct job *base = &job->base;
+    GError *local = NULL;
+    g_autoptr(journal_job_t) record = base->journal ? find_record(job, &local) : NULL;
+
+    if (local) {
+        g_propagate_error(error, local);
+        return false;
+    }
+    if (!record)
+        return true;
+    if (base->dry_run) {
+        job_plan(base, "job %s of this machine is not finished (phase \"%s\"): that comes first", record->id,
+                 record->phase);
+        return true;
+    }
+    if (!journal_job_claim(base->journal, record, error))
+        return false;
+    base->record = g_steal_pointer(&record);
+    base->report->resumed = job->interrupted = true;
+    note_state(job);
+    if (!use_method(job) || !rebuild_all(job, error))
+        return false;
+    if (!(job->across ? decide(job, error) : job->disks->len ? decide_here(job, error) : back_home(job, &(struct side){.there = true}, error)))
+        return false;
+    if (!job->domain && !job->arrived)
+        return uncertain(job, "the machine is on neither host", error);
+    if (strcmp(base->go_on_at, "rollback") != 0 || job->wanted || job->give_up)
+        return true;
+    job->interrupted = false;
+    return begin_anew(job, error);
+}

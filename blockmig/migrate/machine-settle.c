@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Settle, cleanup and rollback of a domain: overlays are merged, names and definitions are as they should stay. */
+#include "blockmig/migrate/machine.h"
+#include "blockmig/storage/file.h"
+#include "blockmig/storage/names.h"
+#include "blockmig/storage/uri.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+#include <stdio.h>
+#include <string.h>
+
+#define TICK (G_USEC_PER_SEC / 50)
+
+/* ---- commits by the hypervisor -------------------------------------------------------------------- */
+
+static bool wait_until_ready(struct domain *domain, const char *disk, GError **error)
+{
+    for (;;) {
+        bool there, ready;
+
+        if (!domain_job_look(domain, disk, &there, &ready, error))
+            return false;
+        if (!there)
+            return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "%s: the commit ended before it was ready", disk);
+        if (ready)
+            return true;
+        g_usleep(TICK);
+    }
+}
+
+/* What an interrupted run began is waited for. */
+static bool commit_one(struct domain *domain, const char *disk, const char *base, GError **error)
+{
+    bool there, ready;
+
+    return domain_job_look(domain, disk, &there, &ready, error) &&
+           (there || domain_commit(domain, disk, base, error)) && wait_until_ready(domain, disk, error) &&
+           domain_job_end(domain, disk, true, error);
+}
+
+bool machine_commit_all(struct machine_job *job, struct domain *domain, char *(*base)(const struct machine_disk *),
+                        GError **error)
+{
+    g_autofree char *text = domain_definition(domain, DOMAIN_ACTIVE, error);
+    g_autoptr(definition_t) definition = text ? definition_parse(text, error) : NULL;
+
+    for (guint i = 0; definition && i < job->disks->len; i++) {
+        const struct machine_disk *disk = machine_disk_at(job, i);
+        g_autofree char *wanted = base(disk), *now = machine_source_of(definition, disk->name);
+
+        if (g_strcmp0(wanted, now) != 0 && !commit_one(domain, disk->name, wanted, error))
+            return false;
+    }
+    return definition != NULL;
+}
+
+/* ---- settle -------------------------------------------------------------------------------------- */
+
+static char *target_of(const struct machine_disk *disk)
+{
+    return g_strdup(disk->target_path);
+}
+
+/* A guest that shut itself down meanwhile leaves its overlay to us; and whoever starts it again finds it named in the
+ * definition. */
+static bool settle_active(struct machine_job *job, GError **error)
+{
+    struct domain_state now;
+
+    if (!domain_look(job->arrived, &now, error))
+        return false;
+    return now.active
+               ? machine_commit_all(job, job->arrived, target_of, error)
+               : blockmig_fail(error, BLOCKMIG_ERROR_FAILED,
+                               "the machine is off before its overlays were merged: its definition names them. Start "
+                               "it, and resume the job");
+}
+
+static bool define_settled(struct machine_job *job, GError **error)
+{
+    g_autofree char *text = NULL, *xml = NULL;
+    struct domain *same;
+
+    if (!job->state.persistent)
+        return true;
+    text = domain_definition(job->arrived, DOMAIN_PERSISTENT, error);
+    xml = text ? machine_rewrite(job, text, MACHINE_SETTLED, error) : NULL;
+    same = xml ? domain_define(job->there, xml, error) : NULL;
+    if (!same)
+        return false;
+    domain_close(same);
+    return !job->state.autostart || domain_set_autostart(job->arrived, true, error);
+}
+
+bool machine_settle(struct job *base, GError **error)
+{
+    struct machine_job *job = machine_of(base);
+
+    if (!job_event(base, "intent", error, "commit the target's overlays") || !settle_active(job, error) ||
+        !define_settled(job, error))
+        return false;
+    for (guint i = 0; i < job->disks->len; i++)
+        if (!name_remove(machine_disk_at(job, i)->overlay_name, error))
+            return false;
+    job->settled = true;
+    return job_event(base, "result", error, "the machine writes to the merged target");
+}
+
+/* ---- cleanup ------------------------------------------------------------------------------------- */
+
+static bool delete_source(const struct machine_disk *disk, GError **error)
+{
+    machine_remove_overlays(disk);
+    return g_unlink(disk->path) == 0 || errno == ENOENT ||
+           blockmig_set_errno(error, errno, "removing %s", disk->path);
+}
+
+/* Whoever starts the machine from an old definition finds nothing under the old name, and no stale data. */
+static bool keep_source(struct machine_job *job, struct machine_disk *disk, GError **error)
+{
+    g_autofree char *kept = g_strconcat(disk->path, MACHINE_SOURCE, NULL);
+
+    if (!g_file_test(disk->path, G_FILE_TEST_EXISTS) && g_file_test(kept, G_FILE_TEST_EXISTS))
+        return true; /* by an earlier run */
+    if (!machine_merge_overlays(job, disk, error))
+        return false;
+    if (renameat2(AT_FDCWD, disk->path, AT_FDCWD, kept, RENAME_NOREPLACE) < 0)
+        return blockmig_set_errno(error, errno, "renaming %s to %s", disk->path, kept);
+    job_notice(&job->base, "the source of %s is kept as %s", disk->name, kept);
+    return storage_file_sync_directory(kept, error);
+}
+
+bool machine_cleanup(struct job *base, GError **error)
+{
+    struct machine_job *job = machine_of(base);
+
+    for (guint i = 0; i < job->disks->len; i++) {
+        struct machine_disk *disk = machine_disk_at(job, i);
+
+        g_clear_pointer(&disk->base, chain_close);
+        if (!(job->request->delete_source ? delete_source(disk, error) : keep_source(job, disk, error)))
+            return false;
+    }
+    if (job->request->delete_source)
+        base->report->source = "deleted";
+    return true;
+}
+
+/* ---- rollback ------------------------------------------------------------------------------------ */
+
+static char *layer_0_of(const struct machine_disk *disk)
+{
+    return g_strdup(disk->path);
+}
+
+static bool define_source(struct machine_job *job, GError **error)
+{
+    g_autofree char *text = NULL, *xml = NULL;
+    struct domain *same;
+
+    if (!job->state.persistent)
+        return true;
+    text = domain_definition(job->domain, DOMAIN_PERSISTENT, error);
+    xml = text ? machine_rewrite_source(job, text, error) : NULL;
+    same = xml ? domain_define(job->here, xml, error) : NULL;
+    if (!same)
+        return false;
+    domain_close(same);
+    return true;
+}
+
+/* The machine runs on its overlays, or it is off and they are left. */
+static bool leave_overlays(struct machine_job *job, GError **error)
+{
+    struct domain_state now;
+
+    if (!domain_look(job->domain, &now, error))
+        return false;
+    for (guint i = 0; i < job->disks->len; i++)
+        g_clear_pointer(&machine_disk_at(job, i)->base, chain_close);
+    if (now.active && !machine_commit_all(job, job->domain, layer_0_of, error))
+        return false;
+    for (guint i = 0; i < job->disks->len; i++) {
+        struct machine_disk *disk = machine_disk_at(job, i);
+
+        if (!now.active && !machine_merge_overlays(job, disk, error))
+            return false;
+        machine_remove_overlays(disk);
+        disk->top = disk->merged = 0;
+    }
+    return define_source(job, error);
+}
+
+bool machine_rollback(struct job *base, GError **error)
+{
+    struct machine_job *job = machine_of(base);
+
+    if (job->uncertain || job->gone || job->released)
+        return true; /* what is certain was told */
+    if (base->method != &method_machine_cold && !leave_overlays(job, error))
+        return false;
+    machine_remove_target(job);
+    if (job->off && !domain_start(job->domain, false, error))
+        return false;
+    base->report->advice = g_strdup(job->state.active ? "the machine runs on the source as before; nothing is left "
+                                                        "of the migration"
+                                                      : "nothing was changed on the source");
+    return !job->interrupted ||
+           blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED, "job %s was interrupted before the switch; it is rolled back",
+                         base->record->id);
+}

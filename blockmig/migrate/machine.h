@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Inside a move or migration of a libvirt domain: what its phases share.  One file per phase (machine-*.c); job.c
+ * runs them.
+ *
+ * libvirt decides which file is whose and remembers it in the domain's definition.  So, other than with a bare
+ * monitor (live.h), names stay where they are: layer 0 keeps the disk's name, overlay n above it is
+ * NAME.blockmig-n, and at every instant the definition names what the machine writes to.
+ *
+ * On the target the merged image has its final name from the beginning, and the machine arrives on
+ * TARGET.blockmig-new above it; what is below is frozen, so it can be proved while the machine runs again.
+ *
+ * Who may run the machine: the source, until it stands still there for good; then its definition is removed; only
+ * then is it let go on the target.  What is not known is said (UNCERTAIN), and nothing is done about it.
+ */
+#ifndef BLOCKMIG_MIGRATE_MACHINE_H
+#define BLOCKMIG_MIGRATE_MACHINE_H
+
+#include "blockmig/migrate/phase.h"
+#include "blockmig/storage/agent-tunnel.h"
+#include "blockmig/vm/definition.h"
+#include "blockmig/vm/domain.h"
+
+#define MACHINE_NEW    ".blockmig-new"
+#define MACHINE_SOURCE ".blockmig-source" /* what a kept source is called afterwards */
+
+struct machine_disk {
+    unsigned index;
+    char *name; /* "vda" */
+    char *path; /* of layer 0, in this host's definition */
+    const struct format *source_format;
+    const struct format *format; /* on the target */
+    GHashTable *options;
+    uint64_t size;               /* virtual */
+    uint64_t needed;             /* bytes on the target at most */
+    unsigned top;                /* overlays 1..top are there, and the machine writes to the last */
+    unsigned merged;             /* layers 0..merged are on the target */
+    char *target_name;           /* how we open it: a path, or a URI of an agent */
+    char *target_path;           /* how the machine does */
+    char *overlay_name, *overlay_path;
+    bool created, overlay_created;
+    struct chain *base;   /* layer 0 and what is below it */
+    struct image *target; /* open while we write to it */
+    struct digest_table *digests;
+    struct disk_report *report; /* borrowed from the job's report */
+};
+
+/* A file that belongs to the machine and is copied as it is. */
+struct machine_file {
+    char *place; /* XPath of its name in the definition */
+    char *path, *target_name, *target_path;
+    bool there; /* the same is there already */
+    bool created;
+};
+
+struct machine_job {
+    struct job base; /* must be first */
+    const struct move_request *request;
+    const char *wanted;  /* id of the unfinished job that is meant; NULL: whatever there is of this machine */
+    bool give_up;        /* it is to be rolled back */
+    bool interrupted;    /* what is here was left by an earlier run */
+    bool across;         /* to another host */
+    bool shared;         /* both hosts see the same files: no disk is copied */
+    struct domain_host *here, *there; /* the same for a move on this host */
+    struct domain *domain, *arrived;  /* NULL: not there (any more) */
+    struct domain_state state;        /* of the domain, before */
+    char *definition;                 /* as it was before: persistent if it is, else active */
+    char *prefix;                     /* what stands before the names of files on the target */
+    char *directory;                  /* the same for the machine */
+    struct agent_client *agent;       /* of the target's host; NULL: this host */
+    char *sockets;                    /* directory for those of the hypervisors */
+    char *id;                         /* of the job's own sockets in it */
+    struct relay *libvirt;            /* to the other host's */
+    GPtrArray *disks;                 /* of struct machine_disk */
+    GPtrArray *files;                 /* of struct machine_file */
+    char **others;                    /* disks that stay as they are; NULL-terminated */
+    struct throttle *throttle;
+    bool stopped;    /* by us */
+    bool off;        /* shut down by us */
+    bool uncertain;  /* nobody knows where it is: nothing may be touched */
+    bool gone;       /* the source's definition was removed */
+    bool released;   /* the machine goes on, on the target */
+    bool settled;
+    int64_t stopped_at; /* monotonic; 0: never */
+    uint64_t last_bytes; /* of the last pass */
+};
+
+static inline struct machine_job *machine_of(struct job *base)
+{
+    return (struct machine_job *)base;
+}
+
+static inline struct machine_disk *machine_disk_at(const struct machine_job *job, unsigned i)
+{
+    return (struct machine_disk *)g_ptr_array_index(job->disks, i);
+}
+
+/* Is it the name of a domain, and no "qmp:SOCKET"? */
+bool machine_is_domain(const char *name);
+struct job_report *machine_job_run(const struct move_request *request, const struct job_listener *listener,
+                                   bool dry_run, GError **error);
+struct job_report *machine_job_resume(const struct move_request *request, const char *id, bool give_up,
+                                      const struct job_listener *listener, GError **error);
+
+/* ---- phases ---- */
+bool machine_preflight(struct job *base, GError **error);
+bool machine_snapshot(struct job *base, GError **error);
+bool machine_base(struct job *base, GError **error);
+bool machine_converge(struct job *base, GError **error);
+bool machine_mirror(struct job *base, GError **error);  /* the switch on this host, and */
+bool machine_arrive(struct job *base, GError **error);  /* live and quick, */
+bool machine_restart(struct job *base, GError **error); /* by shutting down, */
+bool machine_hand_over(struct job *base, GError **error); /* of one that is off */
+bool machine_prove(struct job *base, GError **error);
+bool machine_settle(struct job *base, GError **error);
+bool machine_cleanup(struct job *base, GError **error);
+bool machine_rollback(struct job *base, GError **error);
+void machine_describe(const struct job *base, struct journal_job *record);
+char *machine_advise(const struct job *base, const GError *error);
+
+extern const struct method method_machine_mirror, method_machine_live, method_machine_quick,
+    method_machine_restart, method_machine_cold;
+
+/* ---- what they share ---- */
+
+/* machine.c */
+bool machine_is_cancelled(const struct machine_job *job, GError **error);
+void machine_copy_options(const struct machine_job *job, struct copy_options *options);
+void machine_tell(const struct machine_job *job, const char *format, ...) G_GNUC_PRINTF(2, 3);
+void machine_disk_free(struct machine_disk *disk);
+void machine_file_free(struct machine_file *file);
+struct machine_disk *machine_disk_new(struct machine_job *job, const char *name, const char *path);
+
+/* machine-files.c */
+char *machine_layer_path(const struct machine_disk *disk, unsigned layer); /* the caller's */
+/* Layers [from, to] as one; with what is below if `from` is 0, else with holes. */
+struct chain *machine_open_layers(const struct machine_disk *disk, unsigned from, unsigned to, GError **error);
+/* The merged target, or its overlay alone with holes; while a hypervisor has them open, too. */
+struct chain *machine_open_target(const struct machine_disk *disk, GError **error);
+struct chain *machine_open_target_overlay(const struct machine_disk *disk, GError **error);
+/* An empty qcow2 image with 4 KiB granularity. */
+bool machine_create_overlay(const char *name, uint64_t size, const char *backing, const char *format,
+                            GError **error);
+bool machine_create_target_overlays(struct machine_job *job, GError **error);
+void machine_remove_target(struct machine_job *job);
+bool machine_copy_files(struct machine_job *job, GError **error);
+/* Overlays 1..top into layer 0, where no machine has them open; then they are removed. */
+bool machine_merge_overlays(struct machine_job *job, struct machine_disk *disk, GError **error);
+void machine_remove_overlays(const struct machine_disk *disk);
+
+/* machine-copy.c */
+/* What is not on the target yet, up to the top layer, is written into it. */
+bool machine_ship(struct machine_job *job, struct machine_disk *disk, unsigned to, GError **error);
+bool machine_close_targets(struct machine_job *job, GError **error);
+
+/* machine-definition.c */
+enum machine_stage { MACHINE_ARRIVES, MACHINE_SETTLED }; /* on its overlays; on the merged images */
+/* `text` with the names of the target; the caller's. */
+char *machine_rewrite(const struct machine_job *job, const char *text, enum machine_stage stage, GError **error);
+/* `text`, a definition of the source, with the disks on their layers 0. */
+char *machine_rewrite_source(const struct machine_job *job, const char *text, GError **error);
+/* The file that the disk of a definition is on; the caller's; NULL: none. */
+char *machine_source_of(const struct definition *definition, const char *disk);
+
+/* machine-settle.c: what the machine wrote to the overlay of each disk goes into the image at `base`. */
+bool machine_commit_all(struct machine_job *job, struct domain *domain, char *(*base)(const struct machine_disk *),
+                        GError **error);
+
+/* machine-prove.c: the overlays on the target hold what the top layers of the source do. */
+bool machine_compare_overlays(struct machine_job *job, GError **error);
+
+/* machine-recover.c: is there an interrupted job of this machine?  Then base->go_on_at is set. */
+bool machine_recover(struct machine_job *job, GError **error);
+/* What the machine was before: for who goes on. */
+bool machine_save_state(struct machine_job *job, GError **error);
+bool machine_save_disk(struct machine_job *job, const struct machine_disk *disk, GError **error);
+
+#endif

@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * A tunnel is two requests: the answer to the first is what comes from there, the body of the second what goes
+ * there; neither has an end until one side has.  (HTTP could be left altogether, by "Upgrade"; libmicrohttpd 0.9.75
+ * then carries four bytes at a time where there is TLS.)
+ */
+#include "blockmig/storage/agent-tunnel.h"
+
+#include "blockmig/storage/agent-client-internal.h"
+#include "formats/error.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib-unix.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define BUFFER (512L << 10)
+
+struct relay {
+    struct agent_client *client;
+    char *name, *path;
+    int fd;
+    int wake[2]; /* closing it ends the thread */
+    GThread *thread;
+    struct relay_state *state;
+};
+
+/* Outlives the relay as long as there are passages. */
+struct relay_state {
+    gatomicrefcount references;
+    GMutex lock;
+    char *trouble;
+};
+
+/* One connection, in the hands of the thread that receives. */
+struct passage {
+    struct agent_client *client;
+    struct relay_state *state;
+    char *name, *id;
+    int fd;
+    CURL *handle;
+    GByteArray *refusal;
+    GThread *sender; /* NULL until the other side has answered */
+};
+
+static uint64_t carried;
+
+uint64_t relay_bytes(void)
+{
+    return __atomic_load_n(&carried, __ATOMIC_RELAXED);
+}
+
+static void state_unref(struct relay_state *state)
+{
+    if (!g_atomic_ref_count_dec(&state->references))
+        return;
+    g_mutex_clear(&state->lock);
+    g_free(state->trouble);
+    g_free(state);
+}
+
+static void set_trouble(struct relay_state *state, const char *text)
+{
+    g_mutex_lock(&state->lock);
+    g_free(state->trouble);
+    state->trouble = g_strdup(text);
+    g_mutex_unlock(&state->lock);
+}
+
+/* ---- from here ----------------------------------------------------------------------------------- */
+
+static size_t take_from_here(char *buffer, size_t size, size_t count, void *opaque)
+{
+    const struct passage *passage = opaque;
+    ssize_t done;
+
+    do {
+        done = recv(passage->fd, buffer, size * count, 0);
+    } while (done < 0 && errno == EINTR);
+    if (done < 0)
+        return CURL_READFUNC_ABORT;
+    __atomic_add_fetch(&carried, (uint64_t)done, __ATOMIC_RELAXED);
+    return (size_t)done;
+}
+
+static size_t ignore(char *data, size_t size, size_t count, void *opaque)
+{
+    return size * count;
+}
+
+static gpointer send_all(gpointer data)
+{
+    struct passage *passage = data;
+    struct agent_client *client = passage->client;
+    g_autofree char *url = g_strdup_printf("%s/v1/tunnels/%s/%s", client->base, passage->name, passage->id);
+    struct curl_slist *headers = agent_curl.slist_append(NULL, client->session);
+    CURL *handle = agent_curl.easy_init();
+
+    headers = agent_curl.slist_append(headers, "Expect:");
+    headers = agent_curl.slist_append(headers, "Transfer-Encoding: chunked");
+    agent_client_set_up(client, handle, url);
+    agent_curl.easy_setopt(handle, CURLOPT_CUSTOMREQUEST, "POST");
+    agent_curl.easy_setopt(handle, CURLOPT_UPLOAD, 1L);
+    agent_curl.easy_setopt(handle, CURLOPT_UPLOAD_BUFFERSIZE, BUFFER);
+    agent_curl.easy_setopt(handle, CURLOPT_HTTPHEADER, headers);
+    agent_curl.easy_setopt(handle, CURLOPT_READFUNCTION, take_from_here);
+    agent_curl.easy_setopt(handle, CURLOPT_READDATA, passage);
+    agent_curl.easy_setopt(handle, CURLOPT_WRITEFUNCTION, ignore);
+    agent_curl.easy_perform(handle);
+    agent_curl.easy_cleanup(handle);
+    agent_curl.slist_free_all(headers);
+    return NULL;
+}
+
+/* ---- from there ---------------------------------------------------------------------------------- */
+
+static long status_of(const struct passage *passage)
+{
+    long status = 0;
+
+    agent_curl.easy_getinfo(passage->handle, CURLINFO_RESPONSE_CODE, &status);
+    return status;
+}
+
+/* The head of the answer is whole: the tunnel is open on the other side. */
+static size_t take_header(char *line, size_t size, size_t count, void *opaque)
+{
+    struct passage *passage = opaque;
+
+    if (size * count == 2 && memcmp(line, "\r\n", 2) == 0 && status_of(passage) == 200 && !passage->sender)
+        passage->sender = g_thread_new("tunnel", send_all, passage);
+    return size * count;
+}
+
+static size_t give_here(char *data, size_t size, size_t count, void *opaque)
+{
+    struct passage *passage = opaque;
+    size_t length = size * count;
+
+    if (status_of(passage) != 200) {
+        g_byte_array_append(passage->refusal, (const guint8 *)data, (guint)length);
+        return passage->refusal->len > MAX_JSON ? 0 : length;
+    }
+    for (size_t at = 0; at < length;) {
+        ssize_t done = send(passage->fd, data + at, length - at, MSG_NOSIGNAL);
+
+        if (done < 0 && errno != EINTR)
+            return 0;
+        at += (size_t)MAX(done, 0);
+    }
+    __atomic_add_fetch(&carried, length, __ATOMIC_RELAXED);
+    return length;
+}
+
+static void note_end(struct passage *passage, CURLcode result)
+{
+    g_autoptr(GError) local = NULL;
+    long status = status_of(passage);
+
+    if (passage->sender)
+        return;
+    if (result == CURLE_OK)
+        agent_client_pass_on(passage->refusal, status, NULL, &local);
+    else
+        agent_client_explain(result, &local);
+    set_trouble(passage->state, local->message);
+}
+
+static gpointer carry(gpointer data)
+{
+    struct passage *passage = data;
+    struct agent_client *client = passage->client;
+    g_autofree char *url = g_strdup_printf("%s/v1/tunnels/%s/%s", client->base, passage->name, passage->id);
+    struct curl_slist *headers = agent_curl.slist_append(NULL, client->session);
+
+    passage->handle = agent_curl.easy_init();
+    agent_client_set_up(client, passage->handle, url);
+    agent_curl.easy_setopt(passage->handle, CURLOPT_HTTPHEADER, headers);
+    agent_curl.easy_setopt(passage->handle, CURLOPT_BUFFERSIZE, BUFFER);
+    agent_curl.easy_setopt(passage->handle, CURLOPT_HEADERFUNCTION, take_header);
+    agent_curl.easy_setopt(passage->handle, CURLOPT_HEADERDATA, passage);
+    agent_curl.easy_setopt(passage->handle, CURLOPT_WRITEFUNCTION, give_here);
+    agent_curl.easy_setopt(passage->handle, CURLOPT_WRITEDATA, passage);
+    note_end(passage, agent_curl.easy_perform(passage->handle));
+    shutdown(passage->fd, SHUT_RDWR); /* the sender ends, too */
+    if (passage->sender)
+        g_thread_join(passage->sender);
+    agent_curl.easy_cleanup(passage->handle);
+    agent_curl.slist_free_all(headers);
+    close(passage->fd);
+    g_byte_array_unref(passage->refusal);
+    state_unref(passage->state);
+    g_free(passage->name);
+    g_free(passage->id);
+    g_free(passage);
+    return NULL;
+}
+
+/* ---- the relay ----------------------------------------------------------------------------------- */
+
+static void pass_on(struct relay *relay, int fd)
+{
+    struct passage *passage = g_new0(struct passage, 1);
+
+    g_atomic_ref_count_inc(&relay->state->references);
+    passage->client = relay->client;
+    passage->state = relay->state;
+    passage->name = g_strdup(relay->name);
+    passage->id = agent_new_id();
+    passage->fd = fd;
+    passage->refusal = g_byte_array_new();
+    g_thread_unref(g_thread_new("tunnel", carry, passage));
+}
+
+static gpointer serve(gpointer data)
+{
+    struct relay *relay = data;
+
+    for (;;) {
+        struct pollfd fds[2] = {{.fd = relay->fd, .events = POLLIN}, {.fd = relay->wake[0], .events = POLLIN}};
+        int fd;
+
+        if (poll(fds, 2, -1) < 0 && errno != EINTR)
+            break;
+        if (fds[1].revents)
+            break;
+        fd = fds[0].revents ? accept4(relay->fd, NULL, NULL, SOCK_CLOEXEC) : -1;
+        if (fd >= 0)
+            pass_on(relay, fd);
+    }
+    return NULL;
+}
+
+static int listen_at(const char *path, GError **error)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd;
+
+    if (strlen(path) >= sizeof(address.sun_path)) {
+        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: the name of a socket is shorter", path);
+        return -1;
+    }
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    strcpy(address.sun_path, path);
+    unlink(path);
+    if (fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof(address)) == 0 && listen(fd, 16) == 0)
+        return fd;
+    blockmig_set_errno(error, errno, "%s", path);
+    if (fd >= 0)
+        close(fd);
+    return -1;
+}
+
+struct relay *relay_open(struct agent_client *client, const char *name, const char *path, GError **error)
+{
+    struct relay *relay;
+    int fd = listen_at(path, error);
+
+    if (fd < 0)
+        return NULL;
+    relay = g_new0(struct relay, 1);
+    relay->client = client;
+    relay->name = g_strdup(name);
+    relay->path = g_strdup(path);
+    relay->fd = fd;
+    relay->state = g_new0(struct relay_state, 1);
+    g_atomic_ref_count_init(&relay->state->references);
+    g_mutex_init(&relay->state->lock);
+    if (!g_unix_open_pipe(relay->wake, FD_CLOEXEC, NULL))
+        g_error("no pipe: %s", g_strerror(errno));
+    relay->thread = g_thread_new("relay", serve, relay);
+    return relay;
+}
+
+void relay_close(struct relay *relay)
+{
+    if (!relay)
+        return;
+    close(relay->wake[1]);
+    g_thread_join(relay->thread);
+    close(relay->wake[0]);
+    close(relay->fd);
+    unlink(relay->path);
+    state_unref(relay->state);
+    g_free(relay->name);
+    g_free(relay->path);
+    g_free(relay);
+}
+
+char *relay_trouble(struct relay *relay)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&relay->state->lock);
+
+    return g_strdup(relay->state->trouble);
+}

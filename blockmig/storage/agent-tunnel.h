@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Through an agent to the sockets of its host: libvirt's, and those on which a machine is received.  What
+ * goes through is encrypted as all that goes to an agent, and needs its leave (the group [machines]).
+ */
+#ifndef BLOCKMIG_STORAGE_AGENT_TUNNEL_H
+#define BLOCKMIG_STORAGE_AGENT_TUNNEL_H
+
+#include "blockmig/storage/agent-client.h"
+
+struct relay;
+
+/* A socket at `path` of this host; who connects to it is connected to what the agent's host has under `name`.
+ * The directory must be there; what stands at `path` is replaced. */
+struct relay *relay_open(struct agent_client *client, const char *name, const char *path, GError **error);
+/* Connections that are open come to their own end. */
+void relay_close(struct relay *relay); /* NULL is allowed */
+/* Why the last connection could not be passed on, the caller's; NULL: all could. */
+char *relay_trouble(struct relay *relay);
+
+/* Bytes that went through, both ways, by all relays. */
+uint64_t relay_bytes(void);
+
+typedef struct relay relay_t; /* for g_autoptr only */
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(relay_t, relay_close)
+
+#endif

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Inside domain.h: libvirt's functions, which are found when the first host is opened. */
+#ifndef BLOCKMIG_VM_DOMAIN_INTERNAL_H
+#define BLOCKMIG_VM_DOMAIN_INTERNAL_H
+
+#include "blockmig/storage/library.h"
+#include "blockmig/vm/definition.h"
+#include "blockmig/vm/domain.h"
+#include "formats/error.h"
+
+#include <libvirt/libvirt.h>
+#include <libvirt/virterror.h>
+#include <stdlib.h>
+
+#define KEEPALIVE_SECONDS 5
+#define KEEPALIVE_COUNT   6u
+
+/* Without "vir" in front. */
+#define LIBVIRT_FUNCTIONS(X)                                                                                 \
+    X(ConnectClose)                                                                                          \
+    X(ConnectCompareHypervisorCPU)                                                                           \
+    X(ConnectDomainEventDeregisterAny)                                                                       \
+    X(ConnectDomainEventRegisterAny)                                                                         \
+    X(ConnectGetCapabilities)                                                                                \
+    X(ConnectIsAlive)                                                                                        \
+    X(ConnectOpen)                                                                                           \
+    X(ConnectSetKeepAlive)                                                                                   \
+    X(DomainAbortJob)                                                                                        \
+    X(DomainBlockCommit)                                                                                     \
+    X(DomainBlockCopy)                                                                                       \
+    X(DomainBlockJobAbort)                                                                                   \
+    X(DomainCreateWithFlags)                                                                                 \
+    X(DomainDefineXMLFlags)                                                                                  \
+    X(DomainDestroyFlags)                                                                                    \
+    X(DomainFree)                                                                                            \
+    X(DomainGetAutostart)                                                                                    \
+    X(DomainGetBlockJobInfo)                                                                                 \
+    X(DomainGetJobInfo)                                                                                      \
+    X(DomainGetName)                                                                                         \
+    X(DomainGetState)                                                                                        \
+    X(DomainGetUUIDString)                                                                                   \
+    X(DomainGetXMLDesc)                                                                                      \
+    X(DomainHasManagedSaveImage)                                                                             \
+    X(DomainIsPersistent)                                                                                    \
+    X(DomainListAllCheckpoints)                                                                              \
+    X(DomainLookupByName)                                                                                    \
+    X(DomainLookupByUUIDString)                                                                              \
+    X(DomainMigrate3)                                                                                        \
+    X(DomainMigrateSetMaxDowntime)                                                                           \
+    X(DomainResume)                                                                                          \
+    X(DomainSetAutostart)                                                                                    \
+    X(DomainShutdownFlags)                                                                                   \
+    X(DomainSnapshotCreateXML)                                                                               \
+    X(DomainSnapshotFree)                                                                                    \
+    X(DomainSnapshotNum)                                                                                     \
+    X(DomainSuspend)                                                                                         \
+    X(DomainUndefineFlags)                                                                                   \
+    X(EventRegisterDefaultImpl)                                                                              \
+    X(EventRunDefaultImpl)                                                                                   \
+    X(GetLastError)                                                                                          \
+    X(NetworkFree)                                                                                           \
+    X(NetworkIsActive)                                                                                       \
+    X(NetworkLookupByName)                                                                                   \
+    X(SecretFree)                                                                                            \
+    X(SecretLookupByUUIDString)                                                                              \
+    X(SetErrorFunc)                                                                                          \
+    X(StoragePoolFree)                                                                                       \
+    X(StoragePoolLookupByName)                                                                               \
+    X(TypedParamsAddString)                                                                                  \
+    X(TypedParamsAddULLong)                                                                                  \
+    X(TypedParamsFree)
+
+#define LIBVIRT_MEMBER(name) __typeof__(&vir##name) name;
+extern struct libvirt {
+    LIBVIRT_FUNCTIONS(LIBVIRT_MEMBER)
+} libvirt;
+
+struct domain_host {
+    virConnectPtr connection;
+    char *name;
+    int callback;
+    GMutex lock;        /* of what the thread of the events touches */
+    GPtrArray *domains; /* of struct domain *, borrowed */
+};
+
+struct domain {
+    struct domain_host *host;
+    virDomainPtr object;
+    char *name;
+    char uuid[VIR_UUID_STRING_BUFLEN];
+    int64_t stopped, resumed; /* monotonic */
+};
+
+/* Passes a result on; a failed one gets libvirt's reason, with `who` in front. */
+bool libvirt_said(const char *who, bool fine, GError **error);
+bool domain_said(const struct domain *domain, bool fine, GError **error);
+/* Takes the object. */
+struct domain *libvirt_domain(struct domain_host *host, virDomainPtr object);
+
+#endif

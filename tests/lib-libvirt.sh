@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# shellcheck shell=bash
+#
+# Hosts with a libvirt each, which share nothing but the network between them.  Sourced after lib.sh:
+#
+#     . "$srcdir/tests/lib-libvirt.sh"
+#     two_hosts                       # "one" and "two", 192.0.2.1 and 192.0.2.2, an agent on each
+#     on one virsh list
+#     start_domain one web --disk disk.qcow2:qcow2
+#
+# A host NAME is namespaces (mount, UTS, network, processes) of which $tmp/NAME/pid is the first process.  What
+# it has of its own: /run, /etc/libvirt, /etc/pki, /var/lib/libvirt, and /srv, which is $tmp/NAME/srv.  $tmp/NAME
+# itself is empty for the others.
+
+. "$srcdir/tests/guest/lib-guest.sh"
+. "$srcdir/tests/lib-agent.sh"
+. "$srcdir/tests/lib-tls.sh"
+
+need_tool libvirtd virsh ip unshare nsenter
+need_root
+
+# on HOST COMMAND...
+on()
+{
+    local host=$1
+    shift
+    nsenter --target "$(cat "$tmp/$host/pid")" --mount --uts --net --pid -- \
+        env BLOCKMIG_STATE_DIR=/srv/state "$@"
+}
+
+# What the first process of a host does before it waits for its end.
+host_set_up()
+{
+    set -e
+    local name=$1 base=$2 directory
+    hostname "$name"
+    ip link set lo up
+    mount -t proc proc /proc
+    mount -t tmpfs tmpfs /run
+    for directory in /etc/libvirt /etc/pki /var/lib/libvirt /var/cache/libvirt /var/log/libvirt; do
+        [ -d "$directory" ] || continue
+        mount -t tmpfs tmpfs "$directory"
+    done
+    # What libvirtd wants although nothing runs as that user.
+    for directory in passwd group; do
+        cp "/etc/$directory" "$base/$directory"
+        grep -q '^libvirt-qemu:' "$base/$directory" || case $directory in
+            passwd) echo 'libvirt-qemu:x:64055:64055::/var/lib/libvirt:/usr/sbin/nologin' ;;
+            group) echo 'libvirt-qemu:x:64055:' ;;
+        esac >>"$base/$directory"
+        mount --bind "$base/$directory" "/etc/$directory"
+    done
+    mount --bind "$base/srv" /srv
+    printf '%s\n' 'auth_unix_rw = "none"' "host_uuid = \"$(cat /proc/sys/kernel/random/uuid)\"" 'log_outputs = "4:stderr"' \
+        >/etc/libvirt/libvirtd.conf
+    printf '%s\n' 'user = "root"' 'group = "root"' 'security_driver = "none"' 'namespaces = []' \
+        'cgroup_controllers = []' 'stdio_handler = "file"' 'remember_owner = 0' >/etc/libvirt/qemu.conf
+}
+
+# new_host NAME
+new_host()
+{
+    local base=$tmp/$1
+    must mkdir -p "$base/srv/state" "$base/srv/store"
+    start unshare --mount --uts --net --pid --fork --kill-child --propagation private bash -c \
+        "set -u; $(declare -f host_set_up); host_set_up '$1' '$base'; touch '$base/ready'; sleep infinity & wait"
+    local outer=$REPLY
+    wait_for 20 test -e "$base/ready" || must false "host $1"
+    pgrep -P "$outer" >"$base/pid"
+}
+
+# libvirt_up HOST: also again, after it was killed.
+libvirt_up()
+{
+    start on "$1" libvirtd --timeout 0
+    pgrep -P "$REPLY" >/dev/null || echo "$REPLY" >"$tmp/$1/libvirtd.pid"
+    wait_for 30 on "$1" virsh -q list || must false "libvirtd on $1"
+}
+
+# host_agent HOST ADDRESS: serves /srv/store as "store", and machines.
+host_agent()
+{
+    cat >"$tmp/$1/srv/agent.conf" <<END
+[agent]
+listen=$2:16600
+socket=/run/blockmig.sock
+tls-directory=/srv/tls
+allow=*
+[datastore store]
+directory=/srv/store
+[machines]
+allow=*
+END
+    start on "$1" "$builddir/tools/blockmigd" --config /srv/agent.conf
+    wait_for 10 on "$1" curl -sf --unix-socket /run/blockmig.sock http://agent/v1 || must false "the agent of $1"
+}
+
+# two_hosts
+two_hosts()
+{
+    local host address
+    new_host one
+    new_host two
+    must ip link add eth0 netns "$(cat "$tmp/one/pid")" type veth peer name eth0 netns "$(cat "$tmp/two/pid")"
+    authority "$tmp/ca"
+    for host in one two; do
+        address=192.0.2.1
+        [ "$host" = one ] || address=192.0.2.2
+        must on "$host" ip address add "$address/24" dev eth0
+        must on "$host" ip link set eth0 up
+        server_certificate "$tmp/$host/srv/tls" "$address"
+        client_certificate "$tmp/$host/srv/tls" "$host"
+        libvirt_up "$host"
+        host_agent "$host" "$address"
+    done
+}
+
+# domain_xml NAME [--disk FILE:FORMAT]... [--append KERNEL-ARGUMENTS] [--agent]: prints a definition; files are below
+# /srv/store.
+domain_xml()
+{
+    local name=$1 append='' extra='' disks='' letter file format
+    local letters=({a..z})
+    shift
+    while [ $# -gt 0 ]; do
+        case $1 in
+            --disk)
+                IFS=: read -r file format <<<"$2"
+                letter=${letters[0]}
+                letters=("${letters[@]:1}")
+                disks+="<disk type='file' device='disk'><driver name='qemu' type='$format' cache='none' discard='unmap'/>
+                    <source file='/srv/store/$file'/><target dev='vd$letter' bus='virtio'/></disk>"
+                shift ;;
+            --append) append=$2; shift ;;
+            --extra) extra+=$2; shift ;;
+        esac
+        shift
+    done
+    cat <<END
+<domain type='qemu'>
+  <name>$name</name>
+  <memory unit='MiB'>128</memory>
+  <vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type>
+    <kernel>$guest_build/vmlinuz</kernel><initrd>$guest_build/initramfs</initrd>
+    <cmdline>console=ttyS0 quiet loglevel=1 panic=-1 nokaslr mitigations=off rdinit=/init $append</cmdline></os>
+  <features><acpi/></features>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    $disks
+    <serial type='file'><source path='/srv/$name-console' append='on'/><target port='0'/></serial>
+    <serial type='unix'><source mode='bind' path='/srv/$name-command'/><target port='1'/></serial>
+    <controller type='usb' model='none'/>
+    <memballoon model='none'/>
+    $extra
+  </devices>
+</domain>
+END
+}
+
+# start_domain HOST NAME ARGUMENTS OF domain_xml...
+start_domain()
+{
+    local host=$1 name=$2
+    shift
+    domain_xml "$@" >"$tmp/$host/srv/$name.xml"
+    must on "$host" virsh -q define "/srv/$name.xml"
+    must on "$host" virsh -q start "$name"
+    wait_for 60 grep -q '^guest: ready' "$tmp/$host/srv/$name-console" || must false "guest $name starts"
+}
+
+# domain_cmd HOST NAME COMMAND
+domain_cmd()
+{
+    "$guest_tools/guest-cmd.py" "$tmp/$1/srv/$2-command" "${4:-60}" "$3"
+}
+
+# domain_verdict HOST NAME
+domain_verdict()
+{
+    local answer
+    answer=$(domain_cmd "$1" "$2" check)
+    case $answer in
+        OK*) echo OK ;;
+        *) echo "$answer" ;;
+    esac
+}
