@@ -9,15 +9,15 @@
 #     start_domain one web --disk disk.qcow2:qcow2
 #
 # A host NAME is namespaces (mount, UTS, network, processes) of which $tmp/NAME/pid is the first process.  What
-# it has of its own: /run, /etc/libvirt, /etc/pki, /var/lib/libvirt, and /srv, which is $tmp/NAME/srv.  $tmp/NAME
-# itself is empty for the others.
+# it has of its own: /run, /etc/libvirt, /etc/pki, /var/lib/libvirt, and /srv, which is $tmp/NAME/srv.
 
 . "$srcdir/tests/guest/lib-guest.sh"
 . "$srcdir/tests/lib-agent.sh"
 . "$srcdir/tests/lib-tls.sh"
 
-need_tool libvirtd virsh ip unshare nsenter
+need_tool libvirtd virsh ip unshare nsenter pgrep pkill
 need_root
+need_guest
 
 # on HOST COMMAND...
 on()
@@ -25,7 +25,7 @@ on()
     local host=$1
     shift
     nsenter --target "$(cat "$tmp/$host/pid")" --mount --uts --net --pid -- \
-        env BLOCKMIG_STATE_DIR=/srv/state "$@"
+        env BLOCKMIG_STATE_DIR=/srv/state BLOCKMIG_AGENT_TLS=/srv/tls "$@"
 }
 
 # What the first process of a host does before it waits for its end.
@@ -73,7 +73,6 @@ new_host()
 libvirt_up()
 {
     start on "$1" libvirtd --timeout 0
-    pgrep -P "$REPLY" >/dev/null || echo "$REPLY" >"$tmp/$1/libvirtd.pid"
     wait_for 30 on "$1" virsh -q list || must false "libvirtd on $1"
 }
 
@@ -115,8 +114,8 @@ two_hosts()
     done
 }
 
-# domain_xml NAME [--disk FILE:FORMAT]... [--append KERNEL-ARGUMENTS] [--agent]: prints a definition; files are below
-# /srv/store.
+# domain_xml NAME [--disk FILE:FORMAT]... [--append KERNEL-ARGUMENTS] [--extra DEVICE-XML]: prints a definition; files
+# are below /srv/store.
 domain_xml()
 {
     local name=$1 append='' extra='' disks='' letter file format
@@ -166,7 +165,62 @@ start_domain()
     domain_xml "$@" >"$tmp/$host/srv/$name.xml"
     must on "$host" virsh -q define "/srv/$name.xml"
     must on "$host" virsh -q start "$name"
-    wait_for 60 grep -q '^guest: ready' "$tmp/$host/srv/$name-console" || must false "guest $name starts"
+    wait_for 60 is_ready "$host" "$name" 1 || must false "guest $name starts"
+}
+
+# is_ready HOST NAME BOOTS: on that host
+is_ready()
+{
+    [ "$(grep -c '^guest: ready' "$tmp/$1/srv/$2-console")" -ge "$3" ]
+}
+
+# migrate HOST ARGUMENTS...: sets out, err and status, as run does.
+migrate()
+{
+    local host=$1
+    shift
+    run on "$host" timeout 200 "$builddir/tools/blockmig" migrate "$@"
+}
+
+# killed_in HOST PHASE COMMAND...: blockmig is killed as soon as it says that it is in that phase; false: it ended before.
+killed_in()
+{
+    local host=$1 phase=$2 try
+    shift 2
+    on "$host" timeout 200 "$builddir/tools/blockmig" "$@" -v >"$tmp/killed.out" 2>"$tmp/killed.err" 3>&- </dev/null &
+    local pid=$!
+    for try in $(seq 6000); do
+        grep -q "^blockmig: $phase" "$tmp/killed.err" && break
+        kill -0 "$pid" 2>/dev/null || break
+        sleep 0.01
+    done
+    on "$host" pkill -KILL -x blockmig
+    wait "$pid" 2>/dev/null
+    [ $? -ge 128 ]
+}
+
+# running_on NAME: the hosts on which its processors run, in one line.
+running_on()
+{
+    local host
+    for host in one two; do
+        [ "$(on "$host" virsh domstate "$1" 2>/dev/null | head -n 1)" != running ] || printf '%s ' "$host"
+    done
+}
+
+# defined_on NAME
+defined_on()
+{
+    local host
+    for host in one two; do
+        ! on "$host" virsh dominfo "$1" >/dev/null 2>&1 || printf '%s ' "$host"
+    done
+}
+
+# domain_file HOST NAME [VIRSH-OPTION]: of its first disk, by its definition.
+domain_file()
+{
+    on "$1" virsh dumpxml ${3:-} "$2" | sed -n "s/.*<source file='\([^']*\)'.*/\1/p" | head -n 1
 }
 
 # domain_cmd HOST NAME COMMAND
