@@ -136,6 +136,7 @@ dist_check_SCRIPTS += \
 # Agents.
 EXTRA_DIST += tests/lib-agent.sh tests/lib-tls.sh tests/make-frames.py tests/helpers/lying-agent.py
 dist_check_SCRIPTS += \
+	tests/agents-digest-the-medium.sh \
 	tests/agents-let-in-whom-they-know.sh \
 	tests/agents-serve-only-their-datastores.sh \
 	tests/copies-across-hosts-go-on.sh \
