@@ -134,9 +134,10 @@ dist_check_SCRIPTS += \
 	tests/nbd-servers-fail-in-order.sh
 
 # Agents.
-EXTRA_DIST += tests/lib-agent.sh tests/lib-tls.sh tests/make-frames.py tests/helpers/lying-agent.py
+EXTRA_DIST += tests/lib-agent.sh tests/lib-tls.sh tests/make-frames.py tests/helpers/ending-agent.py tests/helpers/lying-agent.py
 dist_check_SCRIPTS += \
 	tests/agents-digest-the-medium.sh \
+	tests/agents-end-in-order.sh \
 	tests/agents-let-in-whom-they-know.sh \
 	tests/agents-serve-only-their-datastores.sh \
 	tests/copies-across-hosts-go-on.sh \

@@ -14,6 +14,8 @@
 #include <systemd/sd-daemon.h>
 
 #define DEFAULT_CONFIG "/etc/blockmig/blockmigd.conf"
+#define END_SECONDS    10 /* that what was asked has to come to its end */
+#define END_PERIOD     20 /* milliseconds */
 
 static char *config_path;
 static gboolean check_only, show_version;
@@ -54,14 +56,19 @@ static bool confine(const struct agent_config *config, GError **error)
     return sandbox_enter(sandbox, error);
 }
 
-/* Threads inherit the mask: the signals wait for us. */
-static void wait_for_the_end(const sigset_t *signals)
+/* Threads inherit the mask: the signals wait for us.  A second one cuts off what is still under way. */
+static void wait_for_the_end(struct server *server, const sigset_t *signals)
 {
+    const struct timespec period = {.tv_nsec = END_PERIOD * 1000000L};
     int number;
 
     sd_notify(0, "READY=1");
     sigwait(signals, &number);
     sd_notify(0, "STOPPING=1");
+    server_begin_end(server);
+    for (unsigned i = 0; i < END_SECONDS * 1000 / END_PERIOD && server_is_busy(server); i++)
+        if (sigtimedwait(signals, NULL, &period) > 0)
+            return;
 }
 
 static bool serve(GError **error)
@@ -78,7 +85,7 @@ static bool serve(GError **error)
     signal(SIGPIPE, SIG_IGN);
     ok = server && (check_only || (confine(config, error) && server_start(server, error)));
     if (ok && !check_only)
-        wait_for_the_end(&signals);
+        wait_for_the_end(server, &signals);
     server_close(server);
     return ok;
 }

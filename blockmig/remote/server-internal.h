@@ -9,7 +9,8 @@
 #include <jansson.h>
 #include <microhttpd.h>
 
-#define AGENT_API 1 /* counts changes that a client must know of */
+#define AGENT_API    1   /* counts changes that a client must know of */
+#define COME_BACK_IN "1" /* seconds, for who is told to come back later */
 
 /* Who asks, over a connection that was let in. */
 struct caller {
@@ -23,6 +24,8 @@ struct request;
 
 /* Begins a request; never fails: what is wrong is in its answer. */
 struct request *request_new(const struct caller *caller, const char *method, const char *url);
+/* One that is answered with this error, which is taken, once its body is over. */
+struct request *request_new_refused(unsigned status, GError *error);
 /* A part of its body. */
 void request_feed(struct request *request, const void *data, size_t length);
 /* The body is whole.  `look`: a parameter of the query, or NULL. */

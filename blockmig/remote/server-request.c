@@ -44,6 +44,7 @@ struct request {
     struct MHD_Connection *connection; /* once it is to be answered */
     uint64_t frames, bytes;
     GError *error;
+    unsigned refused;   /* the status with it, if it is not that of the error's code */
     json_t *answer;     /* what it is answered with: this, or */
     GByteArray *octets; /* this */
 };
@@ -522,6 +523,16 @@ struct request *request_new(const struct caller *caller, const char *method, con
     return request;
 }
 
+struct request *request_new_refused(unsigned status, GError *error)
+{
+    struct request *request = g_new0(struct request, 1);
+
+    request->body = g_byte_array_new();
+    request->refused = status;
+    request->error = error;
+    return request;
+}
+
 void request_free(struct request *request)
 {
     if (!request)
@@ -606,6 +617,18 @@ struct MHD_Response *answer_error(const GError *error, unsigned *status)
     return response;
 }
 
+/* Not now, and over another connection. */
+static struct MHD_Response *answer_later(const GError *error, unsigned refused, unsigned *status)
+{
+    struct MHD_Response *response = answer_error(error, status);
+
+    *status = refused;
+    MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, COME_BACK_IN);
+    if (refused == MHD_HTTP_SERVICE_UNAVAILABLE)
+        MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
+    return response;
+}
+
 static struct MHD_Response *answer_octets(GByteArray *octets)
 {
     gsize length = octets->len;
@@ -626,7 +649,8 @@ struct MHD_Response *request_answer(struct request *request, struct MHD_Connecti
     if (!error && read_arguments(request, &error))
         request->route->run(request, &error);
     if (error) {
-        response = answer_error(error, status);
+        response =
+            request->refused ? answer_later(error, request->refused, status) : answer_error(error, status);
         g_error_free(error);
         return response;
     }

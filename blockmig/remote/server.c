@@ -26,7 +26,7 @@
 
 struct listener {
     struct server *server;
-    int fd;
+    int fd; /* without a daemon or once it takes no more connections: ours to close */
     bool local;
     char *path; /* of the socket that is ours */
     struct MHD_Daemon *daemon;
@@ -38,6 +38,8 @@ struct server {
     struct peer_trust *trust;
     char *certificate, *key, *authority;
     GPtrArray *listeners; /* of struct listener * */
+    gint under_way;       /* requests */
+    gint ending;
 };
 
 /* What is known of a connection, from its first request on. */
@@ -122,8 +124,17 @@ static enum MHD_Result send_answer(struct MHD_Connection *connection, struct MHD
     return result;
 }
 
+/* The body is swallowed, so that the answer is heard. */
+static struct request *put_off(const char *why)
+{
+    GError *error = NULL;
+
+    blockmig_fail(&error, BLOCKMIG_ERROR_FAILED, "%s", why);
+    return request_new_refused(MHD_HTTP_SERVICE_UNAVAILABLE, error);
+}
+
 /* Before the body is read: a stranger's is not. */
-static enum MHD_Result begin_request(const struct listener *listener, struct MHD_Connection *connection,
+static enum MHD_Result begin_request(struct listener *listener, struct MHD_Connection *connection,
                                      const char *url, const char *method, void **request)
 {
     struct guest *guest =
@@ -136,6 +147,11 @@ static enum MHD_Result begin_request(const struct listener *listener, struct MHD
         struct MHD_Response *response = answer_error(guest->refusal, &status);
 
         return send_answer(connection, response, MHD_HTTP_FORBIDDEN);
+    }
+    g_atomic_int_inc(&listener->server->under_way);
+    if (g_atomic_int_get(&listener->server->ending)) {
+        *request = put_off("it is ending");
+        return MHD_YES;
     }
     join_session(listener, connection, guest);
     *request = request_new(&(struct caller){.config = listener->server->config,
@@ -168,7 +184,12 @@ static enum MHD_Result asked(void *opaque, struct MHD_Connection *connection, co
 static void request_over(void *opaque, struct MHD_Connection *connection, void **request,
                          enum MHD_RequestTerminationCode code)
 {
+    const struct listener *listener = opaque;
+
+    if (!*request)
+        return;
     request_free(g_steal_pointer(request));
+    g_atomic_int_add(&listener->server->under_way, -1);
 }
 
 /* ---- sockets ------------------------------------------------------------------------------------ */
@@ -179,7 +200,7 @@ static void listener_free(gpointer data)
 
     if (listener->daemon)
         MHD_stop_daemon(listener->daemon);
-    else if (listener->fd >= 0)
+    if (listener->fd >= 0)
         close(listener->fd);
     if (listener->path)
         unlink(listener->path);
@@ -328,6 +349,29 @@ bool server_start(struct server *server, GError **error)
         if (!start(g_ptr_array_index(server->listeners, i), error))
             return false;
     return true;
+}
+
+/* A thread of the daemon's may still look at the socket, so it is closed after that. */
+static void take_no_more(struct listener *listener)
+{
+    if (listener->daemon)
+        listener->fd = MHD_quiesce_daemon(listener->daemon);
+    if (listener->path)
+        unlink(listener->path);
+    g_clear_pointer(&listener->path, g_free);
+    shutdown(listener->fd, SHUT_RDWR);
+}
+
+void server_begin_end(struct server *server)
+{
+    g_atomic_int_set(&server->ending, 1);
+    for (guint i = 0; i < server->listeners->len; i++)
+        take_no_more(g_ptr_array_index(server->listeners, i));
+}
+
+bool server_is_busy(struct server *server)
+{
+    return g_atomic_int_get(&server->under_way) > 0;
 }
 
 void server_close(struct server *server)

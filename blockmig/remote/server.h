@@ -16,6 +16,11 @@ struct server;
 struct server *server_open(const struct agent_config *config, GError **error);
 /* Answers from now on, in threads. */
 bool server_start(struct server *server, GError **error);
+/* From now on nobody is let in, and whoever is in is told to come back later (503); what was asked before is
+ * done and answered. */
+void server_begin_end(struct server *server);
+/* Are there requests that were not answered yet? */
+bool server_is_busy(struct server *server);
 /* Ends all connections; what is being done on a disk comes to its end, and all files are closed. NULL is
  * allowed. */
 void server_close(struct server *server);

@@ -24,6 +24,7 @@
 #define LONGEST_WAIT     (2 * G_USEC_PER_SEC)
 #define MAX_JSON         (1u << 20)
 #define MAX_WORDS        2000 /* of an agent's error */
+#define STATUS_LATER     503
 
 struct agent_client {
     char *base;   /* "https://HOST:PORT" */
@@ -391,13 +392,22 @@ static bool is_hopeless(const struct agent_client *client, CURLcode result)
     }
 }
 
+/* An agent that is ending says so: the next one will answer. */
+static bool may_ask_again(const struct agent_client *client, const struct exchange *exchange, CURLcode result,
+                          long status)
+{
+    return !exchange->request->once &&
+           (result == CURLE_OK ? status == STATUS_LATER : !is_hopeless(client, result));
+}
+
 static CURLcode exchange_patiently(struct agent_client *client, struct exchange *exchange, long *status)
 {
     int64_t until = g_get_monotonic_time() + client->patience, wait = FIRST_WAIT;
     CURLcode result;
 
-    while ((result = exchange_once(client, exchange, status)) != CURLE_OK && !is_hopeless(client, result) &&
-           !exchange->request->once && g_get_monotonic_time() + wait < until) {
+    while ((result = exchange_once(client, exchange, status),
+            may_ask_again(client, exchange, result, *status)) &&
+           g_get_monotonic_time() + wait < until) {
         g_usleep((gulong)wait);
         wait = MIN(2 * wait, LONGEST_WAIT);
     }
@@ -434,8 +444,11 @@ static bool pass_on(const GByteArray *answer, long status, bool *gone, GError **
             *at = '?';
     if (gone)
         *gone = code == BLOCKMIG_ERROR_UNREACHABLE;
-    blockmig_fail(error, status == 403 ? BLOCKMIG_ERROR_REFUSED : code, "the agent: %s",
-                  shown ? shown : "an answer that cannot be read");
+    if (status == 403)
+        code = BLOCKMIG_ERROR_REFUSED;
+    else if (status == STATUS_LATER)
+        code = BLOCKMIG_ERROR_UNREACHABLE;
+    blockmig_fail(error, code, "the agent: %s", shown ? shown : "an answer that cannot be read");
     json_decref(object);
     return false;
 }
