@@ -134,8 +134,10 @@ dist_check_SCRIPTS += \
 	tests/nbd-servers-fail-in-order.sh
 
 # Agents.
-EXTRA_DIST += tests/lib-agent.sh tests/lib-tls.sh tests/make-frames.py tests/helpers/ending-agent.py tests/helpers/lying-agent.py
+EXTRA_DIST += tests/lib-agent.sh tests/lib-tls.sh tests/make-frames.py tests/helpers/ending-agent.py tests/helpers/lying-agent.py \
+	tests/helpers/slow-clients.py
 dist_check_SCRIPTS += \
+	tests/agents-bound-what-clients-take.sh \
 	tests/agents-digest-the-medium.sh \
 	tests/agents-end-in-order.sh \
 	tests/agents-let-in-whom-they-know.sh \

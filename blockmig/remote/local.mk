@@ -3,6 +3,8 @@ libengine_a_SOURCES += \
 	blockmig/remote/datastore.c blockmig/remote/datastore.h \
 	blockmig/remote/handle.c blockmig/remote/handle.h \
 	blockmig/remote/peer.c blockmig/remote/peer.h \
+	blockmig/remote/rate.c blockmig/remote/rate.h \
 	blockmig/remote/server.c blockmig/remote/server.h blockmig/remote/server-internal.h \
 	blockmig/remote/server-config.c blockmig/remote/server-config.h \
-	blockmig/remote/server-request.c
+	blockmig/remote/server-request.c \
+	blockmig/remote/watch.c blockmig/remote/watch.h

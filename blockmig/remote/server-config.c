@@ -79,11 +79,35 @@ static bool read_datastore(struct agent_config *config, GKeyFile *file, const ch
            blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: %s: %s", group, real, g_strerror(errno));
 }
 
+/* One that is not given stays what it is. */
+static bool read_number(GKeyFile *file, const char *group, const char *key, unsigned most, unsigned *number,
+                        GError **error)
+{
+    g_autofree char *text = g_key_file_get_string(file, group, key, NULL);
+    guint64 found = *number;
+
+    if (text && !g_ascii_string_to_unsigned(text, 10, 1, most, &found, NULL))
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: %s=%s: 1 to %u are possible", group, key,
+                             text, most);
+    *number = (unsigned)found;
+    return true;
+}
+
+/* What keeps one client from being in the way of others. */
+static bool read_limits(struct agent_config *config, GKeyFile *file, GError **error)
+{
+    config->requests_per_second = 10000;
+    config->patience = 20;
+    return read_number(file, "agent", "requests-per-second", 1000000, &config->requests_per_second, error) &&
+           read_number(file, "agent", "patience", 3600, &config->patience, error);
+}
+
 static bool read_agent(struct agent_config *config, GKeyFile *file, GError **error)
 {
-    static const char *const known[] = {"listen", "socket", "tls-directory", "allow", NULL};
+    static const char *const known[] = {
+        "listen", "socket", "tls-directory", "allow", "patience", "requests-per-second", NULL};
 
-    if (!check_keys(file, "agent", known, error))
+    if (!check_keys(file, "agent", known, error) || !read_limits(config, file, error))
         return false;
     config->listen = g_key_file_get_string_list(file, "agent", "listen", NULL, NULL);
     config->socket = g_key_file_get_string(file, "agent", "socket", NULL);

@@ -7,6 +7,8 @@
  *   socket=PATH               a Unix socket, for the user that the agent runs as, and root
  *   tls-directory=DIR         ca-cert.pem, server-cert.pem, server-key.pem and, if it is there, ca-crl.pem
  *   allow=PATTERN;...         common names of client certificates, with * and ?; none: nobody
+ *   requests-per-second=N     of each client (10000)
+ *   patience=SECONDS          with clients that do nothing with their connections (20)
  *
  *   [datastore NAME]
  *   directory=DIR
@@ -30,6 +32,7 @@ struct agent_config {
     char **listen;                /* NULL: not */
     char *socket, *tls_directory; /* NULL: none */
     char **allow;
+    unsigned requests_per_second, patience;
     GPtrArray *datastores; /* of struct agent_datastore * */
 };
 

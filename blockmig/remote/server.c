@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "blockmig/remote/peer.h"
+#include "blockmig/remote/rate.h"
 #include "blockmig/remote/server-internal.h"
+#include "blockmig/remote/watch.h"
 #include "blockmig/storage/agent-client.h"
 #include "formats/error.h"
 
@@ -20,7 +22,6 @@
     "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:-CIPHER-ALL:+AES-128-GCM:+AES-256-GCM:+CHACHA20-POLY1305"
 #define MAX_CONNECTIONS 512
 #define MAX_PER_ADDRESS 64
-#define IDLE_SECONDS    300
 #define MEMORY          (256u << 10) /* of a connection, for its buffers */
 #define LARGEST_KEY     (64u << 10)
 
@@ -38,7 +39,9 @@ struct server {
     struct peer_trust *trust;
     char *certificate, *key, *authority;
     GPtrArray *listeners; /* of struct listener * */
-    gint under_way;       /* requests */
+    struct rates *rates;
+    struct watch *watch;
+    gint under_way; /* requests */
     gint ending;
 };
 
@@ -46,6 +49,7 @@ struct server {
 struct guest {
     char *peer, *session;
     GError *refusal;
+    struct watched *watched; /* NULL on a Unix socket */
 };
 
 /* ---- who asks ----------------------------------------------------------------------------------- */
@@ -79,9 +83,8 @@ static void join_session(const struct listener *listener, struct MHD_Connection 
 }
 
 /* A client whose host or link is gone says no goodbye; its files are closed after 20 seconds all the same. */
-static void mind_silence(struct MHD_Connection *connection)
+static void mind_silence(int fd)
 {
-    int fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
     int on = 1, seconds = 5, count = 3;
     unsigned milliseconds = 20000;
 
@@ -90,6 +93,15 @@ static void mind_silence(struct MHD_Connection *connection)
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPINTVL, &seconds, sizeof(seconds));
     setsockopt(fd, IPPROTO_TCP, TCP_KEEPCNT, &count, sizeof(count));
     setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &milliseconds, sizeof(milliseconds));
+}
+
+static void begin_watching(const struct server *server, struct MHD_Connection *connection,
+                           struct guest *guest)
+{
+    int fd = MHD_get_connection_info(connection, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+
+    mind_silence(fd);
+    guest->watched = watch_add(server->watch, fd);
 }
 
 static void connection_changed(void *opaque, struct MHD_Connection *connection, void **context,
@@ -101,9 +113,10 @@ static void connection_changed(void *opaque, struct MHD_Connection *connection, 
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         *context = g_new0(struct guest, 1);
         if (!listener->local)
-            mind_silence(connection);
+            begin_watching(listener->server, connection, *context);
         return;
     }
+    watch_remove(listener->server->watch, guest->watched);
     if (guest->session)
         handle_session_leave(listener->server->handles, guest->session);
     g_free(guest->peer);
@@ -124,35 +137,47 @@ static enum MHD_Result send_answer(struct MHD_Connection *connection, struct MHD
     return result;
 }
 
-/* The body is swallowed, so that the answer is heard. */
-static struct request *put_off(const char *why)
+static struct guest *guest_of(struct MHD_Connection *connection)
 {
+    return MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
+}
+
+/* Who is to come back later.  NULL: nobody. */
+static struct request *put_off(const struct server *server, const struct guest *guest)
+{
+    unsigned status = MHD_HTTP_SERVICE_UNAVAILABLE;
     GError *error = NULL;
 
-    blockmig_fail(&error, BLOCKMIG_ERROR_FAILED, "%s", why);
-    return request_new_refused(MHD_HTTP_SERVICE_UNAVAILABLE, error);
+    if (g_atomic_int_get(&server->ending)) {
+        blockmig_fail(&error, BLOCKMIG_ERROR_FAILED, "it is ending");
+    } else if (!rates_allow(server->rates, guest->peer, server->config->requests_per_second)) {
+        status = MHD_HTTP_TOO_MANY_REQUESTS;
+        blockmig_fail(&error, BLOCKMIG_ERROR_FAILED, "more than %u requests in a second",
+                      server->config->requests_per_second);
+    }
+    return error ? request_new_refused(status, error) : NULL;
 }
 
 /* Before the body is read: a stranger's is not. */
 static enum MHD_Result begin_request(struct listener *listener, struct MHD_Connection *connection,
                                      const char *url, const char *method, void **request)
 {
-    struct guest *guest =
-        MHD_get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;
+    struct guest *guest = guest_of(connection);
     unsigned status = 0;
+
+    watch_note(listener->server->watch, guest->watched, WATCH_MOVING);
 
     if (!guest->peer && !guest->refusal)
         meet(listener, connection, guest);
     if (guest->refusal) {
         struct MHD_Response *response = answer_error(guest->refusal, &status);
 
+        MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
         return send_answer(connection, response, MHD_HTTP_FORBIDDEN);
     }
     g_atomic_int_inc(&listener->server->under_way);
-    if (g_atomic_int_get(&listener->server->ending)) {
-        *request = put_off("it is ending");
+    if ((*request = put_off(listener->server, guest)))
         return MHD_YES;
-    }
     join_session(listener, connection, guest);
     *request = request_new(&(struct caller){.config = listener->server->config,
                                             .handles = listener->server->handles,
@@ -163,22 +188,36 @@ static enum MHD_Result begin_request(struct listener *listener, struct MHD_Conne
     return MHD_YES;
 }
 
-static enum MHD_Result asked(void *opaque, struct MHD_Connection *connection, const char *url,
-                             const char *method, const char *version, const char *data, size_t *length,
-                             void **request)
+/* The time that this takes is not the client's. */
+static enum MHD_Result do_next(struct request *request, struct MHD_Connection *connection, const char *data,
+                               size_t *length)
 {
     struct MHD_Response *response;
     unsigned status = 0;
 
-    if (!*request)
-        return begin_request(opaque, connection, url, method, request);
     if (*length > 0) {
-        request_feed(*request, data, *length);
+        request_feed(request, data, *length);
         *length = 0;
         return MHD_YES;
     }
-    response = request_answer(*request, connection, &status);
+    response = request_answer(request, connection, &status);
     return send_answer(connection, response, status);
+}
+
+static enum MHD_Result asked(void *opaque, struct MHD_Connection *connection, const char *url,
+                             const char *method, const char *version, const char *data, size_t *length,
+                             void **request)
+{
+    struct listener *listener = opaque;
+    struct watched *watched = guest_of(connection)->watched;
+    enum MHD_Result result;
+
+    if (!*request)
+        return begin_request(listener, connection, url, method, request);
+    watch_note(listener->server->watch, watched, WATCH_WORKING);
+    result = do_next(*request, connection, data, length);
+    watch_note(listener->server->watch, watched, WATCH_MOVING);
+    return result;
 }
 
 static void request_over(void *opaque, struct MHD_Connection *connection, void **request,
@@ -189,6 +228,7 @@ static void request_over(void *opaque, struct MHD_Connection *connection, void *
     if (!*request)
         return;
     request_free(g_steal_pointer(request));
+    watch_note(listener->server->watch, guest_of(connection)->watched, WATCH_IDLE);
     g_atomic_int_add(&listener->server->under_way, -1);
 }
 
@@ -304,6 +344,7 @@ struct server *server_open(const struct agent_config *config, GError **error)
 
     server->config = config;
     server->handles = handle_table_new();
+    server->rates = rates_new();
     server->listeners = g_ptr_array_new_with_free_func(listener_free);
     ok = (!config->listen || read_credentials(server, config->tls_directory, error)) &&
          (!config->socket || listen_local(server, config->socket, error));
@@ -327,15 +368,15 @@ static bool start(struct listener *listener, GError **error)
     };
     struct MHD_OptionItem none[] = {{MHD_OPTION_END, 0, NULL}};
 
-    listener->daemon =
-        MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL |
-                             MHD_USE_ITC | (listener->local ? 0 : MHD_USE_TLS),
-                         0, NULL, NULL, asked, listener, MHD_OPTION_LISTEN_SOCKET, listener->fd,
-                         MHD_OPTION_NOTIFY_COMPLETED, request_over, listener, MHD_OPTION_NOTIFY_CONNECTION,
-                         connection_changed, listener, MHD_OPTION_CONNECTION_LIMIT, MAX_CONNECTIONS,
-                         MHD_OPTION_PER_IP_CONNECTION_LIMIT, listener->local ? 0 : MAX_PER_ADDRESS,
-                         MHD_OPTION_CONNECTION_TIMEOUT, IDLE_SECONDS, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-                         (size_t)MEMORY, MHD_OPTION_ARRAY, listener->local ? none : tls, MHD_OPTION_END);
+    listener->daemon = MHD_start_daemon(
+        MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL | MHD_USE_ITC |
+            (listener->local ? 0 : MHD_USE_TLS),
+        0, NULL, NULL, asked, listener, MHD_OPTION_LISTEN_SOCKET, listener->fd, MHD_OPTION_NOTIFY_COMPLETED,
+        request_over, listener, MHD_OPTION_NOTIFY_CONNECTION, connection_changed, listener,
+        MHD_OPTION_CONNECTION_LIMIT, MAX_CONNECTIONS, MHD_OPTION_PER_IP_CONNECTION_LIMIT,
+        listener->local ? 0 : MAX_PER_ADDRESS, MHD_OPTION_CONNECTION_TIMEOUT, WATCH_IDLE_SECONDS,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)MEMORY, MHD_OPTION_ARRAY, listener->local ? none : tls,
+        MHD_OPTION_END);
     if (!listener->daemon)
         return blockmig_fail(error, BLOCKMIG_ERROR_FAILED,
                              "the server cannot be started: are certificate and key in order?");
@@ -345,6 +386,8 @@ static bool start(struct listener *listener, GError **error)
 
 bool server_start(struct server *server, GError **error)
 {
+    server->watch = watch_new();
+    watch_patience(server->watch, server->config->patience);
     for (guint i = 0; i < server->listeners->len; i++)
         if (!start(g_ptr_array_index(server->listeners, i), error))
             return false;
@@ -380,6 +423,8 @@ void server_close(struct server *server)
         return;
     g_ptr_array_unref(server->listeners);
     handle_table_free(server->handles);
+    rates_free(server->rates);
+    watch_free(server->watch);
     peer_trust_free(server->trust);
     g_free(server->certificate);
     g_free(server->key);

@@ -21,9 +21,11 @@
 #define UPLOAD_BUFFER    (1L << 20)
 #define RECEIVE_BUFFER   (512L << 10)
 #define FIRST_WAIT       (G_USEC_PER_SEC / 10)
+#define LONGEST_LATER    60 /* seconds that an agent may wish for */
 #define LONGEST_WAIT     (2 * G_USEC_PER_SEC)
 #define MAX_JSON         (1u << 20)
 #define MAX_WORDS        2000 /* of an agent's error */
+#define STATUS_OFTEN     429
 #define STATUS_LATER     503
 
 struct agent_client {
@@ -252,6 +254,7 @@ struct exchange {
     const struct agent_request *request;
     size_t sent;
     GByteArray *answer;
+    int64_t later; /* microseconds after which the agent wants to be asked again */
     bool too_long;
 };
 
@@ -351,6 +354,7 @@ static CURLcode exchange_once(struct agent_client *client, struct exchange *exch
     g_autofree char *url = g_strconcat(client->base, request->path, NULL);
     struct curl_slist *headers;
     CURL *handle = take_connection(client);
+    curl_off_t later = 0;
     CURLcode result;
 
     if (!handle)
@@ -361,6 +365,8 @@ static CURLcode exchange_once(struct agent_client *client, struct exchange *exch
     set_up(client, handle, exchange, url, headers);
     result = curl.easy_perform(handle);
     curl.easy_getinfo(handle, CURLINFO_RESPONSE_CODE, status);
+    curl.easy_getinfo(handle, CURLINFO_RETRY_AFTER, &later);
+    exchange->later = result == CURLE_OK ? CLAMP(later, 0, LONGEST_LATER) * G_USEC_PER_SEC : 0;
     __atomic_add_fetch(&wire_bytes, exchange->sent + exchange->answer->len, __ATOMIC_RELAXED);
     curl.slist_free_all(headers);
     if (result == CURLE_OK)
@@ -392,22 +398,32 @@ static bool is_hopeless(const struct agent_client *client, CURLcode result)
     }
 }
 
-/* An agent that is ending says so: the next one will answer. */
+/* An agent that is ending says so: the next one will answer.  One that is asked too often does, too, and that
+ * is no reason to leave out what would be asked only once. */
 static bool may_ask_again(const struct agent_client *client, const struct exchange *exchange, CURLcode result,
                           long status)
 {
+    if (result == CURLE_OK && status == STATUS_OFTEN)
+        return true;
     return !exchange->request->once &&
            (result == CURLE_OK ? status == STATUS_LATER : !is_hopeless(client, result));
 }
 
+/* Who says that it is asked too often is not silent: that has no end but the agent's. */
 static CURLcode exchange_patiently(struct agent_client *client, struct exchange *exchange, long *status)
 {
     int64_t until = g_get_monotonic_time() + client->patience, wait = FIRST_WAIT;
     CURLcode result;
 
     while ((result = exchange_once(client, exchange, status),
-            may_ask_again(client, exchange, result, *status)) &&
-           g_get_monotonic_time() + wait < until) {
+            may_ask_again(client, exchange, result, *status))) {
+        int64_t now = g_get_monotonic_time();
+
+        wait = MAX(wait, exchange->later);
+        if (result == CURLE_OK && *status == STATUS_OFTEN)
+            until = now + wait + client->patience;
+        if (now + wait >= until)
+            break;
         g_usleep((gulong)wait);
         wait = MIN(2 * wait, LONGEST_WAIT);
     }
