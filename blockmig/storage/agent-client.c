@@ -469,10 +469,12 @@ static bool pass_on(const GByteArray *answer, long status, bool *gone, GError **
     return false;
 }
 
-static bool explain(const struct exchange *exchange, CURLcode result, GError **error)
+static bool explain(const struct agent_client *client, const struct exchange *exchange, CURLcode result,
+                    GError **error)
 {
-    bool certificate = result == CURLE_SSL_CERTPROBLEM || result == CURLE_PEER_FAILED_VERIFICATION ||
-                       result == CURLE_SSL_CACERT_BADFILE;
+    bool certificate = (result == CURLE_SSL_CERTPROBLEM || result == CURLE_PEER_FAILED_VERIFICATION ||
+                        result == CURLE_SSL_CACERT_BADFILE) &&
+                       is_hopeless(client, result);
 
     if (exchange->too_long)
         return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "the agent's answer has more than %zu bytes",
@@ -489,7 +491,7 @@ GByteArray *agent_ask(struct agent_client *client, const struct agent_request *r
     long status = 0;
     CURLcode result = exchange_patiently(client, &exchange, &status);
     bool ok = result == CURLE_OK ? status == 200 || pass_on(exchange.answer, status, gone, error)
-                                 : explain(&exchange, result, error);
+                                 : explain(client, &exchange, result, error);
 
     if (ok)
         return exchange.answer;
