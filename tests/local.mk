@@ -134,13 +134,14 @@ dist_check_SCRIPTS += \
 	tests/nbd-servers-fail-in-order.sh
 
 # Agents.
-EXTRA_DIST += tests/lib-agent.sh tests/lib-tls.sh tests/make-frames.py tests/helpers/ending-agent.py tests/helpers/lying-agent.py \
+EXTRA_DIST += tests/lib-agent.sh tests/lib-tls.sh tests/make-frames.py tests/helpers/ending-agent.py tests/helpers/kept-connection.py tests/helpers/lying-agent.py \
 	tests/helpers/slow-clients.py
 dist_check_SCRIPTS += \
 	tests/agents-bound-what-clients-take.sh \
 	tests/agents-digest-the-medium.sh \
 	tests/agents-end-in-order.sh \
 	tests/agents-let-in-whom-they-know.sh \
+	tests/agents-read-their-configuration-anew.sh \
 	tests/agents-serve-only-their-datastores.sh \
 	tests/copies-across-hosts-go-on.sh \
 	tests/copies-cross-hosts.sh

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 libengine_a_SOURCES += \
+	blockmig/remote/credentials.c blockmig/remote/credentials.h \
 	blockmig/remote/datastore.c blockmig/remote/datastore.h \
 	blockmig/remote/handle.c blockmig/remote/handle.h \
 	blockmig/remote/peer.c blockmig/remote/peer.h \

@@ -24,16 +24,26 @@ static void datastore_free(gpointer data)
     g_free(datastore);
 }
 
-void agent_config_free(struct agent_config *config)
+static void config_clear(gpointer data)
 {
-    if (!config)
-        return;
+    struct agent_config *config = data;
+
     g_strfreev(config->listen);
     g_free(config->socket);
     g_free(config->tls_directory);
     g_strfreev(config->allow);
     g_ptr_array_unref(config->datastores);
-    g_free(config);
+}
+
+struct agent_config *agent_config_ref(struct agent_config *config)
+{
+    return g_atomic_rc_box_acquire(config);
+}
+
+void agent_config_unref(struct agent_config *config)
+{
+    if (config)
+        g_atomic_rc_box_release_full(config, config_clear);
 }
 
 /* A key that is misspelt must not mean "everybody". */
@@ -74,7 +84,8 @@ static bool read_datastore(struct agent_config *config, GKeyFile *file, const ch
     datastore->directory = g_strdup(real);
     datastore->allow = g_key_file_get_string_list(file, group, "allow", NULL, NULL);
     datastore->read_only = g_key_file_get_boolean(file, group, "read-only", NULL);
-    datastore->fd = open(real, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    /* With O_PATH also a confined process gets so far as to say what is wrong with it. */
+    datastore->fd = access(real, R_OK | X_OK) < 0 ? -1 : open(real, O_PATH | O_DIRECTORY | O_CLOEXEC);
     return datastore->fd >= 0 ||
            blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: %s: %s", group, real, g_strerror(errno));
 }
@@ -137,7 +148,7 @@ static bool read_groups(struct agent_config *config, GKeyFile *file, GError **er
 struct agent_config *agent_config_read(const char *path, GError **error)
 {
     g_autoptr(GKeyFile) file = g_key_file_new();
-    g_autoptr(agent_config_t) config = g_new0(struct agent_config, 1);
+    g_autoptr(agent_config_t) config = g_atomic_rc_box_new0(struct agent_config);
     g_autoptr(GError) reason = NULL;
 
     config->datastores = g_ptr_array_new_with_free_func(datastore_free);

@@ -36,15 +36,16 @@ struct agent_config {
     GPtrArray *datastores; /* of struct agent_datastore * */
 };
 
-/* USAGE errors name the file, the group and the key.  The caller's. */
+/* USAGE errors name the file, the group and the key.  To be given back with agent_config_unref(). */
 struct agent_config *agent_config_read(const char *path, GError **error);
-void agent_config_free(struct agent_config *config); /* NULL is allowed */
+struct agent_config *agent_config_ref(struct agent_config *config);
+void agent_config_unref(struct agent_config *config); /* NULL is allowed */
 /* NULL: there is none of that name. */
 const struct agent_datastore *agent_config_datastore(const struct agent_config *config, const char *name);
 /* Does one of the patterns fit? */
 bool agent_config_allows(char *const *patterns, const char *name);
 
 typedef struct agent_config agent_config_t; /* for g_autoptr only */
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(agent_config_t, agent_config_free)
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(agent_config_t, agent_config_unref)
 
 #endif

@@ -14,7 +14,7 @@
 
 /* Who asks, over a connection that was let in. */
 struct caller {
-    const struct agent_config *config;
+    struct agent_config *config; /* a request has its own reference */
     struct handle_table *handles;
     const char *peer, *session;
     bool local; /* on a Unix socket: may do everything that the agent may */

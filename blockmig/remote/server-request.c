@@ -518,6 +518,7 @@ struct request *request_new(const struct caller *caller, const char *method, con
     struct request *request = g_new0(struct request, 1);
 
     request->caller = *caller;
+    agent_config_ref(caller->config);
     request->body = g_byte_array_new();
     prepare(request, method, url, &request->error);
     return request;
@@ -538,6 +539,7 @@ void request_free(struct request *request)
     if (!request)
         return;
     forget_parts(request);
+    agent_config_unref(request->caller.config);
     handle_unref(request->handle);
     g_byte_array_unref(request->body);
     frame_parser_free(request->parser);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-#include "blockmig/remote/peer.h"
+#include "blockmig/remote/credentials.h"
 #include "blockmig/remote/rate.h"
 #include "blockmig/remote/server-internal.h"
 #include "blockmig/remote/watch.h"
@@ -8,6 +8,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <gio/gio.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
@@ -23,21 +24,30 @@
 #define MAX_CONNECTIONS 512
 #define MAX_PER_ADDRESS 64
 #define MEMORY          (256u << 10) /* of a connection, for its buffers */
-#define LARGEST_KEY     (64u << 10)
+
+/* What answers at a listener.  What was read anew holds for new connections, so they get a new one. */
+struct front {
+    struct MHD_Daemon *daemon;
+    int fd; /* that it does not listen at any more, but may still look at; or -1 */
+    struct credentials *credentials;
+};
 
 struct listener {
     struct server *server;
-    int fd; /* without a daemon or once it takes no more connections: ours to close */
+    int fd;
     bool local;
     char *path; /* of the socket that is ours */
-    struct MHD_Daemon *daemon;
+    struct front *front;
+    GPtrArray *old; /* of struct front *, which only have their connections */
 };
 
 struct server {
-    const struct agent_config *config;
+    GRWLock lock; /* of these three */
+    struct agent_config *config;
+    struct credentials *credentials; /* NULL: no TLS */
+    unsigned generation;             /* of both */
+    struct agent_config *first;      /* what the process was confined for */
     struct handle_table *handles;
-    struct peer_trust *trust;
-    char *certificate, *key, *authority;
     GPtrArray *listeners; /* of struct listener * */
     struct rates *rates;
     struct watch *watch;
@@ -49,24 +59,41 @@ struct server {
 struct guest {
     char *peer, *session;
     GError *refusal;
+    unsigned generation;     /* of what it was let in by */
     struct watched *watched; /* NULL on a Unix socket */
 };
 
 /* ---- who asks ----------------------------------------------------------------------------------- */
 
+/* With the server's lock. */
 static void meet(const struct listener *listener, struct MHD_Connection *connection, struct guest *guest)
 {
     const struct server *server = listener->server;
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(
         connection, listener->local ? MHD_CONNECTION_INFO_CONNECTION_FD : MHD_CONNECTION_INFO_GNUTLS_SESSION);
 
+    g_clear_pointer(&guest->peer, g_free);
+    g_clear_error(&guest->refusal);
+    guest->generation = server->generation;
     if (listener->local) {
         guest->peer = peer_of_socket(info->connect_fd, &guest->refusal);
         return;
     }
-    guest->peer = peer_of_session(server->trust, info->tls_session, &guest->refusal);
+    guest->peer = peer_of_session(server->credentials->trust, info->tls_session, &guest->refusal);
     if (guest->peer && !agent_config_allows(server->config->allow, guest->peer))
         blockmig_fail(&guest->refusal, BLOCKMIG_ERROR_REFUSED, "'%s' may not use this agent", guest->peer);
+}
+
+/* Also who was let in before, if that was by what no longer holds.  What holds now, to be given back. */
+static struct agent_config *meet_anew(const struct listener *listener, struct MHD_Connection *connection,
+                                      struct guest *guest)
+{
+    struct server *server = listener->server;
+    g_autoptr(GRWLockReaderLocker) locker = g_rw_lock_reader_locker_new(&server->lock);
+
+    if (guest->generation != server->generation)
+        meet(listener, connection, guest);
+    return agent_config_ref(server->config);
 }
 
 /* A process's connections belong together; a client without a name of its own gets one per connection. */
@@ -143,17 +170,18 @@ static struct guest *guest_of(struct MHD_Connection *connection)
 }
 
 /* Who is to come back later.  NULL: nobody. */
-static struct request *put_off(const struct server *server, const struct guest *guest)
+static struct request *put_off(const struct server *server, const struct agent_config *config,
+                               const struct guest *guest)
 {
     unsigned status = MHD_HTTP_SERVICE_UNAVAILABLE;
     GError *error = NULL;
 
     if (g_atomic_int_get(&server->ending)) {
         blockmig_fail(&error, BLOCKMIG_ERROR_FAILED, "it is ending");
-    } else if (!rates_allow(server->rates, guest->peer, server->config->requests_per_second)) {
+    } else if (!rates_allow(server->rates, guest->peer, config->requests_per_second)) {
         status = MHD_HTTP_TOO_MANY_REQUESTS;
         blockmig_fail(&error, BLOCKMIG_ERROR_FAILED, "more than %u requests in a second",
-                      server->config->requests_per_second);
+                      config->requests_per_second);
     }
     return error ? request_new_refused(status, error) : NULL;
 }
@@ -163,12 +191,11 @@ static enum MHD_Result begin_request(struct listener *listener, struct MHD_Conne
                                      const char *url, const char *method, void **request)
 {
     struct guest *guest = guest_of(connection);
+    g_autoptr(agent_config_t) config = meet_anew(listener, connection, guest);
     unsigned status = 0;
 
     watch_note(listener->server->watch, guest->watched, WATCH_MOVING);
 
-    if (!guest->peer && !guest->refusal)
-        meet(listener, connection, guest);
     if (guest->refusal) {
         struct MHD_Response *response = answer_error(guest->refusal, &status);
 
@@ -176,10 +203,10 @@ static enum MHD_Result begin_request(struct listener *listener, struct MHD_Conne
         return send_answer(connection, response, MHD_HTTP_FORBIDDEN);
     }
     g_atomic_int_inc(&listener->server->under_way);
-    if ((*request = put_off(listener->server, guest)))
+    if ((*request = put_off(listener->server, config, guest)))
         return MHD_YES;
     join_session(listener, connection, guest);
-    *request = request_new(&(struct caller){.config = listener->server->config,
+    *request = request_new(&(struct caller){.config = config,
                                             .handles = listener->server->handles,
                                             .peer = guest->peer,
                                             .session = guest->session,
@@ -234,12 +261,23 @@ static void request_over(void *opaque, struct MHD_Connection *connection, void *
 
 /* ---- sockets ------------------------------------------------------------------------------------ */
 
+static void front_free(gpointer data)
+{
+    struct front *front = data;
+
+    MHD_stop_daemon(front->daemon);
+    if (front->fd >= 0)
+        close(front->fd);
+    credentials_unref(front->credentials);
+    g_free(front);
+}
+
 static void listener_free(gpointer data)
 {
     struct listener *listener = data;
 
-    if (listener->daemon)
-        MHD_stop_daemon(listener->daemon);
+    g_ptr_array_unref(listener->old);
+    g_clear_pointer(&listener->front, front_free);
     if (listener->fd >= 0)
         close(listener->fd);
     if (listener->path)
@@ -255,6 +293,7 @@ static struct listener *add_listener(struct server *server, int fd, bool local)
     listener->server = server;
     listener->fd = fd;
     listener->local = local;
+    listener->old = g_ptr_array_new_with_free_func(front_free);
     g_ptr_array_add(server->listeners, listener);
     return listener;
 }
@@ -315,38 +354,19 @@ static bool listen_to(struct server *server, const char *text, GError **error)
     return ok;
 }
 
-static char *read_pem(const char *directory, const char *name, GError **error)
-{
-    g_autofree char *path = g_build_filename(directory, name, NULL);
-    g_autoptr(GError) reason = NULL;
-    char *text = NULL;
-    gsize length;
-
-    if (g_file_get_contents(path, &text, &length, &reason) && length < LARGEST_KEY)
-        return text;
-    g_free(text);
-    blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "%s: %s", path, reason ? reason->message : "too large");
-    return NULL;
-}
-
-static bool read_credentials(struct server *server, const char *directory, GError **error)
-{
-    return (server->trust = peer_trust_read(directory, error)) &&
-           (server->authority = read_pem(directory, "ca-cert.pem", error)) &&
-           (server->certificate = read_pem(directory, "server-cert.pem", error)) &&
-           (server->key = read_pem(directory, "server-key.pem", error));
-}
-
-struct server *server_open(const struct agent_config *config, GError **error)
+struct server *server_open(struct agent_config *config, GError **error)
 {
     struct server *server = g_new0(struct server, 1);
     bool ok;
 
-    server->config = config;
+    g_rw_lock_init(&server->lock);
+    server->config = agent_config_ref(config);
+    server->first = agent_config_ref(config);
+    server->generation = 1;
     server->handles = handle_table_new();
     server->rates = rates_new();
     server->listeners = g_ptr_array_new_with_free_func(listener_free);
-    ok = (!config->listen || read_credentials(server, config->tls_directory, error)) &&
+    ok = (!config->listen || (server->credentials = credentials_read(config->tls_directory, error))) &&
          (!config->socket || listen_local(server, config->socket, error));
     for (char **text = config->listen; ok && text && *text; text++)
         ok = listen_to(server, *text, error);
@@ -356,49 +376,181 @@ struct server *server_open(const struct agent_config *config, GError **error)
     return NULL;
 }
 
-static bool start(struct listener *listener, GError **error)
+static struct MHD_Daemon *new_daemon(struct listener *listener, int fd, const struct credentials *credentials)
 {
-    const struct server *server = listener->server;
+    struct MHD_OptionItem none[] = {{MHD_OPTION_END, 0, NULL}};
     struct MHD_OptionItem tls[] = {
-        {MHD_OPTION_HTTPS_MEM_CERT, 0, server->certificate},
-        {MHD_OPTION_HTTPS_MEM_KEY, 0, server->key},
-        {MHD_OPTION_HTTPS_MEM_TRUST, 0, server->authority},
+        {MHD_OPTION_HTTPS_MEM_CERT, 0, listener->local ? NULL : credentials->certificate},
+        {MHD_OPTION_HTTPS_MEM_KEY, 0, listener->local ? NULL : credentials->key},
+        {MHD_OPTION_HTTPS_MEM_TRUST, 0, listener->local ? NULL : credentials->authority},
         {MHD_OPTION_HTTPS_PRIORITIES, 0, (void *)PRIORITY},
         {MHD_OPTION_END, 0, NULL},
     };
-    struct MHD_OptionItem none[] = {{MHD_OPTION_END, 0, NULL}};
 
-    listener->daemon = MHD_start_daemon(
-        MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL | MHD_USE_ITC |
-            (listener->local ? 0 : MHD_USE_TLS),
-        0, NULL, NULL, asked, listener, MHD_OPTION_LISTEN_SOCKET, listener->fd, MHD_OPTION_NOTIFY_COMPLETED,
-        request_over, listener, MHD_OPTION_NOTIFY_CONNECTION, connection_changed, listener,
-        MHD_OPTION_CONNECTION_LIMIT, MAX_CONNECTIONS, MHD_OPTION_PER_IP_CONNECTION_LIMIT,
-        listener->local ? 0 : MAX_PER_ADDRESS, MHD_OPTION_CONNECTION_TIMEOUT, WATCH_IDLE_SECONDS,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)MEMORY, MHD_OPTION_ARRAY, listener->local ? none : tls,
-        MHD_OPTION_END);
-    if (!listener->daemon)
-        return blockmig_fail(error, BLOCKMIG_ERROR_FAILED,
-                             "the server cannot be started: are certificate and key in order?");
-    listener->fd = -1; /* its */
-    return true;
+    return MHD_start_daemon(MHD_USE_INTERNAL_POLLING_THREAD | MHD_USE_THREAD_PER_CONNECTION | MHD_USE_POLL |
+                                MHD_USE_ITC | (listener->local ? 0 : MHD_USE_TLS),
+                            0, NULL, NULL, asked, listener, MHD_OPTION_LISTEN_SOCKET, fd,
+                            MHD_OPTION_NOTIFY_COMPLETED, request_over, listener, MHD_OPTION_NOTIFY_CONNECTION,
+                            connection_changed, listener, MHD_OPTION_CONNECTION_LIMIT, MAX_CONNECTIONS,
+                            MHD_OPTION_PER_IP_CONNECTION_LIMIT, listener->local ? 0 : MAX_PER_ADDRESS,
+                            MHD_OPTION_CONNECTION_TIMEOUT, WATCH_IDLE_SECONDS,
+                            MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)MEMORY, MHD_OPTION_ARRAY,
+                            listener->local ? none : tls, MHD_OPTION_END);
+}
+
+static struct front *front_new(struct listener *listener, struct credentials *credentials, GError **error)
+{
+    int fd = fcntl(listener->fd, F_DUPFD_CLOEXEC, 0);
+    struct MHD_Daemon *daemon = fd < 0 ? NULL : new_daemon(listener, fd, credentials);
+    struct front *front;
+
+    if (!daemon) { /* which has closed the socket */
+        blockmig_fail(error, BLOCKMIG_ERROR_FAILED,
+                      "the server cannot be started: are certificate and key in order?");
+        return NULL;
+    }
+    front = g_new0(struct front, 1);
+    front->daemon = daemon;
+    front->fd = -1;
+    front->credentials = credentials_ref(credentials);
+    return front;
 }
 
 bool server_start(struct server *server, GError **error)
 {
     server->watch = watch_new();
     watch_patience(server->watch, server->config->patience);
-    for (guint i = 0; i < server->listeners->len; i++)
-        if (!start(g_ptr_array_index(server->listeners, i), error))
+    for (guint i = 0; i < server->listeners->len; i++) {
+        struct listener *listener = g_ptr_array_index(server->listeners, i);
+
+        if (!(listener->front = front_new(listener, server->credentials, error)))
             return false;
+    }
     return true;
 }
 
-/* A thread of the daemon's may still look at the socket, so it is closed after that. */
+/* It lets nobody in any more. */
+static void front_retire(struct listener *listener)
+{
+    struct front *front = g_steal_pointer(&listener->front);
+
+    if (!front)
+        return;
+    front->fd = MHD_quiesce_daemon(front->daemon);
+    g_ptr_array_add(listener->old, front);
+}
+
+/* ---- reading anew ------------------------------------------------------------------------------- */
+
+static bool same_list(char *const *a, char *const *b)
+{
+    return !a || !b ? a == b : g_strv_equal((const char *const *)a, (const char *const *)b);
+}
+
+/* Is it below a directory that the process may use in the same way? */
+static bool was_served(const struct agent_config *first, const struct agent_datastore *datastore)
+{
+    for (guint i = 0; i < first->datastores->len; i++) {
+        const struct agent_datastore *old = g_ptr_array_index(first->datastores, i);
+        size_t length = strlen(old->directory);
+
+        if (strncmp(datastore->directory, old->directory, length) == 0 &&
+            strchr("/", datastore->directory[length]) && (datastore->read_only || !old->read_only))
+            return true;
+    }
+    return false;
+}
+
+/* The sockets are open, and the process is confined. */
+static bool can_change_to(const struct agent_config *first, const struct agent_config *config, GError **error)
+{
+    if (!same_list(first->listen, config->listen) || g_strcmp0(first->socket, config->socket) != 0 ||
+        g_strcmp0(first->tls_directory, config->tls_directory) != 0)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "listen=, socket= and tls-directory= are read at the start only: it takes a "
+                             "restart to change them");
+    for (guint i = 0; i < config->datastores->len; i++) {
+        const struct agent_datastore *datastore = g_ptr_array_index(config->datastores, i);
+
+        if (!was_served(first, datastore))
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                                 "[datastore %s]: %s was not served like that at the start: it takes a "
+                                 "restart",
+                                 datastore->name, datastore->directory);
+    }
+    return true;
+}
+
+/* For each listener with TLS, one that shows the new credentials. */
+static GPtrArray *new_fronts(struct server *server, struct credentials *credentials, GError **error)
+{
+    GPtrArray *fronts = g_ptr_array_new_with_free_func(front_free);
+
+    for (guint i = 0; i < server->listeners->len; i++) {
+        struct listener *listener = g_ptr_array_index(server->listeners, i);
+        struct front *front = listener->local ? NULL : front_new(listener, credentials, error);
+
+        if (front) {
+            g_ptr_array_add(fronts, front);
+        } else if (!listener->local) {
+            g_ptr_array_unref(fronts);
+            return NULL;
+        }
+    }
+    return fronts;
+}
+
+static void change_fronts(struct server *server, GPtrArray *fronts)
+{
+    for (guint i = 0, next = 0; i < server->listeners->len; i++) {
+        struct listener *listener = g_ptr_array_index(server->listeners, i);
+
+        if (listener->local)
+            continue;
+        front_retire(listener);
+        listener->front = g_ptr_array_index(fronts, next++);
+        for (guint j = listener->old->len; j-- > 0;) {
+            const struct front *old = g_ptr_array_index(listener->old, j);
+            const union MHD_DaemonInfo *info =
+                MHD_get_daemon_info(old->daemon, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
+
+            if (info && info->num_connections == 0)
+                g_ptr_array_remove_index_fast(listener->old, j);
+        }
+    }
+    g_ptr_array_set_free_func(fronts, NULL);
+    g_ptr_array_unref(fronts);
+}
+
+bool server_change(struct server *server, struct agent_config *config, GError **error)
+{
+    struct credentials *credentials = NULL;
+    GPtrArray *fronts;
+
+    if (!can_change_to(server->first, config, error) ||
+        (server->credentials && !(credentials = credentials_read(config->tls_directory, error))))
+        return false;
+    if (!(fronts = new_fronts(server, credentials, error))) {
+        credentials_unref(credentials);
+        return false;
+    }
+    g_rw_lock_writer_lock(&server->lock);
+    agent_config_unref(server->config);
+    credentials_unref(server->credentials);
+    server->config = agent_config_ref(config);
+    server->credentials = credentials;
+    server->generation++;
+    g_rw_lock_writer_unlock(&server->lock);
+    watch_patience(server->watch, config->patience);
+    change_fronts(server, fronts);
+    return true;
+}
+
+/* ---- the end ------------------------------------------------------------------------------------ */
+
 static void take_no_more(struct listener *listener)
 {
-    if (listener->daemon)
-        listener->fd = MHD_quiesce_daemon(listener->daemon);
+    front_retire(listener);
     if (listener->path)
         unlink(listener->path);
     g_clear_pointer(&listener->path, g_free);
@@ -425,9 +577,9 @@ void server_close(struct server *server)
     handle_table_free(server->handles);
     rates_free(server->rates);
     watch_free(server->watch);
-    peer_trust_free(server->trust);
-    g_free(server->certificate);
-    g_free(server->key);
-    g_free(server->authority);
+    agent_config_unref(server->config);
+    agent_config_unref(server->first);
+    credentials_unref(server->credentials);
+    g_rw_lock_clear(&server->lock);
     g_free(server);
 }
