@@ -134,7 +134,7 @@ dist_check_SCRIPTS += \
 	tests/nbd-servers-fail-in-order.sh
 
 # Agents.
-EXTRA_DIST += tests/lib-agent.sh tests/lib-tls.sh tests/make-frames.py tests/helpers/ending-agent.py tests/helpers/kept-connection.py tests/helpers/lying-agent.py \
+EXTRA_DIST += tests/lib-agent.sh tests/lib-tls.sh tests/make-frames.py tests/helpers/activate.py tests/helpers/ending-agent.py tests/helpers/kept-connection.py tests/helpers/lying-agent.py \
 	tests/helpers/slow-clients.py
 dist_check_SCRIPTS += \
 	tests/agents-bound-what-clients-take.sh \
@@ -143,5 +143,6 @@ dist_check_SCRIPTS += \
 	tests/agents-let-in-whom-they-know.sh \
 	tests/agents-read-their-configuration-anew.sh \
 	tests/agents-serve-only-their-datastores.sh \
+	tests/agents-start-when-asked.sh \
 	tests/copies-across-hosts-go-on.sh \
 	tests/copies-cross-hosts.sh

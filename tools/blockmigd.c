@@ -117,6 +117,17 @@ static void block_signals(sigset_t *signals)
     signal(SIGPIPE, SIG_IGN);
 }
 
+/* Sockets that systemd has opened are numbered on from its first. */
+static struct server *open_server(struct agent_config *config, GError **error)
+{
+    int count = sd_listen_fds(1);
+    g_autofree int *inherited = g_new0(int, MAX(count, 0));
+
+    for (int i = 0; i < count; i++)
+        inherited[i] = SD_LISTEN_FDS_START + i;
+    return server_open(config, inherited, (unsigned)MAX(count, 0), error);
+}
+
 static bool serve(GError **error)
 {
     g_autoptr(agent_config_t) config = NULL;
@@ -126,7 +137,7 @@ static bool serve(GError **error)
 
     block_signals(&signals);
     config = agent_config_read(config_name(), error);
-    server = config ? server_open(config, error) : NULL;
+    server = config ? open_server(config, error) : NULL;
     ok = server && (check_only || (confine(config, error) && server_start(server, error)));
     if (ok && !check_only)
         wait_for_the_end(server, &signals);

@@ -8,4 +8,5 @@ libengine_a_SOURCES += \
 	blockmig/remote/server.c blockmig/remote/server.h blockmig/remote/server-internal.h \
 	blockmig/remote/server-config.c blockmig/remote/server-config.h \
 	blockmig/remote/server-request.c \
+	blockmig/remote/sockets.c blockmig/remote/sockets.h \
 	blockmig/remote/watch.c blockmig/remote/watch.h

@@ -126,8 +126,7 @@ static bool read_agent(struct agent_config *config, GKeyFile *file, GError **err
     config->allow = g_key_file_get_string_list(file, "agent", "allow", NULL, NULL);
     if (config->listen && !config->tls_directory)
         return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[agent]: listen= needs tls-directory=");
-    return config->listen || config->socket ||
-           blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[agent]: neither listen= nor socket= is given");
+    return true;
 }
 
 static bool read_groups(struct agent_config *config, GKeyFile *file, GError **error)
@@ -180,4 +179,44 @@ bool agent_config_allows(char *const *patterns, const char *name)
         if (g_pattern_match_simple(*patterns, name))
             return true;
     return false;
+}
+
+static bool same_list(char *const *a, char *const *b)
+{
+    return !a || !b ? a == b : g_strv_equal((const char *const *)a, (const char *const *)b);
+}
+
+/* Is it below a directory that the process may use in the same way? */
+static bool was_served(const struct agent_config *first, const struct agent_datastore *datastore)
+{
+    for (guint i = 0; i < first->datastores->len; i++) {
+        const struct agent_datastore *old = g_ptr_array_index(first->datastores, i);
+        size_t length = strlen(old->directory);
+
+        if (strncmp(datastore->directory, old->directory, length) == 0 &&
+            strchr("/", datastore->directory[length]) && (datastore->read_only || !old->read_only))
+            return true;
+    }
+    return false;
+}
+
+/* The sockets are open, and the process is confined. */
+bool agent_config_can_follow(const struct agent_config *config, const struct agent_config *first,
+                             GError **error)
+{
+    if (!same_list(first->listen, config->listen) || g_strcmp0(first->socket, config->socket) != 0 ||
+        g_strcmp0(first->tls_directory, config->tls_directory) != 0)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "listen=, socket= and tls-directory= are read at the start only: it takes a "
+                             "restart to change them");
+    for (guint i = 0; i < config->datastores->len; i++) {
+        const struct agent_datastore *datastore = g_ptr_array_index(config->datastores, i);
+
+        if (!was_served(first, datastore))
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                                 "[datastore %s]: %s was not served like that at the start: it takes a "
+                                 "restart",
+                                 datastore->name, datastore->directory);
+    }
+    return true;
 }

@@ -44,6 +44,9 @@ void agent_config_unref(struct agent_config *config); /* NULL is allowed */
 const struct agent_datastore *agent_config_datastore(const struct agent_config *config, const char *name);
 /* Does one of the patterns fit? */
 bool agent_config_allows(char *const *patterns, const char *name);
+/* Can a process that was set up and confined for `first` go on with this one?  REFUSED. */
+bool agent_config_can_follow(const struct agent_config *config, const struct agent_config *first,
+                             GError **error);
 
 typedef struct agent_config agent_config_t; /* for g_autoptr only */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(agent_config_t, agent_config_unref)

@@ -2,21 +2,16 @@
 #include "blockmig/remote/credentials.h"
 #include "blockmig/remote/rate.h"
 #include "blockmig/remote/server-internal.h"
+#include "blockmig/remote/sockets.h"
 #include "blockmig/remote/watch.h"
 #include "blockmig/storage/agent-client.h"
 #include "formats/error.h"
 
-#include <arpa/inet.h>
-#include <errno.h>
 #include <fcntl.h>
-#include <gio/gio.h>
-#include <netdb.h>
+#include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #define PRIORITY                                                                                             \
@@ -36,7 +31,8 @@ struct listener {
     struct server *server;
     int fd;
     bool local;
-    char *path; /* of the socket that is ours */
+    bool inherited; /* from whoever started us */
+    char *path;     /* of the socket that is ours */
     struct front *front;
     GPtrArray *old; /* of struct front *, which only have their connections */
 };
@@ -300,64 +296,73 @@ static struct listener *add_listener(struct server *server, int fd, bool local)
 
 static bool listen_local(struct server *server, const char *path, GError **error)
 {
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    struct listener *listener = add_listener(server, fd, true);
-    mode_t old;
-    int rc;
+    int fd = socket_local(path, error);
 
-    if (strlen(path) >= sizeof(address.sun_path))
-        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "%s: the name of a socket is shorter", path);
-    strcpy(address.sun_path, path);
-    if (connect(fd, (struct sockaddr *)&address, sizeof(address)) == 0)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: another agent answers there", path);
-    if (errno == ECONNREFUSED)
-        unlink(path); /* of one that is gone */
-    old = umask(0177);
-    rc = bind(fd, (struct sockaddr *)&address, sizeof(address));
-    umask(old);
-    listener->path = rc == 0 ? g_strdup(path) : NULL;
-    return (rc == 0 && listen(fd, SOMAXCONN) == 0) || blockmig_set_errno(error, errno, "%s", path);
+    if (fd < 0)
+        return false;
+    add_listener(server, fd, true)->path = g_strdup(path);
+    return true;
 }
 
-static bool bind_one(struct server *server, const struct addrinfo *at, const char *text, GError **error)
-{
-    int on = 1, fd = socket(at->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-    add_listener(server, fd, false);
-    setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    if (at->ai_family == AF_INET6)
-        setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &on, sizeof(on));
-    return (bind(fd, at->ai_addr, at->ai_addrlen) == 0 && listen(fd, SOMAXCONN) == 0) ||
-           blockmig_set_errno(error, errno, "%s", text);
-}
-
-/* "ADDRESS:PORT", "[ADDRESS]:PORT", "ADDRESS". */
 static bool listen_to(struct server *server, const char *text, GError **error)
 {
-    g_autoptr(GError) reason = NULL;
-    g_autoptr(GSocketConnectable) parsed = g_network_address_parse(text, AGENT_PORT, &reason);
-    struct addrinfo hints = {.ai_flags = AI_PASSIVE, .ai_socktype = SOCK_STREAM}, *found = NULL;
-    g_autofree char *port = NULL;
-    bool ok = true;
-    int rc;
+    g_autoptr(GArray) sockets = g_array_new(FALSE, FALSE, sizeof(int));
+    bool ok = sockets_listen(text, sockets, error);
 
-    if (!parsed)
-        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "listen=%s: %s", text, reason->message);
-    port = g_strdup_printf("%u", g_network_address_get_port(G_NETWORK_ADDRESS(parsed)));
-    rc = getaddrinfo(g_network_address_get_hostname(G_NETWORK_ADDRESS(parsed)), port, &hints, &found);
-    if (rc != 0)
-        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "listen=%s: %s", text, gai_strerror(rc));
-    for (const struct addrinfo *at = found; at && ok; at = at->ai_next)
-        ok = bind_one(server, at, text, error);
-    freeaddrinfo(found);
+    for (guint i = 0; i < sockets->len; i++)
+        add_listener(server, g_array_index(sockets, int, i), false);
     return ok;
 }
 
-struct server *server_open(struct agent_config *config, GError **error)
+static bool listen_as_configured(struct server *server, GError **error)
+{
+    const struct agent_config *config = server->config;
+    bool ok = !config->socket || listen_local(server, config->socket, error);
+
+    for (char **text = config->listen; ok && text && *text; text++)
+        ok = listen_to(server, *text, error);
+    return ok;
+}
+
+/* Whoever opened them keeps them, for the next agent. */
+static bool take_inherited(struct server *server, const int *inherited, unsigned count, GError **error)
+{
+    for (unsigned i = 0; i < count; i++) {
+        bool local;
+
+        if (!socket_inspect(inherited[i], &local, error))
+            return false;
+        add_listener(server, inherited[i], local)->inherited = true;
+    }
+    return true;
+}
+
+static bool needs_credentials(const struct server *server)
+{
+    for (guint i = 0; i < server->listeners->len; i++)
+        if (!((const struct listener *)g_ptr_array_index(server->listeners, i))->local)
+            return true;
+    return false;
+}
+
+static bool open_all(struct server *server, const int *inherited, unsigned count, GError **error)
+{
+    const char *directory = server->config->tls_directory;
+
+    if (!(count ? take_inherited(server, inherited, count, error) : listen_as_configured(server, error)))
+        return false;
+    if (server->listeners->len == 0)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[agent]: neither listen= nor socket= is given");
+    if (!needs_credentials(server))
+        return true;
+    if (!directory)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[agent]: TLS needs tls-directory=");
+    return (server->credentials = credentials_read(directory, error)) != NULL;
+}
+
+struct server *server_open(struct agent_config *config, const int *inherited, unsigned count, GError **error)
 {
     struct server *server = g_new0(struct server, 1);
-    bool ok;
 
     g_rw_lock_init(&server->lock);
     server->config = agent_config_ref(config);
@@ -366,11 +371,7 @@ struct server *server_open(struct agent_config *config, GError **error)
     server->handles = handle_table_new();
     server->rates = rates_new();
     server->listeners = g_ptr_array_new_with_free_func(listener_free);
-    ok = (!config->listen || (server->credentials = credentials_read(config->tls_directory, error))) &&
-         (!config->socket || listen_local(server, config->socket, error));
-    for (char **text = config->listen; ok && text && *text; text++)
-        ok = listen_to(server, *text, error);
-    if (ok)
+    if (open_all(server, inherited, count, error))
         return server;
     server_close(server);
     return NULL;
@@ -442,45 +443,6 @@ static void front_retire(struct listener *listener)
 
 /* ---- reading anew ------------------------------------------------------------------------------- */
 
-static bool same_list(char *const *a, char *const *b)
-{
-    return !a || !b ? a == b : g_strv_equal((const char *const *)a, (const char *const *)b);
-}
-
-/* Is it below a directory that the process may use in the same way? */
-static bool was_served(const struct agent_config *first, const struct agent_datastore *datastore)
-{
-    for (guint i = 0; i < first->datastores->len; i++) {
-        const struct agent_datastore *old = g_ptr_array_index(first->datastores, i);
-        size_t length = strlen(old->directory);
-
-        if (strncmp(datastore->directory, old->directory, length) == 0 &&
-            strchr("/", datastore->directory[length]) && (datastore->read_only || !old->read_only))
-            return true;
-    }
-    return false;
-}
-
-/* The sockets are open, and the process is confined. */
-static bool can_change_to(const struct agent_config *first, const struct agent_config *config, GError **error)
-{
-    if (!same_list(first->listen, config->listen) || g_strcmp0(first->socket, config->socket) != 0 ||
-        g_strcmp0(first->tls_directory, config->tls_directory) != 0)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                             "listen=, socket= and tls-directory= are read at the start only: it takes a "
-                             "restart to change them");
-    for (guint i = 0; i < config->datastores->len; i++) {
-        const struct agent_datastore *datastore = g_ptr_array_index(config->datastores, i);
-
-        if (!was_served(first, datastore))
-            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                                 "[datastore %s]: %s was not served like that at the start: it takes a "
-                                 "restart",
-                                 datastore->name, datastore->directory);
-    }
-    return true;
-}
-
 /* For each listener with TLS, one that shows the new credentials. */
 static GPtrArray *new_fronts(struct server *server, struct credentials *credentials, GError **error)
 {
@@ -527,7 +489,7 @@ bool server_change(struct server *server, struct agent_config *config, GError **
     struct credentials *credentials = NULL;
     GPtrArray *fronts;
 
-    if (!can_change_to(server->first, config, error) ||
+    if (!agent_config_can_follow(config, server->first, error) ||
         (server->credentials && !(credentials = credentials_read(config->tls_directory, error))))
         return false;
     if (!(fronts = new_fronts(server, credentials, error))) {
@@ -554,7 +516,8 @@ static void take_no_more(struct listener *listener)
     if (listener->path)
         unlink(listener->path);
     g_clear_pointer(&listener->path, g_free);
-    shutdown(listener->fd, SHUT_RDWR);
+    if (!listener->inherited)
+        shutdown(listener->fd, SHUT_RDWR);
 }
 
 void server_begin_end(struct server *server)

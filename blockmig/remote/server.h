@@ -12,8 +12,9 @@
 
 struct server;
 
-/* Opens the sockets, so that the process can give up what it needed for that.  */
-struct server *server_open(struct agent_config *config, GError **error);
+/* Opens the sockets, so that the process can give up what it needed for that; or takes those that it was
+ * started with, which are then its own.  USAGE, REFUSED if another agent has a socket, IO. */
+struct server *server_open(struct agent_config *config, const int *inherited, unsigned count, GError **error);
 /* Answers from now on, in threads. */
 bool server_start(struct server *server, GError **error);
 /* From now on this holds, and the certificates as they are now: for new connections, and for the next request
