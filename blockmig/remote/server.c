@@ -211,35 +211,39 @@ static enum MHD_Result begin_request(struct listener *listener, struct MHD_Conne
     return MHD_YES;
 }
 
-/* The time that this takes is not the client's. */
 static enum MHD_Result do_next(struct request *request, struct MHD_Connection *connection, const char *data,
-                               size_t *length)
+                               size_t *length, enum watch_state *next)
 {
     struct MHD_Response *response;
     unsigned status = 0;
 
+    *next = WATCH_MOVING;
     if (*length > 0) {
         request_feed(request, data, *length);
         *length = 0;
         return MHD_YES;
     }
     response = request_answer(request, connection, &status);
+    if (status == MHD_HTTP_SWITCHING_PROTOCOLS)
+        *next = WATCH_FREE;
     return send_answer(connection, response, status);
 }
 
+/* The time that we work is not the client's. */
 static enum MHD_Result asked(void *opaque, struct MHD_Connection *connection, const char *url,
                              const char *method, const char *version, const char *data, size_t *length,
                              void **request)
 {
     struct listener *listener = opaque;
     struct watched *watched = guest_of(connection)->watched;
+    enum watch_state next;
     enum MHD_Result result;
 
     if (!*request)
         return begin_request(listener, connection, url, method, request);
     watch_note(listener->server->watch, watched, WATCH_WORKING);
-    result = do_next(*request, connection, data, length);
-    watch_note(listener->server->watch, watched, WATCH_MOVING);
+    result = do_next(*request, connection, data, length, &next);
+    watch_note(listener->server->watch, watched, next);
     return result;
 }
 

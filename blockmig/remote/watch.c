@@ -148,7 +148,7 @@ void watch_note(struct watch *watch, struct watched *watched, enum watch_state s
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&watch->lock);
     int64_t now = g_get_monotonic_time();
 
-    if (!watched)
+    if (!watched || watched->state == WATCH_FREE)
         return;
     if (state == WATCH_WORKING)
         watched->working = now;

@@ -6,7 +6,7 @@
  *   moving    a body or an answer: some KiB in every patience, by the kernel's account
  *   working   the agent is, on a disk: for as long as that takes
  *   idle      between requests: for five minutes, to the whole head of the next one
- *   free      of all this: it speaks another protocol now
+ *   free      of all this, for good: it speaks another protocol now
  *
  * Any thread may call.
  */
