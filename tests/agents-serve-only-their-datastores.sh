@@ -103,6 +103,26 @@ is $? 0 "also then not written"
 ask DELETE /v1/datastores/frozen/files/old.raw
 is "$http" 409 "nor is anything removed"
 
+# ---- handles that linger ----------------------------------------------------------------------------
+
+# holds FILE: the agent has it open.
+holds()
+{
+    find "/proc/$agent/fd" -lname "$1" | grep -q .
+}
+
+random_file "$tmp/store/linger.raw" 64K 4
+ask POST /v1/handles -d '{"datastore": "store", "path": "linger.raw", "mode": "read", "linger": 3}'
+brief=$(jq -r .handle <<<"$out")
+ask GET "/v1/handles/$brief"
+is "$http" 200 "a handle that lingers outlives its connection"
+check "with its file" holds "$tmp/store/linger.raw"
+check "which is closed when its time is over, without anybody asking" wait_for 10 eval '! holds "$tmp/store/linger.raw"'
+ask GET "/v1/handles/$brief"
+is "$http" 404 "and then there is no such handle"
+ask POST /v1/handles -d '{"datastore": "store", "path": "linger.raw", "mode": "read", "linger": 60}'
+check "the agent's end does not wait for one" holds "$tmp/store/linger.raw"
+
 # ---- nonsense ---------------------------------------------------------------------------------------
 
 for body in '' '{' '[]' '"x"' '{"datastore": 1}' '{"datastore": "store", "path": "x", "mode": "steal"}' \

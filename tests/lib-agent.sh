@@ -5,13 +5,14 @@
 need_tool curl jq
 
 # local_agent: serves $tmp/store as "store" and, read-only, $tmp/frozen as "frozen", on a socket.  Sets agent to its
-# pid.  Called again it starts anew.  $more_datastores is added to its configuration.
+# pid.  Called again it starts anew.  $more_datastores is added to its configuration, $more_agent to its group [agent].
 local_agent()
 {
     must mkdir -p "$tmp/store" "$tmp/frozen"
     cat >"$tmp/agent.conf" <<END
 [agent]
 socket=$tmp/agent.sock
+${more_agent:-}
 [datastore store]
 directory=$tmp/store
 [datastore frozen]

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The agent of a host: reads its configuration, gives up what it does not need, and answers until it is told
  * to end. */
+#include "blockmig/remote/credentials.h"
 #include "blockmig/remote/server.h"
 #include "blockmig/storage/sandbox.h"
 #include "formats/error.h"
@@ -14,6 +15,8 @@
 #include <systemd/sd-daemon.h>
 
 #define DEFAULT_CONFIG "/etc/blockmig/blockmigd.conf"
+#define END_SECONDS    10 /* that what was asked has to come to its end */
+#define END_PERIOD     20 /* milliseconds */
 
 static char *config_path;
 static gboolean check_only, show_version;
@@ -38,10 +41,26 @@ static bool parse(int argc, char **argv, GError **error)
     return argc == 1 || blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "'%s' is not expected", argv[1]);
 }
 
-/* Everything that is opened from now on lies in a datastore. */
+static const char *config_name(void)
+{
+    return config_path ? config_path : DEFAULT_CONFIG;
+}
+
+/* Files that may have other ones in their places one day. */
+static void allow_anew(struct sandbox *sandbox, const char *directory, const char *name)
+{
+    g_autofree char *path = g_build_filename(directory, name, NULL);
+
+    sandbox_allow(sandbox, directory, SANDBOX_READ);
+    sandbox_allow_image(sandbox, path, SANDBOX_READ);
+}
+
+/* Everything that is opened from now on lies in a datastore, or is what is read anew. */
 static bool confine(const struct agent_config *config, GError **error)
 {
     g_autoptr(sandbox_t) sandbox = sandbox_new();
+    g_autofree char *directory = g_path_get_dirname(config_name());
+    g_autofree char *name = g_path_get_basename(config_name());
 
     for (guint i = 0; i < config->datastores->len; i++) {
         const struct agent_datastore *datastore = g_ptr_array_index(config->datastores, i);
@@ -51,34 +70,77 @@ static bool confine(const struct agent_config *config, GError **error)
                                            : SANDBOX_READ | SANDBOX_WRITE | SANDBOX_CREATE | SANDBOX_REMOVE);
     }
     sandbox_allow(sandbox, "/proc/sys/kernel/random/boot_id", SANDBOX_READ);
+    allow_anew(sandbox, directory, name);
+    for (const char *const *file = credentials_files; config->tls_directory && *file; file++)
+        allow_anew(sandbox, config->tls_directory, *file);
     return sandbox_enter(sandbox, error);
 }
 
-/* Threads inherit the mask: the signals wait for us. */
-static void wait_for_the_end(const sigset_t *signals)
+static void read_anew(struct server *server)
 {
+    g_autoptr(GError) error = NULL;
+    g_autoptr(agent_config_t) config = NULL;
+
+    sd_notify(0, "RELOADING=1");
+    config = agent_config_read(config_name(), &error);
+    if (config && server_change(server, config, &error))
+        fprintf(stderr, "blockmigd: the configuration was read anew\n");
+    else
+        fprintf(stderr, "blockmigd: the old configuration stays: %s\n", error->message);
+    sd_notify(0, "READY=1");
+}
+
+/* Threads inherit the mask: the signals wait for us.  A second one cuts off what is still under way. */
+static void wait_for_the_end(struct server *server, const sigset_t *signals)
+{
+    const struct timespec period = {.tv_nsec = END_PERIOD * 1000000L};
     int number;
 
     sd_notify(0, "READY=1");
-    sigwait(signals, &number);
+    while (sigwait(signals, &number) == 0 && number == SIGHUP)
+        read_anew(server);
     sd_notify(0, "STOPPING=1");
+    server_begin_end(server);
+    for (unsigned i = 0; i < END_SECONDS * 1000 / END_PERIOD && server_is_busy(server); i++)
+        if (sigtimedwait(signals, NULL, &period) > 0)
+            return;
+}
+
+/* Before anything else, for whoever tells us something earlier than that. */
+static void block_signals(sigset_t *signals)
+{
+    sigemptyset(signals);
+    sigaddset(signals, SIGTERM);
+    sigaddset(signals, SIGINT);
+    sigaddset(signals, SIGHUP);
+    sigprocmask(SIG_BLOCK, signals, NULL);
+    signal(SIGPIPE, SIG_IGN);
+}
+
+/* Sockets that systemd has opened are numbered on from its first. */
+static struct server *open_server(struct agent_config *config, GError **error)
+{
+    int count = sd_listen_fds(1);
+    g_autofree int *inherited = g_new0(int, MAX(count, 0));
+
+    for (int i = 0; i < count; i++)
+        inherited[i] = SD_LISTEN_FDS_START + i;
+    return server_open(config, inherited, (unsigned)MAX(count, 0), error);
 }
 
 static bool serve(GError **error)
 {
-    g_autoptr(agent_config_t) config = agent_config_read(config_path ? config_path : DEFAULT_CONFIG, error);
-    struct server *server = config ? server_open(config, error) : NULL;
+    g_autoptr(agent_config_t) config = NULL;
+    struct server *server;
     sigset_t signals;
     bool ok;
 
-    sigemptyset(&signals);
-    sigaddset(&signals, SIGTERM);
-    sigaddset(&signals, SIGINT);
-    sigprocmask(SIG_BLOCK, &signals, NULL);
-    signal(SIGPIPE, SIG_IGN);
+    block_signals(&signals);
+    config = agent_config_read(config_name(), error);
+    server = config ? open_server(config, error) : NULL;
     ok = server && (check_only || (confine(config, error) && server_start(server, error)));
     if (ok && !check_only)
-        wait_for_the_end(&signals);
+        wait_for_the_end(server, &signals);
     server_close(server);
     return ok;
 }

@@ -28,6 +28,7 @@ sbin_PROGRAMS = tools/blockmigd
 tools_blockmigd_SOURCES = tools/blockmigd.c
 dist_pkgdata_DATA = tools/blockmig-agent.yaml
 pkgdata_DATA = tools/blockmigd.service
+dist_pkgdata_DATA += tools/blockmigd.socket
 tools/blockmigd.service: tools/blockmigd.service.in
 	$(AM_V_GEN)$(MKDIR_P) $(@D) && sed 's|@sbindir@|$(sbindir)|' $< >$@
 EXTRA_DIST += tools/blockmigd.service.in

@@ -12,6 +12,9 @@ struct handle_table {
     GMutex lock;
     GHashTable *handles;  /* id -> struct handle */
     GHashTable *sessions; /* name -> number of connections */
+    GThread *closer;      /* of what lingered long enough; from the first one that lingers on */
+    GCond changed;        /* for it: something lingers, or: */
+    bool ending;
 };
 
 static void handle_free(struct handle *handle)
@@ -35,6 +38,7 @@ struct handle_table *handle_table_new(void)
     struct handle_table *table = g_new0(struct handle_table, 1);
 
     g_mutex_init(&table->lock);
+    g_cond_init(&table->changed);
     table->handles = g_hash_table_new_full(g_str_hash, g_str_equal, NULL, (GDestroyNotify)handle_unref);
     table->sessions = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
     return table;
@@ -44,8 +48,15 @@ void handle_table_free(struct handle_table *table)
 {
     if (!table)
         return;
+    g_mutex_lock(&table->lock);
+    table->ending = true;
+    g_cond_signal(&table->changed);
+    g_mutex_unlock(&table->lock);
+    if (table->closer)
+        g_thread_join(table->closer);
     g_hash_table_unref(table->handles);
     g_hash_table_unref(table->sessions);
+    g_cond_clear(&table->changed);
     g_mutex_clear(&table->lock);
     g_free(table);
 }
@@ -98,42 +109,101 @@ void handle_close(struct handle_table *table, struct handle *handle)
         g_hash_table_remove(table->handles, handle->id);
 }
 
-static gboolean is_over(gpointer id, gpointer value, gpointer now)
-{
-    const struct handle *handle = value;
+/* ---- what lingers ------------------------------------------------------------------------------- */
 
-    return handle->expires && handle->expires <= *(const int64_t *)now;
+/* Who is taken out of the table, to be closed without its lock. */
+struct leaving {
+    const char *session; /* that is over */
+    int64_t now;
+    int64_t next; /* the first of the others is over, or INT64_MAX */
+    GPtrArray *handles;
+};
+
+static GPtrArray *new_leaving(void)
+{
+    return g_ptr_array_new_with_free_func((GDestroyNotify)handle_unref);
 }
 
-static void drop_old(struct handle_table *table)
+/* What is being used is not over. */
+static gboolean is_over(gpointer id, gpointer value, gpointer opaque)
 {
-    int64_t now = g_get_monotonic_time();
+    struct handle *handle = value;
+    struct leaving *leaving = opaque;
 
-    g_hash_table_foreach_remove(table->handles, is_over, &now);
+    if (!handle->expires)
+        return false;
+    if (g_atomic_int_get(&handle->references) > 1)
+        handle->expires = leaving->now + handle->linger;
+    if (handle->expires <= leaving->now) {
+        g_ptr_array_add(leaving->handles, handle);
+        return true;
+    }
+    leaving->next = MIN(leaving->next, handle->expires);
+    return false;
 }
+
+static gpointer close_in_time(gpointer opaque)
+{
+    struct handle_table *table = opaque;
+    g_autoptr(GPtrArray) over = new_leaving();
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&table->lock);
+
+    while (!table->ending) {
+        struct leaving leaving = {.now = g_get_monotonic_time(), .next = INT64_MAX, .handles = over};
+
+        g_hash_table_foreach_steal(table->handles, is_over, &leaving);
+        if (over->len == 0) {
+            g_cond_wait_until(&table->changed, &table->lock, leaving.next);
+            continue;
+        }
+        g_mutex_unlock(&table->lock);
+        g_ptr_array_set_size(over, 0);
+        g_mutex_lock(&table->lock);
+    }
+    return NULL;
+}
+
+/* ---- sessions ----------------------------------------------------------------------------------- */
 
 void handle_session_enter(struct handle_table *table, const char *session)
 {
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&table->lock);
     guint count = GPOINTER_TO_UINT(g_hash_table_lookup(table->sessions, session));
+    GHashTableIter iter;
+    gpointer value;
 
-    drop_old(table);
     g_hash_table_replace(table->sessions, g_strdup(session), GUINT_TO_POINTER(count + 1));
+    g_hash_table_iter_init(&iter, table->handles);
+    while (count == 0 && g_hash_table_iter_next(&iter, NULL, &value)) {
+        struct handle *handle = value;
+
+        if (strcmp(handle->session, session) == 0)
+            handle->expires = 0;
+    }
 }
 
 /* One that lingers may be used meanwhile, by whoever knows its number. */
-static gboolean ends_with_session(gpointer id, gpointer value, gpointer session)
+static gboolean ends_with_session(gpointer id, gpointer value, gpointer opaque)
 {
     struct handle *handle = value;
+    struct leaving *leaving = opaque;
 
-    if (strcmp(handle->session, session) != 0)
+    if (strcmp(handle->session, leaving->session) != 0)
         return false;
-    handle->expires = g_get_monotonic_time() + handle->linger;
-    return handle->linger == 0;
+    if (handle->linger == 0) {
+        g_ptr_array_add(leaving->handles, handle);
+        return true;
+    }
+    handle->expires = leaving->now + handle->linger;
+    leaving->next = MIN(leaving->next, handle->expires);
+    return false;
 }
 
 void handle_session_leave(struct handle_table *table, const char *session)
 {
+    g_autoptr(GPtrArray) over = new_leaving();
+    struct leaving leaving = {
+        .session = session, .now = g_get_monotonic_time(), .next = INT64_MAX, .handles = over};
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&table->lock);
     guint count = GPOINTER_TO_UINT(g_hash_table_lookup(table->sessions, session));
 
@@ -142,5 +212,10 @@ void handle_session_leave(struct handle_table *table, const char *session)
         return;
     }
     g_hash_table_remove(table->sessions, session);
-    g_hash_table_foreach_remove(table->handles, ends_with_session, (gpointer)session);
+    g_hash_table_foreach_steal(table->handles, ends_with_session, &leaving);
+    if (leaving.next == INT64_MAX)
+        return;
+    if (!table->closer)
+        table->closer = g_thread_new("closer", close_in_time, table);
+    g_cond_signal(&table->changed);
 }

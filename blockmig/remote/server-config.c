@@ -34,17 +34,27 @@ static void machines_free(struct agent_machines *machines)
     g_free(machines);
 }
 
-void agent_config_free(struct agent_config *config)
+static void config_clear(gpointer data)
 {
-    if (!config)
-        return;
+    struct agent_config *config = data;
+
     g_strfreev(config->listen);
     g_free(config->socket);
     g_free(config->tls_directory);
     g_strfreev(config->allow);
     g_ptr_array_unref(config->datastores);
     machines_free(config->machines);
-    g_free(config);
+}
+
+struct agent_config *agent_config_ref(struct agent_config *config)
+{
+    return g_atomic_rc_box_acquire(config);
+}
+
+void agent_config_unref(struct agent_config *config)
+{
+    if (config)
+        g_atomic_rc_box_release_full(config, config_clear);
 }
 
 /* A key that is misspelt must not mean "everybody". */
@@ -85,7 +95,8 @@ static bool read_datastore(struct agent_config *config, GKeyFile *file, const ch
     datastore->directory = g_strdup(real);
     datastore->allow = g_key_file_get_string_list(file, group, "allow", NULL, NULL);
     datastore->read_only = g_key_file_get_boolean(file, group, "read-only", NULL);
-    datastore->fd = open(real, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    /* With O_PATH also a confined process gets so far as to say what is wrong with it. */
+    datastore->fd = access(real, R_OK | X_OK) < 0 ? -1 : open(real, O_PATH | O_DIRECTORY | O_CLOEXEC);
     return datastore->fd >= 0 ||
            blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: %s: %s", group, real, g_strerror(errno));
 }
@@ -111,11 +122,35 @@ static bool read_machines(struct agent_config *config, GKeyFile *file, const cha
            blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: libvirt= and directory= want absolute paths", group);
 }
 
+/* One that is not given stays what it is. */
+static bool read_number(GKeyFile *file, const char *group, const char *key, unsigned most, unsigned *number,
+                        GError **error)
+{
+    g_autofree char *text = g_key_file_get_string(file, group, key, NULL);
+    guint64 found = *number;
+
+    if (text && !g_ascii_string_to_unsigned(text, 10, 1, most, &found, NULL))
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: %s=%s: 1 to %u are possible", group, key,
+                             text, most);
+    *number = (unsigned)found;
+    return true;
+}
+
+/* What keeps one client from being in the way of others. */
+static bool read_limits(struct agent_config *config, GKeyFile *file, GError **error)
+{
+    config->requests_per_second = 10000;
+    config->patience = 20;
+    return read_number(file, "agent", "requests-per-second", 1000000, &config->requests_per_second, error) &&
+           read_number(file, "agent", "patience", 3600, &config->patience, error);
+}
+
 static bool read_agent(struct agent_config *config, GKeyFile *file, GError **error)
 {
-    static const char *const known[] = {"listen", "socket", "tls-directory", "allow", NULL};
+    static const char *const known[] = {
+        "listen", "socket", "tls-directory", "allow", "patience", "requests-per-second", NULL};
 
-    if (!check_keys(file, "agent", known, error))
+    if (!check_keys(file, "agent", known, error) || !read_limits(config, file, error))
         return false;
     config->listen = g_key_file_get_string_list(file, "agent", "listen", NULL, NULL);
     config->socket = g_key_file_get_string(file, "agent", "socket", NULL);
@@ -123,8 +158,7 @@ static bool read_agent(struct agent_config *config, GKeyFile *file, GError **err
     config->allow = g_key_file_get_string_list(file, "agent", "allow", NULL, NULL);
     if (config->listen && !config->tls_directory)
         return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[agent]: listen= needs tls-directory=");
-    return config->listen || config->socket ||
-           blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[agent]: neither listen= nor socket= is given");
+    return true;
 }
 
 static bool read_groups(struct agent_config *config, GKeyFile *file, GError **error)
@@ -148,7 +182,7 @@ static bool read_groups(struct agent_config *config, GKeyFile *file, GError **er
 struct agent_config *agent_config_read(const char *path, GError **error)
 {
     g_autoptr(GKeyFile) file = g_key_file_new();
-    g_autoptr(agent_config_t) config = g_new0(struct agent_config, 1);
+    g_autoptr(agent_config_t) config = g_atomic_rc_box_new0(struct agent_config);
     g_autoptr(GError) reason = NULL;
 
     config->datastores = g_ptr_array_new_with_free_func(datastore_free);
@@ -180,4 +214,54 @@ bool agent_config_allows(char *const *patterns, const char *name)
         if (g_pattern_match_simple(*patterns, name))
             return true;
     return false;
+}
+
+static bool same_list(char *const *a, char *const *b)
+{
+    return !a || !b ? a == b : g_strv_equal((const char *const *)a, (const char *const *)b);
+}
+
+/* Is it below a directory that the process may use in the same way? */
+static bool was_served(const struct agent_config *first, const struct agent_datastore *datastore)
+{
+    for (guint i = 0; i < first->datastores->len; i++) {
+        const struct agent_datastore *old = g_ptr_array_index(first->datastores, i);
+        size_t length = strlen(old->directory);
+
+        if (strncmp(datastore->directory, old->directory, length) == 0 &&
+            strchr("/", datastore->directory[length]) && (datastore->read_only || !old->read_only))
+            return true;
+    }
+    return false;
+}
+
+/* The sockets are open, and the process is confined. */
+/* Who may use them may change. */
+static bool same_machines(const struct agent_machines *first, const struct agent_machines *now)
+{
+    return !now || (first && strcmp(first->libvirt, now->libvirt) == 0 &&
+                    strcmp(first->directory, now->directory) == 0);
+}
+
+bool agent_config_can_follow(const struct agent_config *config, const struct agent_config *first,
+                             GError **error)
+{
+    if (!same_list(first->listen, config->listen) || g_strcmp0(first->socket, config->socket) != 0 ||
+        g_strcmp0(first->tls_directory, config->tls_directory) != 0)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "listen=, socket= and tls-directory= are read at the start only: it takes a "
+                             "restart to change them");
+    if (!same_machines(first->machines, config->machines))
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "[machines]: libvirt= and directory= are read at the start only: it takes a restart");
+    for (guint i = 0; i < config->datastores->len; i++) {
+        const struct agent_datastore *datastore = g_ptr_array_index(config->datastores, i);
+
+        if (!was_served(first, datastore))
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                                 "[datastore %s]: %s was not served like that at the start: it takes a "
+                                 "restart",
+                                 datastore->name, datastore->directory);
+    }
+    return true;
 }

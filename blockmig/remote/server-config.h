@@ -7,6 +7,8 @@
  *   socket=PATH               a Unix socket, for the user that the agent runs as, and root
  *   tls-directory=DIR         ca-cert.pem, server-cert.pem, server-key.pem and, if it is there, ca-crl.pem
  *   allow=PATTERN;...         common names of client certificates, with * and ?; none: nobody
+ *   requests-per-second=N     of each client (10000)
+ *   patience=SECONDS          with clients that do nothing with their connections (20)
  *
  *   [datastore NAME]
  *   directory=DIR
@@ -40,19 +42,24 @@ struct agent_config {
     char **listen;                /* NULL: not */
     char *socket, *tls_directory; /* NULL: none */
     char **allow;
+    unsigned requests_per_second, patience;
     GPtrArray *datastores;           /* of struct agent_datastore * */
     struct agent_machines *machines; /* NULL: none are taken */
 };
 
-/* USAGE errors name the file, the group and the key.  The caller's. */
+/* USAGE errors name the file, the group and the key.  To be given back with agent_config_unref(). */
 struct agent_config *agent_config_read(const char *path, GError **error);
-void agent_config_free(struct agent_config *config); /* NULL is allowed */
+struct agent_config *agent_config_ref(struct agent_config *config);
+void agent_config_unref(struct agent_config *config); /* NULL is allowed */
 /* NULL: there is none of that name. */
 const struct agent_datastore *agent_config_datastore(const struct agent_config *config, const char *name);
 /* Does one of the patterns fit? */
 bool agent_config_allows(char *const *patterns, const char *name);
+/* Can a process that was set up and confined for `first` go on with this one?  REFUSED. */
+bool agent_config_can_follow(const struct agent_config *config, const struct agent_config *first,
+                             GError **error);
 
 typedef struct agent_config agent_config_t; /* for g_autoptr only */
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(agent_config_t, agent_config_free)
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(agent_config_t, agent_config_unref)
 
 #endif

@@ -9,11 +9,12 @@
 #include <jansson.h>
 #include <microhttpd.h>
 
-#define AGENT_API 1 /* counts changes that a client must know of */
+#define AGENT_API    1   /* counts changes that a client must know of */
+#define COME_BACK_IN "1" /* seconds, for who is told to come back later */
 
 /* Who asks, over a connection that was let in. */
 struct caller {
-    const struct agent_config *config;
+    struct agent_config *config; /* a request has its own reference */
     struct handle_table *handles;
     const char *peer, *session;
     bool local; /* on a Unix socket: may do everything that the agent may */
@@ -23,11 +24,15 @@ struct request;
 
 /* Begins a request; never fails: what is wrong is in its answer. */
 struct request *request_new(const struct caller *caller, const char *method, const char *url);
+/* One that is answered with this error, which is taken, once its body is over. */
+struct request *request_new_refused(unsigned status, GError *error);
 /* A part of its body. */
 void request_feed(struct request *request, const void *data, size_t length);
 /* The body is whole.  `look`: a parameter of the query, or NULL. */
 struct MHD_Response *request_answer(struct request *request, struct MHD_Connection *connection,
                                     unsigned *status);
+/* A part of a tunnel: it may be silent for as long as it likes. */
+bool request_has_no_end(const struct request *request);
 void request_free(struct request *request); /* NULL is allowed */
 
 /* {"error": ..., "code": ...}, and the status that goes with it. */

@@ -45,6 +45,7 @@ struct request {
     struct MHD_Connection *connection; /* once it is to be answered */
     uint64_t frames, bytes;
     GError *error;
+    unsigned refused;   /* the status with it, if it is not that of the error's code */
     struct tunnel *tunnel;
     json_t *answer;     /* what it is answered with: this, or */
     GByteArray *octets; /* this */
@@ -180,7 +181,6 @@ static bool tell_machines(struct request *request, GError **error)
     return true;
 }
 
-/* What is not for a while is no reason to end it. */
 static bool open_tunnel(struct request *request, GError **error)
 {
     const struct agent_machines *machines = find_machines(request, error);
@@ -188,8 +188,6 @@ static bool open_tunnel(struct request *request, GError **error)
     request->tunnel = machines ? tunnel_open(machines, request->parts[0], request->parts[1],
                                              request->caller.peer, error)
                                : NULL;
-    if (request->tunnel)
-        MHD_set_connection_option(request->connection, MHD_CONNECTION_OPTION_TIMEOUT, 0u);
     return request->tunnel != NULL;
 }
 
@@ -617,9 +615,25 @@ struct request *request_new(const struct caller *caller, const char *method, con
     struct request *request = g_new0(struct request, 1);
 
     request->caller = *caller;
+    agent_config_ref(caller->config);
     request->body = g_byte_array_new();
     prepare(request, method, url, &request->error);
     return request;
+}
+
+struct request *request_new_refused(unsigned status, GError *error)
+{
+    struct request *request = g_new0(struct request, 1);
+
+    request->body = g_byte_array_new();
+    request->refused = status;
+    request->error = error;
+    return request;
+}
+
+bool request_has_no_end(const struct request *request)
+{
+    return request->route && (request->route->run == open_tunnel || request->route->run == fill_tunnel);
 }
 
 void request_free(struct request *request)
@@ -627,6 +641,7 @@ void request_free(struct request *request)
     if (!request)
         return;
     forget_parts(request);
+    agent_config_unref(request->caller.config);
     handle_unref(request->handle);
     if (request->tunnel)
         tunnel_finish(request->tunnel); /* the client may be gone */
@@ -711,6 +726,18 @@ struct MHD_Response *answer_error(const GError *error, unsigned *status)
     return response;
 }
 
+/* Not now, and over another connection. */
+static struct MHD_Response *answer_later(const GError *error, unsigned refused, unsigned *status)
+{
+    struct MHD_Response *response = answer_error(error, status);
+
+    *status = refused;
+    MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, COME_BACK_IN);
+    if (refused == MHD_HTTP_SERVICE_UNAVAILABLE)
+        MHD_add_response_header(response, MHD_HTTP_HEADER_CONNECTION, "close");
+    return response;
+}
+
 static struct MHD_Response *answer_octets(GByteArray *octets)
 {
     gsize length = octets->len;
@@ -731,7 +758,8 @@ struct MHD_Response *request_answer(struct request *request, struct MHD_Connecti
     if (!error && read_arguments(request, &error))
         request->route->run(request, &error);
     if (error) {
-        response = answer_error(error, status);
+        response =
+            request->refused ? answer_later(error, request->refused, status) : answer_error(error, status);
         g_error_free(error);
         return response;
     }

@@ -46,6 +46,6 @@ void agent_client_set_up(const struct agent_client *client, CURL *handle, const 
  * handle.  Always false. */
 bool agent_client_pass_on(const GByteArray *answer, long status, bool *gone, GError **error);
 /* Why there is no answer.  Always false. */
-bool agent_client_explain(CURLcode result, GError **error);
+bool agent_client_explain(const struct agent_client *client, CURLcode result, GError **error);
 
 #endif

@@ -18,8 +18,11 @@
 #define UPLOAD_BUFFER    (1L << 20)
 #define RECEIVE_BUFFER   (512L << 10)
 #define FIRST_WAIT       (G_USEC_PER_SEC / 10)
+#define LONGEST_LATER    60 /* seconds that an agent may wish for */
 #define LONGEST_WAIT     (2 * G_USEC_PER_SEC)
 #define MAX_WORDS        2000 /* of an agent's error */
+#define STATUS_OFTEN     429
+#define STATUS_LATER     503
 
 struct agent_curl agent_curl;
 static GMutex clients_lock;
@@ -210,6 +213,7 @@ struct exchange {
     const struct agent_request *request;
     size_t sent;
     GByteArray *answer;
+    int64_t later; /* microseconds after which the agent wants to be asked again */
     bool too_long;
 };
 
@@ -314,6 +318,7 @@ static CURLcode exchange_once(struct agent_client *client, struct exchange *exch
     g_autofree char *url = g_strconcat(client->base, request->path, NULL);
     struct curl_slist *headers;
     CURL *handle = take_connection(client);
+    curl_off_t later = 0;
     CURLcode result;
 
     if (!handle)
@@ -324,6 +329,8 @@ static CURLcode exchange_once(struct agent_client *client, struct exchange *exch
     set_up(client, handle, exchange, url, headers);
     result = agent_curl.easy_perform(handle);
     agent_curl.easy_getinfo(handle, CURLINFO_RESPONSE_CODE, status);
+    agent_curl.easy_getinfo(handle, CURLINFO_RETRY_AFTER, &later);
+    exchange->later = result == CURLE_OK ? CLAMP(later, 0, LONGEST_LATER) * G_USEC_PER_SEC : 0;
     __atomic_add_fetch(&wire_bytes, exchange->sent + exchange->answer->len, __ATOMIC_RELAXED);
     agent_curl.slist_free_all(headers);
     if (result == CURLE_OK)
@@ -355,13 +362,32 @@ static bool is_hopeless(const struct agent_client *client, CURLcode result)
     }
 }
 
+/* An agent that is ending says so: the next one will answer.  One that is asked too often does, too, and that
+ * is no reason to leave out what would be asked only once. */
+static bool may_ask_again(const struct agent_client *client, const struct exchange *exchange, CURLcode result,
+                          long status)
+{
+    if (result == CURLE_OK && status == STATUS_OFTEN)
+        return true;
+    return !exchange->request->once &&
+           (result == CURLE_OK ? status == STATUS_LATER : !is_hopeless(client, result));
+}
+
+/* Who says that it is asked too often is not silent: that has no end but the agent's. */
 static CURLcode exchange_patiently(struct agent_client *client, struct exchange *exchange, long *status)
 {
     int64_t until = g_get_monotonic_time() + client->patience, wait = FIRST_WAIT;
     CURLcode result;
 
-    while ((result = exchange_once(client, exchange, status)) != CURLE_OK && !is_hopeless(client, result) &&
-           !exchange->request->once && g_get_monotonic_time() + wait < until) {
+    while ((result = exchange_once(client, exchange, status),
+            may_ask_again(client, exchange, result, *status))) {
+        int64_t now = g_get_monotonic_time();
+
+        wait = MAX(wait, exchange->later);
+        if (result == CURLE_OK && *status == STATUS_OFTEN)
+            until = now + wait + client->patience;
+        if (now + wait >= until)
+            break;
         g_usleep((gulong)wait);
         wait = MIN(2 * wait, LONGEST_WAIT);
     }
@@ -398,28 +424,33 @@ bool agent_client_pass_on(const GByteArray *answer, long status, bool *gone, GEr
             *at = '?';
     if (gone)
         *gone = code == BLOCKMIG_ERROR_UNREACHABLE;
-    blockmig_fail(error, status == 403 ? BLOCKMIG_ERROR_REFUSED : code, "the agent: %s",
-                  shown ? shown : "an answer that cannot be read");
+    if (status == 403)
+        code = BLOCKMIG_ERROR_REFUSED;
+    else if (status == STATUS_LATER)
+        code = BLOCKMIG_ERROR_UNREACHABLE;
+    blockmig_fail(error, code, "the agent: %s", shown ? shown : "an answer that cannot be read");
     json_decref(object);
     return false;
 }
 
-bool agent_client_explain(CURLcode result, GError **error)
+bool agent_client_explain(const struct agent_client *client, CURLcode result, GError **error)
 {
-    bool certificate = result == CURLE_SSL_CERTPROBLEM || result == CURLE_PEER_FAILED_VERIFICATION ||
-                       result == CURLE_SSL_CACERT_BADFILE;
+    bool certificate = (result == CURLE_SSL_CERTPROBLEM || result == CURLE_PEER_FAILED_VERIFICATION ||
+                        result == CURLE_SSL_CACERT_BADFILE) &&
+                       is_hopeless(client, result);
 
     return blockmig_fail(
         error, certificate ? BLOCKMIG_ERROR_REFUSED : BLOCKMIG_ERROR_UNREACHABLE, "%s%s",
         certificate ? "certificates: " : "the agent does not answer: ", agent_curl.easy_strerror(result));
 }
 
-static bool explain(const struct exchange *exchange, CURLcode result, GError **error)
+static bool explain(const struct agent_client *client, const struct exchange *exchange, CURLcode result,
+                    GError **error)
 {
     if (exchange->too_long)
         return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "the agent's answer has more than %zu bytes",
                              exchange->request->most);
-    return agent_client_explain(result, error);
+    return agent_client_explain(client, result, error);
 }
 
 GByteArray *agent_ask(struct agent_client *client, const struct agent_request *request, bool *gone,
@@ -429,7 +460,7 @@ GByteArray *agent_ask(struct agent_client *client, const struct agent_request *r
     long status = 0;
     CURLcode result = exchange_patiently(client, &exchange, &status);
     bool ok = result == CURLE_OK ? status == 200 || agent_client_pass_on(exchange.answer, status, gone, error)
-                                 : explain(&exchange, result, error);
+                                 : explain(client, &exchange, result, error);
 
     if (ok)
         return exchange.answer;

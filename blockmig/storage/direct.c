@@ -9,7 +9,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define BOUNCE_SIZE ((size_t)256 << 10)
+#define BOUNCE_SIZE   ((size_t)256 << 10)
+#define LARGEST_FOLIO (UINT64_C(2) << 20) /* that the page cache makes of pages */
 
 bool direct_fits(const struct storage *storage, const void *buffer, size_t length, uint64_t offset)
 {
@@ -94,13 +95,16 @@ static bool read_bounced(struct storage *storage, uint8_t *buffer, size_t length
 
 /* Writes the range out and forgets it, so that the next read comes from the medium.  What the
  * kernel cannot do here (a pinned page, a file system without a medium) is no error: the bytes are still
- * compared. */
+ * compared.  Only folios that lie in the range as a whole are forgotten. */
 static void drop_cache(const struct storage *storage, size_t length, uint64_t offset)
 {
-    if (sync_file_range(storage->buffered_fd, (off_t)offset, (off_t)length,
+    off_t begin = (off_t)(offset & ~(LARGEST_FOLIO - 1));
+    off_t end = (off_t)((offset + length + LARGEST_FOLIO - 1) & ~(LARGEST_FOLIO - 1));
+
+    if (sync_file_range(storage->buffered_fd, begin, end - begin,
                         SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER) < 0)
         fdatasync(storage->buffered_fd);
-    posix_fadvise(storage->buffered_fd, (off_t)offset, (off_t)length, POSIX_FADV_DONTNEED);
+    posix_fadvise(storage->buffered_fd, begin, end - begin, POSIX_FADV_DONTNEED);
 }
 
 static bool read_cached(struct storage *storage, void *buffer, size_t length, uint64_t offset,

@@ -3,7 +3,8 @@
 """lying-agent.py SOCKET AGENT-SOCKET LIE: passes requests on to a real agent, and changes some answers.
 
 LIE: digests (of other bytes), content (one bit of what is read), short (less than was asked for), garbage (no JSON),
-size (a file of 2^62 bytes), endless (more than anybody wants).
+size (a file of 2^62 bytes), endless (more than anybody wants); later-STATUS (the second request is put off for two
+seconds with that status; who asks earlier gets no more answers), never (503 to all).
 """
 import http.client
 import http.server
@@ -11,8 +12,27 @@ import os
 import socket
 import socketserver
 import sys
+import time
 
 listen, agent, lie = sys.argv[1:]
+
+
+requests = 0
+put_off_until = 0
+
+
+def status_of_refusal():
+    """Of "later" and "never": what the next request is refused with, or None."""
+    global requests, put_off_until
+    requests += 1
+    if lie == "never":
+        return 503
+    if lie.startswith("later-") and requests == 2:
+        put_off_until = time.monotonic() + 2
+    if time.monotonic() < put_off_until:
+        put_off_until = put_off_until if requests == 2 else float("inf")
+        return int(lie.split("-")[1]) if requests == 2 else 400
+    return None
 
 
 class Connection(http.client.HTTPConnection):
@@ -51,6 +71,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def handle_any(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        refused = status_of_refusal()
+        if refused:
+            self.send_response(refused)
+            self.send_header("Retry-After", "2")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
         headers = {"Blockmig-Session": self.headers.get("Blockmig-Session", "")}
         self.real.request(self.command, self.path, body, headers)
         answer = self.real.getresponse()
