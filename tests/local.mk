@@ -146,4 +146,6 @@ dist_check_SCRIPTS += \
 	tests/agents-start-when-asked.sh \
 	tests/copies-across-hosts-go-on.sh \
 	tests/machines-go-to-other-hosts.sh \
+	tests/machines-survive-migrations-that-fail.sh \
+	tests/domains-move-on-one-host.sh \
 	tests/copies-cross-hosts.sh

@@ -30,30 +30,57 @@ static bool wait_until_ready(struct domain *domain, const char *disk, GError **e
     }
 }
 
-/* What an interrupted run began is waited for. */
-static bool commit_one(struct domain *domain, const char *disk, const char *base, GError **error)
+/* What an interrupted run began may lead elsewhere. */
+static bool end_old_job(struct domain *domain, const char *disk, GError **error)
 {
     bool there, ready;
 
-    return domain_job_look(domain, disk, &there, &ready, error) &&
-           (there || domain_commit(domain, disk, base, error)) && wait_until_ready(domain, disk, error) &&
+    if (!domain_job_look(domain, disk, &there, &ready, error) ||
+        (there && !domain_job_end(domain, disk, false, error)))
+        return false;
+    while (there) {
+        g_usleep(TICK);
+        if (!domain_job_look(domain, disk, &there, &ready, error))
+            return false;
+    }
+    return true;
+}
+
+static bool commit_one(struct domain *domain, const char *disk, const char *base, GError **error)
+{
+    return domain_commit(domain, disk, base, error) && wait_until_ready(domain, disk, error) &&
            domain_job_end(domain, disk, true, error);
+}
+
+/* Nothing is removed on the word of a job alone. */
+static bool is_on(struct domain *domain, const char *disk, const char *wanted, bool *on, GError **error)
+{
+    g_autofree char *text = domain_definition(domain, DOMAIN_ACTIVE, error), *now = NULL;
+    g_autoptr(definition_t) definition = text ? definition_parse(text, error) : NULL;
+
+    now = definition ? machine_source_of(definition, disk) : NULL;
+    *on = g_strcmp0(now, wanted) == 0;
+    return definition != NULL;
 }
 
 bool machine_commit_all(struct machine_job *job, struct domain *domain, char *(*base)(const struct machine_disk *),
                         GError **error)
 {
-    g_autofree char *text = domain_definition(domain, DOMAIN_ACTIVE, error);
-    g_autoptr(definition_t) definition = text ? definition_parse(text, error) : NULL;
+    for (guint i = 0; i < job->disks->len; i++) {
+        const char *disk = machine_disk_at(job, i)->name;
+        g_autofree char *wanted = base(machine_disk_at(job, i));
+        bool on;
 
-    for (guint i = 0; definition && i < job->disks->len; i++) {
-        const struct machine_disk *disk = machine_disk_at(job, i);
-        g_autofree char *wanted = base(disk), *now = machine_source_of(definition, disk->name);
-
-        if (g_strcmp0(wanted, now) != 0 && !commit_one(domain, disk->name, wanted, error))
+        if (!end_old_job(domain, disk, error) || !is_on(domain, disk, wanted, &on, error))
             return false;
+        if (!on && (!commit_one(domain, disk, wanted, error) || !is_on(domain, disk, wanted, &on, error)))
+            return false;
+        if (!on)
+            return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN,
+                                 "disk %s is not on %s after its overlays were committed: nothing is removed", disk,
+                                 wanted);
     }
-    return definition != NULL;
+    return true;
 }
 
 /* ---- settle -------------------------------------------------------------------------------------- */

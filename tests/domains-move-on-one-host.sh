@@ -1,0 +1,64 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Disks of a libvirt domain are moved between directories of one host while it runs; both of its definitions follow.
+. "${srcdir:-.}/tests/lib.sh"
+. "$srcdir/tests/lib-libvirt.sh"
+need_free 1G
+new_host one
+libvirt_up one
+must mkdir "$tmp/one/srv/other"
+must qemu-img create -q -f qcow2 "$tmp/one/srv/store/disk.qcow2" 96M
+must qemu-img create -q -f raw "$tmp/one/srv/store/data.img" 32M
+start_domain one web --disk disk.qcow2:qcow2 --disk data.img:raw --append 'rate=300 span=16M flush=32 log=1'
+
+# files_of: of both disks, as it runs and as it will be started.
+files_of()
+{
+    { on one virsh dumpxml web; on one virsh dumpxml --inactive web; } |
+        sed -n "s/.*<source file='\([^']*\)'.*/\1/p" | tr '\n' ' '
+}
+
+move()
+{
+    run on one timeout 200 "$blockmig" move web "$@"
+}
+
+move /srv/other --json
+is "$status" 0 "both disks are moved" || diag "$err"
+is "$(jq -c '[.result, .method, .pause_ms > 0, (.disks | length)]' <<<"$out")" '["done","mirror",true,2]' \
+    "and the report says how"
+diag "pause $(jq .pause_ms <<<"$out") ms"
+is "$(files_of)" "/srv/other/disk.qcow2 /srv/other/data.img /srv/other/disk.qcow2 /srv/other/data.img " \
+    "both definitions name the new files"
+is "$(domain_verdict one web)" OK "the guest misses nothing"
+must domain_cmd one web start
+is "$(files "$tmp/one/srv/other")" "data.img disk.qcow2 " "nothing else is on the target"
+is "$(files "$tmp/one/srv/store")" "data.img.blockmig-source disk.qcow2.blockmig-source " "the source is kept"
+must rm "$tmp"/one/srv/store/*
+
+for phase in base switchover settle; do
+    to=store
+    [ -z "$(files "$tmp/one/srv/store")" ] || to=other
+    killed_in one "$phase" move web "/srv/$to" --delete-source || diag "not killed in time"
+    is "$(on one virsh domstate web | head -n 1)" running "killed in $phase: the machine runs"
+    move "/srv/$to" --delete-source
+    is "$status" 0 "$phase: the same command ends it" || diag "$err"
+    is "$(files_of)" "/srv/$to/disk.qcow2 /srv/$to/data.img /srv/$to/disk.qcow2 /srv/$to/data.img " \
+        "$phase: both definitions name the new files"
+    is "$(domain_verdict one web)" OK "$phase: the guest misses nothing"
+    must domain_cmd one web start
+    is "$(files "$tmp/one/srv/store")$(files "$tmp/one/srv/other")" "data.img disk.qcow2 " "$phase: nothing is left"
+done
+
+move /srv/nowhere
+is "$status" 3 "a directory that is not there is refused"
+to=/srv/store
+[ -z "$(files "$tmp/one/srv/store")" ] || to=/srv/other
+move "$to" --disk vdb --delete-source
+is "$status" 0 "one of two disks" || diag "$err"
+like "$(files_of)" "$to/data.img" "is where it was to go"
+unlike "$(files_of)" "$to/disk.qcow2" "and the other is where it was"
+is "$(domain_verdict one web)" OK "the guest misses nothing"
+must on one virsh -q destroy web
+must qemu-img check -q "$tmp/one$(domain_file one web --inactive)"
+done_testing

@@ -1,0 +1,96 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Whatever happens to blockmig, the agents or libvirt while a machine goes to another host: it loses nothing, never
+# runs on both, and the same command brings it there in the end.
+. "${srcdir:-.}/tests/lib.sh"
+. "$srcdir/tests/lib-libvirt.sh"
+need_free 2G
+two_hosts
+
+must qemu-img create -q -f qcow2 "$tmp/one/srv/store/disk.qcow2" 96M
+start_domain one web --disk disk.qcow2:qcow2 --append 'rate=300 span=16M flush=32 log=1'
+
+# ---- what is refused --------------------------------------------------------------------------------
+
+# refused WHAT WORDS ARGUMENTS...
+refused()
+{
+    local what=$1 words=$2
+    shift 2
+    migrate one "$@"
+    is "$status" 3 "$what: refused" || diag "$err"
+    like "$err" "$words" "with the reason"
+}
+
+refused "a machine that is not there" 'no machine called "nobody"' nobody blockmig://192.0.2.2
+refused "a datastore that is not there" "no datastore 'attic'" web blockmig://192.0.2.2/attic
+refused "this host" "is this host" web blockmig://192.0.2.1
+must mkdir "$tmp/one/srv/stranger"
+ca=$tmp/other-ca authority "$tmp/other-ca"
+ca=$tmp/other-ca client_certificate "$tmp/one/srv/stranger" mallory
+run on one env BLOCKMIG_AGENT_TLS=/srv/stranger "$blockmig" migrate web blockmig://192.0.2.2
+check "a certificate of another authority is not let in" test "$status" -ne 0
+domain_xml web --disk other.qcow2:qcow2 >"$tmp/two/srv/same.xml"
+must on two virsh -q define /srv/same.xml
+refused "a name that is taken" "a machine called \"web\" already" web blockmig://192.0.2.2
+must on two virsh -q undefine web
+must touch "$tmp/two/srv/store/disk.qcow2"
+refused "a file that is there" "disk.qcow2 exists already" web blockmig://192.0.2.2
+must rm "$tmp/two/srv/store/disk.qcow2"
+is "$(running_on web)$(domain_file one web)" "one /srv/store/disk.qcow2" "the machine was left alone"
+is "$(files "$tmp/one/srv/store")$(files "$tmp/two/srv/store")" "disk.qcow2 " "and nothing was left"
+
+# ---- a target that fails ----------------------------------------------------------------------------
+
+( while ! grep -q '^blockmig: base' "$tmp/cut.err" 2>/dev/null; do sleep 0.02; done
+    on two pkill -KILL -x blockmigd ) &
+on one env BLOCKMIG_AGENT_TIMEOUT=2 timeout 100 "$blockmig" migrate web blockmig://192.0.2.2 --bandwidth=20MB/s -v \
+    >/dev/null 2>"$tmp/cut.err" 3>&- </dev/null
+status=$?
+wait $!
+check "an agent that is killed ends the migration" test "$status" -ne 0 || diag "$(cat "$tmp/cut.err")"
+is "$(running_on web)$(domain_file one web)" "one /srv/store/disk.qcow2" "the machine runs on its own disk again"
+is "$(domain_verdict one web)" OK "and misses nothing"
+must domain_cmd one web start
+host_agent two 192.0.2.2
+must rm -f "$tmp"/two/srv/store/*
+
+# ---- blockmig is killed -----------------------------------------------------------------------------
+
+# round PHASE FROM TO [OPTION]...: killed in that phase, then the same command.
+round()
+{
+    local phase=$1 from=$2 to=$3 address=192.0.2.1
+    shift 3
+    [ "$to" = one ] || address=192.0.2.2
+    killed_in "$from" "$phase" migrate web "blockmig://$address" --delete-source "$@" || diag "not killed in time"
+    local where
+    where=$(running_on web)
+    check "$phase $*: killed there, it does not run on both" test "$where" != "one two "
+    migrate "$from" web "blockmig://$address" --delete-source "$@"
+    is "$status" 0 "$phase $*: the same command brings it to the other host" || diag "$err"
+    is "$(running_on web)$(defined_on web)" "$to $to " "$phase $*: and there alone"
+    is "$(domain_verdict "$to" web)" OK "$phase $*: it misses nothing"
+    must domain_cmd "$to" web start
+    is "$(domain_file "$to" web)$(domain_file "$to" web --inactive)" /srv/store/disk.qcow2/srv/store/disk.qcow2 \
+        "$phase $*: it runs from the merged image"
+    is "$(files "$tmp/$from/srv/store")$(files "$tmp/$to/srv/store")" "disk.qcow2 " "$phase $*: and nothing is left"
+}
+
+round base one two
+round switchover two one
+round prove one two
+round settle two one
+round switchover one two --method=quick
+round cleanup two one
+
+# ---- it is given up ---------------------------------------------------------------------------------
+
+killed_in one converge migrate web blockmig://192.0.2.2
+job=$(on one "$blockmig" job list --json | jq -r '.jobs[0].job')
+run on one "$blockmig" job cancel "$job"
+is "$status" 0 "a killed job is given up" || diag "$err"
+is "$(running_on web)$(domain_file one web)" "one /srv/store/disk.qcow2" "the machine runs on as before"
+is "$(files "$tmp/one/srv/store")$(files "$tmp/two/srv/store")" "disk.qcow2 " "nothing is left of it"
+is "$(domain_verdict one web)" OK "and it misses nothing"
+done_testing
