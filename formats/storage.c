@@ -212,11 +212,10 @@ bool storage_digests(struct storage *storage, uint64_t offset, uint64_t length, 
 {
     if (!range_check(storage, "digest", offset, length, false, error))
         return false;
-    return length == 0 ||
-           finish(storage,
-                  (storage->ops->digests ? storage->ops->digests : digest_here)(storage, offset, length, chunk,
-                                                                               digests, error),
-                  error);
+    return length == 0 || finish(storage,
+                                 (storage->ops->digests ? storage->ops->digests : digest_here)(
+                                     storage, offset, length, chunk, digests, error),
+                                 error);
 }
 
 void storage_close(struct storage *storage)

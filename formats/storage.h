@@ -62,10 +62,10 @@ struct storage_ops {
      * back; from any thread.  Optional: they are read and compared. */
     bool (*check)(struct storage *storage, const void *buffer, size_t length, uint64_t offset,
                   GError **error);
-    /* XXH3-128, canonical, of each `chunk` bytes of the range, as the medium holds them: 16 bytes each.  `length`
-     * is a multiple of `chunk`.  Optional: they are read. */
-    bool (*digests)(struct storage *storage, uint64_t offset, uint64_t length, uint32_t chunk, uint8_t *digests,
-                    GError **error);
+    /* XXH3-128, canonical, of each `chunk` bytes of the range, as the medium holds them: 16 bytes each.
+     * `length` is a multiple of `chunk`.  Optional: they are read. */
+    bool (*digests)(struct storage *storage, uint64_t offset, uint64_t length, uint32_t chunk,
+                    uint8_t *digests, GError **error);
     /* Frees what is in `opaque`, and closes the descriptors. */
     void (*close)(struct storage *storage);
 };
@@ -117,7 +117,7 @@ bool storage_check(struct storage *storage, const void *buffer, size_t length, u
 /* As the operation; any storage. */
 bool storage_digests(struct storage *storage, uint64_t offset, uint64_t length, uint32_t chunk,
                      uint8_t *digests, GError **error);
-#define STORAGE_DIGEST 16u /* bytes of each */
+#define STORAGE_DIGEST 16u                   /* bytes of each */
 void storage_close(struct storage *storage); /* NULL is allowed */
 
 /* Is it "scheme://..." and not a path?  What begins so and is meant as a path is written with "./". */

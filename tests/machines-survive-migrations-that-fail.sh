@@ -42,12 +42,12 @@ is "$(files "$tmp/one/srv/store")$(files "$tmp/two/srv/store")" "disk.qcow2 " "a
 
 # ---- a target that fails ----------------------------------------------------------------------------
 
-( while ! grep -q '^blockmig: base' "$tmp/cut.err" 2>/dev/null; do sleep 0.02; done
-    on two pkill -KILL -x blockmigd ) &
-on one env BLOCKMIG_AGENT_TIMEOUT=2 timeout 100 "$blockmig" migrate web blockmig://192.0.2.2 --bandwidth=20MB/s -v \
-    >/dev/null 2>"$tmp/cut.err" 3>&- </dev/null
-status=$?
+on one env BLOCKMIG_AGENT_TIMEOUT=2 timeout 100 "$blockmig" migrate web blockmig://192.0.2.2 --bandwidth=8MiB/s -v \
+    >/dev/null 2>"$tmp/cut.err" 3>&- </dev/null &
+wait_for 60 grep -q '^blockmig: base  vda' "$tmp/cut.err"
+on two pkill -KILL -x blockmigd
 wait $!
+status=$?
 check "an agent that is killed ends the migration" test "$status" -ne 0 || diag "$(cat "$tmp/cut.err")"
 is "$(running_on web)$(domain_file one web)" "one /srv/store/disk.qcow2" "the machine runs on its own disk again"
 is "$(domain_verdict one web)" OK "and misses nothing"

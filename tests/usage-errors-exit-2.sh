@@ -44,7 +44,11 @@ wrong '--delete-source .*--salvage' copy --salvage --delete-source "$tmp/a" "$tm
 wrong '--delete-source needs --verify=full' copy --verify=written --delete-source "$tmp/a" "$tmp/empty"
 wrong 'paper' copy -O paper "$tmp/a" "$tmp/empty"
 wrong '"size" |size' copy -O raw -o size=3 "$tmp/a" "$tmp/empty"
-wrong '"migrate" cannot be planned' plan migrate "$tmp/a" "$tmp/empty"
+wrong '"rescue" cannot be planned' plan rescue "$tmp/a" "$tmp/empty"
+wrong 'blockmig://HOST' migrate web "$tmp/empty"
+wrong 'only machines of libvirt' migrate qmp:/x blockmig://host/store
+wrong 'see blockmig migrate' move --method=live web "$tmp/empty"
+wrong 'stays on this host' migrate --method=mirror web blockmig://host/store
 wrong 'a machine is named qmp:SOCKET' plan move "$tmp/a" "$tmp/empty"
 wrong 'too few arguments' plan copy "$tmp/a"
 wrong '"pause" is not one of' job pause

@@ -29,7 +29,7 @@ const struct command commands[] = {
      "bring a machine of libvirt to another host, with its disks, and prove it"},
     {"verify", COMMAND_VERIFY, cmd_verify, "A B  |  IMAGE --receipt FILE",
      "compare two images, or an image with the receipt of its copy"},
-    {"plan", COMMAND_PLAN, cmd_plan, "copy SOURCE TARGET  |  move VM TARGET  |  migrate MACHINE HOST",
+    {"plan", COMMAND_PLAN, cmd_plan, "copy | move | migrate  ARGUMENTS",
      "preflight: say what a copy, move or migration would do; change nothing"},
     {"job", COMMAND_JOB, cmd_job, "list | show [ID] | resume [ID] | cancel ID",
      "look at, resume or give up jobs"},

@@ -37,8 +37,8 @@ int cmd_plan(const struct options *options, GError **error)
         if (strcmp(arguments[0], plans[i].command) == 0)
             return command_arguments(options, 3, 3, error) ? plans[i].plan(options, arguments, error) : 0;
     if (options->argument_count)
-        blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "plan: \"%s\" cannot be planned; known: copy, move, migrate",
-                      arguments[0]);
+        blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                      "plan: \"%s\" cannot be planned; known: copy, move, migrate", arguments[0]);
     else
         command_arguments(options, 3, 3, error);
     return 0;

@@ -42,8 +42,10 @@ struct option_spec {
 #define MOVES  (COMMAND_MOVE | COMMAND_MIGRATE | COMMAND_PLAN)
 #define BOTH   (COMMAND_COPY | MOVES)
 #define RUNS   (BOTH | COMMAND_JOB)
-#define TELLS  (IMAGES | COMMAND_MOVE | COMMAND_MIGRATE | COMMAND_JOB | COMMAND_CREATE | COMMAND_COMMIT | COMMAND_RESERVATION)
-#define AT(x)  offsetof(struct options, x)
+#define TELLS                                                                                                \
+    (IMAGES | COMMAND_MOVE | COMMAND_MIGRATE | COMMAND_JOB | COMMAND_CREATE | COMMAND_COMMIT |               \
+     COMMAND_RESERVATION)
+#define AT(x) offsetof(struct options, x)
 
 static const char *const chain_choices[] = {"flatten", "keep", "shallow", NULL};
 static const char *const verify_choices[] = {"full", "written", "none", NULL};
@@ -51,8 +53,8 @@ static const char *const digest_choices[] = {"xxh3", "sha256", NULL};
 G_STATIC_ASSERT(CHAIN_FLATTEN == 0 && CHAIN_KEEP == 1 && CHAIN_SHALLOW == 2);
 G_STATIC_ASSERT(VERIFY_FULL == 0 && VERIFY_WRITTEN == 1 && VERIFY_NONE == 2);
 G_STATIC_ASSERT(DIGEST_XXH3_128 == 0 && DIGEST_SHA256 == 1);
-static const char *const method_choices[] = {"auto",  "cold",    "storage", "mirror", "live",
-                                             "quick", "restart", NULL};
+static const char *const method_choices[] = {"auto", "cold",  "storage", "mirror",
+                                             "live", "quick", "restart", NULL};
 static const char *const cdrom_choices[] = {"copy", "keep", "eject", NULL};
 G_STATIC_ASSERT(CDROM_COPY == 0 && CDROM_KEEP == 1 && CDROM_EJECT == 2);
 static const char *const busy_choices[] = {"park", "mirror", "throttle", NULL};
@@ -86,15 +88,15 @@ static const struct option_spec specs[] = {
     {"receipt", 0, "FILE", "compare one image with the receipt of a copy", COMMAND_VERIFY, OPTION_STRING,
      AT(receipt)},
     {"strict", 0, NULL, "a different virtual size is a difference", COMMAND_VERIFY, OPTION_FLAG, AT(strict)},
-    {"method", 0, "METHOD", "see the manual; by itself the least disturbing", BOTH, OPTION_CHOICE, AT(method), method_choices},
+    {"method", 0, "METHOD", "see the manual; by itself the least disturbing", BOTH, OPTION_CHOICE, AT(method),
+     method_choices},
     {"max-pause", 0, "TIME", "longest pause of the machine (500ms); 0: none", MOVES | COMMAND_JOB,
      OPTION_TIME, AT(max_pause)},
     {"on-busy", 0, "POLICY", "if too busy: park, mirror or throttle", MOVES, OPTION_CHOICE, AT(on_busy),
      busy_choices},
     {"quiesce", 0, "WHEN", "freeze the guest: no, try or require", MOVES, OPTION_CHOICE, AT(quiesce),
      quiesce_choices},
-    {"connect", 'c', "URI", "the libvirt that has the machine", MOVES, OPTION_STRING,
-     AT(connection)},
+    {"connect", 'c', "URI", "the libvirt that has the machine", MOVES, OPTION_STRING, AT(connection)},
     {"cdrom", 0, "WHAT", "media that are only read: copy, keep or eject", ACROSS, OPTION_CHOICE, AT(cdrom),
      cdrom_choices},
     {"shutdown-timeout", 0, "TIME", "how long a guest may take to shut down (3min)", ACROSS, OPTION_TIME,
@@ -109,8 +111,8 @@ static const struct option_spec specs[] = {
     {"digest", 0, "ALGORITHM", "xxh3 or sha256", BOTH, OPTION_CHOICE, AT(digest), digest_choices},
     {"bandwidth", 0, "RATE", "read no faster than RATE, as in 100MiB/s",
      BOTH | COMMAND_VERIFY | COMMAND_COMMIT, OPTION_RATE, AT(bandwidth)},
-    {"compress", 0, "HOW", "to and from agents: auto, off or zstd[:LEVEL]", COPIES | COMMAND_MIGRATE, OPTION_STRING,
-     AT(compress)},
+    {"compress", 0, "HOW", "to and from agents: auto, off or zstd[:LEVEL]", COPIES | COMMAND_MIGRATE,
+     OPTION_STRING, AT(compress)},
     {"guest-share", 0, "PERCENT", "requests that the machine keeps (80); 0: any", MOVES, OPTION_PERCENT,
      AT(guest_share)},
     {"salvage", 0, NULL, "go on after read errors, list them and exit 6", COPIES, OPTION_FLAG, AT(salvage)},
@@ -361,7 +363,8 @@ static struct options *options_new(unsigned command)
     struct options *options = g_new0(struct options, 1);
     options->command = command;
     options->progress = PROGRESS_DEFAULT;
-    options->max_pause = options->keep_failback = options->sample = options->shutdown = options->guest_share = -1;
+    options->max_pause = options->keep_failback = options->sample = options->shutdown = options->guest_share =
+        -1;
     options->parents = g_ptr_array_new_with_free_func(g_free);
     options->roots = g_ptr_array_new_with_free_func(g_free);
     options->disks = g_ptr_array_new_with_free_func(g_free);

@@ -6,7 +6,15 @@
 
 #include <string.h>
 
-enum { METHOD_AUTO, METHOD_COLD, METHOD_STORAGE, METHOD_MIRROR, METHOD_LIVE, METHOD_QUICK, METHOD_RESTART }; /* as in the option table */
+enum {
+    METHOD_AUTO,
+    METHOD_COLD,
+    METHOD_STORAGE,
+    METHOD_MIRROR,
+    METHOD_LIVE,
+    METHOD_QUICK,
+    METHOD_RESTART
+}; /* as in the option table */
 
 static const char *const method_names[] = {"auto", "cold", "storage", "mirror", "live", "quick", "restart"};
 
@@ -88,8 +96,8 @@ static bool check_move(const struct options *options, GError **error)
 static void set_move_modes(struct move_request *request, const struct options *options)
 {
     static const enum move_method methods[] = {
-        [METHOD_AUTO] = MOVE_AUTO,     [METHOD_COLD] = MOVE_COLD, [METHOD_STORAGE] = MOVE_STORAGE,
-        [METHOD_MIRROR] = MOVE_MIRROR, [METHOD_LIVE] = MOVE_LIVE, [METHOD_QUICK] = MOVE_QUICK,
+        [METHOD_AUTO] = MOVE_AUTO,      [METHOD_COLD] = MOVE_COLD, [METHOD_STORAGE] = MOVE_STORAGE,
+        [METHOD_MIRROR] = MOVE_MIRROR,  [METHOD_LIVE] = MOVE_LIVE, [METHOD_QUICK] = MOVE_QUICK,
         [METHOD_RESTART] = MOVE_RESTART};
 
     request->method = methods[options->method];
@@ -109,7 +117,8 @@ static char *absolute_machine(const char *name)
     return g_strconcat("qmp:", path, NULL);
 }
 
-static struct move_request *machine_request(const struct options *options, const char *machine, const char *target)
+static struct move_request *machine_request(const struct options *options, const char *machine,
+                                            const char *target)
 {
     struct move_request *request = move_request_new();
     request->machine = absolute_machine(machine);
@@ -144,16 +153,17 @@ struct move_request *requests_move(const struct options *options, const char *ma
 struct move_request *requests_migrate(const struct options *options, const char *machine, const char *target,
                                       GError **error)
 {
-    if (g_str_has_prefix(machine, "qmp:"))
+    if (g_str_has_prefix(machine, "qmp:") || strchr(machine, '/'))
         return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
                              "migrate: %s: only machines of libvirt go to another host", machine),
                NULL;
     if (!g_str_has_prefix(target, "blockmig://") && !g_str_has_prefix(target, "blockmig+unix://"))
-        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "migrate: %s: blockmig://HOST[/DATASTORE] is expected",
-                             target),
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                             "migrate: %s: blockmig://HOST[/DATASTORE] is expected", target),
                NULL;
     if (options->method == METHOD_STORAGE || options->method == METHOD_MIRROR)
-        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "migrate: --method=%s stays on this host: see blockmig move",
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                             "migrate: --method=%s stays on this host: see blockmig move",
                              method_names[options->method]),
                NULL;
     if (options->max_pause > LONGEST_PAUSE)

@@ -60,10 +60,10 @@ bool copy_request_same(const char *a, const char *b);
 
 /* `move VM DST` and `migrate VM HOST`, and their options.  Strings are owned; NULL means the default. */
 struct move_request {
-    char *machine;        /* "qmp:SOCKET", or the name of a libvirt domain */
-    char *target;         /* a directory; with one disk also a file; of a migration a URI of an agent */
-    bool across;          /* it is a migration: to another host */
-    char *connection;     /* URI of the domain's libvirt */
+    char *machine;    /* "qmp:SOCKET", or the name of a libvirt domain */
+    char *target;     /* a directory; with one disk also a file; of a migration a URI of an agent */
+    bool across;      /* it is a migration: to another host */
+    char *connection; /* URI of the domain's libvirt */
     enum cdrom_mode cdrom;
     uint64_t shutdown;    /* milliseconds that a guest has to shut down */
     GPtrArray *disks;     /* of char *, as vm_find_disk(); empty: every disk that can be written */

@@ -129,8 +129,8 @@ static bool create_target(struct machine_job *job, struct machine_disk *disk, GE
     disk->target = image_open(storage, disk->format, true, error);
     if (disk->target && disk->target->cluster_size < 4096)
         storage_file_avoid_direct(disk->target->storage);
-    return disk->target && (storage_name_is_uri(disk->target_name) ||
-                            storage_file_sync_directory(disk->target_name, error));
+    return disk->target &&
+           (storage_name_is_uri(disk->target_name) || storage_file_sync_directory(disk->target_name, error));
 }
 
 static bool copy_base(struct machine_job *job, struct machine_disk *disk, GError **error)
@@ -247,8 +247,8 @@ static bool pass(struct machine_job *job, GError **error)
     job->base.report->ship_rate = time > 0 ? (double)job->last_bytes / time : -1;
     size = units_format_size(job->last_bytes);
     machine_tell(job, "shipped %s in %.0f ms", size, time * 1000);
-    return job_event(&job->base, "result", error, "pass %u: %s shipped in %.1f ms", job->base.report->passes, size,
-                     time * 1000);
+    return job_event(&job->base, "result", error, "pass %u: %s shipped in %.1f ms", job->base.report->passes,
+                     size, time * 1000);
 }
 
 bool machine_converge(struct job *base, GError **error)

@@ -4,8 +4,7 @@
 
 char *machine_source_of(const struct definition *definition, const char *disk)
 {
-    g_autofree char *path =
-        g_strdup_printf("/domain/devices/disk[target/@dev='%s']/source/@file", disk);
+    g_autofree char *path = g_strdup_printf("/domain/devices/disk[target/@dev='%s']/source/@file", disk);
 
     return definition_get(definition, path);
 }
@@ -16,8 +15,9 @@ static void set_disk(struct definition *definition, const char *disk, const char
     g_autofree char *place = g_strdup_printf("/domain/devices/disk[target/@dev='%s']", disk);
     g_autofree char *source = g_strconcat(place, "/source", NULL);
     g_autofree char *driver = g_strconcat(place, "/driver", NULL);
-    g_autofree char *stale = g_strdup_printf("%s/backingStore | %s/mirror | %s/source/@index | %s/source/@startupPolicy",
-                                             place, place, place, place);
+    g_autofree char *stale =
+        g_strdup_printf("%s/backingStore | %s/mirror | %s/source/@index | %s/source/@startupPolicy", place,
+                        place, place, place);
 
     definition_remove(definition, stale);
     definition_set_attribute(definition, source, "file", path);
@@ -29,7 +29,8 @@ static bool arrives_on_overlay(const struct machine_job *job, enum machine_stage
     return stage == MACHINE_ARRIVES && job->base.method != &method_machine_cold;
 }
 
-char *machine_rewrite(const struct machine_job *job, const char *text, enum machine_stage stage, GError **error)
+char *machine_rewrite(const struct machine_job *job, const char *text, enum machine_stage stage,
+                      GError **error)
 {
     g_autoptr(definition_t) definition = definition_parse(text, error);
     bool overlay = arrives_on_overlay(job, stage);

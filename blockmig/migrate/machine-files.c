@@ -65,7 +65,8 @@ struct chain *machine_open_layers(const struct machine_disk *disk, unsigned from
     return g_steal_pointer(&chain);
 }
 
-static struct chain *open_single(const char *name, const struct format *format, bool keep_holes, GError **error)
+static struct chain *open_single(const char *name, const struct format *format, bool keep_holes,
+                                 GError **error)
 {
     struct image *image = open_image(name, format, FILE_NO_LOCK, error);
 
@@ -93,7 +94,8 @@ bool machine_create_overlay(const char *name, uint64_t size, const char *backing
     g_autoptr(storage_t) storage =
         values ? storage_open(name, FILE_WRITE | FILE_CREATE, NULL, NULL, error) : NULL;
 
-    return storage && image_create(storage, &format_qcow2, &options, error) && storage_flush(storage, error) &&
+    return storage && image_create(storage, &format_qcow2, &options, error) &&
+           storage_flush(storage, error) &&
            (storage_name_is_uri(name) || storage_file_sync_directory(name, error));
 }
 

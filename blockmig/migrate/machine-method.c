@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Which method, and why: the least disturbing one that nothing speaks against.  What is asked for by name is done,
- * or refused with the reason.
+ * Which method, and why: the least disturbing one that nothing speaks against.  What is asked for by name is
+ * done, or refused with the reason.
  */
 #include "blockmig/migrate/machine-look.h"
 
@@ -86,7 +86,8 @@ static const struct candidate across[] = {
 };
 
 static const struct candidate here[] = {
-    {&method_machine_mirror, MOVE_MIRROR, mirror_objection, "it runs on; what is written last goes to both sides"},
+    {&method_machine_mirror, MOVE_MIRROR, mirror_objection,
+     "it runs on; what is written last goes to both sides"},
 };
 
 static bool take(struct machine_job *job, const struct candidate *candidate)

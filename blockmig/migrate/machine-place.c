@@ -24,7 +24,8 @@ static char *with_datastore(const char *uri, const char *datastore)
 }
 
 /* The one that is named, or the only one. */
-static const char *choose_datastore(const json_t *datastores, const char *uri, const char *named, GError **error)
+static const char *choose_datastore(const json_t *datastores, const char *uri, const char *named,
+                                    GError **error)
 {
     g_autoptr(GString) names = g_string_new(NULL);
     const char *name, *only = NULL;
@@ -32,11 +33,12 @@ static const char *choose_datastore(const json_t *datastores, const char *uri, c
 
     if (*named) {
         if (!json_object_get(datastores, named))
-            blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: there is no datastore '%s' that may be written", uri,
-                          named);
+            blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: there is no datastore '%s' that may be written",
+                          uri, named);
         return json_object_get(datastores, named) ? named : NULL;
     }
-    json_object_foreach((json_t *)datastores, name, directory) {
+    json_object_foreach((json_t *)datastores, name, directory)
+    {
         g_string_append_printf(names, "%s%s", names->len ? ", " : "", name);
         only = name;
     }
@@ -84,8 +86,8 @@ static bool ask_agent(struct machine_job *job, GError **error)
         g_prefix_error(error, "%s: ", uri);
         return false;
     }
-    ok = use_datastore(job, answer, uri, strcmp(address.datastore, "-") == 0 ? "" : address.datastore, address.path,
-                       error);
+    ok = use_datastore(job, answer, uri, strcmp(address.datastore, "-") == 0 ? "" : address.datastore,
+                       address.path, error);
     json_decref(answer);
     return ok;
 }
@@ -119,9 +121,10 @@ static bool check_other_host(struct machine_job *job, GError **error)
     g_autofree char *here = domain_host_identity(job->here, error);
     g_autofree char *there = here ? domain_host_identity(job->there, error) : NULL;
 
-    return there && (strcmp(here, there) != 0 ||
-                     blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                                   "%s is this host: 'blockmig move' moves disks on it", job->request->target));
+    return there &&
+           (strcmp(here, there) != 0 ||
+            blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is this host: 'blockmig move' moves disks on it",
+                          job->request->target));
 }
 
 /* ---- this host ----------------------------------------------------------------------------------- */
@@ -129,12 +132,14 @@ static bool check_other_host(struct machine_job *job, GError **error)
 static bool use_directory(struct machine_job *job, GError **error)
 {
     if (storage_name_is_uri(job->request->target))
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                             "%s: disks of a domain are moved into directories; 'blockmig migrate' brings the "
-                             "machine to another host",
-                             job->request->target);
+        return blockmig_fail(
+            error, BLOCKMIG_ERROR_REFUSED,
+            "%s: disks of a domain are moved into directories; 'blockmig migrate' brings the "
+            "machine to another host",
+            job->request->target);
     if (!g_file_test(job->request->target, G_FILE_TEST_IS_DIR))
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: there is no such directory", job->request->target);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: there is no such directory",
+                             job->request->target);
     job->directory = storage_absolute_name(job->request->target);
     job->prefix = g_strdup(job->directory);
     job->there = job->here;
@@ -156,7 +161,8 @@ bool machine_find_hosts(struct machine_job *job, GError **error)
 /* A file that is made there under a name that nobody guesses is seen here, or not. */
 bool machine_is_shared(struct machine_job *job, const char *path, bool *shared, GError **error)
 {
-    g_autofree char *directory = g_path_get_dirname(path), *id = NULL, *name = NULL, *base = NULL, *here = NULL;
+    g_autofree char *directory = g_path_get_dirname(path), *id = NULL, *name = NULL, *base = NULL,
+                    *here = NULL;
     struct storage *probe;
 
     *shared = false;

@@ -21,13 +21,13 @@ static bool open_machine(struct machine_job *job, GError **error)
 
     if (!(job->domain = domain_open(job->here, job->request->machine, error)) ||
         !domain_look(job->domain, &job->state, error) ||
-        !(job->definition =
-              domain_definition(job->domain, job->state.persistent ? DOMAIN_PERSISTENT : DOMAIN_ACTIVE, error)) ||
+        !(job->definition = domain_definition(
+              job->domain, job->state.persistent ? DOMAIN_PERSISTENT : DOMAIN_ACTIVE, error)) ||
         !domain_has_baggage(job->domain, &baggage, error))
         return false;
-    return !baggage || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                                     "%s has %s, which would be lost: remove that first", job->request->machine,
-                                     baggage);
+    return !baggage ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s has %s, which would be lost: remove that first",
+                         job->request->machine, baggage);
 }
 
 /* A domain of the same name or UUID there, which is not ours. */
@@ -40,8 +40,9 @@ static bool check_target_is_free(struct machine_job *job, GError **error)
         g_autoptr(domain_t) other = domain_open(job->there, names[i], &local);
 
         if (other)
-            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: there is a machine called \"%s\" already",
-                                 job->request->target, names[i]);
+            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                                 "%s: there is a machine called \"%s\" already", job->request->target,
+                                 names[i]);
         if (!g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED)) {
             g_propagate_error(error, g_steal_pointer(&local));
             return false;
@@ -52,21 +53,22 @@ static bool check_target_is_free(struct machine_job *job, GError **error)
 
 static bool check_reference(bool there, const char *kind, const char *name, GError **error)
 {
-    return there || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the target has no %s \"%s\", which the machine needs",
-                                  kind, name);
+    return there || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                                  "the target has no %s \"%s\", which the machine needs", kind, name);
 }
 
 /* What a definition names and libvirt has, apart from files. */
 static bool check_references(struct machine_job *job, const struct definition *definition, GError **error)
 {
-    g_autoptr(GPtrArray) networks = definition_all(definition, "/domain/devices/interface[@type='network']/source/@network");
+    g_autoptr(GPtrArray) networks =
+        definition_all(definition, "/domain/devices/interface[@type='network']/source/@network");
     g_autoptr(GPtrArray) pools = definition_all(definition, "/domain/devices/disk/source/@pool");
     g_autoptr(GPtrArray) secrets = definition_all(definition, "/domain/devices/disk//secret/@uuid");
     g_autoptr(GPtrArray) bridges = definition_all(definition, "/domain/devices/interface/source/@bridge");
 
     for (guint i = 0; job->across && i < networks->len; i++)
-        if (!check_reference(domain_host_has_network(job->there, g_ptr_array_index(networks, i)), "active network",
-                             g_ptr_array_index(networks, i), error))
+        if (!check_reference(domain_host_has_network(job->there, g_ptr_array_index(networks, i)),
+                             "active network", g_ptr_array_index(networks, i), error))
             return false;
     for (guint i = 0; job->across && i < pools->len; i++)
         if (!check_reference(domain_host_has_pool(job->there, g_ptr_array_index(pools, i)), "storage pool",
@@ -77,7 +79,8 @@ static bool check_references(struct machine_job *job, const struct definition *d
                              g_ptr_array_index(secrets, i), error))
             return false;
     for (guint i = 0; job->across && i < bridges->len; i++)
-        job_notice(&job->base, "the machine needs the bridge %s on the target, which cannot be asked about it",
+        job_notice(&job->base,
+                   "the machine needs the bridge %s on the target, which cannot be asked about it",
                    (const char *)g_ptr_array_index(bridges, i));
     return true;
 }
@@ -131,7 +134,8 @@ static bool is_free(const struct machine_job *job, const char *name, unsigned di
         if (strcmp(machine_disk_at(job, i)->target_name, name) == 0)
             return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "two images would both become %s", name);
     return name_look(name, &info, error) &&
-           (info.kind == NAME_FREE || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already", name));
+           (info.kind == NAME_FREE ||
+            blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already", name));
 }
 
 static bool choose_target(struct machine_job *job, struct machine_disk *disk, GError **error)
@@ -200,14 +204,16 @@ static bool look_at_images(struct machine_job *job, struct machine_disk *disk, G
         return false;
     if (!(disk->format->flags & FORMAT_RUNS))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                             "a machine is not moved to format %s: choose raw or qcow2 with -O", disk->format->name);
+                             "a machine is not moved to format %s: choose raw or qcow2 with -O",
+                             disk->format->name);
     options.size = disk->size;
     options.values = disk->options;
     return image_measure(disk->format, &options, allocated(source), &disk->needed, error) &&
            check_leftovers(disk, error);
 }
 
-static bool add_disk(struct machine_job *job, const struct definition *definition, const char *name, GError **error)
+static bool add_disk(struct machine_job *job, const struct definition *definition, const char *name,
+                     GError **error)
 {
     const char *reason = why_not(definition, name);
     g_autofree char *path = machine_source_of(definition, name), *type = get_of(definition, name, "/@type");
@@ -320,7 +326,8 @@ static bool look_at_nvram(struct machine_job *job, const struct definition *defi
 static void tell_expected(struct machine_job *job, const struct definition *definition)
 {
     g_autoptr(GPtrArray) paths = definition_all(
-        definition, "/domain/os/kernel | /domain/os/initrd | /domain/os/dtb | /domain/os/loader[starts-with(., '/')]");
+        definition,
+        "/domain/os/kernel | /domain/os/initrd | /domain/os/dtb | /domain/os/loader[starts-with(., '/')]");
 
     for (guint i = 0; job->across && i < paths->len; i++)
         job_plan(&job->base, "%s is expected on the target under the same name",
@@ -374,7 +381,8 @@ static bool check_wanted(const struct machine_job *job, const GPtrArray *names, 
             return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "no disk is called \"%s\"",
                                  (const char *)g_ptr_array_index(job->request->disks, i));
     return !job->across || job->request->disks->len == 0 ||
-           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "a machine goes to another host with all its disks: no --disk");
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "a machine goes to another host with all its disks: no --disk");
 }
 
 static bool look_at_disks(struct machine_job *job, const struct definition *definition, GError **error)
@@ -436,7 +444,8 @@ static bool check_space(struct machine_job *job, GError **error)
     if (needed > available) {
         g_autofree char *a = units_format_size(needed), *b = units_format_size(available);
 
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: %s are needed, and there are %s", job->prefix, a, b);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: %s are needed, and there are %s",
+                             job->prefix, a, b);
     }
     return true;
 }
@@ -452,20 +461,24 @@ static void write_plan(struct machine_job *job)
         const struct machine_disk *disk = machine_disk_at(job, i);
         g_autofree char *size = units_format_size(disk->size);
 
-        job_plan(base, "move %s: %s (%s, %s) to %s as %s", disk->name, disk->path, disk->source_format->name, size,
-                 disk->target_name, disk->format->name);
+        job_plan(base, "move %s: %s (%s, %s) to %s as %s", disk->name, disk->path, disk->source_format->name,
+                 size, disk->target_name, disk->format->name);
     }
     for (guint i = 0; i < job->files->len; i++) {
         const struct machine_file *file = g_ptr_array_index(job->files, i);
 
-        job_plan(base, "%s %s%s%s", !file->target_name ? "eject" : file->there ? "already there:" : "copy", file->path,
-                 file->target_name ? " as " : "", file->target_name ? file->target_name : "");
+        job_plan(base, "%s %s%s%s",
+                 !file->target_name ? "eject"
+                 : file->there      ? "already there:"
+                                    : "copy",
+                 file->path, file->target_name ? " as " : "", file->target_name ? file->target_name : "");
     }
     if (job->disks->len)
         job_plan(base, "space: about %s on the target", needed);
     if (job->across)
-        job_plan(base, "the definition is removed here before the machine goes on there; it is kept in the state "
-                       "directory");
+        job_plan(base,
+                 "the definition is removed here before the machine goes on there; it is kept in the state "
+                 "directory");
     if (job->disks->len)
         job_plan(base, job->request->delete_source ? "the source's disks are deleted after the proof"
                                                    : "the source's disks are kept as NAME" MACHINE_SOURCE);
@@ -473,12 +486,12 @@ static void write_plan(struct machine_job *job)
 
 static const char *unsupported(const struct move_request *request)
 {
-    return request->chain != CHAIN_FLATTEN         ? "--chain"
-           : request->keep_failback                ? "--keep-failback"
-           : request->scratch                      ? "--scratch"
-           : request->sample                       ? "--sample"
-           : request->on_busy == BUSY_THROTTLE     ? "--on-busy=throttle"
-                                                   : NULL;
+    return request->chain != CHAIN_FLATTEN     ? "--chain"
+           : request->keep_failback            ? "--keep-failback"
+           : request->scratch                  ? "--scratch"
+           : request->sample                   ? "--sample"
+           : request->on_busy == BUSY_THROTTLE ? "--on-busy=throttle"
+                                               : NULL;
 }
 
 static bool check_request(const struct move_request *request, GError **error)
@@ -486,7 +499,8 @@ static bool check_request(const struct move_request *request, GError **error)
     const char *what = unsupported(request);
 
     if (what)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is not possible yet for a domain of libvirt", what);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is not possible yet for a domain of libvirt",
+                             what);
     return !request->delete_source || request->verify == VERIFY_FULL ||
            blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
                          "--delete-source needs a proof: it goes with --verify=full only");
@@ -497,7 +511,8 @@ static bool look(struct machine_job *job, GError **error)
     g_autofree char *text = NULL;
     g_autoptr(definition_t) definition = NULL;
 
-    if (!check_request(job->request, error) || !machine_find_hosts(job, error) || !machine_recover(job, error))
+    if (!check_request(job->request, error) || !machine_find_hosts(job, error) ||
+        !machine_recover(job, error))
         return false;
     if (job->base.go_on_at)
         return true;

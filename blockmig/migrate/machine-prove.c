@@ -2,15 +2,15 @@
 /*
  * Proofs for a domain.
  *
- * In the pause: what the overlays on both sides hold.  The target's host digests its overlay in blocks of 4 KiB,
- * which is what an overlay is made of, in one request; what the source has at the same place of the disk must have
- * the same digests, and whatever the source's overlay holds must be somewhere in the target's.
+ * In the pause: what the overlays on both sides hold.  The target's host digests its overlay in blocks of 4
+ * KiB, which is what an overlay is made of, in one request; what the source has at the same place of the disk
+ * must have the same digests, and whatever the source's overlay holds must be somewhere in the target's.
  *
- * Afterwards: the source's layers and the merged image, both frozen, byte for byte; where the target's host can
- * tell whether its medium holds what we have, nothing is sent back.
+ * Afterwards: the source's layers and the merged image, both frozen, byte for byte; where the target's host
+ * can tell whether its medium holds what we have, nothing is sent back.
  */
-#include "blockmig/migrate/machine.h"
 #include "blockmig/migrate/live.h"
+#include "blockmig/migrate/machine.h"
 #include "blockmig/storage/frame.h"
 #include "blockmig/store/receipt.h"
 #include "formats/bytes.h"
@@ -39,8 +39,8 @@ static GByteArray *digest_blocks(struct storage *storage, GError **error)
 static bool differ(const struct machine_disk *disk, uint64_t offset, GError **error)
 {
     return blockmig_fail(error, BLOCKMIG_ERROR_DIFFERENT,
-                         "%s differs from the source in what was written last, at %" PRIu64, disk->overlay_name,
-                         offset);
+                         "%s differs from the source in what was written last, at %" PRIu64,
+                         disk->overlay_name, offset);
 }
 
 /* What the target's overlay has at `extent`, against the source's bytes. */
@@ -55,17 +55,18 @@ static bool compare_extent(const struct machine_disk *disk, struct chain *source
 
         if (!chain_read(source, block, length, offset, error))
             return false;
-        if (extent->status == EXTENT_ZERO ? !is_zero(block, length)
-                                          : (frame_digest(block, BLOCK, digest),
-                                             (place + 1) * FRAME_DIGEST > digests->len ||
-                                                 memcmp(digests->data + place * FRAME_DIGEST, digest,
-                                                        FRAME_DIGEST) != 0))
+        if (extent->status == EXTENT_ZERO
+                ? !is_zero(block, length)
+                : (frame_digest(block, BLOCK, digest),
+                   (place + 1) * FRAME_DIGEST > digests->len ||
+                       memcmp(digests->data + place * FRAME_DIGEST, digest, FRAME_DIGEST) != 0))
             return differ(disk, offset, error);
     }
     return true;
 }
 
-static bool same_here(struct chain *a, struct chain *b, uint64_t offset, size_t length, bool *same, GError **error)
+static bool same_here(struct chain *a, struct chain *b, uint64_t offset, size_t length, bool *same,
+                      GError **error)
 {
     uint8_t mine[BLOCK], theirs[BLOCK];
 
@@ -75,7 +76,8 @@ static bool same_here(struct chain *a, struct chain *b, uint64_t offset, size_t 
     return true;
 }
 
-/* Where the source's overlay has something and the target's has a hole, the images below must say the same. */
+/* Where the source's overlay has something and the target's has a hole, the images below must say the same.
+ */
 static bool check_holes(const struct machine_disk *disk, struct chain *own, struct chain *source,
                         struct chain *other, struct chain *merged, GError **error)
 {
@@ -90,10 +92,12 @@ static bool check_holes(const struct machine_disk *disk, struct chain *own, stru
         for (uint64_t from = extent.offset; from < extent_end(&extent); from = extent_end(&there)) {
             if (!chain_map(other, from, extent_end(&extent) - from, &there, 1, &count, error))
                 return false;
-            for (uint64_t block = from; there.status == EXTENT_HOLE && block < extent_end(&there); block += BLOCK) {
+            for (uint64_t block = from; there.status == EXTENT_HOLE && block < extent_end(&there);
+                 block += BLOCK) {
                 bool same;
 
-                if (!same_here(source, merged, block, (size_t)MIN(BLOCK, extent_end(&there) - block), &same, error))
+                if (!same_here(source, merged, block, (size_t)MIN(BLOCK, extent_end(&there) - block), &same,
+                               error))
                     return false;
                 if (!same)
                     return differ(disk, block, error);
@@ -180,8 +184,9 @@ static bool check_extent(const struct piece *piece, const struct extent *extent,
             return false;
         same = memcmp(theirs, data, (size_t)extent->length) == 0;
     }
-    return same || blockmig_fail(error, BLOCKMIG_ERROR_DIFFERENT, "bytes %" PRIu64 "+%" PRIu64 " of the disk differ",
-                                 extent->offset, extent->length);
+    return same ||
+           blockmig_fail(error, BLOCKMIG_ERROR_DIFFERENT, "bytes %" PRIu64 "+%" PRIu64 " of the disk differ",
+                         extent->offset, extent->length);
 }
 
 static void check_piece(gpointer data, gpointer unused)
@@ -238,17 +243,19 @@ static bool map_piece(struct chain *chain, uint64_t offset, size_t length, GArra
     return true;
 }
 
-static bool push_piece(struct proof *proof, struct chain *source, GThreadPool *pool, uint64_t offset, size_t length,
-                       struct digest_table *digests, GError **error)
+static bool push_piece(struct proof *proof, struct chain *source, GThreadPool *pool, uint64_t offset,
+                       size_t length, struct digest_table *digests, GError **error)
 {
     g_autoptr(GArray) ours = g_array_new(FALSE, FALSE, sizeof(struct extent));
     g_autoptr(GArray) theirs = g_array_new(FALSE, FALSE, sizeof(struct extent));
     uint8_t digest[DIGEST_MAX_LENGTH];
     struct piece *piece;
 
-    if (!map_piece(source, offset, length, ours, error) || !map_piece(proof->target, offset, length, theirs, error))
+    if (!map_piece(source, offset, length, ours, error) ||
+        !map_piece(proof->target, offset, length, theirs, error))
         return false;
-    if (is_empty((struct extent *)ours->data, ours->len) && is_empty((struct extent *)theirs->data, theirs->len))
+    if (is_empty((struct extent *)ours->data, ours->len) &&
+        is_empty((struct extent *)theirs->data, theirs->len))
         return true;
     piece = g_new0(struct piece, 1);
     piece->proof = proof;
@@ -284,9 +291,9 @@ static bool run_proof(struct proof *proof, struct chain *source, struct digest_t
     for (uint64_t offset = 0; ok && offset < size; offset += DIGEST_CHUNK_SIZE) {
         struct copy_counters counters = {.total = size, .position = offset};
 
-        ok = wait_for_room(proof, 4 * WORKERS) && push_piece(proof, source, pool, offset,
-                                                            (size_t)MIN(DIGEST_CHUNK_SIZE, size - offset), digests,
-                                                            error);
+        ok = wait_for_room(proof, 4 * WORKERS) &&
+             push_piece(proof, source, pool, offset, (size_t)MIN(DIGEST_CHUNK_SIZE, size - offset), digests,
+                        error);
         if (offset % (64 * DIGEST_CHUNK_SIZE) == 0)
             how.progress(how.opaque, &counters);
         if (ok && machine_is_cancelled(proof->job, error))
@@ -367,9 +374,10 @@ bool machine_prove(struct job *base, GError **error)
     for (guint i = 0; i < job->disks->len && job->request->verify == VERIFY_FULL; i++)
         if (!prove_disk(job, machine_disk_at(job, i), error)) {
             if (job->released)
-                base->report->advice = g_strdup("the machine runs on the target, which could not be proved; the "
-                                                "source's disks are kept as they were at the switch");
+                base->report->advice =
+                    g_strdup("the machine runs on the target, which could not be proved; the "
+                             "source's disks are kept as they were at the switch");
             return false;
         }
-    return true;
+    return job_event(base, "result", error, MACHINE_PROVED);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * An interrupted job of a domain.  The journal says which files are its own; where the machine is, both libvirts
- * are asked.  As long as only the source has it, all is rolled back; once only the target has it, the job goes on
- * there.  If both have it, and it runs on neither, the target's is ended first.
+ * An interrupted job of a domain.  The journal says which files are its own; where the machine is, both
+ * libvirts are asked.  As long as only the source has it, all is rolled back; once only the target has it,
+ * the job goes on there.  If both have it, and it runs on neither, the target's is ended first.
  */
 #include "blockmig/migrate/machine.h"
 #include "blockmig/storage/names.h"
@@ -76,8 +76,9 @@ static bool has_event(const struct machine_job *job, const char *kind, const cha
 
 static bool use_method(struct machine_job *job)
 {
-    const struct method *const methods[] = {&method_machine_mirror, &method_machine_live, &method_machine_quick,
-                                            &method_machine_restart, &method_machine_cold};
+    const struct method *const methods[] = {&method_machine_mirror, &method_machine_live,
+                                            &method_machine_quick, &method_machine_restart,
+                                            &method_machine_cold};
 
     for (unsigned i = 0; i < G_N_ELEMENTS(methods); i++)
         if (strcmp(methods[i]->name, job->base.record->method) == 0)
@@ -162,7 +163,8 @@ struct side {
     struct domain_state state;
 };
 
-static bool ask(struct domain_host *host, const char *name, struct domain **domain, struct side *side, GError **error)
+static bool ask(struct domain_host *host, const char *name, struct domain **domain, struct side *side,
+                GError **error)
 {
     GError *local = NULL;
 
@@ -242,11 +244,14 @@ static bool uncertain(struct machine_job *job, const char *text, GError **error)
 }
 
 /* The target's, which never ran, is ended before the source's is let go on. */
-static bool take_back(struct machine_job *job, const struct side *here, const struct side *there, GError **error)
+static bool take_back(struct machine_job *job, const struct side *here, const struct side *there,
+                      GError **error)
 {
     if (there->state.running)
-        return uncertain(job, "the machine runs on the target and is active on the source: nothing is done", error);
-    if (!domain_kill(job->arrived, error) || (there->state.persistent && !domain_undefine(job->arrived, error)))
+        return uncertain(job, "the machine runs on the target and is active on the source: nothing is done",
+                         error);
+    if (!domain_kill(job->arrived, error) ||
+        (there->state.persistent && !domain_undefine(job->arrived, error)))
         return false;
     g_clear_pointer(&job->arrived, domain_close);
     return here->state.running || !job->state.running || domain_resume(job->domain, error);
@@ -284,14 +289,15 @@ static bool go_on_there(struct machine_job *job, const struct side *there, GErro
         return false;
     job->gone = true;
     if (!(job->definition = saved_definition(job)) &&
-        !(job->definition = domain_definition(job->domain ? job->domain : job->arrived, DOMAIN_PERSISTENT, error)))
+        !(job->definition =
+              domain_definition(job->domain ? job->domain : job->arrived, DOMAIN_PERSISTENT, error)))
         return false;
     now = first ? machine_source_of(definition, first->name) : NULL;
-    job->released = !job->across || there->state.running ||
-                    has_event(job, "result", "the machine is on the target");
-    job->base.go_on_at = !job->released                                       ? "switchover"
+    job->released = !job->across || there->state.running || has_event(job, "result", MACHINE_ARRIVED);
+    job->base.go_on_at = !job->released                                      ? "switchover"
                          : !first || g_strcmp0(now, first->target_path) == 0 ? "cleanup"
-                                                                              : "prove";
+                         : has_event(job, "result", MACHINE_PROVED)          ? "settle"
+                                                                             : "prove";
     return true;
 }
 
@@ -308,13 +314,46 @@ static bool decide(struct machine_job *job, GError **error)
     return back_home(job, &here, error);
 }
 
-/* On one host the disk that the machine is on says it. */
+/* A mirror that was to be ended on the target is still one, whoever led it. */
+static bool bring_over(struct machine_job *job, const struct machine_disk *disk, GError **error)
+{
+    bool there, ready;
+
+    if (!domain_job_look(job->domain, disk->name, &there, &ready, error))
+        return false;
+    if (!there || !ready)
+        return uncertain(job, "some disks are on the target, and others cannot follow", error);
+    return domain_job_end(job->domain, disk->name, true, error);
+}
+
+/* All disks are on one side: a switch that was interrupted between them is ended.  *over: on the target. */
+static bool put_on_one_side(struct machine_job *job, const struct definition *definition, bool *over,
+                            GError **error)
+{
+    g_autofree bool *there = g_new0(bool, job->disks->len);
+    unsigned count = 0;
+
+    for (guint i = 0; i < job->disks->len; i++) {
+        const struct machine_disk *disk = machine_disk_at(job, i);
+        g_autofree char *now = machine_source_of(definition, disk->name);
+
+        there[i] = g_strcmp0(now, disk->overlay_path) == 0 || g_strcmp0(now, disk->target_path) == 0;
+        count += there[i];
+    }
+    *over = count > 0;
+    for (guint i = 0; *over && i < job->disks->len; i++)
+        if (!there[i] && !bring_over(job, machine_disk_at(job, i), error))
+            return false;
+    return true;
+}
+
+/* On one host the disks that the machine is on say it. */
 static bool decide_here(struct machine_job *job, GError **error)
 {
     struct side here;
-    g_autofree char *text = NULL, *now = NULL;
+    g_autofree char *text = NULL;
     g_autoptr(definition_t) definition = NULL;
-    const struct machine_disk *first = machine_disk_at(job, 0);
+    bool over;
 
     if (!ask(job->here, job->request->machine, &job->domain, &here, error))
         return false;
@@ -322,10 +361,9 @@ static bool decide_here(struct machine_job *job, GError **error)
         return uncertain(job, "the machine is not there any more", error);
     text = domain_definition(job->domain, DOMAIN_ACTIVE, error);
     definition = text ? definition_parse(text, error) : NULL;
-    now = definition ? machine_source_of(definition, first->name) : NULL;
-    if (!definition)
+    if (!definition || !put_on_one_side(job, definition, &over, error))
         return false;
-    if (g_strcmp0(now, first->overlay_path) != 0 && g_strcmp0(now, first->target_path) != 0)
+    if (!over)
         return back_home(job, &here, error);
     if (here.state.active && !here.state.running && job->state.running && !domain_resume(job->domain, error))
         return false;
@@ -340,8 +378,8 @@ static bool begin_anew(struct machine_job *job, GError **error)
     g_autofree char *id = g_strdup(base->record->id);
 
     job->base.report->phase = "rollback";
-    if (!machine_rollback(base, error) ||
-        !journal_job_finish(base->journal, base->record, "rolled-back", "interrupted before the switch", error))
+    if (!machine_rollback(base, error) || !journal_job_finish(base->journal, base->record, "rolled-back",
+                                                              "interrupted before the switch", error))
         return false;
     job_notice(base, "job %s was interrupted before the switch; it is rolled back, and begun anew", id);
     g_clear_pointer(&base->record, journal_job_free);
@@ -379,7 +417,9 @@ bool machine_recover(struct machine_job *job, GError **error)
     note_state(job);
     if (!use_method(job) || !rebuild_all(job, error))
         return false;
-    if (!(job->across ? decide(job, error) : job->disks->len ? decide_here(job, error) : back_home(job, &(struct side){.there = true}, error)))
+    if (!(job->across       ? decide(job, error)
+          : job->disks->len ? decide_here(job, error)
+                            : back_home(job, &(struct side){.there = true}, error)))
         return false;
     if (!job->domain && !job->arrived)
         return uncertain(job, "the machine is on neither host", error);

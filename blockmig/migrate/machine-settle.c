@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Settle, cleanup and rollback of a domain: overlays are merged, names and definitions are as they should stay. */
+/* Settle, cleanup and rollback of a domain: overlays are merged, names and definitions are as they should
+ * stay. */
 #include "blockmig/migrate/machine.h"
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/names.h"
@@ -23,7 +24,8 @@ static bool wait_until_ready(struct domain *domain, const char *disk, GError **e
         if (!domain_job_look(domain, disk, &there, &ready, error))
             return false;
         if (!there)
-            return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "%s: the commit ended before it was ready", disk);
+            return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "%s: the commit ended before it was ready",
+                                 disk);
         if (ready)
             return true;
         g_usleep(TICK);
@@ -63,8 +65,8 @@ static bool is_on(struct domain *domain, const char *disk, const char *wanted, b
     return definition != NULL;
 }
 
-bool machine_commit_all(struct machine_job *job, struct domain *domain, char *(*base)(const struct machine_disk *),
-                        GError **error)
+bool machine_commit_all(struct machine_job *job, struct domain *domain,
+                        char *(*base)(const struct machine_disk *), GError **error)
 {
     for (guint i = 0; i < job->disks->len; i++) {
         const char *disk = machine_disk_at(job, i)->name;
@@ -77,8 +79,8 @@ bool machine_commit_all(struct machine_job *job, struct domain *domain, char *(*
             return false;
         if (!on)
             return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN,
-                                 "disk %s is not on %s after its overlays were committed: nothing is removed", disk,
-                                 wanted);
+                                 "disk %s is not on %s after its overlays were committed: nothing is removed",
+                                 disk, wanted);
     }
     return true;
 }
@@ -90,8 +92,8 @@ static char *target_of(const struct machine_disk *disk)
     return g_strdup(disk->target_path);
 }
 
-/* A guest that shut itself down meanwhile leaves its overlay to us; and whoever starts it again finds it named in the
- * definition. */
+/* A guest that shut itself down meanwhile leaves its overlay to us; and whoever starts it again finds it
+ * named in the definition. */
 static bool settle_active(struct machine_job *job, GError **error)
 {
     struct domain_state now;
@@ -100,9 +102,10 @@ static bool settle_active(struct machine_job *job, GError **error)
         return false;
     return now.active
                ? machine_commit_all(job, job->arrived, target_of, error)
-               : blockmig_fail(error, BLOCKMIG_ERROR_FAILED,
-                               "the machine is off before its overlays were merged: its definition names them. Start "
-                               "it, and resume the job");
+               : blockmig_fail(
+                     error, BLOCKMIG_ERROR_FAILED,
+                     "the machine is off before its overlays were merged: its definition names them. Start "
+                     "it, and resume the job");
 }
 
 static bool define_settled(struct machine_job *job, GError **error)
@@ -231,10 +234,11 @@ bool machine_rollback(struct job *base, GError **error)
     machine_remove_target(job);
     if (job->off && !domain_start(job->domain, false, error))
         return false;
-    base->report->advice = g_strdup(job->state.active ? "the machine runs on the source as before; nothing is left "
-                                                        "of the migration"
-                                                      : "nothing was changed on the source");
+    base->report->advice =
+        g_strdup(job->state.active ? "the machine runs on the source as before; nothing is left "
+                                     "of the migration"
+                                   : "nothing was changed on the source");
     return !job->interrupted ||
-           blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED, "job %s was interrupted before the switch; it is rolled back",
-                         base->record->id);
+           blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED,
+                         "job %s was interrupted before the switch; it is rolled back", base->record->id);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The switch of a domain, by every method.  What they have in common: before it, the source runs and may be gone
- * back to; then the machine stands still; then the source can not be started any more; then what was shipped last
- * is compared; and only then the target goes on.
+ * The switch of a domain, by every method.  What they have in common: before it, the source runs and may be
+ * gone back to; then the machine stands still; then the source can not be started any more; then what was
+ * shipped last is compared; and only then the target goes on.
  */
 #include "blockmig/migrate/machine.h"
 #include "blockmig/migrate/units.h"
@@ -51,7 +51,7 @@ static bool release(struct machine_job *job, GError **error)
         return false;
     job->released = true;
     note_pause(job);
-    return job_event(&job->base, "result", error, "the machine is on the target");
+    return job_event(&job->base, "result", error, MACHINE_ARRIVED);
 }
 
 /* ---- the source's definition --------------------------------------------------------------------- */
@@ -72,7 +72,8 @@ static bool save_definition(struct machine_job *job, GError **error)
     if (g_mkdir_with_parents(directory, 0700) == 0 &&
         g_file_set_contents_full(path, job->definition, -1, G_FILE_SET_CONTENTS_DURABLE, 0600, &local))
         return true;
-    return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "%s: %s", path, local ? local->message : "no directory");
+    return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "%s: %s", path,
+                         local ? local->message : "no directory");
 }
 
 /* From here on nobody can start it here. */
@@ -80,7 +81,8 @@ static bool remove_definition(struct machine_job *job, GError **error)
 {
     struct domain_state now;
 
-    if (!save_definition(job, error) || !job_event(&job->base, "intent", error, "remove the source's definition"))
+    if (!save_definition(job, error) ||
+        !job_event(&job->base, "intent", error, "remove the source's definition"))
         return false;
     job->gone = true;
     if (!job->state.persistent || !job->domain)
@@ -172,10 +174,11 @@ static void judge_failure(struct machine_job *job, GError **error)
 
     if (!domain_look(job->domain, &now, &local)) {
         job->uncertain = true;
-        g_prefix_error(error,
-                       "the source cannot be asked any more (%s): the machine may be there, or on its way; look "
-                       "at both hosts before it is started anywhere. This was after: ",
-                       local->message);
+        g_prefix_error(
+            error,
+            "the source cannot be asked any more (%s): the machine may be there, or on its way; look "
+            "at both hosts before it is started anywhere. This was after: ",
+            local->message);
     } else if (!now.active || (job->state.running && !now.running && !job->stopped)) {
         job->uncertain = true;
         g_prefix_error(error,
@@ -258,8 +261,8 @@ static bool travel_by(struct machine_job *job, const struct ways *ways, GError *
               error);
 }
 
-/* By "quick" it stands still from here on, and the last layers are ours to ship; by "live" the hypervisors mirror
- * them. */
+/* By "quick" it stands still from here on, and the last layers are ours to ship; by "live" the hypervisors
+ * mirror them. */
 static bool leave(struct machine_job *job, GError **error)
 {
     bool quick = job->base.method == &method_machine_quick;
@@ -293,8 +296,9 @@ bool machine_arrive(struct job *base, GError **error)
     }
     if (base->method == &method_machine_live && !machine_compare_overlays(job, error)) {
         job->uncertain = !g_error_matches(*error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT);
-        base->report->advice = g_strdup("the machine stands still on the target; the source's disks are kept with "
-                                        "all that it wrote");
+        base->report->advice =
+            g_strdup("the machine stands still on the target; the source's disks are kept with "
+                     "all that it wrote");
         return false;
     }
     return release(job, error);
@@ -317,7 +321,8 @@ static bool shut_down(struct machine_job *job, GError **error)
 {
     int64_t deadline = g_get_monotonic_time() + (int64_t)job->request->shutdown * 1000;
 
-    if (!job_event(&job->base, "intent", error, "shut the guest down") || !domain_shut_down(job->domain, error))
+    if (!job_event(&job->base, "intent", error, "shut the guest down") ||
+        !domain_shut_down(job->domain, error))
         return false;
     machine_tell(job, "waiting for the guest to shut down");
     while (!is_off(job)) {
@@ -358,7 +363,8 @@ static bool change_host(struct machine_job *job, bool start, GError **error)
     if (take_over(job, start, error))
         return true;
     if (job->gone && !restore_definition(job, &local))
-        job_notice(&job->base, "the machine could not be defined on the source again (%s): its definition is %s",
+        job_notice(&job->base,
+                   "the machine could not be defined on the source again (%s): its definition is %s",
                    local->message, definition_path(job));
     return false;
 }
@@ -376,7 +382,7 @@ bool machine_restart(struct job *base, GError **error)
     job->released = true;
     if (job->stopped_at)
         base->report->pause_ms = (double)(g_get_monotonic_time() - job->stopped_at) / 1000;
-    return job_event(base, "result", error, "the machine is on the target");
+    return job_event(base, "result", error, MACHINE_ARRIVED);
 }
 
 bool machine_hand_over(struct job *base, GError **error)
@@ -388,7 +394,7 @@ bool machine_hand_over(struct job *base, GError **error)
     job->released = job->settled = true;
     if (job->state.autostart && !domain_set_autostart(job->arrived, true, error))
         return false;
-    return job_event(base, "result", error, "the machine is on the target");
+    return job_event(base, "result", error, MACHINE_ARRIVED);
 }
 
 /* ---- on this host -------------------------------------------------------------------------------- */
@@ -434,7 +440,8 @@ static bool begin_mirrors(struct machine_job *job, GError **error)
 /* Both definitions name the new files at once. */
 static bool set_persistent(struct machine_job *job, GError **error)
 {
-    g_autofree char *xml = job->state.persistent ? machine_rewrite(job, job->definition, MACHINE_ARRIVES, error) : NULL;
+    g_autofree char *xml =
+        job->state.persistent ? machine_rewrite(job, job->definition, MACHINE_ARRIVES, error) : NULL;
     g_autoptr(domain_t) same = xml ? domain_define(job->here, xml, error) : NULL;
 
     return !job->state.persistent || same;
@@ -471,7 +478,8 @@ bool machine_mirror(struct job *base, GError **error)
     bool ok, paused = false;
 
     if (!machine_close_targets(job, error) || !machine_create_target_overlays(job, error) ||
-        !job_event(base, "intent", error, "mirror the overlays onto the target") || !begin_mirrors(job, error)) {
+        !job_event(base, "intent", error, "mirror the overlays onto the target") ||
+        !begin_mirrors(job, error)) {
         end_mirrors(job);
         return false;
     }

@@ -77,7 +77,7 @@ const struct method method_machine_cold = {
 
 bool machine_is_domain(const char *name)
 {
-    return !g_str_has_prefix(name, "qmp:");
+    return !g_str_has_prefix(name, "qmp:") && !strchr(name, '/');
 }
 
 void machine_describe(const struct job *base, struct journal_job *record)
@@ -95,13 +95,14 @@ char *machine_advise(const struct job *base, const GError *error)
     const char *id = base->record->id;
 
     if (job->released)
-        return g_strdup_printf("the machine runs on the target; 'blockmig job resume %s' finishes what is left",
-                               id);
+        return g_strdup_printf(
+            "the machine runs on the target; 'blockmig job resume %s' finishes what is left", id);
     if (g_error_matches(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED))
         return NULL;
-    return g_strdup_printf("look at the machine on both hosts ('virsh list --all'); 'blockmig job resume %s' goes "
-                           "on from what it finds there",
-                           id);
+    return g_strdup_printf(
+        "look at the machine on both hosts ('virsh list --all'); 'blockmig job resume %s' goes "
+        "on from what it finds there",
+        id);
 }
 
 /* ---- disks and files ------------------------------------------------------------------------------ */

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Inside a move or migration of a libvirt domain: what its phases share.  One file per phase (machine-*.c); job.c
- * runs them.
+ * Inside a move or migration of a libvirt domain: what its phases share.  One file per phase (machine-*.c);
+ * job.c runs them.
  *
- * libvirt decides which file is whose and remembers it in the domain's definition.  So, other than with a bare
- * monitor (live.h), names stay where they are: layer 0 keeps the disk's name, overlay n above it is
+ * libvirt decides which file is whose and remembers it in the domain's definition.  So, other than with a
+ * bare monitor (live.h), names stay where they are: layer 0 keeps the disk's name, overlay n above it is
  * NAME.blockmig-n, and at every instant the definition names what the machine writes to.
  *
  * On the target the merged image has its final name from the beginning, and the machine arrives on
  * TARGET.blockmig-new above it; what is below is frozen, so it can be proved while the machine runs again.
  *
- * Who may run the machine: the source, until it stands still there for good; then its definition is removed; only
- * then is it let go on the target.  What is not known is said (UNCERTAIN), and nothing is done about it.
+ * Who may run the machine: the source, until it stands still there for good; then its definition is removed;
+ * only then is it let go on the target.  What is not known is said (UNCERTAIN), and nothing is done about it.
  */
 #ifndef BLOCKMIG_MIGRATE_MACHINE_H
 #define BLOCKMIG_MIGRATE_MACHINE_H
@@ -20,6 +20,10 @@
 #include "blockmig/storage/agent-tunnel.h"
 #include "blockmig/vm/definition.h"
 #include "blockmig/vm/domain.h"
+
+/* Events that a later run looks for.  After the second the target is not frozen any more. */
+#define MACHINE_ARRIVED "the machine is on the target"
+#define MACHINE_PROVED  "proved"
 
 #define MACHINE_NEW    ".blockmig-new"
 #define MACHINE_SOURCE ".blockmig-source" /* what a kept source is called afterwards */
@@ -31,12 +35,12 @@ struct machine_disk {
     const struct format *source_format;
     const struct format *format; /* on the target */
     GHashTable *options;
-    uint64_t size;               /* virtual */
-    uint64_t needed;             /* bytes on the target at most */
-    unsigned top;                /* overlays 1..top are there, and the machine writes to the last */
-    unsigned merged;             /* layers 0..merged are on the target */
-    char *target_name;           /* how we open it: a path, or a URI of an agent */
-    char *target_path;           /* how the machine does */
+    uint64_t size;     /* virtual */
+    uint64_t needed;   /* bytes on the target at most */
+    unsigned top;      /* overlays 1..top are there, and the machine writes to the last */
+    unsigned merged;   /* layers 0..merged are on the target */
+    char *target_name; /* how we open it: a path, or a URI of an agent */
+    char *target_path; /* how the machine does */
     char *overlay_name, *overlay_path;
     bool created, overlay_created;
     struct chain *base;   /* layer 0 and what is below it */
@@ -56,11 +60,11 @@ struct machine_file {
 struct machine_job {
     struct job base; /* must be first */
     const struct move_request *request;
-    const char *wanted;  /* id of the unfinished job that is meant; NULL: whatever there is of this machine */
-    bool give_up;        /* it is to be rolled back */
-    bool interrupted;    /* what is here was left by an earlier run */
-    bool across;         /* to another host */
-    bool shared;         /* both hosts see the same files: no disk is copied */
+    const char *wanted; /* id of the unfinished job that is meant; NULL: whatever there is of this machine */
+    bool give_up;       /* it is to be rolled back */
+    bool interrupted;   /* what is here was left by an earlier run */
+    bool across;        /* to another host */
+    bool shared;        /* both hosts see the same files: no disk is copied */
     struct domain_host *here, *there; /* the same for a move on this host */
     struct domain *domain, *arrived;  /* NULL: not there (any more) */
     struct domain_state state;        /* of the domain, before */
@@ -75,13 +79,13 @@ struct machine_job {
     GPtrArray *files;                 /* of struct machine_file */
     char **others;                    /* disks that stay as they are; NULL-terminated */
     struct throttle *throttle;
-    bool stopped;    /* by us */
-    bool off;        /* shut down by us */
-    bool uncertain;  /* nobody knows where it is: nothing may be touched */
-    bool gone;       /* the source's definition was removed */
-    bool released;   /* the machine goes on, on the target */
+    bool stopped;   /* by us */
+    bool off;       /* shut down by us */
+    bool uncertain; /* nobody knows where it is: nothing may be touched */
+    bool gone;      /* the source's definition was removed */
+    bool released;  /* the machine goes on, on the target */
     bool settled;
-    int64_t stopped_at; /* monotonic; 0: never */
+    int64_t stopped_at;  /* monotonic; 0: never */
     uint64_t last_bytes; /* of the last pass */
 };
 
@@ -95,7 +99,7 @@ static inline struct machine_disk *machine_disk_at(const struct machine_job *job
     return (struct machine_disk *)g_ptr_array_index(job->disks, i);
 }
 
-/* Is it the name of a domain, and no "qmp:SOCKET"? */
+/* Can it be the name of a domain?  "qmp:SOCKET" is not, nor is a path. */
 bool machine_is_domain(const char *name);
 struct job_report *machine_job_run(const struct move_request *request, const struct job_listener *listener,
                                    bool dry_run, GError **error);
@@ -107,9 +111,9 @@ bool machine_preflight(struct job *base, GError **error);
 bool machine_snapshot(struct job *base, GError **error);
 bool machine_base(struct job *base, GError **error);
 bool machine_converge(struct job *base, GError **error);
-bool machine_mirror(struct job *base, GError **error);  /* the switch on this host, and */
-bool machine_arrive(struct job *base, GError **error);  /* live and quick, */
-bool machine_restart(struct job *base, GError **error); /* by shutting down, */
+bool machine_mirror(struct job *base, GError **error);    /* the switch on this host, and */
+bool machine_arrive(struct job *base, GError **error);    /* live and quick, */
+bool machine_restart(struct job *base, GError **error);   /* by shutting down, */
 bool machine_hand_over(struct job *base, GError **error); /* of one that is off */
 bool machine_prove(struct job *base, GError **error);
 bool machine_settle(struct job *base, GError **error);
@@ -134,7 +138,8 @@ struct machine_disk *machine_disk_new(struct machine_job *job, const char *name,
 /* machine-files.c */
 char *machine_layer_path(const struct machine_disk *disk, unsigned layer); /* the caller's */
 /* Layers [from, to] as one; with what is below if `from` is 0, else with holes. */
-struct chain *machine_open_layers(const struct machine_disk *disk, unsigned from, unsigned to, GError **error);
+struct chain *machine_open_layers(const struct machine_disk *disk, unsigned from, unsigned to,
+                                  GError **error);
 /* The merged target, or its overlay alone with holes; while a hypervisor has them open, too. */
 struct chain *machine_open_target(const struct machine_disk *disk, GError **error);
 struct chain *machine_open_target_overlay(const struct machine_disk *disk, GError **error);
@@ -156,15 +161,16 @@ bool machine_close_targets(struct machine_job *job, GError **error);
 /* machine-definition.c */
 enum machine_stage { MACHINE_ARRIVES, MACHINE_SETTLED }; /* on its overlays; on the merged images */
 /* `text` with the names of the target; the caller's. */
-char *machine_rewrite(const struct machine_job *job, const char *text, enum machine_stage stage, GError **error);
+char *machine_rewrite(const struct machine_job *job, const char *text, enum machine_stage stage,
+                      GError **error);
 /* `text`, a definition of the source, with the disks on their layers 0. */
 char *machine_rewrite_source(const struct machine_job *job, const char *text, GError **error);
 /* The file that the disk of a definition is on; the caller's; NULL: none. */
 char *machine_source_of(const struct definition *definition, const char *disk);
 
 /* machine-settle.c: what the machine wrote to the overlay of each disk goes into the image at `base`. */
-bool machine_commit_all(struct machine_job *job, struct domain *domain, char *(*base)(const struct machine_disk *),
-                        GError **error);
+bool machine_commit_all(struct machine_job *job, struct domain *domain,
+                        char *(*base)(const struct machine_disk *), GError **error);
 
 /* machine-prove.c: the overlays on the target hold what the top layers of the source do. */
 bool machine_compare_overlays(struct machine_job *job, GError **error);

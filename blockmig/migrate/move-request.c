@@ -4,8 +4,8 @@
 #include "blockmig/migrate/request-json.h"
 #include "blockmig/storage/uri.h"
 
-#define DEFAULT_MAX_PAUSE   500 /* ms */
-#define DEFAULT_GUEST_SHARE 80  /* % */
+#define DEFAULT_MAX_PAUSE   500    /* ms */
+#define DEFAULT_GUEST_SHARE 80     /* % */
 #define DEFAULT_SHUTDOWN    180000 /* ms */
 
 static const char *const methods[] = {"auto", "storage", "mirror", "cold", "live", "quick", "restart", NULL};
@@ -144,8 +144,9 @@ struct move_request *move_request_from_json(const char *text, GError **error)
 }
 
 /* They do not change what is written to the target. */
-static const char *const free_keys[] = {"bandwidth", "guest_share",   "max_pause", "method",        "on_busy",
-                                        "quiesce",   "keep_failback", "verify",    "delete_source", "shutdown", NULL};
+static const char *const free_keys[] = {
+    "bandwidth",     "guest_share", "max_pause",     "method",   "on_busy", "quiesce",
+    "keep_failback", "verify",      "delete_source", "shutdown", NULL};
 
 bool move_request_same(const char *a, const char *b)
 {

@@ -78,7 +78,8 @@ bool machines_prepare(const struct agent_machines *machines, GError **error)
     if (g_mkdir_with_parents(machines->directory, 0700) < 0 || stat(machines->directory, &st) < 0)
         return blockmig_set_errno(error, errno, "%s", machines->directory);
     if (st.st_uid != geteuid() || (st.st_mode & 0022))
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: others may write there", machines->directory);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: others may write there",
+                             machines->directory);
     remove_sockets(machines->directory);
     return true;
 }
@@ -89,7 +90,8 @@ static bool is_socket_name(const char *name)
     g_autofree char *id = g_strndup(name, AGENT_ID_LENGTH);
     const char *rest = name + strlen(id);
 
-    return agent_is_id(id) && strlen(rest) < 16 && strspn(rest, "-abcdefghijklmnopqrstuvwxyz") == strlen(rest);
+    return agent_is_id(id) && strlen(rest) < 16 &&
+           strspn(rest, "-abcdefghijklmnopqrstuvwxyz") == strlen(rest);
 }
 
 static int connect_by_name(const struct agent_machines *machines, const char *name, GError **error)
@@ -132,7 +134,8 @@ struct tunnel *tunnel_open(const struct agent_machines *machines, const char *na
     int fd;
 
     if (!agent_is_id(id)) {
-        blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "'%.64s': %u hexadecimal digits are expected", id, AGENT_ID_LENGTH);
+        blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "'%.64s': %u hexadecimal digits are expected", id,
+                      AGENT_ID_LENGTH);
         return NULL;
     }
     fd = connect_by_name(machines, name, error);

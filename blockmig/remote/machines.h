@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Tunnels to what receives machines on this host: "libvirt", its daemon's socket; or the name of a socket in the
- * directory of the group [machines], on which a hypervisor waits for a machine.  What comes from there is the answer
- * to one request, what goes there the body of another, and an id that the client makes up binds them.
+ * Tunnels to what receives machines on this host: "libvirt", its daemon's socket; or the name of a socket in
+ * the directory of the group [machines], on which a hypervisor waits for a machine.  What comes from there is
+ * the answer to one request, what goes there the body of another, and an id that the client makes up binds
+ * them.
  */
 #ifndef BLOCKMIG_REMOTE_MACHINES_H
 #define BLOCKMIG_REMOTE_MACHINES_H
@@ -11,12 +12,14 @@
 
 #include <microhttpd.h>
 
-/* Makes the directory if it is not there, for this user alone, and removes sockets in it that nobody listens to. */
+/* Makes the directory if it is not there, for this user alone, and removes sockets in it that nobody listens
+ * to. */
 bool machines_prepare(const struct agent_machines *machines, GError **error);
 
 struct tunnel;
 
-/* Connects, under this id, for this client.  USAGE, REFUSED (there are too many) or UNREACHABLE; the caller's. */
+/* Connects, under this id, for this client.  USAGE, REFUSED (there are too many) or UNREACHABLE; the
+ * caller's. */
 struct tunnel *tunnel_open(const struct agent_machines *machines, const char *name, const char *id,
                            const char *peer, GError **error);
 /* REFUSED: this client has none of that id. */

@@ -119,7 +119,8 @@ static bool read_machines(struct agent_config *config, GKeyFile *file, const cha
     machines->libvirt = get_path(file, group, "libvirt", "/run/libvirt/libvirt-sock");
     machines->directory = get_path(file, group, "directory", "/run/blockmig/machines");
     return (g_path_is_absolute(machines->libvirt) && g_path_is_absolute(machines->directory)) ||
-           blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: libvirt= and directory= want absolute paths", group);
+           blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: libvirt= and directory= want absolute paths",
+                         group);
 }
 
 /* One that is not given stays what it is. */
@@ -252,8 +253,9 @@ bool agent_config_can_follow(const struct agent_config *config, const struct age
                              "listen=, socket= and tls-directory= are read at the start only: it takes a "
                              "restart to change them");
     if (!same_machines(first->machines, config->machines))
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                             "[machines]: libvirt= and directory= are read at the start only: it takes a restart");
+        return blockmig_fail(
+            error, BLOCKMIG_ERROR_REFUSED,
+            "[machines]: libvirt= and directory= are read at the start only: it takes a restart");
     for (guint i = 0; i < config->datastores->len; i++) {
         const struct agent_datastore *datastore = g_ptr_array_index(config->datastores, i);
 

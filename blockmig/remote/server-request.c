@@ -45,7 +45,7 @@ struct request {
     struct MHD_Connection *connection; /* once it is to be answered */
     uint64_t frames, bytes;
     GError *error;
-    unsigned refused;   /* the status with it, if it is not that of the error's code */
+    unsigned refused; /* the status with it, if it is not that of the error's code */
     struct tunnel *tunnel;
     json_t *answer;     /* what it is answered with: this, or */
     GByteArray *octets; /* this */
@@ -157,7 +157,8 @@ static const struct agent_machines *find_machines(const struct request *request,
 
     if (machines && (request->caller.local || agent_config_allows(machines->allow, request->caller.peer)))
         return machines;
-    blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "'%s' may not move machines to this host", request->caller.peer);
+    blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "'%s' may not move machines to this host",
+                  request->caller.peer);
     return NULL;
 }
 
@@ -176,8 +177,8 @@ static bool tell_machines(struct request *request, GError **error)
         if (find_datastore(request, datastore->name, true, NULL))
             json_object_set_new(directories, datastore->name, json_string(datastore->directory));
     }
-    request->answer = json_pack("{s:s, s:s, s:o}", "host", g_get_host_name(), "directory", machines->directory,
-                                "datastores", directories);
+    request->answer = json_pack("{s:s, s:s, s:o}", "host", g_get_host_name(), "directory",
+                                machines->directory, "datastores", directories);
     return true;
 }
 
@@ -185,9 +186,9 @@ static bool open_tunnel(struct request *request, GError **error)
 {
     const struct agent_machines *machines = find_machines(request, error);
 
-    request->tunnel = machines ? tunnel_open(machines, request->parts[0], request->parts[1],
-                                             request->caller.peer, error)
-                               : NULL;
+    request->tunnel =
+        machines ? tunnel_open(machines, request->parts[0], request->parts[1], request->caller.peer, error)
+                 : NULL;
     return request->tunnel != NULL;
 }
 
@@ -418,8 +419,8 @@ static uint64_t add_hole(struct request *request, uint64_t offset, uint64_t leng
     return run;
 }
 
-static bool digest_range(struct request *request, uint8_t *buffer, uint64_t offset, uint64_t end, uint64_t chunk,
-                         GError **error)
+static bool digest_range(struct request *request, uint8_t *buffer, uint64_t offset, uint64_t end,
+                         uint64_t chunk, GError **error)
 {
     uint64_t most = FRAME_CONTENT / chunk * chunk, piece;
     uint8_t zero[FRAME_DIGEST];

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "blockmig/storage/agent-client-internal.h"
-
 #include "blockmig/storage/library.h"
 #include "formats/error.h"
 
@@ -296,7 +295,7 @@ static void set_up(const struct agent_client *client, CURL *handle, struct excha
     agent_curl.easy_setopt(handle, CURLOPT_HTTPHEADER, headers);
     agent_curl.easy_setopt(handle, CURLOPT_LOW_SPEED_LIMIT, 1L);
     agent_curl.easy_setopt(handle, CURLOPT_LOW_SPEED_TIME,
-                     (long)MIN(SILENT_SECONDS, client->patience / G_USEC_PER_SEC));
+                           (long)MIN(SILENT_SECONDS, client->patience / G_USEC_PER_SEC));
     agent_curl.easy_setopt(handle, CURLOPT_BUFFERSIZE, RECEIVE_BUFFER);
     agent_curl.easy_setopt(handle, CURLOPT_WRITEFUNCTION, take_part);
     agent_curl.easy_setopt(handle, CURLOPT_WRITEDATA, exchange);

@@ -10,13 +10,13 @@
 #include <string.h>
 
 #define MAX_DIGESTS 65536u /* in one answer */
-#define THREADS    4 /* requests under way for each storage */
-#define ALIGNMENT  4096
-#define PIECE      (1u << 20) /* of a read, at most */
-#define AUTO_LEVEL 1
-#define MAX_LEVEL  19
-#define MAX_OPENED 20 /* times that a file is opened again for one request: an agent that comes and goes */
-#define TRY_EVERY  16 /* requests: then the other way is tried once */
+#define THREADS     4      /* requests under way for each storage */
+#define ALIGNMENT   4096
+#define PIECE       (1u << 20) /* of a read, at most */
+#define AUTO_LEVEL  1
+#define MAX_LEVEL   19
+#define MAX_OPENED  20 /* times that a file is opened again for one request: an agent that comes and goes */
+#define TRY_EVERY   16 /* requests: then the other way is tried once */
 
 struct agent_storage {
     struct agent_client *client;

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A tunnel is two requests: the answer to the first is what comes from there, the body of the second what goes
- * there; neither has an end until one side has.  (HTTP could be left altogether, by "Upgrade"; libmicrohttpd 0.9.75
- * then carries four bytes at a time where there is TLS.)
+ * A tunnel is two requests: the answer to the first is what comes from there, the body of the second what
+ * goes there; neither has an end until one side has.  (HTTP could be left altogether, by "Upgrade";
+ * libmicrohttpd 0.9.75 then carries four bytes at a time where there is TLS.)
  */
 #include "blockmig/storage/agent-tunnel.h"
 
@@ -221,7 +221,8 @@ static gpointer serve(gpointer data)
     struct relay *relay = data;
 
     for (;;) {
-        struct pollfd fds[2] = {{.fd = relay->fd, .events = POLLIN}, {.fd = relay->wake[0], .events = POLLIN}};
+        struct pollfd fds[2] = {{.fd = relay->fd, .events = POLLIN},
+                                {.fd = relay->wake[0], .events = POLLIN}};
         int fd;
 
         if (poll(fds, 2, -1) < 0 && errno != EINTR)
@@ -258,20 +259,23 @@ static int listen_at(const char *path, GError **error)
 struct relay *relay_open(struct agent_client *client, const char *name, const char *path, GError **error)
 {
     struct relay *relay;
-    int fd = listen_at(path, error);
+    int wake[2], fd = listen_at(path, error);
 
     if (fd < 0)
         return NULL;
+    if (!g_unix_open_pipe(wake, FD_CLOEXEC, error)) {
+        close(fd);
+        return NULL;
+    }
     relay = g_new0(struct relay, 1);
     relay->client = client;
     relay->name = g_strdup(name);
     relay->path = g_strdup(path);
     relay->fd = fd;
+    memcpy(relay->wake, wake, sizeof(wake));
     relay->state = g_new0(struct relay_state, 1);
     g_atomic_ref_count_init(&relay->state->references);
     g_mutex_init(&relay->state->lock);
-    if (!g_unix_open_pipe(relay->wake, FD_CLOEXEC, NULL))
-        g_error("no pipe: %s", g_strerror(errno));
     relay->thread = g_thread_new("relay", serve, relay);
     return relay;
 }

@@ -4,11 +4,10 @@
 
 static void add_disk(GString *xml, const char *name, const char *path)
 {
-    g_autofree char *text =
-        path ? g_markup_printf_escaped("<disk name='%s' snapshot='external' type='file'>"
-                                       "<driver type='qcow2'/><source file='%s'/></disk>",
-                                       name, path)
-             : g_markup_printf_escaped("<disk name='%s' snapshot='no'/>", name);
+    g_autofree char *text = path ? g_markup_printf_escaped("<disk name='%s' snapshot='external' type='file'>"
+                                                           "<driver type='qcow2'/><source file='%s'/></disk>",
+                                                           name, path)
+                                 : g_markup_printf_escaped("<disk name='%s' snapshot='no'/>", name);
 
     g_string_append(xml, text);
 }
@@ -35,12 +34,13 @@ bool domain_snapshot(struct domain *domain, const struct domain_overlay *overlay
 
 bool domain_mirror(struct domain *domain, const char *disk, const char *path, GError **error)
 {
-    g_autofree char *xml = g_markup_printf_escaped(
-        "<disk type='file'><driver type='qcow2'/><source file='%s'/></disk>", path);
+    g_autofree char *xml =
+        g_markup_printf_escaped("<disk type='file'><driver type='qcow2'/><source file='%s'/></disk>", path);
     unsigned flags = VIR_DOMAIN_BLOCK_COPY_SHALLOW | VIR_DOMAIN_BLOCK_COPY_REUSE_EXT |
                      VIR_DOMAIN_BLOCK_COPY_TRANSIENT_JOB | VIR_DOMAIN_BLOCK_COPY_SYNCHRONOUS_WRITES;
 
-    return domain_said(domain, libvirt.DomainBlockCopy(domain->object, disk, xml, NULL, 0, flags) == 0, error);
+    return domain_said(domain, libvirt.DomainBlockCopy(domain->object, disk, xml, NULL, 0, flags) == 0,
+                       error);
 }
 
 bool domain_commit(struct domain *domain, const char *disk, const char *base, GError **error)
@@ -77,8 +77,8 @@ bool domain_job_look(struct domain *domain, const char *disk, bool *there, bool 
 
 bool domain_job_end(struct domain *domain, const char *disk, bool pivot, GError **error)
 {
-    return domain_said(domain,
-                       libvirt.DomainBlockJobAbort(domain->object, disk,
-                                                   pivot ? VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT : 0) == 0,
-                       error);
+    return domain_said(
+        domain,
+        libvirt.DomainBlockJobAbort(domain->object, disk, pivot ? VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT : 0) == 0,
+        error);
 }

@@ -57,7 +57,8 @@ bool libvirt_said(const char *who, bool fine, GError **error)
     int code = reason ? reason->code : VIR_ERR_OK;
     bool gone = code == VIR_ERR_NO_CONNECT || code == VIR_ERR_RPC || code == VIR_ERR_SYSTEM_ERROR ||
                 code == VIR_ERR_INVALID_CONN;
-    bool absent = code == VIR_ERR_NO_DOMAIN || code == VIR_ERR_CONFIG_UNSUPPORTED || code == VIR_ERR_NO_SUPPORT;
+    bool absent =
+        code == VIR_ERR_NO_DOMAIN || code == VIR_ERR_CONFIG_UNSUPPORTED || code == VIR_ERR_NO_SUPPORT;
 
     return fine || blockmig_fail(error,
                                  gone     ? BLOCKMIG_ERROR_UNREACHABLE
@@ -156,8 +157,8 @@ char *domain_host_identity(struct domain_host *host, GError **error)
     return identity ? identity : g_strdup("");
 }
 
-bool domain_host_runs_cpu(struct domain_host *host, const char *type, const char *cpu, bool *fits, const char **answer,
-                          GError **error)
+bool domain_host_runs_cpu(struct domain_host *host, const char *type, const char *cpu, bool *fits,
+                          const char **answer, GError **error)
 {
     int result = libvirt.ConnectCompareHypervisorCPU(host->connection, NULL, NULL, NULL, type, cpu, 0);
 
@@ -220,9 +221,11 @@ struct domain *domain_open(struct domain_host *host, const char *name, GError **
     if (object)
         return libvirt_domain(host, object);
     if (libvirt.GetLastError() && libvirt.GetLastError()->code == VIR_ERR_NO_DOMAIN)
-        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: there is no machine called \"%s\"", host->name, name);
+        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: there is no machine called \"%s\"", host->name,
+                      name);
     else if (domain_host_is_alive(host)) /* no UUID */
-        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: there is no machine called \"%s\"", host->name, name);
+        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: there is no machine called \"%s\"", host->name,
+                      name);
     else
         libvirt_said(host->name, false, error);
     return NULL;
@@ -333,9 +336,9 @@ bool domain_resume(struct domain *domain, GError **error)
 
 bool domain_start(struct domain *domain, bool paused, GError **error)
 {
-    return domain_said(domain,
-                       libvirt.DomainCreateWithFlags(domain->object, paused ? VIR_DOMAIN_START_PAUSED : 0) == 0,
-                       error);
+    return domain_said(
+        domain, libvirt.DomainCreateWithFlags(domain->object, paused ? VIR_DOMAIN_START_PAUSED : 0) == 0,
+        error);
 }
 
 bool domain_kill(struct domain *domain, GError **error)

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Machines of libvirt, which it calls domains: what a migration asks of a host's libvirt.  As in vm.h, nothing
- * here decides.  A disk is named by its target ("vda").
+ * Machines of libvirt, which it calls domains: what a migration asks of a host's libvirt.  As in vm.h,
+ * nothing here decides.  A disk is named by its target ("vda").
  *
- * Errors: UNREACHABLE when the connection is gone (what was asked last may have happened), REFUSED for what is not
- * there, FAILED in libvirt's words; the domain's or the host's name stands in front.  One thread asks a domain at a
- * time; a migration runs in a thread of its own.
+ * Errors: UNREACHABLE when the connection is gone (what was asked last may have happened), REFUSED for what
+ * is not there, FAILED in libvirt's words; the domain's or the host's name stands in front.  One thread asks
+ * a domain at a time; a migration runs in a thread of its own.
  */
 #ifndef BLOCKMIG_VM_DOMAIN_H
 #define BLOCKMIG_VM_DOMAIN_H
@@ -25,9 +25,10 @@ void domain_host_close(struct domain_host *host); /* NULL is allowed */
 bool domain_host_is_alive(const struct domain_host *host);
 /* The UUID that a host's libvirt has: equal for two names of the same one.  The caller's. */
 char *domain_host_identity(struct domain_host *host, GError **error);
-/* Can the host run this CPU (an element of XML) in domains of this type ("kvm", "qemu")?  *answer: libvirt's word for it, static. */
-bool domain_host_runs_cpu(struct domain_host *host, const char *type, const char *cpu, bool *fits, const char **answer,
-                          GError **error);
+/* Can the host run this CPU (an element of XML) in domains of this type ("kvm", "qemu")?  *answer: libvirt's
+ * word for it, static. */
+bool domain_host_runs_cpu(struct domain_host *host, const char *type, const char *cpu, bool *fits,
+                          const char **answer, GError **error);
 bool domain_host_has_network(struct domain_host *host, const char *name);
 bool domain_host_has_pool(struct domain_host *host, const char *name);
 bool domain_host_has_secret(struct domain_host *host, const char *uuid);
@@ -111,8 +112,8 @@ struct domain_progress {
     uint64_t disk_total, disk_left;
 };
 
-/* Blocks until the machine is there, where it stands still: *arrived, the caller's.  After an error it is, as far
- * as libvirt can tell, where it was. */
+/* Blocks until the machine is there, where it stands still: *arrived, the caller's.  After an error it is, as
+ * far as libvirt can tell, where it was. */
 bool domain_migrate(struct domain *domain, struct domain_host *to, const struct domain_journey *journey,
                     struct domain **arrived, GError **error);
 /* From any thread, while domain_migrate() runs in another. */

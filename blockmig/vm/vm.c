@@ -29,7 +29,8 @@ static const struct vm_ops *find_ops(const char *name, const char **address, GEr
             return hypervisors[i];
         }
     }
-    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE, "%s: a machine is named qmp:SOCKET", name);
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE,
+                "%s: a machine is named qmp:SOCKET, or as libvirt calls it", name);
     return NULL;
 }
 
