@@ -7,6 +7,7 @@
 need_guest
 need_loop
 need_free 1G
+use_seed
 
 # begin NAME SOURCE FORMAT TARGET WHEN [OPTION...]: kills the move when WHEN says so.
 begin()
@@ -76,14 +77,20 @@ mkdir "$tmp/a" "$tmp/b"
 used_device one 80M
 one=$REPLY
 must qemu-img create -q -f qcow2 "$one" 64M
-killed from-base "$one" qcow2 "$tmp/b/base" qcow2 while_copying --bandwidth 16MiB/s
-must blockdev --setrw "$one"
-killed from-switch "$one" qcow2 "$tmp/b/switch" raw at_the_switch
-must blockdev --setrw "$one"
-killed from-prove "$one" raw "$tmp/b/prove" raw at_the_proof
-must blockdev --setrw "$one"
-killed from-end "$one" raw "$tmp/b/end" qcow2 at_the_end
-must blockdev --setrw "$one"
+# Formats of the source and the target, moment and options of the kills from a device.
+declare -A from=(
+    [base]='qcow2 qcow2 while_copying --bandwidth 16MiB/s'
+    [switch]='qcow2 raw at_the_switch'
+    [prove]='raw raw at_the_proof'
+    [end]='raw qcow2 at_the_end'
+)
+some 2 base switch prove end
+for name in "${chosen[@]}"; do
+    read -r format becomes when options <<<"${from[$name]}"
+    # shellcheck disable=SC2086
+    killed "from-$name" "$one" "$format" "$tmp/b/$name" "$becomes" "$when" $options
+    must blockdev --setrw "$one"
+done
 
 # source NAME: a disk in a file.
 source_file()
@@ -91,7 +98,8 @@ source_file()
     must qemu-img create -q -f qcow2 "$tmp/a/$1" 64M
 }
 
-for when in base:while_copying switch:at_the_switch prove:at_the_proof; do
+some 2 base:while_copying switch:at_the_switch prove:at_the_proof
+for when in "${chosen[@]}"; do
     name=${when%:*}
     source_file "$name"
     killed "to-$name" "$tmp/a/$name" qcow2 "$one" raw "${when#*:}" --bandwidth 16MiB/s

@@ -9,13 +9,11 @@ need_fuse
 need_loop
 need_free 1G
 
-# A file system on a medium that answers late while the machine stands still.
-export MEDIUM=$tmp/medium EVENTS=$tmp/g/events
-truncate -s 160M "$MEDIUM"
-fuse_file eval get_size='stat -Lc %s "$MEDIUM"' can_write='exit 0' can_flush='exit 0' flush='exit 0' \
-    pread='dd if="$MEDIUM" skip=$4 count=$3 iflag=count_bytes,skip_bytes,fullblock bs=1M status=none' \
-    pwrite='! tail -n 1 "$EVENTS" 2>/dev/null | grep -q STOP || sleep 8
-        dd of="$MEDIUM" seek=$4 oflag=seek_bytes iflag=fullblock bs=1M conv=notrunc status=none'
+# A file system on a medium that ends no write while the machine stands still.
+plugin=$builddir/tests/helpers/waiting-medium.so
+[ -e "$plugin" ] || skip_all "the nbdkit plugin was not built"
+truncate -s 160M "$tmp/medium"
+fuse_file "$plugin" file="$tmp/medium" qmp="$tmp/g/qmp-medium"
 loop_device "$REPLY" --direct-io=on
 must mkfs.ext4 -q -F "$REPLY"
 mkdir "$tmp/b" "$tmp/a"
@@ -23,19 +21,24 @@ must mount "$REPLY" "$tmp/b"
 at_exit unmount "$tmp/b"
 
 must qemu-img create -q -f qcow2 "$tmp/a/disk.qcow2" 64M
-start_guest g --libvirt-style --disk "$tmp/a/disk.qcow2:qcow2" --append 'rate=50 span=8M flush=64 log=1'
+start_guest g --libvirt-style --disk "$tmp/a/disk.qcow2:qcow2" --append 'rate=50 span=8M flush=64 log=1' \
+    -- -qmp "unix:$tmp/g/qmp-medium,server=on,wait=off"
 guest_wait_ready g
+must touch "$tmp/b/now-it-knows-the-machine"
+must sync -f "$tmp/b"
+must rm "$tmp/b/now-it-knows-the-machine"
 run blockmig move "qmp:$tmp/g/qmp" "$tmp/b" --json --max-pause=3s
 is "$status" 5 "the move is parked" || diag "$err"
 like "$err" "more than twice the 3000 ms" "and the reason is told"
 is "$(jq -r .result <<<"$out")" parked "the result says so"
-# The medium would have needed a minute and more.
+job=$(jq -r .job <<<"$out")
+# The medium would have waited for a minute.
 is "$(guest_pauses g | awk 'NR == 1 { print ($1 < 25000) }')" 1 "the machine did not wait for the medium"
 diag "pauses of $(guest_pauses g | tr '\n' ' ')ms"
 is "$(guest_verdict g)" OK "the guest misses nothing"
 must guest_cmd g start
-run blockmig job cancel "$(jq -r .job <<<"$out")"
-is "$(guest_verdict g)" OK "nor when the move is given up"
+run_ok "the move is given up" blockmig job cancel "$job"
+is "$(guest_verdict g)" OK "and the guest misses nothing"
 must guest_cmd g start
 run blockmig move "qmp:$tmp/g/qmp" "$tmp/b" --json --max-pause=3s --on-busy=mirror --delete-source
 is "$status" 0 "with --on-busy=mirror it goes on without a pause" || diag "$err"

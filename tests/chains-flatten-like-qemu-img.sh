@@ -95,7 +95,7 @@ flatten()
     blockmig verify -q --strict -f "$top_format" -F "$format" "$top" "$tmp/ours"
 }
 
-pick 100 5000
+pick 40 5000
 chains=$REPLY
 wrong=0
 for ((n = 0; n < chains && wrong < 3; n++)); do

@@ -4,6 +4,7 @@
 # command again finishes the copy.
 . "${srcdir:-.}/tests/lib.sh"
 need_tool qemu-img qemu-io jq strace
+use_seed
 run strace -o "$tmp/trace" true
 [ "$status" -eq 0 ] || skip_all "strace cannot trace here"
 
@@ -16,7 +17,7 @@ random_file "$tmp/old" 1M 3
 # killed_at CALL COUNT ARGUMENTS...: false if the command ended before its COUNTth CALL.
 killed_at()
 {
-    BLOCKMIG_STATE_DIR=$tmp/state.kill timeout 60 strace -f -qq -o /dev/null -e trace="$1" \
+    BLOCKMIG_STATE_DIR=$tmp/state.kill timeout 300 strace -f -qq -o /dev/null -e trace="$1" \
         -e inject="$1:signal=SIGKILL:when=$2" "$blockmig" copy -q "${@:3}" >/dev/null 2>&1 3>&-
     [ $? -ne 0 ]
 }
@@ -36,15 +37,16 @@ judge()
     [ "$states" = '["done"]' ] || echo "$where: jobs are $states"
 }
 
-pick 2 1000
-step=$REPLY
+pick 1 1000
+part=$REPLY
 for mode in "flat:-O qcow2" "keep:--chain=keep" "force:--force -O qcow2" "raw:-O raw" \
     "files:-O vmdk -o subformat=twoGbMaxExtentSparse" "stream:-O vmdk -o subformat=streamOptimized"; do
     read -ra options <<<"${mode#*:}"
     wrong=
     count=0
     for call in fdatasync fsync renameat2 ftruncate fchmod unlink pwrite64; do
-        for ((when = 1; when < 200; when += 1 + when / step)); do
+        every 3
+        for ((when = first; when < 200; when += 1 + when / part)); do
             rm -rf "$tmp/out" "$tmp/state.kill"
             mkdir "$tmp/out"
             [ "${mode%%:*}" != force ] || cp "$tmp/old" "$tmp/out/t"

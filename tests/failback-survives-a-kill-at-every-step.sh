@@ -8,6 +8,7 @@ need_guest
 need_root
 need_free 1G
 need_tool strace
+use_seed
 run strace -o "$tmp/trace" true
 [ "$status" -eq 0 ] || skip_all "strace cannot trace here"
 
@@ -19,16 +20,11 @@ start_guest g --libvirt-style --disk "$tmp/a/one.qcow2:qcow2" --disk "$tmp/a/two
 guest_wait_ready g
 here=a there=b
 
-is_running()
-{
-    [ "$(qmp g '{"execute": "query-status"}' | jq -r .status)" = running ]
-}
-
 # killed_at CALL COUNT ACTION: false if the command ended before its COUNTth CALL.  Only the process itself is
 # traced: its guard must live.
 killed_at()
 {
-    timeout 100 strace -qq -o /dev/null -e trace="$1" -e inject="$1:signal=SIGKILL:when=$2" \
+    timeout 300 strace -qq -o /dev/null -e trace="$1" -e inject="$1:signal=SIGKILL:when=$2" \
         "$blockmig" job "$3" "$id" "${patient[@]}" >/dev/null 2>&1 3>&-
     [ $? -ne 0 ]
 }
@@ -37,7 +33,7 @@ killed_at()
 judge()
 {
     local where=$1 action=$2 wanted
-    wait_for 10 is_running || echo "$where: the machine stands still; "
+    wait_for 30 is_running g || echo "$where: the machine stands still; "
     blockmig job "$action" "$id" "${patient[@]}" >"$tmp/again" 2>&1 3>&- || echo "$where: $(cat "$tmp/again"); "
     wanted='one.qcow2 two.raw /'
     [ "$action" = failback ] || wanted='/one.qcow2 two.raw '
@@ -48,13 +44,14 @@ judge()
 }
 
 # Longer strides without BLOCKMIG_LONG: each step is a move there, and what follows.
-pick 2 20
-part=$REPLY
+pick 40 1
+longer=$REPLY
 for action in failback finish; do
     for call in renameat2 rename link unlink sendmsg; do
         count=0
         wrong=
-        for ((when = 1; when < 400; when += 1 + when / part)); do
+        every 2
+        for ((when = first; when < 400; when += 1 + when * longer / 20)); do
             must blockmig move "qmp:$tmp/g/qmp" "$tmp/$there" "${patient[@]}" --keep-failback=1h --delete-source --json
             id=$(jq -r .job <<<"$out")
             at_exit end_keeper "$id"

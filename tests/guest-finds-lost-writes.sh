@@ -29,7 +29,7 @@ active_node()
 # ---- an honest pivot ----------------------------------------------------------------------------------
 
 must qemu-img create -q -f qcow2 "$tmp/base.qcow2" 64M
-start_guest a --libvirt-style --disk "$tmp/base.qcow2:qcow2" --append 'span=8M flush=32 log=1'
+start_guest a --libvirt-style --disk "$tmp/base.qcow2:qcow2" --append 'span=8M flush=32 log=1 rate=0'
 guest_wait_ready a
 sleep 1
 

@@ -12,7 +12,9 @@ cut_everywhere stream vmdk
 for name in extent cowd sesparse; do
     wrong='' good=0
     cp "$images/$name-extent1.vmdk" "$tmp/whole"
-    for ((cut = 0; cut < $(stat -c %s "$tmp/whole"); cut += 512)); do
+    every 4
+    size=$(stat -c %s "$tmp/whole")
+    for ((cut = (first - 1) * 512; cut < size; cut += step * 512)); do
         head -c "$cut" "$tmp/whole" >"$images/$name-extent1.vmdk"
         run limited "$blockmig" copy -q -O raw "$images/$name.vmdk" "$tmp/copies/cut"
         if [ "$status" -eq 0 ]; then

@@ -228,10 +228,11 @@ stop_process()
     return 0
 }
 
-# wait_for SECONDS COMMAND...: until the command succeeds.
+# wait_for SECONDS COMMAND...: until the command succeeds; three times as long, for machines that are busy with other
+# things.
 wait_for()
 {
-    local tries=$(($1 * 20))
+    local tries=$(($1 * 60))
     shift
     while [ "$tries" -gt 0 ]; do
         "$@" >/dev/null 2>&1 3>&- && return 0
@@ -350,6 +351,31 @@ use_seed()
     diag "BLOCKMIG_SEED=$seed repeats this run"
 }
 
+# every NTH: for a series of steps: `step` is NTH, and `first` a random one of the first NTH steps, after use_seed; 1 and 1
+# under "make check-long".
+every()
+{
+    pick "$1" 1
+    step=$REPLY
+    below "$step"
+    first=$((REPLY + 1))
+}
+
+# some COUNT WORD...: the array `chosen` gets COUNT of the words, in their order, after use_seed; all of them under
+# "make check-long".
+some()
+{
+    local count left=$(($# - 1)) word
+    pick "$1" "$left"
+    count=$REPLY chosen=()
+    shift
+    for word; do
+        below "$left"
+        [ "$REPLY" -ge "$count" ] || { chosen+=("$word"); count=$((count - 1)); }
+        left=$((left - 1))
+    done
+}
+
 # repeat COUNT WHAT FUNCTION ARGUMENTS...: what goes wrong is told by the first and last lines that it printed.
 repeat()
 {
@@ -362,6 +388,7 @@ repeat()
     done
     is "$wrong" 0 "$count times $what"
 }
+
 # below N: REPLY is a random number in 0 .. N-1.  N up to 2^30.
 below()
 {

@@ -29,7 +29,7 @@ machine()
 {
     must qemu-img create -q -f "$3" "$2/disk.$3" 160M
     must qemu-io -f "$3" -c 'write -P 7 0 128M' "$2/disk.$3"
-    start_guest "$1" --libvirt-style --disk "$2/disk.$3:$3" --append 'flush=64 log=1 hold=1'
+    start_guest "$1" --libvirt-style --disk "$2/disk.$3:$3" --append 'flush=64 log=1 hold=1 rate=0'
     guest_wait_ready "$1"
 }
 

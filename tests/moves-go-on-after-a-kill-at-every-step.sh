@@ -1,11 +1,12 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# SIGKILL after every commit of the journal: the machine runs on; the same command goes on with the move, "job cancel"
+# SIGKILL after every commit of the journal (every few, unless there is time): the machine runs on; the same command goes on with the move, "job cancel"
 # brings the machine back, and nothing is left over by either.
 . "${srcdir:-.}/tests/lib.sh"
 . "$srcdir/tests/guest/lib-guest.sh"
 need_guest
 need_free 1G
+use_seed
 
 # give_up NAME: as far as it can be given up; otherwise it is finished.  Sets `ended`.
 give_up()
@@ -31,15 +32,16 @@ steps()
     must qemu-io -f "$3" -c 'write -P 7 16M 8M' "$from/$disk"
     start_guest "$name" "$2" --disk "$from/$disk:$3" --append 'span=8M flush=16 log=1'
     guest_wait_ready "$name"
-    for ((commit = 1; commit < 80; commit++)); do
+    every 7
+    for ((commit = first; commit < 80; commit += step)); do
         killed_at "$commit" 0 move "qmp:$tmp/$name/qmp" "$to" "${patient[@]}" || break
         count=$((count + 1))
-        wait_for 5 is_running "$name" || wrong+="$commit: stopped; "
+        wait_for 30 is_running "$name" || wrong+="$commit: stopped; "
         # Killed behind its last word: there is nothing left to do.
         status=0 ended=there
         [ "$(newest_job .state)" = done ] || "$what" "$name" "$to"
         [ "$status" -eq 0 ] || wrong+="$commit: $status $err; "
-        wait_for 5 is_running "$name" || wrong+="$commit: stopped afterwards; "
+        wait_for 30 is_running "$name" || wrong+="$commit: stopped afterwards; "
         if [ "$ended" = there ] && [ "$(newest_job .state)" = done ]; then
             rm -f "$from/$disk.blockmig-source"
             swap=$from from=$to to=$swap
@@ -52,7 +54,7 @@ steps()
         [ -z "$wrong" ] || break
     done
     is "$wrong" "" "$name: killed at $count steps"
-    [ "$count" -gt 15 ] && ok "$name: these were all" || not_ok "$name: these were all"
+    [ $((count * step)) -gt 15 ] && ok "$name: these were all" || not_ok "$name: these were all"
     # The last one was not killed: it has moved the disk.
     is "$(guest_verdict "$name")" OK "$name: the guest misses nothing in the end"
     stop_guest "$name"

@@ -8,6 +8,7 @@
 need_guest
 need_root
 need_free 1G
+use_seed
 
 guest_on()
 {
@@ -36,7 +37,7 @@ put_together()
     [ "$3" != qcow2 ] || qemu-img check -q "$there/$disk" 3>&- || [ $? -eq 3 ] || wrong+="$commit: not clean; "
 }
 
-# steps NAME STYLE FORMAT FIRST STEP RESTART
+# steps NAME STYLE FORMAT RESTART
 steps()
 {
     local name=$1 style=$2 format=$3 disk=disk.$3 from=$tmp/$1.a to=$tmp/$1.b commit there swap wrong='' boots=1 count=0
@@ -44,11 +45,12 @@ steps()
     must qemu-img create -q -f "$format" "$from/$disk" 32M
     must qemu-io -f "$format" -c 'write -P 7 16M 8M' "$from/$disk"
     guest_on "$name" "$style" "$from/$disk" "$format" 1
-    for ((commit = $4; commit < 80; commit += $5)); do
+    every 16
+    for ((commit = first; commit < 80; commit += step)); do
         killed_at "$commit" "$(cat "$tmp/$name/pid")" move "qmp:$tmp/$name/qmp" "$to" "${patient[@]}" || break
         wait "$(cat "$tmp/$name/pid")" 2>/dev/null
         count=$((count + 1)) boots=$((boots + 1)) there=$from
-        if [ "$6" = restart ] && [ -e "$from/$disk" ]; then
+        if [ "$4" = restart ] && [ -e "$from/$disk" ]; then
             guest_on "$name" "$style" "$from/$disk" "$format" "$boots"
             recovered job resume "$(newest_job)" || wrong+="$commit: resume $status $err; "
             [ "$(guest_verdict "$name")" = OK ] || wrong+="$commit: $(guest_verdict "$name"); "
@@ -70,11 +72,9 @@ steps()
     stop_guest "$name"
 }
 
-pick 7 1
-step=$REPLY
-steps qcow2 --libvirt-style qcow2 3 "$step" off
-steps drive --drive-style qcow2 4 "$step" off
-steps raw --drive-style raw 5 "$step" off
-steps restart --libvirt-style qcow2 6 "$step" restart
-steps again --drive-style qcow2 7 "$step" restart
+steps qcow2 --libvirt-style qcow2 off
+steps drive --drive-style qcow2 off
+steps raw --drive-style raw off
+steps restart --libvirt-style qcow2 restart
+steps again --drive-style qcow2 restart
 done_testing

@@ -7,11 +7,9 @@
 need_tool qemu-img qemu-io
 
 driver=$builddir/tests/helpers/image-driver
-seed=${BLOCKMIG_SEED:-$$}
-steps=60
-[ "${BLOCKMIG_LONG:-0}" = 1 ] && steps=2000
-diag "seed $seed"
-RANDOM=$seed
+use_seed
+pick 60 2000
+steps=$REPLY
 
 scribble()
 {
@@ -33,36 +31,36 @@ agree()
         "$driver" check qcow2 "$tmp/d.qcow2" look
 }
 
-# try SIZE OPTIONS
+# try SIZE OPTIONS: disks of ours and of QEMU's, with and without a backing file; two of these four, all in check-long.
 try()
 {
-    local size=$1 options=$2 who backing arguments what
-    for who in ours theirs; do
-        for backing in none base; do
-            what="$options, created by $who, backing: $backing"
-            rm -f "$tmp"/*.qcow2 "$tmp"/*.raw
-            arguments=()
-            if [ "$backing" = base ]; then
-                qemu-img create -q -f qcow2 "$tmp/base.qcow2" $((size - 1000448))
-                scribble "$tmp/base.qcow2" $((size - 1000448))
-                arguments=(base.qcow2 qcow2)
-            fi
-            if [ "$who" = ours ]; then
-                "$driver" create qcow2 "$tmp/d.qcow2" "$size" "$options" "${arguments[@]}"
-            else
-                qemu-img create -q -f qcow2 -o "$options" ${arguments[0]:+-b base.qcow2 -F qcow2} "$tmp/d.qcow2" "$size"
-                scribble "$tmp/d.qcow2" "$size"
-            fi
-            if "$driver" random qcow2 "$tmp/d.qcow2" "$tmp/model.raw" $((RANDOM << 15 | RANDOM)) "$steps" && agree; then
-                ok "$what"
-            else
-                not_ok "$what (seed $seed)"
-                continue
-            fi
+    local size=$1 options=$2 case who backing arguments what
+    some 2 ours-none ours-base theirs-none theirs-base
+    for case in "${chosen[@]}"; do
+        who=${case%-*} backing=${case#*-}
+        what="$options, created by $who, backing: $backing"
+        rm -f "$tmp"/*.qcow2 "$tmp"/*.raw
+        arguments=()
+        if [ "$backing" = base ]; then
+            qemu-img create -q -f qcow2 "$tmp/base.qcow2" $((size - 1000448))
+            scribble "$tmp/base.qcow2" $((size - 1000448))
+            arguments=(base.qcow2 qcow2)
+        fi
+        if [ "$who" = ours ]; then
+            "$driver" create qcow2 "$tmp/d.qcow2" "$size" "$options" "${arguments[@]}"
+        else
+            qemu-img create -q -f qcow2 -o "$options" ${arguments[0]:+-b base.qcow2 -F qcow2} "$tmp/d.qcow2" "$size"
             scribble "$tmp/d.qcow2" "$size"
-            "$driver" random qcow2 "$tmp/d.qcow2" "$tmp/model.raw" "$RANDOM" 20 && agree && continue
-            not_ok "$what, after QEMU wrote to it again (seed $seed)"
-        done
+        fi
+        if "$driver" random qcow2 "$tmp/d.qcow2" "$tmp/model.raw" $((RANDOM << 15 | RANDOM)) "$steps" && agree; then
+            ok "$what"
+        else
+            not_ok "$what (seed $seed)"
+            continue
+        fi
+        scribble "$tmp/d.qcow2" "$size"
+        "$driver" random qcow2 "$tmp/d.qcow2" "$tmp/model.raw" "$RANDOM" 20 && agree && continue
+        not_ok "$what, after QEMU wrote to it again (seed $seed)"
     done
 }
 

@@ -101,7 +101,7 @@ differencing()
         cmp "$tmp/book.raw" "$tmp/model.raw" && blockmig verify -q --strict -F raw "$tmp/c3.vhd" "$tmp/model.raw"
 }
 
-pick 8 300
+pick 4 300
 repeat "$REPLY" "random changes by us and by QEMU" changes 40
 repeat "$REPLY" "random chains of differencing disks" differencing 30
 done_testing

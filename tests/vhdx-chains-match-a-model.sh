@@ -33,7 +33,7 @@ failed()
 
 # ---- reading ----------------------------------------------------------------------------------------
 
-pick 12 1000
+pick 6 1000
 rounds=$REPLY failures=0 dirty=0 deep=0
 for ((i = 0; i < rounds; i++)); do
     chain
@@ -57,7 +57,7 @@ is "$failures" 0 "$rounds chains, $deep of them of several images, $dirty with a
 # ---- libvhdi agrees with the model ------------------------------------------------------------------
 
 if /usr/bin/python3 -c 'import pyvhdi' 2>/dev/null; then
-    pick 5 200
+    pick 3 200
     rounds=$REPLY failures=0
     for ((i = 0; i < rounds; i++)); do
         chain plain
@@ -78,7 +78,7 @@ fi
 
 # ---- writing ----------------------------------------------------------------------------------------
 
-pick 6 300
+pick 4 300
 rounds=$REPLY failures=0
 for ((i = 0; i < rounds; i++)); do
     chain

@@ -178,7 +178,7 @@ EOF
 must qemu-img convert -f vmdk -O raw "$tmp/short.vmdk" "$tmp/short.raw"
 check "a descriptor that QEMU shortened" blockmig verify -q --strict -F raw "$tmp/short.vmdk" "$tmp/short.raw"
 
-pick 8 300
+pick 4 300
 repeat "$REPLY" "random changes by us and by QEMU" changes 40
 repeat "$REPLY" "random chains of deltas" deltas 30
 done_testing

@@ -25,7 +25,8 @@ struct crash_mark {
 
 struct crash_mark *crash_mark_new(struct storage *storage, const uint8_t *model, uint64_t size);
 void crash_mark_free(struct crash_mark *mark);
-/* Cuts `storage` behind every flush from the first mark (of struct crash_mark *) on. */
+/* Cuts `storage` behind flushes from the first mark (of struct crash_mark *) on: with BLOCKMIG_LONG=1 behind
+ * each, else behind a sample of them with a random start (harness_sample()). */
 void crash_everywhere(const struct crash_case *crash, struct storage *storage, GPtrArray *marks,
                       GRand *random);
 /* Random changes of the image on `storage`, which is closed, then crash_everywhere(). */

@@ -15,3 +15,11 @@ CLEANFILES += tests/helpers/kill-at-commit.so
 noinst_DATA += tests/helpers/kill-at-commit.so
 tests/helpers/kill-at-commit.so: tests/helpers/kill-at-commit.c
 	$(AM_V_CC)$(MKDIR_P) $(@D) && $(CC) -O2 -Wall -fPIC -shared -o $@ $<
+# For nbdkit, which loads nothing that is built with sanitizers.
+EXTRA_DIST += tests/helpers/waiting-medium.c
+if HAVE_NBDKIT
+CLEANFILES += tests/helpers/waiting-medium.so
+noinst_DATA += tests/helpers/waiting-medium.so
+endif
+tests/helpers/waiting-medium.so: tests/helpers/waiting-medium.c
+	$(AM_V_CC)$(MKDIR_P) $(@D) && $(CC) $(NBDKIT_CFLAGS) -D_GNU_SOURCE -O2 -Wall -fPIC -shared -pthread -o $@ $<

@@ -151,7 +151,7 @@ static void random_steps(struct disk *disk, GRand *rand)
     g_autoptr(GError) error = NULL;
 
     for (unsigned session = 0; session < 2; session++) {
-        for (unsigned i = 0; i < 12; i++)
+        for (unsigned i = 0; i < harness_sample(12, 100); i++)
             step(disk, rand);
         compare(disk);
         assert_ok(chain_flush(disk->chain, &error));

@@ -171,7 +171,7 @@ static void test_random(gconstpointer no_uring)
 {
     static const uint32_t clusters[] = {0, 512, 4096, CLUSTER, 2 * MIB};
 
-    for (int round = 0; round < 30; round++) {
+    for (unsigned round = 0; round < harness_sample(30, 300); round++) {
         struct copy_options options = {
             .no_uring = no_uring != NULL,
             .compress = g_test_rand_bit(),
@@ -192,7 +192,7 @@ static void test_random(gconstpointer no_uring)
 /* A target that holds rubbish: every zero has to be made. */
 static void test_used_target(void)
 {
-    for (int round = 0; round < 10; round++) {
+    for (unsigned round = 0; round < harness_sample(10, 100); round++) {
         struct copy_options options = {0};
         struct disk source = scatter_disk(random_size(), 4096, false);
         struct disk target = raw_disk(source.size + 5 * MIB);
@@ -209,7 +209,7 @@ static void test_overlay(void)
 {
     static const uint32_t clusters[] = {4096, CLUSTER, 256 * 1024};
 
-    for (int round = 0; round < 30; round++) {
+    for (unsigned round = 0; round < harness_sample(30, 300); round++) {
         struct disk base = raw_disk(4 * MIB + 512 * (uint64_t)g_test_rand_int_range(0, 3));
         struct disk source = scatter_disk(5 * MIB, CLUSTER, true);
         struct disk target = {.size = source.size,
@@ -662,7 +662,7 @@ static void test_prove_raw(void)
 
 static void test_digest(gconstpointer no_uring)
 {
-    for (int round = 0; round < 10; round++) {
+    for (unsigned round = 0; round < harness_sample(10, 100); round++) {
         struct disk disk = round % 2 ? raw_disk(random_size()) : scatter_disk(random_size(), 4096, false);
         g_autoptr(digest_table_t) digests =
             digest_table_new(round % 3 ? DIGEST_XXH3_128 : DIGEST_SHA256, disk.size);

@@ -77,15 +77,16 @@ static void check_root(enum digest_algorithm algorithm, uint64_t size, unsigned 
     g_autoptr(digest_table_t) table = digest_table_new(algorithm, size);
     g_autoptr(GPtrArray) chunks = g_ptr_array_new_with_free_func(g_free);
     uint8_t root[DIGEST_MAX_LENGTH], expected[DIGEST_MAX_LENGTH];
+    uint8_t whole[DIGEST_MAX_LENGTH];
     g_autofree uint8_t *zeros = g_malloc0(CHUNK);
     uint64_t count = (size + CHUNK - 1) / CHUNK;
 
     g_assert_cmpuint(digest_table_chunks(table), ==, count);
-    for (uint64_t i = 0; i < count; i++) {
-        uint8_t *digest = g_malloc(DIGEST_MAX_LENGTH);
-        digest_compute(algorithm, zeros, MIN(CHUNK, size - i * CHUNK), digest);
-        g_ptr_array_add(chunks, digest);
-    }
+    digest_compute(algorithm, zeros, CHUNK, whole);
+    for (uint64_t i = 0; i < count; i++)
+        g_ptr_array_add(chunks, g_memdup2(whole, sizeof whole));
+    if (size % CHUNK)
+        digest_compute(algorithm, zeros, size % CHUNK, g_ptr_array_index(chunks, count - 1));
     for (unsigned i = 0; count && i < stored; i++) {
         uint64_t chunk = (uint64_t)g_test_rand_int() % count;
         digest_compute(algorithm, &chunk, sizeof(chunk), g_ptr_array_index(chunks, chunk));

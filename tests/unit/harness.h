@@ -75,6 +75,20 @@ static inline void harness_skip(const char *reason)
     g_test_skip(reason);
 }
 
+static inline bool harness_is_set(const char *variable)
+{
+    return g_strcmp0(g_getenv(variable), "1") == 0;
+}
+
+/* How many of a series are tried: with BLOCKMIG_LONG=1 all; with BLOCKMIG_SHORT=1, where everything takes ten
+ * times as long (sanitizers, valgrind), a third of the usual number. */
+static inline unsigned harness_sample(unsigned usual, unsigned all)
+{
+    if (harness_is_set("BLOCKMIG_LONG"))
+        return all;
+    return MIN(harness_is_set("BLOCKMIG_SHORT") ? (usual + 2) / 3 : usual, all);
+}
+
 /* BLOCKMIG_SEED repeats a random test. */
 static inline GRand *harness_rand(void)
 {
