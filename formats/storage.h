@@ -17,10 +17,11 @@
 
 struct storage;
 
-/* A read or write that is begun and not waited for. The caller's; untouched by it until done(). */
+/* A read, write or check that is begun and not waited for. The caller's; untouched by it until done(). */
 struct storage_request {
     bool write;
-    void *buffer;
+    bool check;   /* instead of reading, as ops->check() */
+    void *buffer; /* read from if it is a write or a check */
     size_t length;
     uint64_t offset;
     /* From any thread, perhaps before storage_start() returns.  `error`: NULL, or a failure; done() owns it.
@@ -38,8 +39,8 @@ struct storage_ops {
     /* All `length` bytes or an error; may extend a growable storage. Any alignment. */
     bool (*pwrite)(struct storage *storage, const void *buffer, size_t length, uint64_t offset,
                    GError **error);
-    /* Begins a read or write of all `length` bytes, any alignment; many may be on their way, and those of
-     * ranges that overlap in any order.  Optional: pread and pwrite are called in threads instead. */
+    /* Begins a read, write or check of all `length` bytes, any alignment; many may be on their way, and those
+     * of ranges that overlap in any order.  Optional: pread and pwrite are called in threads instead. */
     void (*start)(struct storage *storage, struct storage_request *request);
     /* Afterwards the range reads as zeros, with the cheapest means that guarantees it; space
      * may be given back if `may_unmap`. Optional: zeros are written with pwrite. */

@@ -16,6 +16,7 @@
 enum ring_kind {
     RING_READ,
     RING_WRITE,
+    RING_CHECK, /* does the medium hold what is in the buffer?  The storage must have `check` */
     RING_CLONE, /* share blocks of `from` instead of writing (FICLONERANGE) */
     RING_CALL,  /* work for a processor: call() in a thread of the pool */
 };

@@ -381,7 +381,7 @@ static void checked(struct ring_op *op)
     struct task *task = (struct task *)op;
     const struct write_run *run = &task->run;
 
-    /* CALL: compared in the thread already. */
+    /* CALL, CHECK: compared already. */
     if (!op->error && op->kind == RING_READ && memcmp(run->data, op->buffer, run->length))
         op->error = different(run, op->buffer);
     if (!op->error)
@@ -407,8 +407,7 @@ static bool check_packed(struct task *task, const uint8_t *back, GError **error)
     return false;
 }
 
-/* In a thread, with a buffer of its own: compressed units, and zeros that were written into gaps; and where
- * the storage compares. */
+/* In a thread, with a buffer of its own: compressed units, and zeros that were written into gaps. */
 static bool check_apart(struct ring_op *op, GError **error)
 {
     struct task *task = (struct task *)op;
@@ -417,7 +416,7 @@ static bool check_apart(struct ring_op *op, GError **error)
 
     if (run->storage->ops->check)
         return storage_check(run->storage, run->data, run->length, run->host, error) &&
-               (!run->packed || check_packed(task, run->data, error));
+               check_packed(task, run->data, error);
     back = g_malloc(run->length);
     if (!direct_read(run->storage, back, run->length, run->host, true, error))
         return false;
@@ -428,18 +427,26 @@ static bool check_apart(struct ring_op *op, GError **error)
     return !run->packed || check_packed(task, back, error);
 }
 
+/* CALL, CHECK: nothing is brought here to be compared. */
+static enum ring_kind kind_of_check(const struct slot *slot, const struct write_run *run)
+{
+    if (!run->packed && run->storage->ops->check)
+        return RING_CHECK;
+    return run->packed || slot->gap ? RING_CALL : RING_READ;
+}
+
 static void submit_check(struct slot *slot, const struct write_run *whole, size_t at, size_t length)
 {
     if (length == 0)
         return;
     struct write_run run = part_of(whole, at, length);
     struct task *task = task_new(slot, &run);
-    bool apart = run.packed || slot->gap || run.storage->ops->check;
+    enum ring_kind kind = kind_of_check(slot, &run);
     task->op = (struct ring_op){
-        .kind = apart ? RING_CALL : RING_READ,
+        .kind = kind,
         .call = check_apart,
         .storage = run.storage,
-        .buffer = apart ? NULL : slot->back + (run.guest - slot->offset),
+        .buffer = kind == RING_READ ? slot->back + (run.guest - slot->offset) : (void *)run.data,
         .length = run.length,
         .offset = run.host,
         .past_cache = true,

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define THREADS    4 /* requests under way for each storage */
+#define THREADS    8 /* requests under way for each storage */
 #define ALIGNMENT  4096
 #define PIECE      (1u << 20) /* of a read, at most */
 #define AUTO_LEVEL 1
@@ -309,25 +309,6 @@ static bool agent_pwrite(struct storage *storage, const void *buffer, size_t len
     return true;
 }
 
-static void work(gpointer data, gpointer opaque)
-{
-    struct storage_request *request = data;
-    GError *error = NULL;
-
-    if (request->write)
-        agent_pwrite(opaque, request->buffer, request->length, request->offset, &error);
-    else
-        agent_pread(opaque, request->buffer, request->length, request->offset, &error);
-    request->done(request, error);
-}
-
-static void agent_start(struct storage *storage, struct storage_request *request)
-{
-    struct agent_storage *agent = storage->opaque;
-
-    g_thread_pool_push(agent->threads, request, NULL);
-}
-
 static json_t *range(uint64_t offset, uint64_t length)
 {
     return json_pack("{s:I, s:I}", "offset", (json_int_t)offset, "length", (json_int_t)length);
@@ -403,6 +384,27 @@ static bool agent_check(struct storage *storage, const void *buffer, size_t leng
                                  offset, piece);
     }
     return true;
+}
+
+static void work(gpointer data, gpointer opaque)
+{
+    struct storage_request *request = data;
+    GError *error = NULL;
+
+    if (request->check)
+        agent_check(opaque, request->buffer, request->length, request->offset, &error);
+    else if (request->write)
+        agent_pwrite(opaque, request->buffer, request->length, request->offset, &error);
+    else
+        agent_pread(opaque, request->buffer, request->length, request->offset, &error);
+    request->done(request, error);
+}
+
+static void agent_start(struct storage *storage, struct storage_request *request)
+{
+    struct agent_storage *agent = storage->opaque;
+
+    g_thread_pool_push(agent->threads, request, NULL);
 }
 
 static bool read_status(const json_t *ranges, uint64_t length, bool *data, uint64_t *run, GError **error)
