@@ -38,13 +38,42 @@ static void put_header(GByteArray *stream, enum frame_kind kind, uint64_t offset
     g_byte_array_append(stream, header, sizeof(header));
 }
 
+static void free_compressor(gpointer context)
+{
+    ZSTD_freeCCtx(context);
+}
+
+static void free_decompressor(gpointer context)
+{
+    ZSTD_freeDCtx(context);
+}
+
+/* One of each for a thread: their tables are larger than most frames. */
+static GPrivate compressor = G_PRIVATE_INIT(free_compressor);
+static GPrivate decompressor = G_PRIVATE_INIT(free_decompressor);
+
+static ZSTD_CCtx *get_compressor(void)
+{
+    if (!g_private_get(&compressor))
+        g_private_set(&compressor, ZSTD_createCCtx());
+    return g_private_get(&compressor);
+}
+
+static ZSTD_DCtx *get_decompressor(void)
+{
+    if (!g_private_get(&decompressor))
+        g_private_set(&decompressor, ZSTD_createDCtx());
+    return g_private_get(&decompressor);
+}
+
 /* The compressed content, behind a header that is made afterwards; 0: it does not get smaller. */
 static size_t compress_behind(GByteArray *stream, const void *content, size_t length, int level)
 {
+    ZSTD_CCtx *context = get_compressor();
     size_t room = length - length / 8, begin = stream->len + FRAME_HEADER, packed;
 
     g_byte_array_set_size(stream, (guint)(begin + room));
-    packed = ZSTD_compress(stream->data + begin, room, content, length, level);
+    packed = context ? ZSTD_compressCCtx(context, stream->data + begin, room, content, length, level) : 0;
     g_byte_array_set_size(stream, (guint)(begin - FRAME_HEADER));
     return ZSTD_isError(packed) ? 0 : packed;
 }
@@ -168,7 +197,10 @@ static bool check_content(struct frame_parser *parser, GError **error)
     uint8_t digest[FRAME_DIGEST];
 
     if (frame->kind == FRAME_ZSTD) {
-        size_t length = ZSTD_decompress(parser->content, frame->length, parser->packed, parser->payload);
+        ZSTD_DCtx *context = get_decompressor();
+        size_t length = context ? ZSTD_decompressDCtx(context, parser->content, frame->length, parser->packed,
+                                                      parser->payload)
+                                : 0;
 
         if (ZSTD_isError(length) || length != frame->length)
             return refuse(error, frame, "it does not unpack to its length of", frame->length);
