@@ -71,6 +71,11 @@ is "$(xxd -p -c 16 "$tmp/digests" | paste -sd' ')" \
 run curl -s --unix-socket "$tmp/agent.sock" -o "$tmp/back" "http://agent/v1/handles/$handle/extents?offset=1000&length=2500000"
 "$frames" unpack <"$tmp/back" >"$tmp/piece"
 check "and any range comes back" cmp "$tmp/piece" <(tail -c +1001 "$tmp/model" | head -c 2500000)
+for level in -5 1 99; do
+    run curl -s --unix-socket "$tmp/agent.sock" -o "$tmp/back" "http://agent/v1/handles/$handle/extents?offset=0&length=3145728&level=$level"
+    "$frames" unpack <"$tmp/back" >"$tmp/piece"
+    check "compressed with level $level, too" cmp "$tmp/piece" "$tmp/model"
+done
 ask GET "/v1/handles/$handle/status?offset=0&length=3145728"
 is "$(jq '[.[][0]] | add' <<<"$out")" 3145728 "its map covers it"
 before=$(sha256sum <"$tmp/store/new.raw")

@@ -15,13 +15,15 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#define MAX_JSON   (64u << 10) /* bytes of a body */
-#define MAX_READ   (16u << 20) /* bytes in one answer */
-#define MAX_PROVED (UINT64_C(1) << 30)
-#define MAX_CHUNKS 65536u
-#define MAX_RANGES 1024u
-#define PAGE       4096u
-#define STEP       (1u << 20)
+#define MAX_JSON        (64u << 10) /* bytes of a body */
+#define MAX_READ        (16u << 20) /* bytes in one answer */
+#define MAX_PROVED      (UINT64_C(1) << 30)
+#define MAX_CHUNKS      65536u
+#define MAX_RANGES      1024u
+#define PAGE            4096u
+#define FASTEST_LEVEL   -7
+#define STRONGEST_LEVEL 19
+#define STEP            (1u << 20)
 
 enum body { BODY_NONE, BODY_JSON, BODY_FRAMES };
 
@@ -62,6 +64,14 @@ static bool get_number(struct request *request, const char *key, uint64_t *numbe
     if (text && g_ascii_string_to_unsigned(text, 10, 0, INT64_MAX, number, NULL))
         return true;
     return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "%s: a number is expected", key);
+}
+
+/* Of zstd, below 0 the faster ones; 0: none. */
+static int get_level(struct request *request)
+{
+    const char *text = MHD_lookup_connection_value(request->connection, MHD_GET_ARGUMENT_KIND, "level");
+
+    return text ? (int)CLAMP(g_ascii_strtoll(text, NULL, 10), FASTEST_LEVEL, STRONGEST_LEVEL) : 0;
 }
 
 static bool get_range(struct request *request, uint64_t most, uint64_t *offset, uint64_t *length,
@@ -316,13 +326,13 @@ static uint8_t *new_buffer(size_t length, GError **error)
 static bool read_extents(struct request *request, GError **error)
 {
     struct storage *storage = request->handle->storage;
-    uint64_t offset, length, level = 0;
+    int level = get_level(request);
+    uint64_t offset, length;
     uint8_t *buffer;
     bool ok = true;
 
     if (!get_range(request, MAX_READ, &offset, &length, error) || !(buffer = new_buffer(STEP, error)))
         return false;
-    get_number(request, "level", &level, NULL);
     request->octets = g_byte_array_sized_new((guint)(length + FRAME_HEADER * (length / STEP + 2)));
     for (uint64_t end = offset + length, piece; ok && offset < end; offset += piece) {
         piece = MIN(STEP - offset % STEP, end - offset);
@@ -332,7 +342,7 @@ static bool read_extents(struct request *request, GError **error)
         if (ok && is_zero(buffer, piece))
             frame_put_zero(request->octets, offset, piece);
         else if (ok)
-            frame_put_data(request->octets, offset, buffer, piece, (int)MIN(level, 19));
+            frame_put_data(request->octets, offset, buffer, piece, level);
     }
     free(buffer);
     return ok;

@@ -4,6 +4,7 @@
 #include "blockmig/storage/agent-client.h"
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/frame.h"
+#include "blockmig/storage/pace.h"
 #include "formats/error.h"
 
 #include <stdlib.h>
@@ -12,10 +13,9 @@
 #define THREADS    8 /* requests under way for each storage */
 #define ALIGNMENT  4096
 #define PIECE      (1u << 20) /* of a read, at most */
-#define AUTO_LEVEL 1
+#define ZSTD_LEVEL 1
 #define MAX_LEVEL  19
 #define MAX_OPENED 20 /* times that a file is opened again for one request: an agent that comes and goes */
-#define TRY_EVERY  16 /* requests: then the other way is tried once */
 
 struct agent_storage {
     struct agent_client *client;
@@ -30,14 +30,7 @@ struct agent_storage {
 
 /* ---- which way is faster ------------------------------------------------------------------------ */
 
-static int wanted_level = -1;
-
-/* Content per second on one connection, as it is and compressed, lately. */
-static struct {
-    GMutex lock;
-    double rate[2];
-    unsigned count;
-} pace;
+static int wanted_level = -1; /* whichever arrives faster */
 
 bool storage_agent_choose_compression(const char *text, GError **error)
 {
@@ -48,7 +41,7 @@ bool storage_agent_choose_compression(const char *text, GError **error)
     else if (strcmp(text, "off") == 0)
         wanted_level = 0;
     else if (strcmp(text, "zstd") == 0)
-        wanted_level = AUTO_LEVEL;
+        wanted_level = ZSTD_LEVEL;
     else if (g_str_has_prefix(text, "zstd:") &&
              g_ascii_string_to_unsigned(text + strlen("zstd:"), 10, 1, MAX_LEVEL, &level, NULL))
         wanted_level = (int)level;
@@ -59,25 +52,25 @@ bool storage_agent_choose_compression(const char *text, GError **error)
     return true;
 }
 
-static int choose_level(void)
-{
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&pace.lock);
-    bool packed;
+/* For all storages: they share the link. */
+static GMutex pace_lock;
+static struct pace paces[2]; /* of what is fetched, and of what is sent */
 
-    if (wanted_level >= 0)
-        return wanted_level;
-    packed = pace.rate[1] > pace.rate[0];
-    if (pace.count++ % TRY_EVERY == 0 || pace.rate[packed] == 0)
-        packed = !packed;
-    return packed ? AUTO_LEVEL : 0;
+/* Begins a piece; the level of zstd. */
+static int choose_level(bool sent, unsigned *step)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&pace_lock);
+
+    *step = pace_step(&paces[sent]);
+    return wanted_level >= 0 ? wanted_level : pace_level(*step);
 }
 
-static void note_pace(int level, size_t bytes, int64_t microseconds)
+static void note_pace(bool sent, unsigned step, size_t bytes)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&pace.lock);
-    double *rate = &pace.rate[level > 0], now = (double)bytes / (double)MAX(microseconds, 1);
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&pace_lock);
 
-    *rate = *rate == 0 ? now : (3 * *rate + now) / 4;
+    if (wanted_level < 0 && bytes >= PIECE / 4)
+        pace_note(&paces[sent], step, bytes, g_get_monotonic_time());
 }
 
 /* ---- handles ------------------------------------------------------------------------------------ */
@@ -239,20 +232,19 @@ static bool arrived(void *opaque, const struct frame *frame, const uint8_t *cont
 static bool read_piece(struct storage *storage, uint8_t *buffer, size_t length, uint64_t offset,
                        GError **error)
 {
-    int level = choose_level();
+    unsigned step;
+    int level = choose_level(false, &step);
     g_autofree char *path =
         g_strdup_printf("/extents?offset=%" G_GUINT64_FORMAT "&length=%zu&level=%d", offset, length, level);
     struct agent_request request = {.method = "GET", .path = path, .most = length + 65536};
     struct arrival arrival = {buffer, offset, length, 0};
     g_autoptr(frame_parser_t) parser = frame_parser_new(arrived, &arrival);
-    int64_t begin = g_get_monotonic_time();
     g_autoptr(GByteArray) answer = ask(storage, &request, error);
 
     if (!answer || !frame_parser_feed(parser, answer->data, answer->len, error) ||
         !frame_parser_end(parser, error))
         return false;
-    if (length >= PIECE)
-        note_pace(level, length, g_get_monotonic_time() - begin);
+    note_pace(false, step, length);
     return arrival.have == length ||
            blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "the agent sent fewer bytes than it was asked for");
 }
@@ -274,8 +266,8 @@ static bool agent_pread(struct storage *storage, void *buffer, size_t length, ui
 static bool write_piece(struct storage *storage, const uint8_t *data, size_t length, uint64_t offset,
                         GError **error)
 {
-    int level = choose_level();
-    int64_t begin = g_get_monotonic_time();
+    unsigned step;
+    int level = choose_level(true, &step);
     g_autoptr(GByteArray) head = g_byte_array_new();
     struct agent_request request = {.method = "POST", .path = "/extents", .most = 65536};
     g_autoptr(GByteArray) answer = NULL;
@@ -289,8 +281,8 @@ static bool write_piece(struct storage *storage, const uint8_t *data, size_t len
     request.data = level ? NULL : data;
     request.data_length = level ? 0 : length;
     answer = ask(storage, &request, error);
-    if (answer && length >= PIECE / 4)
-        note_pace(level, length, g_get_monotonic_time() - begin);
+    if (answer)
+        note_pace(true, step, length);
     return answer != NULL;
 }
 
