@@ -17,6 +17,13 @@
 
 struct storage;
 
+/* Bytes of another file that may be what is written at `offset`: then they need not be sent. */
+struct storage_seed {
+    uint64_t offset, length; /* in what is written */
+    struct storage *storage;
+    uint64_t at; /* in there */
+};
+
 /* A read, write or check that is begun and not waited for. The caller's; untouched by it until done(). */
 struct storage_request {
     bool write;
@@ -24,6 +31,8 @@ struct storage_request {
     void *buffer; /* read from if it is a write or a check */
     size_t length;
     uint64_t offset;
+    const struct storage_seed *seeds; /* of a write; ascending, and from storages that seeds() took */
+    unsigned seed_count;
     /* From any thread, perhaps before storage_start() returns.  `error`: NULL, or a failure; done() owns it.
      */
     void (*done)(struct storage_request *request, GError *error);
@@ -63,6 +72,8 @@ struct storage_ops {
      * back; from any thread.  Optional: they are read and compared. */
     bool (*check)(struct storage *storage, const void *buffer, size_t length, uint64_t offset,
                   GError **error);
+    /* Can start() use bytes of `seed`?  Optional: no. */
+    bool (*seeds)(struct storage *storage, const struct storage *seed);
     /* Frees what is in `opaque`, and closes the descriptors. */
     void (*close)(struct storage *storage);
 };

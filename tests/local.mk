@@ -139,4 +139,5 @@ dist_check_SCRIPTS += \
 	tests/agents-let-in-whom-they-know.sh \
 	tests/agents-serve-only-their-datastores.sh \
 	tests/copies-across-hosts-go-on.sh \
-	tests/copies-cross-hosts.sh
+	tests/copies-cross-hosts.sh \
+	tests/seeds-spare-the-link.sh

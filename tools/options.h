@@ -50,6 +50,7 @@ struct options {
     unsigned on_busy; /* enum busy_policy */
     unsigned quiesce; /* enum quiesce_mode */
     char *scratch;
+    char *seed;
     char *compress;     /* NULL: auto */
     uint64_t bandwidth; /* bytes per second; 0: no limit */
     unsigned verify;    /* enum verify_mode */

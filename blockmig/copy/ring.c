@@ -240,6 +240,8 @@ static void start(struct ring *ring, struct ring_op *op)
                                            .buffer = (uint8_t *)op->buffer + op->finished,
                                            .length = op->turn,
                                            .offset = op->offset + op->finished,
+                                           .seeds = op->seeds,
+                                           .seed_count = op->seed_count,
                                            .done = started_done};
     storage_start(op->storage, &op->request);
 }

@@ -30,6 +30,8 @@ struct ring_op {
     uint64_t offset;
     struct storage *from; /* CLONE */
     uint64_t from_offset;
+    const struct storage_seed *seeds; /* WRITE: as in struct storage_request */
+    unsigned seed_count;
     bool past_cache; /* READ: from the medium also where there is no O_DIRECT: drops the range from the cache
                       */
     bool buffered;   /* WRITE: through storage_pwrite(), whatever the alignment */

@@ -19,6 +19,7 @@ struct task {
     struct write_run run;
     struct placement fill;
     uint8_t *below; /* of a fill: what the backing layer has there */
+    GArray *seeds;  /* of struct storage_seed; or NULL */
 };
 
 static struct task *task_new(struct slot *slot, const struct write_run *run)
@@ -45,6 +46,7 @@ static struct slot *task_finish(struct task *task)
     if (task->op.error)
         slot_fail(slot, task->op.error);
     g_free(task->below);
+    g_clear_pointer(&task->seeds, g_array_unref);
     g_free(task);
     slot->pending--;
     return slot;
@@ -74,6 +76,36 @@ static struct write_run part_of(const struct write_run *whole, size_t at, size_t
     return run;
 }
 
+static void add_seed(struct task *task, const struct extent *extent)
+{
+    const struct write_run *run = &task->run;
+    struct storage_seed seed = {run->host + (extent->offset - run->guest), extent->length, extent->storage,
+                                extent->host_offset};
+
+    if (extent->status == EXTENT_DATA && run->storage->ops->seeds(run->storage, extent->storage))
+        g_array_append_val(task->seeds, seed);
+}
+
+/* Where the seed has what is written.  It may be damaged, or change meanwhile: then it is of no use. */
+static void find_seeds(struct task *task)
+{
+    struct copy *copy = task->slot->copy;
+    const struct write_run *run = &task->run;
+    uint64_t end = run->guest + run->length;
+    struct extent extent;
+
+    if (copy->no_seed || run->packed || !run->storage->ops->seeds)
+        return;
+    task->seeds = g_array_new(FALSE, FALSE, sizeof(struct storage_seed));
+    for (uint64_t guest = run->guest; guest < end && !copy->no_seed; guest = extent_end(&extent)) {
+        copy->no_seed = !reader_extent(&copy->seed, guest, end, &extent, NULL);
+        if (!copy->no_seed)
+            add_seed(task, &extent);
+    }
+    task->op.seeds = (const struct storage_seed *)(void *)task->seeds->data;
+    task->op.seed_count = task->seeds->len;
+}
+
 static void submit_write(struct slot *slot, const struct write_run *whole, size_t at, size_t length,
                          bool buffered)
 {
@@ -90,6 +122,7 @@ static void submit_write(struct slot *slot, const struct write_run *whole, size_
         .buffered = buffered,
         .done = written,
     };
+    find_seeds(task);
     task_submit(task);
 }
 

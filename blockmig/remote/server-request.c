@@ -45,6 +45,8 @@ struct request {
     json_t *arguments;
     struct MHD_Connection *connection; /* once it is to be answered */
     uint64_t frames, bytes;
+    GString *same; /* '1' or '0' for each frame that names another place; or NULL */
+    bool seed_gone;
     GError *error;
     json_t *answer;     /* what it is answered with: this, or */
     GByteArray *octets; /* this */
@@ -277,8 +279,7 @@ static bool close_handle(struct request *request, GError **error)
 /* ---- bulk data ---------------------------------------------------------------------------------- */
 
 /* Only whole pages directly: parts of one may come from several connections. */
-static bool write_content(struct storage *storage, const struct frame *frame, const uint8_t *content,
-                          GError **error)
+bool write_content(struct storage *storage, const struct frame *frame, const uint8_t *content, GError **error)
 {
     struct split split =
         split_range(storage, content, frame->length, frame->offset, MAX(PAGE, storage->alignment));
@@ -290,6 +291,20 @@ static bool write_content(struct storage *storage, const struct frame *frame, co
                           offset + split.head + split.middle, error);
 }
 
+static bool take_same(struct request *request, const struct frame *frame, GError **error)
+{
+    bool same = false;
+
+    if (!request->same)
+        request->same = g_string_new(NULL);
+    if (request->same->len == MAX_CHUNKS)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "more than %u frames of that kind", MAX_CHUNKS);
+    if (!seed_take(&request->caller, request->handle->storage, frame, &same, &request->seed_gone, error))
+        return false;
+    g_string_append_c(request->same, same ? '1' : '0');
+    return true;
+}
+
 static bool take_frame(void *opaque, const struct frame *frame, const uint8_t *content, GError **error)
 {
     struct request *request = opaque;
@@ -299,6 +314,8 @@ static bool take_frame(void *opaque, const struct frame *frame, const uint8_t *c
     request->bytes += frame->length;
     if (!storage->writable)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the file was opened to be read");
+    if (frame->kind == FRAME_SAME)
+        return take_same(request, frame, error);
     return content ? write_content(storage, frame, content, error)
                    : storage_zero(storage, frame->offset, frame->length, true, error);
 }
@@ -309,6 +326,10 @@ static bool write_extents(struct request *request, GError **error)
         return false;
     request->answer =
         json_pack("{s:I, s:I}", "frames", (json_int_t)request->frames, "bytes", (json_int_t)request->bytes);
+    if (request->same)
+        json_object_set_new(request->answer, "same", json_string(request->same->str));
+    if (request->seed_gone)
+        json_object_set_new(request->answer, "gone", json_true());
     return true;
 }
 
@@ -544,6 +565,8 @@ void request_free(struct request *request)
     g_clear_error(&request->error);
     json_decref(request->answer);
     g_clear_pointer(&request->octets, g_byte_array_unref);
+    if (request->same)
+        g_string_free(request->same, TRUE);
     g_free(request);
 }
 

@@ -15,6 +15,8 @@
 #define PIECE      (1u << 20) /* of a read, at most */
 #define ZSTD_LEVEL 1
 #define MAX_LEVEL  19
+#define SEED_BLOCK (64u << 10) /* of a file there that may be the same, at most */
+#define SEED_LEAST 4096
 #define MAX_OPENED 20 /* times that a file is opened again for one request: an agent that comes and goes */
 
 struct agent_storage {
@@ -218,7 +220,8 @@ static bool arrived(void *opaque, const struct frame *frame, const uint8_t *cont
 {
     struct arrival *arrival = opaque;
 
-    if (frame->offset != arrival->offset + arrival->have || frame->length > arrival->length - arrival->have)
+    if (frame->kind == FRAME_SAME || frame->offset != arrival->offset + arrival->have ||
+        frame->length > arrival->length - arrival->have)
         return blockmig_fail(error, BLOCKMIG_ERROR_FAILED,
                              "the agent sent other bytes than it was asked for");
     if (content)
@@ -299,6 +302,143 @@ static bool agent_pwrite(struct storage *storage, const void *buffer, size_t len
     }
     storage_grown(storage, end);
     return true;
+}
+
+/* ---- what is there already ---------------------------------------------------------------------- */
+
+struct block {
+    uint64_t offset, length;
+    struct storage *seed;
+    uint64_t at;
+    bool same;
+};
+
+/* What of the seeds lies in the request, in blocks that are cut where the file's are. */
+static GArray *cut_seeds(const struct storage_request *request)
+{
+    GArray *blocks = g_array_new(FALSE, FALSE, sizeof(struct block));
+
+    for (unsigned i = 0; i < request->seed_count; i++) {
+        const struct storage_seed *seed = &request->seeds[i];
+        uint64_t from = MAX(seed->offset, request->offset), next;
+        uint64_t end = MIN(seed->offset + seed->length, request->offset + request->length);
+
+        for (; from < end; from = next) {
+            next = MIN(end, (from / SEED_BLOCK + 1) * SEED_BLOCK);
+            struct block block = {from, next - from, seed->storage, seed->at + (from - seed->offset), false};
+            if (block.length >= SEED_LEAST)
+                g_array_append_val(blocks, block);
+        }
+    }
+    return blocks;
+}
+
+/* The number of a handle as frames have it. */
+static bool get_seed(const char *handle, uint8_t *seed)
+{
+    const char *text = handle + strlen("/v1/handles/");
+
+    for (unsigned i = 0; i < FRAME_SEED && agent_is_id(text); i++)
+        seed[i] = (uint8_t)(g_ascii_xdigit_value(text[2 * i]) << 4 | g_ascii_xdigit_value(text[2 * i + 1]));
+    return agent_is_id(text);
+}
+
+static void mark_same(GArray *blocks, const GByteArray *answer, bool *gone)
+{
+    json_t *object = json_loadb((const char *)answer->data, answer->len, 0, NULL);
+    const char *same = json_string_value(json_object_get(object, "same"));
+
+    *gone = json_is_true(json_object_get(object, "gone"));
+    for (guint i = 0; same && strlen(same) == blocks->len && i < blocks->len; i++)
+        g_array_index(blocks, struct block, i).same = same[i] == '1';
+    json_decref(object);
+}
+
+/* Asks the agent to write the blocks that it has; which those were is noted. */
+static bool offer_once(struct storage *storage, const struct storage_request *request, GArray *blocks,
+                       const char *handle, bool *gone, GError **error)
+{
+    g_autoptr(GByteArray) stream = g_byte_array_new(), answer = NULL;
+    struct agent_request question = {.method = "POST", .path = "/extents", .most = 65536};
+    uint8_t number[FRAME_SEED];
+
+    if (!get_seed(handle, number))
+        return true;
+    for (guint i = 0; i < blocks->len; i++) {
+        const struct block *block = &g_array_index(blocks, struct block, i);
+
+        frame_put_same(stream, block->offset, (uint8_t *)request->buffer + (block->offset - request->offset),
+                       block->length, number, block->at);
+    }
+    question.head = stream->data;
+    question.head_length = stream->len;
+    if (!(answer = ask(storage, &question, error)))
+        return false;
+    mark_same(blocks, answer, gone);
+    return true;
+}
+
+/* If the agent was started anew, the seed is opened again; if it is not to be had any more, all is sent. */
+static bool offer(struct storage *storage, const struct storage_request *request, GArray *blocks,
+                  GError **error)
+{
+    struct storage *seed = g_array_index(blocks, struct block, 0).seed;
+
+    for (unsigned times = 0; times < MAX_OPENED; times++) {
+        g_autofree char *handle = handle_of(seed->opaque);
+        bool gone = false;
+
+        if (!offer_once(storage, request, blocks, handle, &gone, error))
+            return false;
+        if (!gone || !open_again(seed, handle, NULL))
+            break;
+    }
+    return true;
+}
+
+/* Those of one file at a time: the layers of a seed are several. */
+static bool offer_all(struct storage *storage, const struct storage_request *request, GArray *blocks,
+                      GError **error)
+{
+    const struct block *all = (const struct block *)(void *)blocks->data;
+
+    for (guint first = 0, next; first < blocks->len; first = next) {
+        g_autoptr(GArray) some = g_array_new(FALSE, FALSE, sizeof(struct block));
+
+        for (next = first; next < blocks->len && all[next].seed == all[first].seed; next++)
+            g_array_append_val(some, all[next]);
+        if (!offer(storage, request, some, error))
+            return false;
+        memcpy(&g_array_index(blocks, struct block, first), some->data, some->len * sizeof(struct block));
+    }
+    return true;
+}
+
+static bool write_part(struct storage *storage, const struct storage_request *request, uint64_t from,
+                       uint64_t to, GError **error)
+{
+    return from == to || agent_pwrite(storage, (uint8_t *)request->buffer + (from - request->offset),
+                                      (size_t)(to - from), from, error);
+}
+
+static bool write_seeded(struct storage *storage, const struct storage_request *request, GError **error)
+{
+    g_autoptr(GArray) blocks = cut_seeds(request);
+    uint64_t from = request->offset, end = request->offset + request->length;
+
+    if (blocks->len && !offer_all(storage, request, blocks, error))
+        return false;
+    for (guint i = 0; i < blocks->len; i++) {
+        const struct block *block = &g_array_index(blocks, struct block, i);
+
+        if (!block->same)
+            continue;
+        if (!write_part(storage, request, from, block->offset, error))
+            return false;
+        from = block->offset + block->length;
+    }
+    storage_grown(storage, end);
+    return write_part(storage, request, from, end, error);
 }
 
 static json_t *range(uint64_t offset, uint64_t length)
@@ -386,7 +526,7 @@ static void work(gpointer data, gpointer opaque)
     if (request->check)
         agent_check(opaque, request->buffer, request->length, request->offset, &error);
     else if (request->write)
-        agent_pwrite(opaque, request->buffer, request->length, request->offset, &error);
+        write_seeded(opaque, request, &error);
     else
         agent_pread(opaque, request->buffer, request->length, request->offset, &error);
     request->done(request, error);
@@ -451,6 +591,13 @@ static void agent_close(struct storage *storage)
     g_free(agent);
 }
 
+static bool agent_seeds(struct storage *storage, const struct storage *seed)
+{
+    const struct agent_storage *agent = storage->opaque, *other = seed->opaque;
+
+    return seed->ops == storage->ops && other->client == agent->client;
+}
+
 static const struct storage_ops agent_ops = {
     .name = "agent",
     .pread = agent_pread,
@@ -463,6 +610,7 @@ static const struct storage_ops agent_ops = {
     .allocate = agent_allocate,
     .status = agent_status,
     .check = agent_check,
+    .seeds = agent_seeds,
     .close = agent_close,
 };
 
