@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define THREADS    8 /* requests under way for each storage */
+#define THREADS    16 /* requests under way for each storage */
 #define ALIGNMENT  4096
 #define PIECE      (1u << 20) /* of a read, at most */
 #define ZSTD_LEVEL 1

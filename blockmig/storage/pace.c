@@ -3,11 +3,11 @@
 
 #include <glib.h>
 
-#define ENOUGH_BYTES (16u << 20) /* of content for a measurement, or */
-#define ENOUGH_TIME  (G_USEC_PER_SEC / 2)
-#define FIRST_TRIALS 4  /* one after the other; then */
-#define TRIAL_EVERY  32 /* measurements */
-#define WORTH_TRYING 1.05
+#define ENOUGH_BYTES    (32u << 20) /* of content for a measurement, or */
+#define ENOUGH_TIME     (G_USEC_PER_SEC / 2)
+#define TRIAL_EVERY     16 /* measurements; the first time soon */
+#define WORTH_CHANGING  1.05
+#define WORTH_BEGINNING 1.25 /* to compress, which takes the processors of both hosts */
 
 /* Of files of an operating system, level 1 leaves a third; -1 a tenth more than that, in half the time. */
 static const int levels[PACE_STEPS] = {0, -1, 1, 3};
@@ -44,15 +44,31 @@ static unsigned next_trial(struct pace *pace)
     return pace->down ? pace->step - 1 : pace->step + 1;
 }
 
+/* To compress is begun with if it was faster twice, each time than what was measured just before: where a
+ * copy begins, everything is slow. */
+static void judge(struct pace *pace)
+{
+    bool begins = pace->step == 0;
+    double worth = begins ? WORTH_BEGINNING : WORTH_CHANGING;
+    bool faster = pace->rate[pace->trying] > worth * pace->rate[pace->step];
+
+    pace->wins = faster && begins ? pace->wins + 1 : 0;
+    if (begins && pace->wins == 1) {
+        pace->rate[0] = 0;
+        pace->since_trial = TRIAL_EVERY;
+    } else if (faster) {
+        move(pace);
+    }
+    measure(pace, pace->step);
+}
+
 static void decide(struct pace *pace)
 {
     if (pace->trying != pace->step) {
-        if (pace->rate[pace->trying] > WORTH_TRYING * pace->rate[pace->step])
-            move(pace);
-        measure(pace, pace->step);
-    } else if (++pace->since_trial >= (pace->trials < FIRST_TRIALS ? 1 : TRIAL_EVERY)) {
+        judge(pace);
+    } else if (++pace->since_trial >= (pace->tried ? TRIAL_EVERY : 1)) {
         pace->since_trial = 0;
-        pace->trials++;
+        pace->tried = true;
         measure(pace, next_trial(pace));
     } else {
         measure(pace, pace->step);

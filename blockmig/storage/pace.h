@@ -22,7 +22,8 @@ struct pace {
     unsigned trying;         /* the one that is measured, which may be the same */
     double rate[PACE_STEPS]; /* bytes in a microsecond, lately; 0: not measured */
     unsigned since_trial;    /* measurements since another one was tried, */
-    unsigned trials;         /* and how often that was so */
+    bool tried;              /* another one, at all */
+    unsigned wins;           /* of compressing over not, one after the other */
     bool down;               /* where the last trial was */
     int64_t begin;           /* of the measurement; 0: with the first piece that arrives */
     uint64_t bytes;
