@@ -88,7 +88,7 @@ bool storage_pwrite(struct storage *storage, const void *buffer, size_t length, 
 
 void storage_start(struct storage *storage, struct storage_request *request)
 {
-    const char *what = request->write ? "write" : "read";
+    const char *what = request->write ? "write" : request->check ? "check" : "read";
     GError *error = NULL;
 
     if ((!request->write || write_check(storage, what, &error)) &&

@@ -17,12 +17,22 @@
 
 struct storage;
 
-/* A read or write that is begun and not waited for. The caller's; untouched by it until done(). */
+/* Bytes of another file that may be what is written at `offset`: then they need not be sent. */
+struct storage_seed {
+    uint64_t offset, length; /* in what is written */
+    struct storage *storage;
+    uint64_t at; /* in there */
+};
+
+/* A read, write or check that is begun and not waited for. The caller's; untouched by it until done(). */
 struct storage_request {
     bool write;
-    void *buffer;
+    bool check;   /* instead of reading, as ops->check() */
+    void *buffer; /* read from if it is a write or a check */
     size_t length;
     uint64_t offset;
+    const struct storage_seed *seeds; /* of a write; ascending, and from storages that seeds() took */
+    unsigned seed_count;
     /* From any thread, perhaps before storage_start() returns.  `error`: NULL, or a failure; done() owns it.
      */
     void (*done)(struct storage_request *request, GError *error);
@@ -38,8 +48,8 @@ struct storage_ops {
     /* All `length` bytes or an error; may extend a growable storage. Any alignment. */
     bool (*pwrite)(struct storage *storage, const void *buffer, size_t length, uint64_t offset,
                    GError **error);
-    /* Begins a read or write of all `length` bytes, any alignment; many may be on their way, and those of
-     * ranges that overlap in any order.  Optional: pread and pwrite are called in threads instead. */
+    /* Begins a read, write or check of all `length` bytes, any alignment; many may be on their way, and those
+     * of ranges that overlap in any order.  Optional: pread and pwrite are called in threads instead. */
     void (*start)(struct storage *storage, struct storage_request *request);
     /* Afterwards the range reads as zeros, with the cheapest means that guarantees it; space
      * may be given back if `may_unmap`. Optional: zeros are written with pwrite. */
@@ -66,6 +76,8 @@ struct storage_ops {
      * `length` is a multiple of `chunk`.  Optional: they are read. */
     bool (*digests)(struct storage *storage, uint64_t offset, uint64_t length, uint32_t chunk,
                     uint8_t *digests, GError **error);
+    /* Can start() use bytes of `seed`?  Optional: no. */
+    bool (*seeds)(struct storage *storage, const struct storage *seed);
     /* Frees what is in `opaque`, and closes the descriptors. */
     void (*close)(struct storage *storage);
 };

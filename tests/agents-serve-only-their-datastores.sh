@@ -71,8 +71,31 @@ is "$(xxd -p -c 16 "$tmp/digests" | paste -sd' ')" \
 run curl -s --unix-socket "$tmp/agent.sock" -o "$tmp/back" "http://agent/v1/handles/$handle/extents?offset=1000&length=2500000"
 "$frames" unpack <"$tmp/back" >"$tmp/piece"
 check "and any range comes back" cmp "$tmp/piece" <(tail -c +1001 "$tmp/model" | head -c 2500000)
+for level in -5 1 99; do
+    run curl -s --unix-socket "$tmp/agent.sock" -o "$tmp/back" "http://agent/v1/handles/$handle/extents?offset=0&length=3145728&level=$level"
+    "$frames" unpack <"$tmp/back" >"$tmp/piece"
+    check "compressed with level $level, too" cmp "$tmp/piece" "$tmp/model"
+done
 ask GET "/v1/handles/$handle/status?offset=0&length=3145728"
 is "$(jq '[.[][0]] | add' <<<"$out")" 3145728 "its map covers it"
+
+new=$handle
+must cp "$tmp/model" "$tmp/frozen/seed.raw"
+open_file frozen seed.raw read
+head -c 100000 /dev/zero >"$tmp/zeros"
+dd if="$tmp/model" of="$tmp/piece" bs=1 skip=5000 count=70000 status=none
+nobody=00112233445566778899aabbccddeeff far=9223372036854775000
+"$frames" same 10000 "$handle:5000:$tmp/piece" same 200000 "$handle:5000:$tmp/zeros" same 400000 "$handle:3145000:$tmp/piece" \
+    same 500000 "$nobody:0:$tmp/piece" same 600000 "$handle:1048576:$tmp/zeros" >"$tmp/stream"
+ask POST "/v1/handles/$new/extents" --data-binary "@$tmp/stream"
+is "$http $(jq -c '[.frames, .same, .gone]' <<<"$out")" '200 [5,"10001",true]' "what another file has is written, if it has it"
+dd if="$tmp/piece" of="$tmp/model" bs=1 seek=10000 conv=notrunc status=none
+dd if="$tmp/zeros" of="$tmp/model" bs=1 seek=600000 conv=notrunc status=none
+check "and nothing else" cmp "$tmp/store/new.raw" "$tmp/model"
+"$frames" same 0 "$handle:$far:$tmp/piece" >"$tmp/stream"
+ask POST "/v1/handles/$new/extents" --data-binary "@$tmp/stream"
+is "$http" 409 "beyond what a file can have there is nothing"
+handle=$new
 before=$(sha256sum <"$tmp/store/new.raw")
 
 for broken in digest magic kind length offset cut long; do

@@ -148,4 +148,5 @@ dist_check_SCRIPTS += \
 	tests/machines-go-to-other-hosts.sh \
 	tests/machines-survive-migrations-that-fail.sh \
 	tests/domains-move-on-one-host.sh \
-	tests/copies-cross-hosts.sh
+	tests/copies-cross-hosts.sh \
+	tests/seeds-spare-the-link.sh

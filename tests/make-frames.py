@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""make-frames.py (data OFFSET FILE | zstd OFFSET FILE | zero OFFSET LENGTH | broken-WHAT OFFSET FILE)...
+"""make-frames.py (data OFFSET FILE | zstd OFFSET FILE | zero OFFSET LENGTH | same OFFSET HANDLE:OFFSET:FILE |
+                broken-WHAT OFFSET FILE)...
 make-frames.py digest FILE CHUNK
 make-frames.py unpack <STREAM
 
 Frames as blockmig/storage/frame.h describes them, made and read without its code: the digest by xxhsum, zstd by
 zstd.
 """
+import hashlib
 import struct
 import subprocess
 import sys
@@ -50,9 +52,13 @@ def make(arguments):
         if kind == "zero":
             yield header(0, int(offset), int(what), 0)
             continue
-        with open(what, "rb") as file:
+        with open(what.split(":")[-1], "rb") as file:
             content = file.read()
-        if kind.startswith("broken-"):
+        if kind == "same":
+            handle, place, _ = what.split(":")
+            yield header(3, int(offset), len(content), 56) + bytes.fromhex(handle) + struct.pack("<Q", int(place))
+            yield hashlib.sha256(content).digest()
+        elif kind.startswith("broken-"):
             yield broken(kind[7:], int(offset), content)
         else:
             payload = zstd(content) + b"" if kind == "zstd" else content

@@ -113,6 +113,7 @@ static const struct option_spec specs[] = {
      BOTH | COMMAND_VERIFY | COMMAND_COMMIT, OPTION_RATE, AT(bandwidth)},
     {"compress", 0, "HOW", "to and from agents: auto, off or zstd[:LEVEL]", COPIES | COMMAND_MIGRATE,
      OPTION_STRING, AT(compress)},
+    {"seed", 0, "FILE", "an older copy there: what it has is not sent", COPIES, OPTION_STRING, AT(seed)},
     {"guest-share", 0, "PERCENT", "requests that the machine keeps (80); 0: any", MOVES, OPTION_PERCENT,
      AT(guest_share)},
     {"salvage", 0, NULL, "go on after read errors, list them and exit 6", COPIES, OPTION_FLAG, AT(salvage)},

@@ -51,8 +51,9 @@ struct options {
     unsigned on_busy; /* enum busy_policy */
     unsigned quiesce; /* enum quiesce_mode */
     char *scratch;
-    char *connection;   /* URI of a libvirt */
-    unsigned cdrom;     /* enum cdrom_mode */
+    char *connection; /* URI of a libvirt */
+    unsigned cdrom;   /* enum cdrom_mode */
+    char *seed;
     char *compress;     /* NULL: auto */
     uint64_t bandwidth; /* bytes per second; 0: no limit */
     unsigned verify;    /* enum verify_mode */

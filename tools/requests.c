@@ -60,6 +60,7 @@ struct copy_request *requests_copy(const struct options *options, const char *so
     set_string(&request->target_format, options->target_format);
     set_string(&request->target_options, options->target_options);
     set_string(&request->secret, options->secret);
+    set_string(&request->seed, options->seed);
     set_string(&request->state_dir, options->state_dir);
     set_strings(&request->parents, options->parents);
     set_strings(&request->allowed_roots, options->roots);

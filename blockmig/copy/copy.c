@@ -442,6 +442,9 @@ static bool prepare(struct copy *copy, struct chain *source, struct image *targe
         digest_table_truncate(options->digests, copy->begin / DIGEST_CHUNK_SIZE);
     reader_init(&copy->reader, &copy->copier, source, NULL);
     copy->reader.leave_holes = options->patch;
+    copy->no_seed = !options->seed;
+    if (options->seed)
+        reader_init(&copy->seed, &copy->copier, options->seed, NULL);
     /* Somebody who watches wants to know how much there is; the map is read once more for it. */
     return !options->progress ||
            reader_count(&copy->reader, copy->begin, copy->end, &counters->data_total, error);

@@ -56,6 +56,7 @@ struct copy_options {
     bool no_uring;       /* use the thread pool */
     size_t buffer_bytes; /* 0: 64 MiB; of a patch, only so much of it is touched as there is to ship */
     struct chain *target_backing; /* what the target's holes show: fills come from there; or NULL: zeros */
+    struct chain *seed;           /* an older copy, which the target's side has: see storage_seed; or NULL */
     struct throttle *throttle;    /* or NULL; takes bytes that are read */
     struct digest_table *digests; /* of the source as the guest sees it (keep_holes: holes as zeros), or NULL;
                                    * complete below `start` */

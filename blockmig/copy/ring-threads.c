@@ -57,6 +57,8 @@ static bool run(struct ring_op *op, GError **error)
     case RING_WRITE:
         return (op->buffered ? storage_pwrite : direct_write)(
             op->storage, (uint8_t *)op->buffer + op->finished, op->turn, offset, error);
+    case RING_CHECK:
+        return storage_check(op->storage, (uint8_t *)op->buffer + op->finished, op->turn, offset, error);
     case RING_CLONE:
         return run_clone(op, error);
     case RING_CALL:

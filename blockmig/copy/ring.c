@@ -210,7 +210,7 @@ static void poll_threads(struct ring *ring)
 
 static bool moves_bytes(const struct ring_op *op)
 {
-    return op->kind == RING_READ || op->kind == RING_WRITE;
+    return op->kind == RING_READ || op->kind == RING_WRITE || op->kind == RING_CHECK;
 }
 
 static enum lane_kind lane_of(const struct ring *ring, const struct ring_op *op)
@@ -219,7 +219,7 @@ static enum lane_kind lane_of(const struct ring *ring, const struct ring_op *op)
         return LANE_WORK;
     if (op->storage->ops->start)
         return LANE_STORAGE;
-    return ring->uring && ring_op_is_direct(op) ? LANE_KERNEL : LANE_THREADS;
+    return ring->uring && op->kind != RING_CHECK && ring_op_is_direct(op) ? LANE_KERNEL : LANE_THREADS;
 }
 
 static void started_done(struct storage_request *request, GError *error)
@@ -236,9 +236,12 @@ static void start(struct ring *ring, struct ring_op *op)
 {
     op->ring = ring;
     op->request = (struct storage_request){.write = op->kind == RING_WRITE,
+                                           .check = op->kind == RING_CHECK,
                                            .buffer = (uint8_t *)op->buffer + op->finished,
                                            .length = op->turn,
                                            .offset = op->offset + op->finished,
+                                           .seeds = op->seeds,
+                                           .seed_count = op->seed_count,
                                            .done = started_done};
     storage_start(op->storage, &op->request);
 }

@@ -16,6 +16,7 @@
 enum ring_kind {
     RING_READ,
     RING_WRITE,
+    RING_CHECK, /* does the medium hold what is in the buffer?  The storage must have `check` */
     RING_CLONE, /* share blocks of `from` instead of writing (FICLONERANGE) */
     RING_CALL,  /* work for a processor: call() in a thread of the pool */
 };
@@ -29,6 +30,8 @@ struct ring_op {
     uint64_t offset;
     struct storage *from; /* CLONE */
     uint64_t from_offset;
+    const struct storage_seed *seeds; /* WRITE: as in struct storage_request */
+    unsigned seed_count;
     bool past_cache; /* READ: from the medium also where there is no O_DIRECT: drops the range from the cache
                       */
     bool buffered;   /* WRITE: through storage_pwrite(), whatever the alignment */

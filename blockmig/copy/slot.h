@@ -55,6 +55,8 @@ struct copy {
     uint64_t staged_data; /* since the last checkpoint */
     int64_t checkpoint_time;
     struct copy_map_sum sum; /* of the slots that are gone */
+    struct reader seed;
+    bool no_seed; /* there is none, or its map cannot be read */
     bool no_reflink;
     GHashTable *reflinks; /* storage -> can it share blocks with the target? */
     uint8_t *zeros;       /* SLOT_SIZE of them, when first needed */

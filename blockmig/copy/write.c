@@ -19,6 +19,7 @@ struct task {
     struct write_run run;
     struct placement fill;
     uint8_t *below; /* of a fill: what the backing layer has there */
+    GArray *seeds;  /* of struct storage_seed; or NULL */
 };
 
 static struct task *task_new(struct slot *slot, const struct write_run *run)
@@ -45,6 +46,7 @@ static struct slot *task_finish(struct task *task)
     if (task->op.error)
         slot_fail(slot, task->op.error);
     g_free(task->below);
+    g_clear_pointer(&task->seeds, g_array_unref);
     g_free(task);
     slot->pending--;
     return slot;
@@ -74,6 +76,36 @@ static struct write_run part_of(const struct write_run *whole, size_t at, size_t
     return run;
 }
 
+static void add_seed(struct task *task, const struct extent *extent)
+{
+    const struct write_run *run = &task->run;
+    struct storage_seed seed = {run->host + (extent->offset - run->guest), extent->length, extent->storage,
+                                extent->host_offset};
+
+    if (extent->status == EXTENT_DATA && run->storage->ops->seeds(run->storage, extent->storage))
+        g_array_append_val(task->seeds, seed);
+}
+
+/* Where the seed has what is written.  It may be damaged, or change meanwhile: then it is of no use. */
+static void find_seeds(struct task *task)
+{
+    struct copy *copy = task->slot->copy;
+    const struct write_run *run = &task->run;
+    uint64_t end = run->guest + run->length;
+    struct extent extent;
+
+    if (copy->no_seed || run->packed || !run->storage->ops->seeds)
+        return;
+    task->seeds = g_array_new(FALSE, FALSE, sizeof(struct storage_seed));
+    for (uint64_t guest = run->guest; guest < end && !copy->no_seed; guest = extent_end(&extent)) {
+        copy->no_seed = !reader_extent(&copy->seed, guest, end, &extent, NULL);
+        if (!copy->no_seed)
+            add_seed(task, &extent);
+    }
+    task->op.seeds = (const struct storage_seed *)(void *)task->seeds->data;
+    task->op.seed_count = task->seeds->len;
+}
+
 static void submit_write(struct slot *slot, const struct write_run *whole, size_t at, size_t length,
                          bool buffered)
 {
@@ -90,6 +122,7 @@ static void submit_write(struct slot *slot, const struct write_run *whole, size_
         .buffered = buffered,
         .done = written,
     };
+    find_seeds(task);
     task_submit(task);
 }
 
@@ -381,7 +414,7 @@ static void checked(struct ring_op *op)
     struct task *task = (struct task *)op;
     const struct write_run *run = &task->run;
 
-    /* CALL: compared in the thread already. */
+    /* CALL, CHECK: compared already. */
     if (!op->error && op->kind == RING_READ && memcmp(run->data, op->buffer, run->length))
         op->error = different(run, op->buffer);
     if (!op->error)
@@ -407,8 +440,7 @@ static bool check_packed(struct task *task, const uint8_t *back, GError **error)
     return false;
 }
 
-/* In a thread, with a buffer of its own: compressed units, and zeros that were written into gaps; and where
- * the storage compares. */
+/* In a thread, with a buffer of its own: compressed units, and zeros that were written into gaps. */
 static bool check_apart(struct ring_op *op, GError **error)
 {
     struct task *task = (struct task *)op;
@@ -417,7 +449,7 @@ static bool check_apart(struct ring_op *op, GError **error)
 
     if (run->storage->ops->check)
         return storage_check(run->storage, run->data, run->length, run->host, error) &&
-               (!run->packed || check_packed(task, run->data, error));
+               check_packed(task, run->data, error);
     back = g_malloc(run->length);
     if (!direct_read(run->storage, back, run->length, run->host, true, error))
         return false;
@@ -428,18 +460,26 @@ static bool check_apart(struct ring_op *op, GError **error)
     return !run->packed || check_packed(task, back, error);
 }
 
+/* CALL, CHECK: nothing is brought here to be compared. */
+static enum ring_kind kind_of_check(const struct slot *slot, const struct write_run *run)
+{
+    if (!run->packed && run->storage->ops->check)
+        return RING_CHECK;
+    return run->packed || slot->gap ? RING_CALL : RING_READ;
+}
+
 static void submit_check(struct slot *slot, const struct write_run *whole, size_t at, size_t length)
 {
     if (length == 0)
         return;
     struct write_run run = part_of(whole, at, length);
     struct task *task = task_new(slot, &run);
-    bool apart = run.packed || slot->gap || run.storage->ops->check;
+    enum ring_kind kind = kind_of_check(slot, &run);
     task->op = (struct ring_op){
-        .kind = apart ? RING_CALL : RING_READ,
+        .kind = kind,
         .call = check_apart,
         .storage = run.storage,
-        .buffer = apart ? NULL : slot->back + (run.guest - slot->offset),
+        .buffer = kind == RING_READ ? slot->back + (run.guest - slot->offset) : (void *)run.data,
         .length = run.length,
         .offset = run.host,
         .past_cache = true,

@@ -145,6 +145,7 @@ static bool copy_unit(struct cold_job *job, struct copy_unit *unit, GError **err
     options.compress = job->request->compressed;
     options.salvage = job->request->salvage;
     options.throttle = throttle;
+    options.seed = job->seed;
     options.digests = unit->done.digests;
     options.map_sum = unit->done.map_sum;
     options.target_backing = unit->below;

@@ -63,6 +63,7 @@ struct job_report *copy_job_run(const struct copy_request *request, const struct
     job.units = g_ptr_array_new_with_free_func((GDestroyNotify)copy_unit_free);
     job_run(&job.base, request->state_dir, error);
     g_clear_pointer(&job.units, g_ptr_array_unref);
+    chain_close(job.seed);
     chain_close(job.source);
     journal_job_free(job.given_up);
     job_clear(&job.base);

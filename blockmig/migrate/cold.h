@@ -55,6 +55,7 @@ struct cold_job {
         *given_up;        /* an unfinished job for the same target, which this one replaces; or NULL */
     GPtrArray *units;     /* of struct copy_unit */
     struct chain *source; /* open until the end: its locks keep writers away */
+    struct chain *seed;   /* without locks: whoever uses it may go on; or NULL */
 };
 
 static inline struct cold_job *cold_of(struct job *base)
@@ -71,6 +72,8 @@ bool cold_tell_bad(const struct cold_job *job, GError **error);
 
 /* target.c: fills job->units from the request and the open source chain.  REFUSED and USAGE errors. */
 bool cold_choose_targets(struct cold_job *job, GError **error);
+/* seed.c: opens what the request names as a seed, if it does.  REFUSED and USAGE errors. */
+bool cold_open_seed(struct cold_job *job, GError **error);
 /* resume.c: finds what an earlier run left for these targets and decides: nothing, go on with it
  * (job->base.record, unit->done.frontier, digests, ...), or it is already done (job->base.already_there). */
 bool cold_look_for_earlier_run(struct cold_job *job, GError **error);

@@ -34,6 +34,7 @@ struct copy_request {
     char *target_format;  /* -O; NULL: each image keeps its format */
     char *target_options; /* -o text */
     char *secret;         /* the file with the passphrase of an encrypted source */
+    char *seed; /* an older copy, which the target's agent has: as it is named there, or as a URI; or NULL */
     enum chain_mode chain;
     GPtrArray *parents;       /* of char *: "[FORMAT:]FILE", top to base; or NULL */
     GPtrArray *allowed_roots; /* of char *; or NULL */

@@ -59,6 +59,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/resume.c \
 	blockmig/migrate/unit-files.c \
 	blockmig/migrate/share.c blockmig/migrate/share.h \
+	blockmig/migrate/seed.c \
 	blockmig/migrate/space.c blockmig/migrate/space.h \
 	blockmig/migrate/target.c blockmig/migrate/target.h \
 	blockmig/migrate/units.c blockmig/migrate/units.h \

@@ -303,6 +303,9 @@ static void write_plan(struct cold_job *job)
             job_plan(&job->base, "  goes on at byte %" PRIu64 ", after the checkpoint of job %s",
                      unit->done.frontier, job->base.record->id);
     }
+    if (job->seed)
+        job_plan(&job->base, "what %s has at the same place of the disk is not sent",
+                 chain_layer(job->seed, 0)->name);
     job_plan(&job->base, "space: at most %s on the target", needed);
     g_string_replace(proof, "%s", where, 0);
     job_plan(&job->base, "proof: %s", proof->str);
@@ -362,7 +365,7 @@ static bool look(struct cold_job *job, GError **error)
     for (guint i = 0; i < job->units->len; i++)
         if (!target_is_free(job, g_ptr_array_index(job->units, i), error))
             return false;
-    return job->base.already_there || check_space(job, error);
+    return job->base.already_there || (check_space(job, error) && cold_open_seed(job, error));
 }
 
 bool cold_preflight(struct job *base, GError **error)

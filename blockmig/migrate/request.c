@@ -57,6 +57,7 @@ void copy_request_free(struct copy_request *request)
     g_clear_pointer(&request->parents, g_ptr_array_unref);
     g_clear_pointer(&request->allowed_roots, g_ptr_array_unref);
     g_free(request->secret);
+    g_free(request->seed);
     g_free(request->state_dir);
     g_free(request);
 }
@@ -98,6 +99,7 @@ char *copy_request_to_json(const struct copy_request *request)
     request_set_string(object, "target_format", request->target_format);
     request_set_string(object, "target_options", request->target_options);
     request_set_string(object, "secret", secret);
+    request_set_string(object, "seed", request->seed);
     request_set_string(object, "chain", chain_mode_name(request->chain));
     request_set_string(object, "verify", verify_mode_name(request->verify));
     request_set_string(object, "digest", digest_algorithm_name(request->digest));
@@ -125,6 +127,7 @@ static bool request_from_object(struct copy_request *request, json_t *object, GE
     request->target_format = request_get_string(object, "target_format");
     request->target_options = request_get_string(object, "target_options");
     request->secret = request_get_string(object, "secret");
+    request->seed = request_get_string(object, "seed");
     request->parents = request_get_strings(object, "parents");
     request->allowed_roots = request_get_strings(object, "allowed_roots");
     request->bandwidth = (uint64_t)json_integer_value(json_object_get(object, "bandwidth"));
@@ -152,7 +155,7 @@ struct copy_request *copy_request_from_json(const char *text, GError **error)
 }
 
 /* They do not change what is written. */
-static const char *const free_keys[] = {"bandwidth", "force", NULL};
+static const char *const free_keys[] = {"bandwidth", "force", "seed", NULL};
 
 bool copy_request_same(const char *a, const char *b)
 {

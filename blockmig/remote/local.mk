@@ -6,6 +6,7 @@ libengine_a_SOURCES += \
 	blockmig/remote/machines.c blockmig/remote/machines.h \
 	blockmig/remote/peer.c blockmig/remote/peer.h \
 	blockmig/remote/rate.c blockmig/remote/rate.h \
+	blockmig/remote/server-seed.c \
 	blockmig/remote/server.c blockmig/remote/server.h blockmig/remote/server-internal.h \
 	blockmig/remote/server-config.c blockmig/remote/server-config.h \
 	blockmig/remote/server-request.c \

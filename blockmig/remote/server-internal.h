@@ -5,6 +5,7 @@
 
 #include "blockmig/remote/handle.h"
 #include "blockmig/remote/server.h"
+#include "blockmig/storage/frame.h"
 
 #include <jansson.h>
 #include <microhttpd.h>
@@ -34,6 +35,14 @@ struct MHD_Response *request_answer(struct request *request, struct MHD_Connecti
 /* A part of a tunnel: it may be silent for as long as it likes. */
 bool request_has_no_end(const struct request *request);
 void request_free(struct request *request); /* NULL is allowed */
+
+/* server-seed.c: writes what the file that `frame`, of FRAME_SAME, names has, if that is what it has to be.
+ * *same false: it is not, or cannot be read; *gone: there is no such handle. */
+bool seed_take(const struct caller *caller, struct storage *target, const struct frame *frame, bool *same,
+               bool *gone, GError **error);
+/* A frame's content. */
+bool write_content(struct storage *storage, const struct frame *frame, const uint8_t *content,
+                   GError **error);
 
 /* {"error": ..., "code": ...}, and the status that goes with it. */
 struct MHD_Response *answer_error(const GError *error, unsigned *status);

@@ -16,13 +16,15 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#define MAX_JSON   (64u << 10) /* bytes of a body */
-#define MAX_READ   (16u << 20) /* bytes in one answer */
-#define MAX_PROVED (UINT64_C(1) << 30)
-#define MAX_CHUNKS 65536u
-#define MAX_RANGES 1024u
-#define PAGE       4096u
-#define STEP       (1u << 20)
+#define MAX_JSON        (64u << 10) /* bytes of a body */
+#define MAX_READ        (16u << 20) /* bytes in one answer */
+#define MAX_PROVED      (UINT64_C(1) << 30)
+#define MAX_CHUNKS      65536u
+#define MAX_RANGES      1024u
+#define PAGE            4096u
+#define FASTEST_LEVEL   -7
+#define STRONGEST_LEVEL 19
+#define STEP            (1u << 20)
 
 enum body { BODY_NONE, BODY_JSON, BODY_FRAMES, BODY_STREAM };
 
@@ -44,6 +46,8 @@ struct request {
     json_t *arguments;
     struct MHD_Connection *connection; /* once it is to be answered */
     uint64_t frames, bytes;
+    GString *same; /* '1' or '0' for each frame that names another place; or NULL */
+    bool seed_gone;
     GError *error;
     unsigned refused; /* the status with it, if it is not that of the error's code */
     struct tunnel *tunnel;
@@ -65,6 +69,14 @@ static bool get_number(struct request *request, const char *key, uint64_t *numbe
     if (text && g_ascii_string_to_unsigned(text, 10, 0, INT64_MAX, number, NULL))
         return true;
     return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "%s: a number is expected", key);
+}
+
+/* Of zstd, below 0 the faster ones; 0: none. */
+static int get_level(struct request *request)
+{
+    const char *text = MHD_lookup_connection_value(request->connection, MHD_GET_ARGUMENT_KIND, "level");
+
+    return text ? (int)CLAMP(g_ascii_strtoll(text, NULL, 10), FASTEST_LEVEL, STRONGEST_LEVEL) : 0;
 }
 
 static bool get_range(struct request *request, uint64_t most, uint64_t *offset, uint64_t *length,
@@ -323,8 +335,7 @@ static bool close_handle(struct request *request, GError **error)
 /* ---- bulk data ---------------------------------------------------------------------------------- */
 
 /* Only whole pages directly: parts of one may come from several connections. */
-static bool write_content(struct storage *storage, const struct frame *frame, const uint8_t *content,
-                          GError **error)
+bool write_content(struct storage *storage, const struct frame *frame, const uint8_t *content, GError **error)
 {
     struct split split =
         split_range(storage, content, frame->length, frame->offset, MAX(PAGE, storage->alignment));
@@ -336,6 +347,20 @@ static bool write_content(struct storage *storage, const struct frame *frame, co
                           offset + split.head + split.middle, error);
 }
 
+static bool take_same(struct request *request, const struct frame *frame, GError **error)
+{
+    bool same = false;
+
+    if (!request->same)
+        request->same = g_string_new(NULL);
+    if (request->same->len == MAX_CHUNKS)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "more than %u frames of that kind", MAX_CHUNKS);
+    if (!seed_take(&request->caller, request->handle->storage, frame, &same, &request->seed_gone, error))
+        return false;
+    g_string_append_c(request->same, same ? '1' : '0');
+    return true;
+}
+
 static bool take_frame(void *opaque, const struct frame *frame, const uint8_t *content, GError **error)
 {
     struct request *request = opaque;
@@ -345,6 +370,8 @@ static bool take_frame(void *opaque, const struct frame *frame, const uint8_t *c
     request->bytes += frame->length;
     if (!storage->writable)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the file was opened to be read");
+    if (frame->kind == FRAME_SAME)
+        return take_same(request, frame, error);
     return content ? write_content(storage, frame, content, error)
                    : storage_zero(storage, frame->offset, frame->length, true, error);
 }
@@ -355,6 +382,10 @@ static bool write_extents(struct request *request, GError **error)
         return false;
     request->answer =
         json_pack("{s:I, s:I}", "frames", (json_int_t)request->frames, "bytes", (json_int_t)request->bytes);
+    if (request->same)
+        json_object_set_new(request->answer, "same", json_string(request->same->str));
+    if (request->seed_gone)
+        json_object_set_new(request->answer, "gone", json_true());
     return true;
 }
 
@@ -372,13 +403,13 @@ static uint8_t *new_buffer(size_t length, GError **error)
 static bool read_extents(struct request *request, GError **error)
 {
     struct storage *storage = request->handle->storage;
-    uint64_t offset, length, level = 0;
+    int level = get_level(request);
+    uint64_t offset, length;
     uint8_t *buffer;
     bool ok = true;
 
     if (!get_range(request, MAX_READ, &offset, &length, error) || !(buffer = new_buffer(STEP, error)))
         return false;
-    get_number(request, "level", &level, NULL);
     request->octets = g_byte_array_sized_new((guint)(length + FRAME_HEADER * (length / STEP + 2)));
     for (uint64_t end = offset + length, piece; ok && offset < end; offset += piece) {
         piece = MIN(STEP - offset % STEP, end - offset);
@@ -388,7 +419,7 @@ static bool read_extents(struct request *request, GError **error)
         if (ok && is_zero(buffer, piece))
             frame_put_zero(request->octets, offset, piece);
         else if (ok)
-            frame_put_data(request->octets, offset, buffer, piece, (int)MIN(level, 19));
+            frame_put_data(request->octets, offset, buffer, piece, level);
     }
     free(buffer);
     return ok;
@@ -653,6 +684,8 @@ void request_free(struct request *request)
     g_clear_error(&request->error);
     json_decref(request->answer);
     g_clear_pointer(&request->octets, g_byte_array_unref);
+    if (request->same)
+        g_string_free(request->same, TRUE);
     g_free(request);
 }
 

@@ -4,19 +4,21 @@
 #include "blockmig/storage/agent-client.h"
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/frame.h"
+#include "blockmig/storage/pace.h"
 #include "formats/error.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define MAX_DIGESTS 65536u /* in one answer */
-#define THREADS     4      /* requests under way for each storage */
+#define THREADS     16     /* requests under way for each storage */
 #define ALIGNMENT   4096
 #define PIECE       (1u << 20) /* of a read, at most */
-#define AUTO_LEVEL  1
+#define ZSTD_LEVEL  1
 #define MAX_LEVEL   19
+#define SEED_BLOCK  (64u << 10) /* of a file there that may be the same, at most */
+#define SEED_LEAST  4096
 #define MAX_OPENED  20 /* times that a file is opened again for one request: an agent that comes and goes */
-#define TRY_EVERY   16 /* requests: then the other way is tried once */
 
 struct agent_storage {
     struct agent_client *client;
@@ -31,14 +33,7 @@ struct agent_storage {
 
 /* ---- which way is faster ------------------------------------------------------------------------ */
 
-static int wanted_level = -1;
-
-/* Content per second on one connection, as it is and compressed, lately. */
-static struct {
-    GMutex lock;
-    double rate[2];
-    unsigned count;
-} pace;
+static int wanted_level = -1; /* whichever arrives faster */
 
 bool storage_agent_choose_compression(const char *text, GError **error)
 {
@@ -49,7 +44,7 @@ bool storage_agent_choose_compression(const char *text, GError **error)
     else if (strcmp(text, "off") == 0)
         wanted_level = 0;
     else if (strcmp(text, "zstd") == 0)
-        wanted_level = AUTO_LEVEL;
+        wanted_level = ZSTD_LEVEL;
     else if (g_str_has_prefix(text, "zstd:") &&
              g_ascii_string_to_unsigned(text + strlen("zstd:"), 10, 1, MAX_LEVEL, &level, NULL))
         wanted_level = (int)level;
@@ -60,25 +55,25 @@ bool storage_agent_choose_compression(const char *text, GError **error)
     return true;
 }
 
-static int choose_level(void)
-{
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&pace.lock);
-    bool packed;
+/* For all storages: they share the link. */
+static GMutex pace_lock;
+static struct pace paces[2]; /* of what is fetched, and of what is sent */
 
-    if (wanted_level >= 0)
-        return wanted_level;
-    packed = pace.rate[1] > pace.rate[0];
-    if (pace.count++ % TRY_EVERY == 0 || pace.rate[packed] == 0)
-        packed = !packed;
-    return packed ? AUTO_LEVEL : 0;
+/* Begins a piece; the level of zstd. */
+static int choose_level(bool sent, unsigned *step)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&pace_lock);
+
+    *step = pace_step(&paces[sent]);
+    return wanted_level >= 0 ? wanted_level : pace_level(*step);
 }
 
-static void note_pace(int level, size_t bytes, int64_t microseconds)
+static void note_pace(bool sent, unsigned step, size_t bytes)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&pace.lock);
-    double *rate = &pace.rate[level > 0], now = (double)bytes / (double)MAX(microseconds, 1);
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&pace_lock);
 
-    *rate = *rate == 0 ? now : (3 * *rate + now) / 4;
+    if (wanted_level < 0 && bytes >= PIECE / 4)
+        pace_note(&paces[sent], step, bytes, g_get_monotonic_time());
 }
 
 /* ---- handles ------------------------------------------------------------------------------------ */
@@ -226,7 +221,8 @@ static bool arrived(void *opaque, const struct frame *frame, const uint8_t *cont
 {
     struct arrival *arrival = opaque;
 
-    if (frame->offset != arrival->offset + arrival->have || frame->length > arrival->length - arrival->have)
+    if (frame->kind == FRAME_SAME || frame->offset != arrival->offset + arrival->have ||
+        frame->length > arrival->length - arrival->have)
         return blockmig_fail(error, BLOCKMIG_ERROR_FAILED,
                              "the agent sent other bytes than it was asked for");
     if (content)
@@ -240,20 +236,19 @@ static bool arrived(void *opaque, const struct frame *frame, const uint8_t *cont
 static bool read_piece(struct storage *storage, uint8_t *buffer, size_t length, uint64_t offset,
                        GError **error)
 {
-    int level = choose_level();
+    unsigned step;
+    int level = choose_level(false, &step);
     g_autofree char *path =
         g_strdup_printf("/extents?offset=%" G_GUINT64_FORMAT "&length=%zu&level=%d", offset, length, level);
     struct agent_request request = {.method = "GET", .path = path, .most = length + 65536};
     struct arrival arrival = {buffer, offset, length, 0};
     g_autoptr(frame_parser_t) parser = frame_parser_new(arrived, &arrival);
-    int64_t begin = g_get_monotonic_time();
     g_autoptr(GByteArray) answer = ask(storage, &request, error);
 
     if (!answer || !frame_parser_feed(parser, answer->data, answer->len, error) ||
         !frame_parser_end(parser, error))
         return false;
-    if (length >= PIECE)
-        note_pace(level, length, g_get_monotonic_time() - begin);
+    note_pace(false, step, length);
     return arrival.have == length ||
            blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "the agent sent fewer bytes than it was asked for");
 }
@@ -275,8 +270,8 @@ static bool agent_pread(struct storage *storage, void *buffer, size_t length, ui
 static bool write_piece(struct storage *storage, const uint8_t *data, size_t length, uint64_t offset,
                         GError **error)
 {
-    int level = choose_level();
-    int64_t begin = g_get_monotonic_time();
+    unsigned step;
+    int level = choose_level(true, &step);
     g_autoptr(GByteArray) head = g_byte_array_new();
     struct agent_request request = {.method = "POST", .path = "/extents", .most = 65536};
     g_autoptr(GByteArray) answer = NULL;
@@ -290,8 +285,8 @@ static bool write_piece(struct storage *storage, const uint8_t *data, size_t len
     request.data = level ? NULL : data;
     request.data_length = level ? 0 : length;
     answer = ask(storage, &request, error);
-    if (answer && length >= PIECE / 4)
-        note_pace(level, length, g_get_monotonic_time() - begin);
+    if (answer)
+        note_pace(true, step, length);
     return answer != NULL;
 }
 
@@ -310,23 +305,141 @@ static bool agent_pwrite(struct storage *storage, const void *buffer, size_t len
     return true;
 }
 
-static void work(gpointer data, gpointer opaque)
-{
-    struct storage_request *request = data;
-    GError *error = NULL;
+/* ---- what is there already ---------------------------------------------------------------------- */
 
-    if (request->write)
-        agent_pwrite(opaque, request->buffer, request->length, request->offset, &error);
-    else
-        agent_pread(opaque, request->buffer, request->length, request->offset, &error);
-    request->done(request, error);
+struct block {
+    uint64_t offset, length;
+    struct storage *seed;
+    uint64_t at;
+    bool same;
+};
+
+/* What of the seeds lies in the request, in blocks that are cut where the file's are. */
+static GArray *cut_seeds(const struct storage_request *request)
+{
+    GArray *blocks = g_array_new(FALSE, FALSE, sizeof(struct block));
+
+    for (unsigned i = 0; i < request->seed_count; i++) {
+        const struct storage_seed *seed = &request->seeds[i];
+        uint64_t from = MAX(seed->offset, request->offset), next;
+        uint64_t end = MIN(seed->offset + seed->length, request->offset + request->length);
+
+        for (; from < end; from = next) {
+            next = MIN(end, (from / SEED_BLOCK + 1) * SEED_BLOCK);
+            struct block block = {from, next - from, seed->storage, seed->at + (from - seed->offset), false};
+            if (block.length >= SEED_LEAST)
+                g_array_append_val(blocks, block);
+        }
+    }
+    return blocks;
 }
 
-static void agent_start(struct storage *storage, struct storage_request *request)
+/* The number of a handle as frames have it. */
+static bool get_seed(const char *handle, uint8_t *seed)
 {
-    struct agent_storage *agent = storage->opaque;
+    const char *text = handle + strlen("/v1/handles/");
 
-    g_thread_pool_push(agent->threads, request, NULL);
+    for (unsigned i = 0; i < FRAME_SEED && agent_is_id(text); i++)
+        seed[i] = (uint8_t)(g_ascii_xdigit_value(text[2 * i]) << 4 | g_ascii_xdigit_value(text[2 * i + 1]));
+    return agent_is_id(text);
+}
+
+static void mark_same(GArray *blocks, const GByteArray *answer, bool *gone)
+{
+    json_t *object = json_loadb((const char *)answer->data, answer->len, 0, NULL);
+    const char *same = json_string_value(json_object_get(object, "same"));
+
+    *gone = json_is_true(json_object_get(object, "gone"));
+    for (guint i = 0; same && strlen(same) == blocks->len && i < blocks->len; i++)
+        g_array_index(blocks, struct block, i).same = same[i] == '1';
+    json_decref(object);
+}
+
+/* Asks the agent to write the blocks that it has; which those were is noted. */
+static bool offer_once(struct storage *storage, const struct storage_request *request, GArray *blocks,
+                       const char *handle, bool *gone, GError **error)
+{
+    g_autoptr(GByteArray) stream = g_byte_array_new(), answer = NULL;
+    struct agent_request question = {.method = "POST", .path = "/extents", .most = 65536};
+    uint8_t number[FRAME_SEED];
+
+    if (!get_seed(handle, number))
+        return true;
+    for (guint i = 0; i < blocks->len; i++) {
+        const struct block *block = &g_array_index(blocks, struct block, i);
+
+        frame_put_same(stream, block->offset, (uint8_t *)request->buffer + (block->offset - request->offset),
+                       block->length, number, block->at);
+    }
+    question.head = stream->data;
+    question.head_length = stream->len;
+    if (!(answer = ask(storage, &question, error)))
+        return false;
+    mark_same(blocks, answer, gone);
+    return true;
+}
+
+/* If the agent was started anew, the seed is opened again; if it is not to be had any more, all is sent. */
+static bool offer(struct storage *storage, const struct storage_request *request, GArray *blocks,
+                  GError **error)
+{
+    struct storage *seed = g_array_index(blocks, struct block, 0).seed;
+
+    for (unsigned times = 0; times < MAX_OPENED; times++) {
+        g_autofree char *handle = handle_of(seed->opaque);
+        bool gone = false;
+
+        if (!offer_once(storage, request, blocks, handle, &gone, error))
+            return false;
+        if (!gone || !open_again(seed, handle, NULL))
+            break;
+    }
+    return true;
+}
+
+/* Those of one file at a time: the layers of a seed are several. */
+static bool offer_all(struct storage *storage, const struct storage_request *request, GArray *blocks,
+                      GError **error)
+{
+    const struct block *all = (const struct block *)(void *)blocks->data;
+
+    for (guint first = 0, next; first < blocks->len; first = next) {
+        g_autoptr(GArray) some = g_array_new(FALSE, FALSE, sizeof(struct block));
+
+        for (next = first; next < blocks->len && all[next].seed == all[first].seed; next++)
+            g_array_append_val(some, all[next]);
+        if (!offer(storage, request, some, error))
+            return false;
+        memcpy(&g_array_index(blocks, struct block, first), some->data, some->len * sizeof(struct block));
+    }
+    return true;
+}
+
+static bool write_part(struct storage *storage, const struct storage_request *request, uint64_t from,
+                       uint64_t to, GError **error)
+{
+    return from == to || agent_pwrite(storage, (uint8_t *)request->buffer + (from - request->offset),
+                                      (size_t)(to - from), from, error);
+}
+
+static bool write_seeded(struct storage *storage, const struct storage_request *request, GError **error)
+{
+    g_autoptr(GArray) blocks = cut_seeds(request);
+    uint64_t from = request->offset, end = request->offset + request->length;
+
+    if (blocks->len && !offer_all(storage, request, blocks, error))
+        return false;
+    for (guint i = 0; i < blocks->len; i++) {
+        const struct block *block = &g_array_index(blocks, struct block, i);
+
+        if (!block->same)
+            continue;
+        if (!write_part(storage, request, from, block->offset, error))
+            return false;
+        from = block->offset + block->length;
+    }
+    storage_grown(storage, end);
+    return write_part(storage, request, from, end, error);
 }
 
 static json_t *range(uint64_t offset, uint64_t length)
@@ -431,6 +544,27 @@ static bool agent_digests(struct storage *storage, uint64_t offset, uint64_t len
     return true;
 }
 
+static void work(gpointer data, gpointer opaque)
+{
+    struct storage_request *request = data;
+    GError *error = NULL;
+
+    if (request->check)
+        agent_check(opaque, request->buffer, request->length, request->offset, &error);
+    else if (request->write)
+        write_seeded(opaque, request, &error);
+    else
+        agent_pread(opaque, request->buffer, request->length, request->offset, &error);
+    request->done(request, error);
+}
+
+static void agent_start(struct storage *storage, struct storage_request *request)
+{
+    struct agent_storage *agent = storage->opaque;
+
+    g_thread_pool_push(agent->threads, request, NULL);
+}
+
 static bool read_status(const json_t *ranges, uint64_t length, bool *data, uint64_t *run, GError **error)
 {
     const json_t *first = json_array_get(ranges, 0);
@@ -483,6 +617,13 @@ static void agent_close(struct storage *storage)
     g_free(agent);
 }
 
+static bool agent_seeds(struct storage *storage, const struct storage *seed)
+{
+    const struct agent_storage *agent = storage->opaque, *other = seed->opaque;
+
+    return seed->ops == storage->ops && other->client == agent->client;
+}
+
 static const struct storage_ops agent_ops = {
     .name = "agent",
     .pread = agent_pread,
@@ -496,6 +637,7 @@ static const struct storage_ops agent_ops = {
     .status = agent_status,
     .check = agent_check,
     .digests = agent_digests,
+    .seeds = agent_seeds,
     .close = agent_close,
 };
 

@@ -4,12 +4,15 @@
 #include "formats/bytes.h"
 #include "formats/error.h"
 
+#include <gnutls/crypto.h>
+#include <gnutls/gnutls.h>
 #include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 #include <zstd.h>
 
-#define ALIGNMENT 4096
+#define ALIGNMENT    4096
+#define SAME_PAYLOAD (FRAME_SEED + 8 + FRAME_SHA256)
 
 static const char magic[4] = "BMF1";
 
@@ -19,6 +22,13 @@ void frame_digest(const void *content, size_t length, uint8_t *digest)
 
     XXH128_canonicalFromHash(&canonical, XXH3_128bits(content, length));
     memcpy(digest, canonical.digest, FRAME_DIGEST);
+}
+
+/* No digest at all fits nothing. */
+void frame_sha256(const void *content, size_t length, uint8_t *digest)
+{
+    if (gnutls_hash_fast(GNUTLS_DIG_SHA256, content, length, digest) != 0)
+        gnutls_rnd(GNUTLS_RND_NONCE, digest, FRAME_SHA256);
 }
 
 /* ---- making them -------------------------------------------------------------------------------- */
@@ -38,13 +48,42 @@ static void put_header(GByteArray *stream, enum frame_kind kind, uint64_t offset
     g_byte_array_append(stream, header, sizeof(header));
 }
 
+static void free_compressor(gpointer context)
+{
+    ZSTD_freeCCtx(context);
+}
+
+static void free_decompressor(gpointer context)
+{
+    ZSTD_freeDCtx(context);
+}
+
+/* One of each for a thread: their tables are larger than most frames. */
+static GPrivate compressor = G_PRIVATE_INIT(free_compressor);
+static GPrivate decompressor = G_PRIVATE_INIT(free_decompressor);
+
+static ZSTD_CCtx *get_compressor(void)
+{
+    if (!g_private_get(&compressor))
+        g_private_set(&compressor, ZSTD_createCCtx());
+    return g_private_get(&compressor);
+}
+
+static ZSTD_DCtx *get_decompressor(void)
+{
+    if (!g_private_get(&decompressor))
+        g_private_set(&decompressor, ZSTD_createDCtx());
+    return g_private_get(&decompressor);
+}
+
 /* The compressed content, behind a header that is made afterwards; 0: it does not get smaller. */
 static size_t compress_behind(GByteArray *stream, const void *content, size_t length, int level)
 {
+    ZSTD_CCtx *context = get_compressor();
     size_t room = length - length / 8, begin = stream->len + FRAME_HEADER, packed;
 
     g_byte_array_set_size(stream, (guint)(begin + room));
-    packed = ZSTD_compress(stream->data + begin, room, content, length, level);
+    packed = context ? ZSTD_compressCCtx(context, stream->data + begin, room, content, length, level) : 0;
     g_byte_array_set_size(stream, (guint)(begin - FRAME_HEADER));
     return ZSTD_isError(packed) ? 0 : packed;
 }
@@ -75,6 +114,18 @@ void frame_put_zero(GByteArray *stream, uint64_t offset, uint64_t length)
     put_header(stream, FRAME_ZERO, offset, length, 0, NULL);
 }
 
+void frame_put_same(GByteArray *stream, uint64_t offset, const void *content, size_t length,
+                    const uint8_t *seed, uint64_t seed_offset)
+{
+    uint8_t payload[SAME_PAYLOAD];
+
+    memcpy(payload, seed, FRAME_SEED);
+    store_le64(payload + FRAME_SEED, seed_offset);
+    frame_sha256(content, length, payload + FRAME_SEED + 8);
+    put_header(stream, FRAME_SAME, offset, length, sizeof(payload), NULL);
+    g_byte_array_append(stream, payload, sizeof(payload));
+}
+
 /* ---- reading them ------------------------------------------------------------------------------- */
 
 struct frame_parser {
@@ -87,6 +138,7 @@ struct frame_parser {
     size_t payload;
     uint8_t *content; /* FRAME_CONTENT, aligned; from the first frame that has any */
     uint8_t *packed;  /* FRAME_CONTENT */
+    uint8_t same[SAME_PAYLOAD];
 };
 
 struct frame_parser *frame_parser_new(frame_fn frame, void *opaque)
@@ -126,6 +178,8 @@ static bool check_lengths(const struct frame_parser *parser, GError **error)
     switch (frame->kind) {
     case FRAME_ZERO:
         return parser->payload == 0 || refuse(error, frame, "zeros with a payload of", parser->payload);
+    case FRAME_SAME:
+        return parser->payload == SAME_PAYLOAD || refuse(error, frame, "a place of", parser->payload);
     case FRAME_DATA:
         return parser->payload == frame->length ||
                refuse(error, frame, "data with a payload of", parser->payload);
@@ -146,7 +200,7 @@ static bool read_header(struct frame_parser *parser, GError **error)
     memcpy(frame->digest, header + 32, FRAME_DIGEST);
     if (memcmp(header, magic, sizeof(magic)) != 0 || !is_zero(header + 5, 3) || !is_zero(header + 28, 4))
         return refuse(error, frame, "not a frame: it begins with", load_le64(header));
-    if (header[4] > FRAME_ZSTD)
+    if (header[4] > FRAME_SAME)
         return refuse(error, frame, "unknown kind", header[4]);
     frame->kind = header[4];
     return check_lengths(parser, error);
@@ -168,7 +222,10 @@ static bool check_content(struct frame_parser *parser, GError **error)
     uint8_t digest[FRAME_DIGEST];
 
     if (frame->kind == FRAME_ZSTD) {
-        size_t length = ZSTD_decompress(parser->content, frame->length, parser->packed, parser->payload);
+        ZSTD_DCtx *context = get_decompressor();
+        size_t length = context ? ZSTD_decompressDCtx(context, parser->content, frame->length, parser->packed,
+                                                      parser->payload)
+                                : 0;
 
         if (ZSTD_isError(length) || length != frame->length)
             return refuse(error, frame, "it does not unpack to its length of", frame->length);
@@ -181,13 +238,24 @@ static bool check_content(struct frame_parser *parser, GError **error)
                          frame->offset, frame->length);
 }
 
+static bool read_same(struct frame_parser *parser, GError **error)
+{
+    struct frame *frame = &parser->frame;
+
+    memcpy(frame->seed, parser->same, FRAME_SEED);
+    frame->seed_offset = load_le64(parser->same + FRAME_SEED);
+    memcpy(frame->sha256, parser->same + FRAME_SEED + 8, FRAME_SHA256);
+    return frame->seed_offset <= (uint64_t)INT64_MAX - frame->length ||
+           refuse(error, frame, "its place is beyond what a file can have:", frame->seed_offset);
+}
+
 static bool finish_frame(struct frame_parser *parser, GError **error)
 {
-    bool has_content = parser->payload > 0;
+    bool same = parser->frame.kind == FRAME_SAME, has_content = parser->payload > 0 && !same;
 
     parser->have = 0;
     parser->in_payload = false;
-    return (!has_content || check_content(parser, error)) &&
+    return (!same || read_same(parser, error)) && (!has_content || check_content(parser, error)) &&
            parser->call(parser->opaque, &parser->frame, has_content ? parser->content : NULL, error);
 }
 
@@ -197,6 +265,7 @@ static bool feed_some(struct frame_parser *parser, const uint8_t *data, size_t l
 {
     size_t wanted = parser->in_payload ? parser->payload : FRAME_HEADER;
     uint8_t *to = !parser->in_payload                ? parser->header
+                  : parser->frame.kind == FRAME_SAME ? parser->same
                   : parser->frame.kind == FRAME_ZSTD ? parser->packed
                                                      : parser->content;
 
@@ -213,7 +282,7 @@ static bool feed_some(struct frame_parser *parser, const uint8_t *data, size_t l
         return finish_frame(parser, error);
     parser->have = 0;
     parser->in_payload = true;
-    return make_room(parser, error);
+    return parser->frame.kind == FRAME_SAME || make_room(parser, error);
 }
 
 bool frame_parser_feed(struct frame_parser *parser, const void *data, size_t length, GError **error)

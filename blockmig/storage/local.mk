@@ -10,6 +10,7 @@ libengine_a_SOURCES += \
 	blockmig/storage/file.c blockmig/storage/file.h \
 	blockmig/storage/foreign.c blockmig/storage/foreign.h \
 	blockmig/storage/frame.c blockmig/storage/frame.h \
+	blockmig/storage/pace.c blockmig/storage/pace.h \
 	blockmig/storage/image-files.c blockmig/storage/image-files.h \
 	blockmig/storage/iscsi.c blockmig/storage/iscsi.h \
 	blockmig/storage/iscsi-address.c blockmig/storage/iscsi-address.h \

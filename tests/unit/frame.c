@@ -86,6 +86,34 @@ static void test_round_trip(void)
     }
 }
 
+static void test_same(void)
+{
+    g_autoptr(GByteArray) stream = g_byte_array_new();
+    uint8_t data[4096], seed[FRAME_SEED], sha256[FRAME_SHA256];
+
+    fill(data, sizeof(data), 5);
+    fill(seed, sizeof(seed), 90);
+    frame_sha256(data, sizeof(data), sha256);
+    frame_put_same(stream, 4096, data, sizeof(data), seed, UINT64_C(1) << 40);
+    frame_put_data(stream, 0, data, sizeof(data), 0);
+    for (size_t step = 1; step < 9000; step = step * 7 + 1) {
+        struct seen seen = seen_new();
+        const struct frame *frames;
+
+        g_assert_true(parse(stream, step, &seen, NULL));
+        g_assert_cmpuint(seen.frames->len, ==, 2);
+        frames = (const struct frame *)seen.frames->data;
+        g_assert_cmpint(frames[0].kind, ==, FRAME_SAME);
+        g_assert_cmpuint(frames[0].offset, ==, 4096);
+        g_assert_cmpuint(frames[0].length, ==, sizeof(data));
+        g_assert_cmpmem(frames[0].seed, FRAME_SEED, seed, FRAME_SEED);
+        g_assert_cmpuint(frames[0].seed_offset, ==, UINT64_C(1) << 40);
+        g_assert_cmpmem(frames[0].sha256, FRAME_SHA256, sha256, FRAME_SHA256);
+        g_assert_cmpuint(seen.content->len, ==, sizeof(data));
+        seen_clear(&seen);
+    }
+}
+
 static void refused(const GByteArray *stream, int code)
 {
     struct seen seen = seen_new();
@@ -122,10 +150,11 @@ static void test_hostile(void)
         unsigned at, width;
         uint64_t value;
     } rows[] = {
-        {0, 1, 'X'},         {4, 1, 3},           {5, 1, 1},  {28, 1, 1},
-        {8, 8, UINT64_MAX},  {8, 8, INT64_MAX},   {16, 8, 0}, {16, 8, FRAME_CONTENT + 1},
-        {16, 8, UINT64_MAX}, {24, 4, UINT32_MAX}, {24, 4, 0}, {4, 1, FRAME_ZERO},
-        {4, 1, FRAME_ZSTD},
+        {0, 1, 'X'},         {4, 1, FRAME_SAME},  {4, 1, 4},
+        {5, 1, 1},           {28, 1, 1},          {8, 8, UINT64_MAX},
+        {8, 8, INT64_MAX},   {16, 8, 0},          {16, 8, FRAME_CONTENT + 1},
+        {16, 8, UINT64_MAX}, {24, 4, UINT32_MAX}, {24, 4, 0},
+        {4, 1, FRAME_ZERO},  {4, 1, FRAME_ZSTD},
     };
     uint8_t data[4096];
 
@@ -176,6 +205,7 @@ int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/frame/round-trip", test_round_trip);
+    g_test_add_func("/frame/same", test_same);
     g_test_add_func("/frame/changed", test_changed);
     g_test_add_func("/frame/hostile", test_hostile);
     g_test_add_func("/frame/ends-early", test_ends_early);

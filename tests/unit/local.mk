@@ -44,6 +44,8 @@ check_PROGRAMS += tests/unit/ring.t
 tests_unit_ring_t_SOURCES = tests/unit/ring.c
 check_PROGRAMS += tests/unit/share.t
 tests_unit_share_t_SOURCES = tests/unit/share.c
+check_PROGRAMS += tests/unit/pace.t
+tests_unit_pace_t_SOURCES = tests/unit/pace.c
 check_PROGRAMS += tests/unit/throttle.t
 tests_unit_throttle_t_SOURCES = tests/unit/throttle.c
 

@@ -220,6 +220,17 @@ struct eager {
     gint moving, most, largest; /* bytes */
 };
 
+static bool eager_check(struct storage *storage, const void *buffer, size_t length, uint64_t offset,
+                        GError **error)
+{
+    struct eager *eager = storage->opaque;
+    g_autofree uint8_t *there = g_malloc(length);
+
+    return storage_pread(eager->memory, there, length, offset, error) &&
+           (memcmp(there, buffer, length) == 0 ||
+            blockmig_fail(error, BLOCKMIG_ERROR_DIFFERENT, "not the same"));
+}
+
 static void serve(void *data, void *opaque)
 {
     struct storage_request *request = data;
@@ -227,7 +238,9 @@ static void serve(void *data, void *opaque)
     GError *error = NULL;
 
     g_usleep(200);
-    if (request->write)
+    if (request->check)
+        eager_check(&eager->storage, request->buffer, request->length, request->offset, &error);
+    else if (request->write)
         storage_pwrite(eager->memory, request->buffer, request->length, request->offset, &error);
     else
         storage_pread(eager->memory, request->buffer, request->length, request->offset, &error);
@@ -278,6 +291,29 @@ static void test_start(struct fixture *f, const void *no_uring)
     eager_close(&eager);
 }
 
+/* By who can do it in the background, and by who cannot. */
+static void test_check(struct fixture *f, const void *no_uring)
+{
+    struct eager eager;
+    struct storage *storage = eager_open(&eager);
+    struct ring_op op = {.kind = RING_WRITE, .storage = storage, .buffer = f->memory, .length = SIZE};
+
+    memset(f->memory, 7, SIZE);
+    g_assert_no_error(run_one(f, &op)->error);
+    op.kind = RING_CHECK;
+    eager.ops.check = eager_check;
+    for (int here = 0; here < 2; here++) {
+        f->memory[SIZE - 1] = 7;
+        ring_limit(f->ring, 1 << 20);
+        g_assert_no_error(run_one(f, &op)->error);
+        f->memory[SIZE - 1] = 8;
+        g_assert_error(run_one(f, &op)->error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT);
+        g_clear_error(&op.error);
+        eager.ops.start = NULL;
+    }
+    eager_close(&eager);
+}
+
 static void test_limit(struct fixture *f, const void *no_uring)
 {
     struct eager eager;
@@ -316,7 +352,7 @@ int main(int argc, char **argv)
                  {"memory", test_memory}, {"errors", test_errors},
                  {"call", test_call},     {"timeout", test_timeout},
                  {"clone", test_clone},   {"start", test_start},
-                 {"limit", test_limit}};
+                 {"limit", test_limit},   {"check", test_check}};
     char *with_tap[] = {argv[0], (char[]){"--tap"}, NULL};
     char **args = argc > 1 ? argv : with_tap;
     int count = argc > 1 ? argc : 2;
