@@ -46,7 +46,7 @@ for mode in "flat:-O qcow2" "keep:--chain=keep" "force:--force -O qcow2" "raw:-O
     count=0
     for call in fdatasync fsync renameat2 ftruncate fchmod unlink pwrite64; do
         every 3
-        for ((when = first; when < 200; when += 1 + when / part)); do
+        for ((when = 1; when < 200; when += first + when / part)); do
             rm -rf "$tmp/out" "$tmp/state.kill"
             mkdir "$tmp/out"
             [ "${mode%%:*}" != force ] || cp "$tmp/old" "$tmp/out/t"

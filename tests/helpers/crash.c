@@ -102,17 +102,25 @@ static void check_reuse(const struct crash_case *crash, GByteArray *cut)
     g_assert_cmpuint(result.leaks + result.corruptions, ==, 0);
 }
 
+/* Of the flushes from *first to `last`: sets *first to the first of the sample, and returns how far they are
+ * apart. */
+static unsigned sample_flushes(unsigned *first, unsigned last, GRand *random)
+{
+    unsigned all = last - *first + 1, most = harness_sample(USUAL_CUTS, all), step = (all + most - 1) / most;
+
+    *first += (unsigned)g_rand_int_range(random, 0, (int)step);
+    return step;
+}
+
 void crash_everywhere(const struct crash_case *crash, struct storage *storage, GPtrArray *marks,
                       GRand *random)
 {
     unsigned flushes = storage_memory_flush_count(storage);
     const struct crash_mark *mark = marks->pdata[0];
-    unsigned all = flushes - mark->flush + 1, most = harness_sample(USUAL_CUTS, all),
-             step = (all + most - 1) / most;
-    unsigned first = mark->flush + (unsigned)g_rand_int_range(random, 0, (int)step);
+    unsigned flush = mark->flush, step = sample_flushes(&flush, flushes, random);
     guint current = 0;
 
-    for (unsigned flush = first; flush <= flushes; flush += step) {
+    for (; flush <= flushes; flush += step) {
         while (current + 1 < marks->len && ((struct crash_mark *)marks->pdata[current + 1])->flush <= flush)
             current++;
         mark = marks->pdata[current];
@@ -174,7 +182,7 @@ static void check_links(struct image *cut, unsigned first, struct image *other, 
                         GRand *random)
 {
     for (unsigned flush = first; flush <= storage_memory_flush_count(cut->storage); flush++) {
-        for (int round = 0; round < 5; round++) {
+        for (unsigned round = 0; round < harness_sample(5, 5); round++) {
             size_t torn = round ? 512 * g_rand_int_range(random, 0, 8) : 0;
             g_autoptr(GByteArray) left =
                 storage_memory_cut(cut->storage, flush, round ? keep_some : NULL, random, torn);

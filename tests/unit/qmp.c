@@ -155,7 +155,7 @@ static struct qmp *dial(struct fixture *fixture, const struct step *script, unsi
 /* A connection to a monitor that plays these steps after the negotiation. */
 #define CONNECT(...)                                                                                         \
     const struct step script[] = {NEGOTIATED, __VA_ARGS__};                                                  \
-    g_autoptr(qmp_t) qmp = dial(fixture, script, G_N_ELEMENTS(script), 5000);                                \
+    g_autoptr(qmp_t) qmp = dial(fixture, script, G_N_ELEMENTS(script), 60000);                               \
     g_assert_no_error(fixture->error)
 
 #define FAILS(call, code, text)                                                                              \
@@ -175,13 +175,13 @@ static void test_events_between(struct fixture *fixture, gconstpointer unused)
             {SAY, "{\"timestamp\": {\"seconds\": 100, \"microseconds\": 7}, \"event\": \"STOP\"}\r\n"
                   "{\"return\": {\"a\": 5}, \"id\": 999}\r\n{\"return\": {\"a\": 1}, \"id\": %ID}\r\n"
                   "{\"event\": \"RESUME\", \"timestamp\": {\"seconds\": -1, \"microseconds\": -1}}\r\n"});
-    g_autoptr(json_t) value = qmp_command(qmp, "query-status", NULL, 5000, &fixture->error);
+    g_autoptr(json_t) value = qmp_command(qmp, "query-status", NULL, 60000, &fixture->error);
     g_autoptr(json_t) resume = NULL;
     g_autoptr(json_t) stop = NULL;
 
     g_assert_no_error(fixture->error);
     g_assert_cmpint(json_integer_value(json_object_get(value, "a")), ==, 1);
-    g_assert_true(qmp_wait_event(qmp, named, (void *)"RESUME", 5000, &resume, &fixture->error));
+    g_assert_true(qmp_wait_event(qmp, named, (void *)"RESUME", 60000, &resume, &fixture->error));
     g_assert_cmpint(qmp_event_time(resume), ==, 0);
     g_assert_true(qmp_wait_event(qmp, NULL, NULL, 0, &stop, &fixture->error));
     g_assert_cmpstr(qmp_event_name(stop), ==, "STOP");
@@ -196,8 +196,8 @@ static void test_out_of_order(struct fixture *fixture, gconstpointer unused)
 
     g_assert_true(qmp_send(qmp, "first", json_pack("{s:i}", "x", 1), &first, &fixture->error));
     g_assert_true(qmp_send(qmp, "second", NULL, &second, &fixture->error));
-    g_autoptr(json_t) one = qmp_receive(qmp, "first", first, 5000, &fixture->error);
-    g_autoptr(json_t) two = qmp_receive(qmp, "second", second, 5000, &fixture->error);
+    g_autoptr(json_t) one = qmp_receive(qmp, "first", first, 60000, &fixture->error);
+    g_autoptr(json_t) two = qmp_receive(qmp, "second", second, 60000, &fixture->error);
     g_assert_no_error(fixture->error);
     g_assert_cmpint(json_integer_value(json_object_get(one, "a")), ==, 1);
     g_assert_cmpint(json_integer_value(json_object_get(two, "a")), ==, 2);
@@ -209,8 +209,8 @@ static void test_refused(struct fixture *fixture, gconstpointer unused)
             {SAY, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"no, thanks\"}, \"id\": %ID}\r\n"},
             {HEAR, "\"cont\""}, {SAY, "{\"surprise\": 1, \"id\": %ID}\r\n"});
 
-    FAILS(qmp_do(qmp, "stop", NULL, 5000, &fixture->error), FAILED, "\"stop\" was refused: no, thanks");
-    FAILS(qmp_do(qmp, "cont", NULL, 5000, &fixture->error), UNREACHABLE, "neither");
+    FAILS(qmp_do(qmp, "stop", NULL, 60000, &fixture->error), FAILED, "\"stop\" was refused: no, thanks");
+    FAILS(qmp_do(qmp, "cont", NULL, 60000, &fixture->error), UNREACHABLE, "neither");
 }
 
 /* A reply that comes too late is not taken for the next command's. */
@@ -222,7 +222,7 @@ static void test_late_reply(struct fixture *fixture, gconstpointer unused)
 
     FAILS(qmp_do(qmp, "slow", NULL, 100, &fixture->error), UNREACHABLE, "\"slow\": no reply in 100 ms");
     g_assert_cmpint(g_get_monotonic_time() - began, >=, 99000);
-    g_autoptr(json_t) value = qmp_command(qmp, "fast", NULL, 5000, &fixture->error);
+    g_autoptr(json_t) value = qmp_command(qmp, "fast", NULL, 60000, &fixture->error);
     g_assert_no_error(fixture->error);
     g_assert_cmpint(json_integer_value(json_object_get(value, "a")), ==, 2);
 }
@@ -231,22 +231,22 @@ static void test_hang_up(struct fixture *fixture, gconstpointer unused)
 {
     CONNECT({HEAR, "\"stop\""}, {SAY, "{\"return\": {}, \"i"}, {HANG_UP});
 
-    FAILS(qmp_do(qmp, "stop", NULL, 5000, &fixture->error), UNREACHABLE, "closed the connection");
-    FAILS(qmp_do(qmp, "cont", NULL, 5000, &fixture->error), UNREACHABLE, "closed the connection");
+    FAILS(qmp_do(qmp, "stop", NULL, 60000, &fixture->error), UNREACHABLE, "closed the connection");
+    FAILS(qmp_do(qmp, "cont", NULL, 60000, &fixture->error), UNREACHABLE, "closed the connection");
 }
 
 static void test_garbage(struct fixture *fixture, gconstpointer unused)
 {
     CONNECT({HEAR, "\"stop\""}, {SAY, "{\"return\": {}, \"id\": oops}\r\n"});
 
-    FAILS(qmp_do(qmp, "stop", NULL, 5000, &fixture->error), UNREACHABLE, "not JSON");
+    FAILS(qmp_do(qmp, "stop", NULL, 60000, &fixture->error), UNREACHABLE, "not JSON");
 }
 
 static void test_no_monitor(struct fixture *fixture, gconstpointer unused)
 {
     static const struct step script[] = {{SAY, "SSH-2.0-OpenSSH_9.2\r\n"}};
 
-    FAILS(dial(fixture, script, 1, 5000), UNREACHABLE, "byte 0x53");
+    FAILS(dial(fixture, script, 1, 60000), UNREACHABLE, "byte 0x53");
 }
 
 static void test_no_greeting(struct fixture *fixture, gconstpointer unused)
@@ -258,14 +258,14 @@ static void test_deep(struct fixture *fixture, gconstpointer unused)
 {
     CONNECT({HEAR, "\"stop\""}, {SAY, "{\"return\": "}, {FLOOD, "[", 100000});
 
-    FAILS(qmp_do(qmp, "stop", NULL, 5000, &fixture->error), UNREACHABLE, "deeper than 128");
+    FAILS(qmp_do(qmp, "stop", NULL, 60000, &fixture->error), UNREACHABLE, "deeper than 128");
 }
 
 static void test_many_values(struct fixture *fixture, gconstpointer unused)
 {
     CONNECT({HEAR, "\"stop\""}, {SAY, "{\"return\": ["}, {FLOOD, "0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,0,", 80000});
 
-    FAILS(qmp_do(qmp, "stop", NULL, 20000, &fixture->error), UNREACHABLE, "more than 1048576 values");
+    FAILS(qmp_do(qmp, "stop", NULL, 300000, &fixture->error), UNREACHABLE, "more than 1048576 values");
 }
 
 static void test_huge(struct fixture *fixture, gconstpointer unused)
@@ -273,7 +273,7 @@ static void test_huge(struct fixture *fixture, gconstpointer unused)
     fixture->text = g_strnfill(1 << 20, 'x');
     CONNECT({HEAR, "\"stop\""}, {SAY, "{\"return\": \""}, {FLOOD, fixture->text, 65});
 
-    FAILS(qmp_do(qmp, "stop", NULL, 20000, &fixture->error), UNREACHABLE, "longer than 67108864 bytes");
+    FAILS(qmp_do(qmp, "stop", NULL, 300000, &fixture->error), UNREACHABLE, "longer than 67108864 bytes");
 }
 
 /* The queue keeps the newest events, and a flood does not prolong a wait. */
@@ -286,7 +286,7 @@ static void test_event_flood(struct fixture *fixture, gconstpointer unused)
     g_autoptr(json_t) event = NULL;
     g_autoptr(json_t) none = NULL;
 
-    g_assert_true(qmp_do(qmp, "stop", NULL, 20000, &fixture->error));
+    g_assert_true(qmp_do(qmp, "stop", NULL, 300000, &fixture->error));
     g_assert_cmpuint(qmp_events_lost(qmp), >=, 101);
     g_assert_true(qmp_wait_event(qmp, named, (void *)"LAST", 0, &event, &fixture->error));
     g_assert_nonnull(event);
@@ -362,7 +362,7 @@ static void test_pivot_is_undone(struct fixture *fixture, gconstpointer unused)
     perform(fixture, script, G_N_ELEMENTS(script));
     g_autoptr(vm_t) vm = vm_open(name, &fixture->error);
     g_assert_no_error(fixture->error);
-    FAILS(vm_pivot(vm, disks, 2, 5000, &fixture->error), FAILED,
+    FAILS(vm_pivot(vm, disks, 2, 60000, &fixture->error), FAILED,
           "\"b\": \"job-complete\" was refused: not now");
 }
 
@@ -383,7 +383,7 @@ static void test_pivot_is_uncertain(struct fixture *fixture, gconstpointer unuse
     perform(fixture, script, G_N_ELEMENTS(script));
     g_autoptr(vm_t) vm = vm_open(name, &fixture->error);
     g_assert_no_error(fixture->error);
-    FAILS(vm_pivot(vm, disks, 1, 5000, &fixture->error), UNCERTAIN, "closed the connection");
+    FAILS(vm_pivot(vm, disks, 1, 60000, &fixture->error), UNCERTAIN, "closed the connection");
 }
 
 #define ADD(name, function) g_test_add("/qmp/" name, struct fixture, NULL, set_up, function, tear_down)
