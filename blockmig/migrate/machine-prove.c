@@ -5,22 +5,24 @@
  * In the pause: what the overlays on both sides hold.  The target's host digests its overlay in blocks of 4
  * KiB, which is what an overlay is made of, in one request; what the source has at the same place of the disk
  * must have the same digests, and whatever the source's overlay holds must be somewhere in the target's.
+ * QEMU 7.2's write-blocking mirror loses a block now and then (HACKING): such blocks are written again.
  *
  * Afterwards: the source's layers and the merged image, both frozen, byte for byte; where the target's host
  * can tell whether its medium holds what we have, nothing is sent back.
  */
 #include "blockmig/migrate/live.h"
 #include "blockmig/migrate/machine.h"
+#include "blockmig/storage/file.h"
 #include "blockmig/storage/frame.h"
+#include "blockmig/storage/uri.h"
 #include "blockmig/store/receipt.h"
 #include "formats/bytes.h"
 
 #include <glib/gstdio.h>
 #include <string.h>
 
-#define BLOCK     4096u
-#define MAP_BATCH 1024
-#define WORKERS   4
+#define BLOCK   4096u
+#define WORKERS 4
 
 /* ---- in the pause -------------------------------------------------------------------------------- */
 
@@ -36,102 +38,187 @@ static GByteArray *digest_blocks(struct storage *storage, GError **error)
     return NULL;
 }
 
-static bool differ(const struct machine_disk *disk, uint64_t offset, GError **error)
+/* Blocks that are not on the target what they are here. */
+struct difference {
+    uint64_t offset, host_offset;
+    bool there; /* the target has a place for it */
+};
+
+static void add_difference(GArray *found, uint64_t offset, uint64_t host_offset, bool there)
 {
-    return blockmig_fail(error, BLOCKMIG_ERROR_DIFFERENT,
-                         "%s differs from the source in what was written last, at %" PRIu64,
-                         disk->overlay_name, offset);
+    struct difference one = {offset, host_offset, there};
+
+    g_array_append_val(found, one);
+}
+
+static bool is_digest(const GByteArray *digests, uint64_t place, const uint8_t *block)
+{
+    uint8_t digest[FRAME_DIGEST];
+
+    frame_digest(block, BLOCK, digest);
+    return (place + 1) * FRAME_DIGEST <= digests->len &&
+           memcmp(digests->data + place * FRAME_DIGEST, digest, FRAME_DIGEST) == 0;
 }
 
 /* What the target's overlay has at `extent`, against the source's bytes. */
-static bool compare_extent(const struct machine_disk *disk, struct chain *source, const struct extent *extent,
-                           const GByteArray *digests, GError **error)
+static bool compare_extent(struct chain *source, const struct extent *extent, const GByteArray *digests,
+                           GArray *found, GError **error)
 {
-    uint8_t block[BLOCK], digest[FRAME_DIGEST];
+    uint8_t block[BLOCK] = {0};
 
     for (uint64_t at = 0; at < extent->length; at += BLOCK) {
-        uint64_t offset = extent->offset + at, place = (extent->host_offset + at) / BLOCK;
+        uint64_t offset = extent->offset + at, host_offset = extent->host_offset + at;
         size_t length = (size_t)MIN(BLOCK, extent->length - at);
 
         if (!chain_read(source, block, length, offset, error))
             return false;
-        if (extent->status == EXTENT_ZERO
-                ? !is_zero(block, length)
-                : (frame_digest(block, BLOCK, digest),
-                   (place + 1) * FRAME_DIGEST > digests->len ||
-                       memcmp(digests->data + place * FRAME_DIGEST, digest, FRAME_DIGEST) != 0))
-            return differ(disk, offset, error);
+        if (extent->status == EXTENT_ZERO ? !is_zero(block, length)
+                                          : !is_digest(digests, host_offset / BLOCK, block))
+            add_difference(found, offset, host_offset, extent->status == EXTENT_DATA && length == BLOCK);
     }
     return true;
 }
 
-static bool same_here(struct chain *a, struct chain *b, uint64_t offset, size_t length, bool *same,
-                      GError **error)
+/* What is compared of one disk in the pause. */
+struct pause_proof {
+    const struct machine_disk *disk;
+    struct chain *source, *own; /* all of the source; its top layer alone */
+    struct chain *other;        /* the target's overlay */
+    struct chain *merged;       /* what is below that; opened when it is needed */
+    GArray *found;
+};
+
+static bool check_block(struct pause_proof *proof, uint64_t offset, size_t length, GError **error)
 {
     uint8_t mine[BLOCK], theirs[BLOCK];
 
-    if (!chain_read(a, mine, length, offset, error) || !chain_read(b, theirs, length, offset, error))
+    if (!proof->merged && !(proof->merged = machine_open_target(proof->disk, error)))
         return false;
-    *same = memcmp(mine, theirs, length) == 0;
+    if (!chain_read(proof->source, mine, length, offset, error) ||
+        !chain_read(proof->merged, theirs, length, offset, error))
+        return false;
+    if (memcmp(mine, theirs, length) != 0)
+        add_difference(proof->found, offset, 0, false);
     return true;
 }
 
-/* Where the source's overlay has something and the target's has a hole, the images below must say the same.
- */
-static bool check_holes(const struct machine_disk *disk, struct chain *own, struct chain *source,
-                        struct chain *other, struct chain *merged, GError **error)
+/* One stretch that the source's overlay has: where the target's has a hole, the image below must say the
+ * same. */
+static bool check_stretch(struct pause_proof *proof, const struct extent *extent, GError **error)
 {
-    struct extent extent, there;
+    struct extent there;
+    size_t count;
+
+    for (uint64_t at = extent->offset; at < extent_end(extent); at = extent_end(&there)) {
+        if (!chain_map(proof->other, at, extent_end(extent) - at, &there, 1, &count, error))
+            return false;
+        for (uint64_t block = at; there.status == EXTENT_HOLE && block < extent_end(&there); block += BLOCK)
+            if (!check_block(proof, block, (size_t)MIN(BLOCK, extent_end(&there) - block), error))
+                return false;
+    }
+    return true;
+}
+
+static bool check_holes(struct pause_proof *proof, GError **error)
+{
+    struct chain *own = proof->own;
+    struct extent extent;
     size_t count;
 
     for (uint64_t at = 0; at < own->size; at = extent_end(&extent)) {
         if (!chain_map(own, at, own->size - at, &extent, 1, &count, error))
             return false;
-        if (extent.status == EXTENT_HOLE)
-            continue;
-        for (uint64_t from = extent.offset; from < extent_end(&extent); from = extent_end(&there)) {
-            if (!chain_map(other, from, extent_end(&extent) - from, &there, 1, &count, error))
-                return false;
-            for (uint64_t block = from; there.status == EXTENT_HOLE && block < extent_end(&there);
-                 block += BLOCK) {
-                bool same;
-
-                if (!same_here(source, merged, block, (size_t)MIN(BLOCK, extent_end(&there) - block), &same,
-                               error))
-                    return false;
-                if (!same)
-                    return differ(disk, block, error);
-            }
-        }
+        if (extent.status != EXTENT_HOLE && !check_stretch(proof, &extent, error))
+            return false;
     }
     return true;
 }
 
-static bool compare_disk(const struct machine_disk *disk, GError **error)
+static bool check_data(struct pause_proof *proof, GError **error)
 {
-    g_autoptr(chain_t) source = machine_open_layers(disk, 0, disk->top, error);
-    g_autoptr(chain_t) own = source ? machine_open_layers(disk, disk->top, disk->top, error) : NULL;
-    g_autoptr(chain_t) other = own ? machine_open_target_overlay(disk, error) : NULL;
-    g_autoptr(chain_t) merged = other ? machine_open_target(disk, error) : NULL;
-    g_autoptr(GByteArray) digests = merged ? digest_blocks(chain_layer(other, 0)->storage, error) : NULL;
+    struct chain *other = proof->other;
+    g_autoptr(GByteArray) digests = digest_blocks(chain_layer(other, 0)->storage, error);
     struct extent extent;
     size_t count;
 
-    if (!digests)
-        return false;
-    for (uint64_t at = 0; at < other->size; at = extent_end(&extent)) {
+    for (uint64_t at = 0; digests && at < other->size; at = extent_end(&extent)) {
         if (!chain_map(other, at, other->size - at, &extent, 1, &count, error))
             return false;
-        if (extent.status != EXTENT_HOLE && !compare_extent(disk, source, &extent, digests, error))
+        if (extent.status != EXTENT_HOLE &&
+            !compare_extent(proof->source, &extent, digests, proof->found, error))
             return false;
     }
-    return check_holes(disk, own, source, other, merged, error);
+    return digests != NULL;
+}
+
+static bool compare_disk(const struct machine_disk *disk, struct chain *source, GArray *found, GError **error)
+{
+    struct pause_proof proof = {.disk = disk, .source = source, .found = found};
+    bool ok = (proof.own = machine_open_layers(disk, disk->top, disk->top, error)) &&
+              (proof.other = machine_open_target_overlay(disk, error)) && check_data(&proof, error) &&
+              check_holes(&proof, error);
+
+    chain_close(proof.own);
+    chain_close(proof.other);
+    chain_close(proof.merged);
+    return ok;
+}
+
+static bool mend_block(const struct machine_disk *disk, struct chain *source, struct storage *overlay,
+                       const struct difference *one, GError **error)
+{
+    uint8_t block[BLOCK];
+
+    if (!one->there)
+        return blockmig_fail(error, BLOCKMIG_ERROR_DIFFERENT,
+                             "%s differs from the source in what was written last, at %" PRIu64,
+                             disk->overlay_name, one->offset);
+    return chain_read(source, block, BLOCK, one->offset, error) &&
+           storage_pwrite(overlay, block, BLOCK, one->host_offset, error);
+}
+
+/* The machine stands still, and data that has a place is nothing that a hypervisor keeps in memory. */
+static bool mend(struct machine_job *job, const struct machine_disk *disk, struct chain *source,
+                 GArray *found, GError **error)
+{
+    g_autoptr(storage_t) overlay =
+        storage_open(disk->overlay_name, FILE_WRITE | FILE_NO_LOCK | FILE_MODEST, NULL, NULL, error);
+
+    for (guint i = 0; overlay && i < found->len; i++)
+        if (!mend_block(disk, source, overlay, &g_array_index(found, struct difference, i), error))
+            return false;
+    if (!overlay || !storage_flush(overlay, error))
+        return false;
+    job_notice(&job->base,
+               "disk %s: the hypervisor's mirror had lost %u blocks of 4 KiB; they were written again",
+               disk->name, found->len);
+    return job_event(&job->base, "notice", error, "disk %s: %u blocks of the mirror were wrong", disk->name,
+                     found->len);
+}
+
+static bool settle_disk(struct machine_job *job, const struct machine_disk *disk, GError **error)
+{
+    g_autoptr(chain_t) source = machine_open_layers(disk, 0, disk->top, error);
+    g_autoptr(GArray) found = g_array_new(FALSE, FALSE, sizeof(struct difference));
+
+    if (!source || !compare_disk(disk, source, found, error))
+        return false;
+    if (found->len == 0)
+        return true;
+    if (!mend(job, disk, source, found, error))
+        return false;
+    g_array_set_size(found, 0);
+    return compare_disk(disk, source, found, error) &&
+           (found->len == 0 ||
+            blockmig_fail(error, BLOCKMIG_ERROR_DIFFERENT,
+                          "%s differs from the source in what was written last, and could not be mended",
+                          disk->overlay_name));
 }
 
 bool machine_compare_overlays(struct machine_job *job, GError **error)
 {
     for (guint i = 0; job->request->verify != VERIFY_NONE && i < job->disks->len; i++)
-        if (!compare_disk(machine_disk_at(job, i), error))
+        if (!settle_disk(job, machine_disk_at(job, i), error))
             return false;
     return true;
 }

@@ -11,6 +11,9 @@
 #include <string.h>
 
 #define TICK (G_USEC_PER_SEC / 50)
+#define FIRST_DOWNTIME                                                                                       \
+    20u /* ms that the hypervisor may take for the last of the memory; more, if that is not enough */
+#define PATIENCE G_USEC_PER_SEC
 
 /* ---- the pause ----------------------------------------------------------------------------------- */
 
@@ -145,6 +148,8 @@ static bool go(struct machine_job *job, const struct domain_journey *what, GErro
 {
     struct journey journey = {.job = job, .what = *what};
     GThread *thread = g_thread_new("journey", travel, &journey);
+    int64_t next = g_get_monotonic_time() + PATIENCE;
+    unsigned downtime = what->max_downtime;
     bool told = false;
 
     for (unsigned tick = 0; !g_atomic_int_get(&journey.over); tick++) {
@@ -152,6 +157,11 @@ static bool go(struct machine_job *job, const struct domain_journey *what, GErro
 
         if (tick % 10 == 9 && domain_migration_progress(job->domain, &now))
             tell_progress(job, &now);
+        if (downtime && downtime < job->request->max_pause && g_get_monotonic_time() > next) {
+            downtime = MIN(2 * downtime, job->request->max_pause);
+            domain_migration_allow(job->domain, downtime);
+            next += PATIENCE;
+        }
         if (!told && machine_is_cancelled(job, NULL)) {
             domain_migration_abort(job->domain);
             told = true;
@@ -255,7 +265,7 @@ static bool travel_by(struct machine_job *job, const struct ways *ways, GError *
                                        .disks_uri = ways->disks_uri,
                                        .disks = disks,
                                        .bandwidth = job->request->bandwidth,
-                                       .max_downtime = live ? job->request->max_pause : 0,
+                                       .max_downtime = live ? FIRST_DOWNTIME : 0,
                                        .live = live,
                                        .shared = job->shared},
               error);
@@ -288,12 +298,16 @@ bool machine_arrive(struct job *base, GError **error)
 {
     struct machine_job *job = machine_of(base);
 
+    int64_t arrived, removed, compared;
+
     if (!job->arrived && !depart(job, error))
         return false;
+    arrived = g_get_monotonic_time();
     if (!remove_definition(job, error)) {
         job->uncertain = true;
         return false;
     }
+    removed = g_get_monotonic_time();
     if (base->method == &method_machine_live && !machine_compare_overlays(job, error)) {
         job->uncertain = !g_error_matches(*error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT);
         base->report->advice =
@@ -301,7 +315,14 @@ bool machine_arrive(struct job *base, GError **error)
                      "all that it wrote");
         return false;
     }
-    return release(job, error);
+    compared = g_get_monotonic_time();
+    return release(job, error) &&
+           job_event(
+               base, "result", error,
+               "the pause: %.1f ms in libvirt, definition %.1f ms, comparison %.1f ms, going on %.1f ms",
+               job->domain ? (double)(arrived - domain_stopped_at(job->domain)) / 1000 : 0,
+               (double)(removed - arrived) / 1000, (double)(compared - removed) / 1000,
+               (double)(g_get_monotonic_time() - compared) / 1000);
 }
 
 /* ---- restart and cold ---------------------------------------------------------------------------- */

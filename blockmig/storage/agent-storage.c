@@ -81,7 +81,7 @@ static void note_pace(bool sent, unsigned step, size_t bytes)
 static const char *mode_of(unsigned flags)
 {
     if (flags & FILE_WRITE)
-        return flags & FILE_CREATE ? "create" : "write";
+        return flags & FILE_CREATE ? "create" : flags & FILE_NO_LOCK ? "mend" : "write";
     return flags & FILE_NO_LOCK ? "look" : "read";
 }
 

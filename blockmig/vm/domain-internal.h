@@ -67,6 +67,7 @@
     X(StoragePoolFree)                                                                                       \
     X(StoragePoolLookupByName)                                                                               \
     X(TypedParamsAddString)                                                                                  \
+    X(TypedParamsAddUInt)                                                                                    \
     X(TypedParamsAddULLong)                                                                                  \
     X(TypedParamsFree)
 

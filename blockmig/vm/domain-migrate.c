@@ -43,7 +43,7 @@ bool domain_migrate(struct domain *domain, struct domain_host *to, const struct 
     virDomainPtr object;
 
     if (journey->max_downtime)
-        libvirt.DomainMigrateSetMaxDowntime(domain->object, journey->max_downtime, 0);
+        domain_migration_allow(domain, journey->max_downtime);
     add_parameters(&parameters, journey);
     object = libvirt.DomainMigrate3(domain->object, to->connection, parameters.list,
                                     (unsigned)parameters.count, flags_of(journey));
@@ -66,6 +66,11 @@ bool domain_migration_progress(struct domain *domain, struct domain_progress *pr
     progress->disk_total = info.fileTotal;
     progress->disk_left = info.fileRemaining;
     return true;
+}
+
+void domain_migration_allow(struct domain *domain, unsigned downtime)
+{
+    libvirt.DomainMigrateSetMaxDowntime(domain->object, downtime, 0);
 }
 
 void domain_migration_abort(struct domain *domain)

@@ -118,6 +118,8 @@ bool domain_migrate(struct domain *domain, struct domain_host *to, const struct 
                     struct domain **arrived, GError **error);
 /* From any thread, while domain_migrate() runs in another. */
 bool domain_migration_progress(struct domain *domain, struct domain_progress *progress);
+/* How long the machine may stand still for the last of its memory, milliseconds. */
+void domain_migration_allow(struct domain *domain, unsigned downtime);
 void domain_migration_abort(struct domain *domain);
 
 /* Monotonic times at which libvirt last said so of the domain; 0: never. */
