@@ -31,8 +31,8 @@ struct MHD_Response *request_answer(struct request *request, struct MHD_Connecti
                                     unsigned *status);
 void request_free(struct request *request); /* NULL is allowed */
 
-/* server-seed.c: writes what the file that `frame`, of FRAME_SAME, names has, if that is what it has to be.  *same
- * false: it is not, or cannot be read; *gone: there is no such handle. */
+/* server-seed.c: writes what the file that `frame`, of FRAME_SAME, names has, if that is what it has to be.
+ * *same false: it is not, or cannot be read; *gone: there is no such handle. */
 bool seed_take(const struct caller *caller, struct storage *target, const struct frame *frame, bool *same,
                bool *gone, GError **error);
 /* A frame's content. */

@@ -440,10 +440,17 @@ static bool pass_on(const GByteArray *answer, long status, bool *gone, GError **
     return false;
 }
 
-static bool explain(const struct exchange *exchange, CURLcode result, GError **error)
+/* One that was in order does not become wrong: that is a handshake that broke off. */
+static bool is_certificate(const struct agent_client *client, CURLcode result)
 {
-    bool certificate = result == CURLE_SSL_CERTPROBLEM || result == CURLE_PEER_FAILED_VERIFICATION ||
-                       result == CURLE_SSL_CACERT_BADFILE;
+    return (result == CURLE_PEER_FAILED_VERIFICATION && is_hopeless(client, result)) ||
+           result == CURLE_SSL_CERTPROBLEM || result == CURLE_SSL_CACERT_BADFILE;
+}
+
+static bool explain(const struct agent_client *client, const struct exchange *exchange, CURLcode result,
+                    GError **error)
+{
+    bool certificate = is_certificate(client, result);
 
     if (exchange->too_long)
         return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "the agent's answer has more than %zu bytes",
@@ -460,7 +467,7 @@ GByteArray *agent_ask(struct agent_client *client, const struct agent_request *r
     long status = 0;
     CURLcode result = exchange_patiently(client, &exchange, &status);
     bool ok = result == CURLE_OK ? status == 200 || pass_on(exchange.answer, status, gone, error)
-                                 : explain(&exchange, result, error);
+                                 : explain(client, &exchange, result, error);
 
     if (ok)
         return exchange.answer;
