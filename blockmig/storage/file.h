@@ -9,9 +9,10 @@
 
 enum file_flags {
     FILE_WRITE = 1 << 0,
-    FILE_CREATE = 1 << 1,    /* must not exist yet, or be an empty regular file */
-    FILE_TRUNCATE = 1 << 2,  /* with FILE_WRITE, on a regular file: empty it after the lock is held */
-    FILE_NO_LOCK = 1 << 3,   /* looks at images that a machine uses (info, map -U), or mends one that stands still */
+    FILE_CREATE = 1 << 1,   /* must not exist yet, or be an empty regular file */
+    FILE_TRUNCATE = 1 << 2, /* with FILE_WRITE, on a regular file: empty it after the lock is held */
+    FILE_NO_LOCK =
+        1 << 3, /* looks at images that a machine uses (info, map -U), or mends one that stands still */
     FILE_NO_DIRECT = 1 << 4, /* page cache only */
     FILE_MODEST = 1 << 5,    /* one connection to a server, who may have few: others need theirs */
 };
