@@ -59,6 +59,33 @@ is "$status" 0 "one of two disks" || diag "$err"
 like "$(files_of)" "$to/data.img" "is where it was to go"
 unlike "$(files_of)" "$to/disk.qcow2" "and the other is where it was"
 is "$(domain_verdict one web)" OK "the guest misses nothing"
+
+# guarded WORD: the machine is suspended under a guard that was told this, and whose owner is gone then.
+guarded()
+{
+    must on one python3 -c '
+import os, socket, subprocess, sys
+program, uuid, word = sys.argv[1:]
+ours, theirs = socket.socketpair()
+if os.fork() == 0:
+    os.dup2(theirs.fileno(), 3)
+    os.closerange(4, 100)
+    os.execv(program, ["blockmig-domain-guard", "-", uuid])
+theirs.close()
+ours.send(b"a")
+ours.recv(1)
+subprocess.run(["virsh", "-q", "suspend", uuid], check=True)
+if word == "d":
+    ours.send(b"d")
+    ours.recv(1)
+ours.close()
+os.wait()' "$blockmig" "$(on one virsh domuuid web | head -n 1)" "$1"
+    on one virsh domstate web | head -n 1
+}
+
+is "$(guarded a)" running "whose owner dies while it stands still goes on"
+is "$(guarded d)" paused "but not who was told to stay"
+must on one virsh -q resume web
 must on one virsh -q destroy web
 must qemu-img check -q "$tmp/one$(domain_file one web --inactive)"
 done_testing

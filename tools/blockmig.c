@@ -2,6 +2,7 @@
 /* The program: finds the subcommand, reads its options, runs it, turns an error into a message and a status.
  */
 #include "blockmig/migrate/keeper.h"
+#include "blockmig/vm/domain-guard.h"
 #include "blockmig/vm/guard.h"
 #include "formats/error.h"
 #include "tools/command.h"
@@ -196,6 +197,8 @@ int main(int argc, char **argv)
         return guard_main(argv);
     if (keeper_wanted(argc, argv))
         return keeper_main(argv);
+    if (domain_guard_wanted(argc, argv))
+        return domain_guard_main(argv);
     setlocale(LC_CTYPE, ""); /* widths and names only: numbers and messages stay the same everywhere */
     if (argc < 2) {
         print_usage(stderr);

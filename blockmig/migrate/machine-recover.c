@@ -28,9 +28,26 @@ bool machine_save_disk(struct machine_job *job, const struct machine_disk *disk,
 
 /* ---- which job ----------------------------------------------------------------------------------- */
 
-static bool is_unfinished(const struct journal_job *record)
+static bool record_has_event(const struct machine_job *job, const struct journal_job *record,
+                             const char *kind, const char *beginning)
 {
-    return !record->result || strcmp(record->result, "failed") == 0 || strcmp(record->result, "parked") == 0;
+    g_autoptr(GPtrArray) events = journal_events(job->base.journal, record, NULL);
+
+    for (guint i = 0; events && i < events->len; i++) {
+        const struct journal_event *event = g_ptr_array_index(events, i);
+
+        if (strcmp(event->kind, kind) == 0 && event->text && g_str_has_prefix(event->text, beginning))
+            return true;
+    }
+    return false;
+}
+
+/* What was undone has nothing that could be found again: files under its names are somebody else's. */
+static bool is_unfinished(const struct machine_job *job, const struct journal_job *record)
+{
+    return (!record->result || strcmp(record->result, "failed") == 0 ||
+            strcmp(record->result, "parked") == 0) &&
+           !record_has_event(job, record, "result", MACHINE_UNDONE);
 }
 
 static bool is_meant(const struct machine_job *job, const struct journal_job *record)
@@ -56,22 +73,14 @@ static struct journal_job *find_record(struct machine_job *job, GError **error)
                           record->id, record->owner_pid);
             return NULL;
         }
-        return is_unfinished(record) ? journal_job_load(job->base.journal, record->id, error) : NULL;
+        return is_unfinished(job, record) ? journal_job_load(job->base.journal, record->id, error) : NULL;
     }
     return NULL;
 }
 
 static bool has_event(const struct machine_job *job, const char *kind, const char *beginning)
 {
-    g_autoptr(GPtrArray) events = journal_events(job->base.journal, job->base.record, NULL);
-
-    for (guint i = 0; events && i < events->len; i++) {
-        const struct journal_event *event = g_ptr_array_index(events, i);
-
-        if (strcmp(event->kind, kind) == 0 && event->text && g_str_has_prefix(event->text, beginning))
-            return true;
-    }
-    return false;
+    return record_has_event(job, job->base.record, kind, beginning);
 }
 
 static bool use_method(struct machine_job *job)

@@ -234,6 +234,8 @@ bool machine_rollback(struct job *base, GError **error)
     machine_remove_target(job);
     if (job->off && !domain_start(job->domain, false, error))
         return false;
+    if (!job_event(base, "result", error, MACHINE_UNDONE))
+        return false;
     base->report->advice =
         g_strdup(job->state.active ? "the machine runs on the source as before; nothing is left "
                                      "of the migration"

@@ -21,6 +21,11 @@ static bool stop(struct machine_job *job, GError **error)
 {
     if (!job->state.running)
         return true;
+    if (!job->guard &&
+        !(job->guard = domain_guard_start(job->request->connection, domain_uuid(job->domain), error)))
+        return false;
+    if (!domain_guard_arm(job->guard, error))
+        return false;
     job->stopped = true;
     return domain_suspend(job->domain, error);
 }
@@ -33,6 +38,7 @@ static void go_on(struct machine_job *job)
     if (job->stopped && !domain_resume(job->domain, &local))
         job_notice(&job->base, "the machine stands still on the source: %s", local->message);
     job->stopped = false;
+    domain_guard_disarm(job->guard);
 }
 
 /* Between libvirt's own words for "suspended" and "resumed", as they reach us. */
@@ -286,6 +292,8 @@ static bool depart(struct machine_job *job, GError **error)
     bool ok = machine_create_target_overlays(job, error) && open_ways(job, &ways, error) &&
               job_event(&job->base, "intent", error, "bring the machine to the target") && leave(job, error);
 
+    /* From here on it depends on both hosts where it may go on. */
+    domain_guard_disarm(job->guard);
     if (ok && !(ok = travel_by(job, &ways, error)))
         judge_failure(job, error);
     ways_clear(&ways);

@@ -161,6 +161,7 @@ static void end(struct machine_job *job)
     g_ptr_array_unref(job->disks);
     g_ptr_array_unref(job->files);
     throttle_free(job->throttle);
+    domain_guard_stop(job->guard);
     domain_close(job->arrived);
     domain_close(job->domain);
     if (job->there != job->here)

@@ -19,11 +19,13 @@
 #include "blockmig/migrate/phase.h"
 #include "blockmig/storage/agent-tunnel.h"
 #include "blockmig/vm/definition.h"
+#include "blockmig/vm/domain-guard.h"
 #include "blockmig/vm/domain.h"
 
 /* Events that a later run looks for.  After the second the target is not frozen any more. */
 #define MACHINE_ARRIVED "the machine is on the target"
 #define MACHINE_PROVED  "proved"
+#define MACHINE_UNDONE  "nothing is left of it"
 
 #define MACHINE_NEW    ".blockmig-new"
 #define MACHINE_SOURCE ".blockmig-source" /* what a kept source is called afterwards */
@@ -79,11 +81,12 @@ struct machine_job {
     GPtrArray *files;                 /* of struct machine_file */
     char **others;                    /* disks that stay as they are; NULL-terminated */
     struct throttle *throttle;
-    bool stopped;   /* by us */
-    bool off;       /* shut down by us */
-    bool uncertain; /* nobody knows where it is: nothing may be touched */
-    bool gone;      /* the source's definition was removed */
-    bool released;  /* the machine goes on, on the target */
+    struct domain_guard *guard; /* NULL: nothing was suspended yet */
+    bool stopped;               /* by us */
+    bool off;                   /* shut down by us */
+    bool uncertain;             /* nobody knows where it is: nothing may be touched */
+    bool gone;                  /* the source's definition was removed */
+    bool released;              /* the machine goes on, on the target */
     bool settled;
     int64_t stopped_at;  /* monotonic; 0: never */
     uint64_t last_bytes; /* of the last pass */

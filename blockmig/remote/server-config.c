@@ -105,7 +105,9 @@ static char *get_path(GKeyFile *file, const char *group, const char *key, const 
 {
     char *path = g_key_file_get_string(file, group, key, NULL);
 
-    return path ? path : g_strdup(otherwise);
+    if (!path)
+        path = g_strdup(otherwise);
+    return path;
 }
 
 static bool read_machines(struct agent_config *config, GKeyFile *file, const char *group, GError **error)

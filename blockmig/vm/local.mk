@@ -4,6 +4,7 @@ libengine_a_SOURCES += \
 	blockmig/vm/definition.c blockmig/vm/definition.h \
 	blockmig/vm/domain.c blockmig/vm/domain.h \
 	blockmig/vm/domain-disk.c \
+	blockmig/vm/domain-guard.c blockmig/vm/domain-guard.h \
 	blockmig/vm/domain-internal.h \
 	blockmig/vm/domain-migrate.c \
 	blockmig/vm/guard-internal.h \
