@@ -115,7 +115,7 @@ two_hosts()
 }
 
 # domain_xml NAME [--disk FILE:FORMAT]... [--append KERNEL-ARGUMENTS] [--extra DEVICE-XML]: prints a definition; files
-# are below /srv/store.
+# are below /srv/store, unless named absolutely.
 domain_xml()
 {
     local name=$1 append='' extra='' disks='' letter file format
@@ -125,10 +125,11 @@ domain_xml()
         case $1 in
             --disk)
                 IFS=: read -r file format <<<"$2"
+                [ "${file:0:1}" = / ] || file=/srv/store/$file
                 letter=${letters[0]}
                 letters=("${letters[@]:1}")
                 disks+="<disk type='file' device='disk'><driver name='qemu' type='$format' cache='none' discard='unmap'/>
-                    <source file='/srv/store/$file'/><target dev='vd$letter' bus='virtio'/></disk>"
+                    <source file='$file'/><target dev='vd$letter' bus='virtio'/></disk>"
                 shift ;;
             --append) append=$2; shift ;;
             --extra) extra+=$2; shift ;;

@@ -75,4 +75,25 @@ is "$(running_on web)$(defined_on web)" "one " "it is defined on the other host 
 must on one virsh -q start web
 wait_for 60 is_ready one web 2
 is "$(domain_verdict one web)" OK "and when it is started it misses nothing"
+
+# ---- both hosts see the disk ------------------------------------------------------------------------
+
+must on one virsh -q destroy web
+must on one virsh -q undefine web
+must mkdir "$tmp/shared"
+for host in one two; do
+    must mkdir "$tmp/$host/srv/shared"
+    must on "$host" mount --bind "$tmp/shared" /srv/shared
+done
+must on two pkill -x blockmigd
+must sed -i 's/^\[datastore store\]/[datastore shared]/; s/^directory=.*/directory=\/srv\/shared/' "$tmp/two/srv/agent.conf"
+start on two "$builddir/tools/blockmigd" --config /srv/agent.conf
+must qemu-img create -q -f qcow2 "$tmp/shared/disk.qcow2" 64M
+start_domain one both --disk /srv/shared/disk.qcow2:qcow2 --append 'rate=300 span=16M flush=32 log=1'
+migrate one both blockmig://192.0.2.2 --json
+is "$status" 0 "a disk that both hosts see" || diag "$err"
+is "$(jq -c '[.method, (.disks | length)]' <<<"$out")" '["live",0]' "is not copied"
+is "$(running_on both)$(defined_on both)" "two two " "its machine is on the other host alone"
+is "$(domain_verdict two both)" OK "and misses nothing"
+is "$(files "$tmp/shared")" "disk.qcow2 " "nothing else is in the datastore"
 done_testing

@@ -369,6 +369,7 @@ static bool look_at_disk(struct machine_job *job, const struct definition *defin
     if (!shared)
         return add_disk(job, definition, name, error);
     job->shared = true;
+    job->cached |= !has_of(definition, name, "/driver[@cache='none' or @cache='directsync']");
     g_ptr_array_add(others, g_strdup(name));
     return true;
 }

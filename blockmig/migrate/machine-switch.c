@@ -273,7 +273,7 @@ static bool travel_by(struct machine_job *job, const struct ways *ways, GError *
                                        .bandwidth = job->request->bandwidth,
                                        .max_downtime = live ? FIRST_DOWNTIME : 0,
                                        .live = live,
-                                       .shared = job->shared},
+                                       .cautious = job->cached},
               error);
 }
 

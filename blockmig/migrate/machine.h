@@ -67,6 +67,7 @@ struct machine_job {
     bool interrupted;   /* what is here was left by an earlier run */
     bool across;        /* to another host */
     bool shared;        /* both hosts see the same files: no disk is copied */
+    bool cached;        /* and one of them may keep something of theirs in its memory */
     struct domain_host *here, *there; /* the same for a move on this host */
     struct domain *domain, *arrived;  /* NULL: not there (any more) */
     struct domain_state state;        /* of the domain, before */

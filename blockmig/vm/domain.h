@@ -104,7 +104,7 @@ struct domain_journey {
     uint64_t bandwidth;         /* bytes per second; 0: no limit */
     unsigned max_downtime;      /* milliseconds; 0: the hypervisor's own */
     bool live;                  /* false: it stands still all the time */
-    bool shared;                /* the disks are where both hosts see them */
+    bool cautious;              /* libvirt shall refuse disks that it does not know to be shared, and safe */
 };
 
 struct domain_progress {
