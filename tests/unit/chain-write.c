@@ -160,6 +160,18 @@ static void random_steps(struct disk *disk, GRand *rand)
     }
 }
 
+/* However few the random steps are, some data is there, every 64 KiB of a stretch. */
+static void write_stretch(struct disk *disk)
+{
+    g_autoptr(GError) error = NULL;
+
+    for (uint64_t at = DISK / 2; at < DISK; at += 65536) {
+        memset(disk->model + at, 7, 512);
+        assert_ok(chain_write(disk->chain, disk->model + at, 512, at, &error));
+    }
+    assert_ok(chain_flush(disk->chain, &error));
+}
+
 /* The parent is written to, too, before the child is made. */
 static struct disk *new_disk(const struct variant *variant, GRand *rand)
 {
@@ -170,6 +182,7 @@ static struct disk *new_disk(const struct variant *variant, GRand *rand)
     disk->variant = &base;
     disk->chain = open_chain(disk, create(variant->below, "", NULL));
     random_steps(disk, rand);
+    write_stretch(disk);
     disk->base = content(top_storage(disk));
     chain_close(disk->chain);
     disk->variant = variant;
