@@ -16,7 +16,8 @@
 
 /* ---- commits by the hypervisor -------------------------------------------------------------------- */
 
-static bool wait_until_ready(struct domain *domain, const char *disk, GError **error)
+bool machine_wait_until_ready(const struct machine_job *job, struct domain *domain, const char *disk,
+                              GError **error)
 {
     for (;;) {
         bool there, ready;
@@ -24,10 +25,12 @@ static bool wait_until_ready(struct domain *domain, const char *disk, GError **e
         if (!domain_job_look(domain, disk, &there, &ready, error))
             return false;
         if (!there)
-            return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "%s: the commit ended before it was ready",
+            return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "%s: its block job ended before it was ready",
                                  disk);
         if (ready)
             return true;
+        if (job && machine_is_cancelled(job, error))
+            return false;
         g_usleep(TICK);
     }
 }
@@ -50,7 +53,7 @@ static bool end_old_job(struct domain *domain, const char *disk, GError **error)
 
 static bool commit_one(struct domain *domain, const char *disk, const char *base, GError **error)
 {
-    return domain_commit(domain, disk, base, error) && wait_until_ready(domain, disk, error) &&
+    return domain_commit(domain, disk, base, error) && machine_wait_until_ready(NULL, domain, disk, error) &&
            domain_job_end(domain, disk, true, error);
 }
 

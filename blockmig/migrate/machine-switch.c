@@ -42,13 +42,13 @@ static void go_on(struct machine_job *job)
 }
 
 /* Between libvirt's own words for "suspended" and "resumed", as they reach us. */
-static void note_pause(struct machine_job *job)
+static void note_pause(struct machine_job *job, const struct domain *from, const struct domain *to)
 {
-    int64_t stopped = job->domain ? domain_stopped_at(job->domain) : 0, resumed;
+    int64_t stopped = from ? domain_stopped_at(from) : 0, resumed;
 
     if (!job->state.running)
         return;
-    for (int tries = 0; (resumed = domain_resumed_at(job->arrived)) <= stopped && tries < 50; tries++)
+    for (int tries = 0; (resumed = domain_resumed_at(to)) <= stopped && tries < 50; tries++)
         g_usleep(TICK / 4);
     if (stopped > 0 && resumed > stopped)
         job->base.report->pause_ms = (double)(resumed - stopped) / 1000;
@@ -59,7 +59,7 @@ static bool release(struct machine_job *job, GError **error)
     if (job->state.running && !domain_resume(job->arrived, error))
         return false;
     job->released = true;
-    note_pause(job);
+    note_pause(job, job->domain, job->arrived);
     return job_event(&job->base, "result", error, MACHINE_ARRIVED);
 }
 
@@ -428,24 +428,6 @@ bool machine_hand_over(struct job *base, GError **error)
 
 /* ---- on this host -------------------------------------------------------------------------------- */
 
-static bool wait_until_ready(struct machine_job *job, const struct machine_disk *disk, GError **error)
-{
-    for (;;) {
-        bool there, ready;
-
-        if (!domain_job_look(job->domain, disk->name, &there, &ready, error))
-            return false;
-        if (!there)
-            return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "%s: the mirror to %s has ended", disk->name,
-                                 disk->overlay_path);
-        if (ready)
-            return true;
-        if (machine_is_cancelled(job, error))
-            return false;
-        g_usleep(TICK);
-    }
-}
-
 static void end_mirrors(struct machine_job *job)
 {
     for (guint i = 0; i < job->disks->len; i++)
@@ -461,7 +443,7 @@ static bool begin_mirrors(struct machine_job *job, GError **error)
             return false;
     }
     for (guint i = 0; i < job->disks->len; i++)
-        if (!wait_until_ready(job, machine_disk_at(job, i), error))
+        if (!machine_wait_until_ready(job, job->domain, machine_disk_at(job, i)->name, error))
             return false;
     return true;
 }
@@ -520,12 +502,7 @@ bool machine_mirror(struct job *base, GError **error)
     go_on(job);
     if (!ok)
         return false;
-    if (paused) {
-        int64_t stopped = domain_stopped_at(job->domain), resumed;
-
-        for (int tries = 0; (resumed = domain_resumed_at(job->domain)) <= stopped && tries < 50; tries++)
-            g_usleep(TICK / 4);
-        base->report->pause_ms = (double)(resumed - stopped) / 1000;
-    }
+    if (paused)
+        note_pause(job, job->domain, job->domain);
     return set_persistent(job, error) && job_event(base, "result", error, "the machine writes to the target");
 }

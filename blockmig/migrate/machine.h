@@ -172,7 +172,11 @@ char *machine_rewrite_source(const struct machine_job *job, const char *text, GE
 /* The file that the disk of a definition is on; the caller's; NULL: none. */
 char *machine_source_of(const struct definition *definition, const char *disk);
 
-/* machine-settle.c: what the machine wrote to the overlay of each disk goes into the image at `base`. */
+/* machine-settle.c: until both sides of the disk's block job are the same.  `job` NULL: cannot be cancelled.
+ */
+bool machine_wait_until_ready(const struct machine_job *job, struct domain *domain, const char *disk,
+                              GError **error);
+/* What the machine wrote to the overlay of each disk goes into the image at `base`. */
 bool machine_commit_all(struct machine_job *job, struct domain *domain,
                         char *(*base)(const struct machine_disk *), GError **error);
 
