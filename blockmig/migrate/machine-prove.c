@@ -22,6 +22,7 @@
 #include <string.h>
 
 #define BLOCK   4096u
+#define PIECE   (1u << 20)
 #define WORKERS 4
 
 /* ---- in the pause -------------------------------------------------------------------------------- */
@@ -60,21 +61,34 @@ static bool is_digest(const GByteArray *digests, uint64_t place, const uint8_t *
            memcmp(digests->data + place * FRAME_DIGEST, digest, FRAME_DIGEST) == 0;
 }
 
-/* What the target's overlay has at `extent`, against the source's bytes. */
+/* What the target's overlay has at `at` in the extent, against the source's bytes. */
+static void compare_block(const struct extent *extent, uint64_t at, const uint8_t *data, size_t length,
+                          const GByteArray *digests, GArray *found)
+{
+    uint64_t host_offset = extent->host_offset + at;
+    uint8_t block[BLOCK] = {0};
+    bool same;
+
+    memcpy(block, data, length);
+    same = extent->status == EXTENT_ZERO ? is_zero(data, length)
+                                         : is_digest(digests, host_offset / BLOCK, block);
+    if (!same)
+        add_difference(found, extent->offset + at, host_offset,
+                       extent->status == EXTENT_DATA && length == BLOCK);
+}
+
 static bool compare_extent(struct chain *source, const struct extent *extent, const GByteArray *digests,
                            GArray *found, GError **error)
 {
-    uint8_t block[BLOCK] = {0};
+    g_autofree uint8_t *data = g_malloc(MIN(PIECE, extent->length));
+    size_t length;
 
-    for (uint64_t at = 0; at < extent->length; at += BLOCK) {
-        uint64_t offset = extent->offset + at, host_offset = extent->host_offset + at;
-        size_t length = (size_t)MIN(BLOCK, extent->length - at);
-
-        if (!chain_read(source, block, length, offset, error))
+    for (uint64_t at = 0; at < extent->length; at += length) {
+        length = (size_t)MIN(PIECE, extent->length - at);
+        if (!chain_read(source, data, length, extent->offset + at, error))
             return false;
-        if (extent->status == EXTENT_ZERO ? !is_zero(block, length)
-                                          : !is_digest(digests, host_offset / BLOCK, block))
-            add_difference(found, offset, host_offset, extent->status == EXTENT_DATA && length == BLOCK);
+        for (size_t block = 0; block < length; block += BLOCK)
+            compare_block(extent, at + block, data + block, MIN(BLOCK, length - block), digests, found);
     }
     return true;
 }
