@@ -7,7 +7,6 @@
  */
 #include "blockmig/migrate/live-watch.h"
 #include "blockmig/storage/file.h"
-#include "blockmig/store/receipt.h"
 
 #include <glib/gstdio.h>
 #include <string.h>
@@ -147,38 +146,10 @@ static bool compare_target(struct live_job *job, struct live_disk *disk, GError 
     return ok && compare_digests(disk, table, error) && compare_rest(disk, target, error);
 }
 
-/* The receipt borrows everything: it is cleared, not freed. */
 bool live_write_receipt(struct live_job *job, struct disk_report *report, unsigned index,
                         struct digest_table *digests, GError **error)
 {
-    const struct journal_job *record = job->base.record;
-    g_autofree char *name = g_strdup_printf("%s-%u%s.json", record->id, index, job->window ? "-back" : "");
-    g_autofree char *path = g_build_filename(journal_directory(job->base.journal), "receipts", name, NULL);
-    g_autofree char *directory = g_path_get_dirname(path);
-    struct receipt receipt = {.job = record->id,
-                              .command = record->command,
-                              .method = record->method,
-                              .source = report->source,
-                              .target = report->target,
-                              .source_format = report->source_format,
-                              .target_format = report->target_format,
-                              .verified = (char *)verify_mode_name(job->request->verify),
-                              .started = record->started,
-                              .finished = g_get_real_time(),
-                              .size = report->virtual_size,
-                              .layer = report->layer,
-                              .counters = report->counters,
-                              .digests = digests};
-    uint8_t root[DIGEST_MAX_LENGTH];
-
-    digest_table_root(digests, root);
-    g_free(report->root);
-    report->root = digest_to_hex(digest_table_algorithm(digests), root);
-    if (g_mkdir_with_parents(directory, 0700) < 0 || !receipt_write(&receipt, path, error))
-        return false;
-    g_free(report->receipt);
-    report->receipt = g_strdup(path);
-    return true;
+    return job_write_receipt(&job->base, report, index, job->window ? "-back" : "", digests, error);
 }
 
 static bool prove_disk(struct live_job *job, struct live_disk *disk, GError **error)

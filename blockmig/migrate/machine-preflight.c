@@ -163,22 +163,6 @@ static bool check_leftovers(const struct machine_disk *disk, GError **error)
     return true;
 }
 
-static void describe_disk(struct machine_job *job, struct machine_disk *disk)
-{
-    struct disk_report *report = g_new0(struct disk_report, 1);
-
-    report->disk = g_strdup(disk->name);
-    report->source = g_strdup(disk->path);
-    report->target = g_strdup(disk->target_name);
-    report->source_format = g_strdup(disk->source_format->name);
-    report->target_format = g_strdup(disk->format->name);
-    report->virtual_size = disk->size;
-    report->source_allocated = disk->needed;
-    report->algorithm = job->request->digest;
-    disk->report = report;
-    g_ptr_array_add(job->base.report->disks, report);
-}
-
 static uint64_t allocated(const struct chain *chain)
 {
     uint64_t bytes = 0;
@@ -231,7 +215,7 @@ static bool add_disk(struct machine_job *job, const struct definition *definitio
         g_prefix_error(error, "disk %s: ", name);
         return false;
     }
-    describe_disk(job, disk);
+    machine_describe_disk(job, disk);
     return true;
 }
 

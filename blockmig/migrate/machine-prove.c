@@ -15,7 +15,6 @@
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/frame.h"
 #include "blockmig/storage/uri.h"
-#include "blockmig/store/receipt.h"
 #include "formats/bytes.h"
 
 #include <glib/gstdio.h>
@@ -409,45 +408,10 @@ static bool run_proof(struct proof *proof, struct chain *source, struct digest_t
     return false;
 }
 
-/* By the method live the last layer is in the target's overlay, which was compared in the pause. */
-static unsigned last_in_target(const struct machine_disk *disk)
-{
-    return disk->merged;
-}
-
-static bool write_receipt(struct machine_job *job, struct machine_disk *disk, GError **error)
-{
-    const struct journal_job *record = job->base.record;
-    struct disk_report *report = disk->report;
-    g_autofree char *name = g_strdup_printf("%s-%u.json", record->id, disk->index);
-    g_autofree char *path = g_build_filename(journal_directory(job->base.journal), "receipts", name, NULL);
-    g_autofree char *directory = g_path_get_dirname(path);
-    struct receipt receipt = {.job = record->id,
-                              .command = record->command,
-                              .method = record->method,
-                              .source = report->source,
-                              .target = report->target,
-                              .source_format = report->source_format,
-                              .target_format = report->target_format,
-                              .verified = (char *)verify_mode_name(job->request->verify),
-                              .started = record->started,
-                              .finished = g_get_real_time(),
-                              .size = report->virtual_size,
-                              .counters = report->counters,
-                              .digests = disk->digests};
-    uint8_t root[DIGEST_MAX_LENGTH];
-
-    digest_table_root(disk->digests, root);
-    report->root = digest_to_hex(digest_table_algorithm(disk->digests), root);
-    if (g_mkdir_with_parents(directory, 0700) < 0 || !receipt_write(&receipt, path, error))
-        return false;
-    report->receipt = g_strdup(path);
-    return machine_save_disk(job, disk, error);
-}
-
 static bool prove_disk(struct machine_job *job, struct machine_disk *disk, GError **error)
 {
-    g_autoptr(chain_t) source = machine_open_layers(disk, 0, last_in_target(disk), error);
+    /* By the method live the last layer is in the target's overlay, which was compared in the pause. */
+    g_autoptr(chain_t) source = machine_open_layers(disk, 0, disk->merged, error);
     g_autoptr(chain_t) target = source ? machine_open_target(disk, error) : NULL;
     struct proof proof = {.job = job, .disk = disk, .target = target};
     uint64_t wire = agent_wire_bytes();
@@ -464,7 +428,8 @@ static bool prove_disk(struct machine_job *job, struct machine_disk *disk, GErro
     g_mutex_clear(&proof.lock);
     g_cond_clear(&proof.done);
     disk->report->bytes_wire += agent_wire_bytes() - wire;
-    return ok && write_receipt(job, disk, error);
+    return ok && job_write_receipt(&job->base, disk->report, disk->index, "", disk->digests, error) &&
+           machine_save_disk(job, disk, error);
 }
 
 bool machine_prove(struct job *base, GError **error)

@@ -110,21 +110,6 @@ static unsigned highest_overlay(const struct machine_disk *disk)
     return top;
 }
 
-static void describe_disk(struct machine_job *job, struct machine_disk *disk)
-{
-    struct disk_report *report = g_new0(struct disk_report, 1);
-
-    report->disk = g_strdup(disk->name);
-    report->source = g_strdup(disk->path);
-    report->target = g_strdup(disk->target_name);
-    report->source_format = g_strdup(disk->source_format->name);
-    report->target_format = g_strdup(disk->format->name);
-    report->virtual_size = disk->size;
-    report->algorithm = job->request->digest;
-    disk->report = report;
-    g_ptr_array_add(job->base.report->disks, report);
-}
-
 /* What the journal had announced it would create is ours, if it is there. */
 static bool was_created(const struct machine_job *job, const char *name)
 {
@@ -151,7 +136,7 @@ static bool rebuild(struct machine_job *job, const struct journal_disk *saved, G
     disk->merged = disk->top - (mirrored && disk->top > 0 ? 1 : 0);
     disk->created = was_created(job, disk->target_name);
     disk->overlay_created = was_created(job, disk->overlay_name);
-    describe_disk(job, disk);
+    machine_describe_disk(job, disk);
     return true;
 }
 

@@ -137,7 +137,6 @@ bool machine_settle(struct job *base, GError **error)
     for (guint i = 0; i < job->disks->len; i++)
         if (!name_remove(machine_disk_at(job, i)->overlay_name, error))
             return false;
-    job->settled = true;
     return job_event(base, "result", error, "the machine writes to the merged target");
 }
 

@@ -420,7 +420,7 @@ bool machine_hand_over(struct job *base, GError **error)
 
     if (!job->arrived && !change_host(job, false, error))
         return false;
-    job->released = job->settled = true;
+    job->released = true;
     if (job->state.autostart && !domain_set_autostart(job->arrived, true, error))
         return false;
     return job_event(base, "result", error, MACHINE_ARRIVED);

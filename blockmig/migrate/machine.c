@@ -142,6 +142,22 @@ struct machine_disk *machine_disk_new(struct machine_job *job, const char *name,
     return disk;
 }
 
+void machine_describe_disk(struct machine_job *job, struct machine_disk *disk)
+{
+    struct disk_report *report = g_new0(struct disk_report, 1);
+
+    report->disk = g_strdup(disk->name);
+    report->source = g_strdup(disk->path);
+    report->target = g_strdup(disk->target_name);
+    report->source_format = g_strdup(disk->source_format->name);
+    report->target_format = g_strdup(disk->format->name);
+    report->virtual_size = disk->size;
+    report->source_allocated = disk->needed;
+    report->algorithm = job->request->digest;
+    disk->report = report;
+    g_ptr_array_add(job->base.report->disks, report);
+}
+
 /* ---- running -------------------------------------------------------------------------------------- */
 
 static void begin(struct machine_job *job)

@@ -88,9 +88,8 @@ struct machine_job {
     bool uncertain;             /* nobody knows where it is: nothing may be touched */
     bool gone;                  /* the source's definition was removed */
     bool released;              /* the machine goes on, on the target */
-    bool settled;
-    int64_t stopped_at;  /* monotonic; 0: never */
-    uint64_t last_bytes; /* of the last pass */
+    int64_t stopped_at;         /* monotonic; 0: never */
+    uint64_t last_bytes;        /* of the last pass */
 };
 
 static inline struct machine_job *machine_of(struct job *base)
@@ -137,6 +136,8 @@ void machine_copy_options(const struct machine_job *job, struct copy_options *op
 void machine_tell(const struct machine_job *job, const char *format, ...) G_GNUC_PRINTF(2, 3);
 void machine_disk_free(struct machine_disk *disk);
 void machine_file_free(struct machine_file *file);
+/* In the report; once its paths, formats and size are known. */
+void machine_describe_disk(struct machine_job *job, struct machine_disk *disk);
 struct machine_disk *machine_disk_new(struct machine_job *job, const char *name, const char *path);
 
 /* machine-files.c */

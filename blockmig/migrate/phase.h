@@ -64,6 +64,11 @@ void job_plan(const struct job *job, const char *format, ...) G_GNUC_PRINTF(2, 3
 bool job_event(const struct job *job, const char *kind, GError **error, const char *format, ...)
     G_GNUC_PRINTF(4, 5);
 
+/* report.c: the receipt of a disk, or of a layer, whose number in the job is `index`; report->receipt and its
+ * root. */
+bool job_write_receipt(const struct job *job, struct disk_report *report, unsigned index, const char *suffix,
+                       struct digest_table *digests, GError **error);
+
 /* cold.c and live.c */
 bool cold_begin(struct job *job, GError **error);
 bool cold_finish(struct job *job, GError **error);

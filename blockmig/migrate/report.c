@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What a job leaves for its caller to print. */
-#include "blockmig/migrate/job.h"
+#include "blockmig/migrate/phase.h"
+#include "blockmig/store/receipt.h"
 
 static void disk_report_free(struct disk_report *disk)
 {
@@ -39,4 +40,38 @@ void job_report_free(struct job_report *report)
     g_ptr_array_unref(report->disks);
     g_ptr_array_unref(report->plan);
     g_free(report);
+}
+
+/* The receipt borrows everything: it is cleared, not freed. */
+bool job_write_receipt(const struct job *job, struct disk_report *report, unsigned index, const char *suffix,
+                       struct digest_table *digests, GError **error)
+{
+    const struct journal_job *record = job->record;
+    g_autofree char *name = g_strdup_printf("%s-%u%s.json", record->id, index, suffix);
+    g_autofree char *path = g_build_filename(journal_directory(job->journal), "receipts", name, NULL);
+    g_autofree char *directory = g_path_get_dirname(path);
+    struct receipt receipt = {.job = record->id,
+                              .command = record->command,
+                              .method = record->method,
+                              .source = report->source,
+                              .target = report->target,
+                              .source_format = report->source_format,
+                              .target_format = report->target_format,
+                              .verified = (char *)verify_mode_name(job->report->verified),
+                              .started = record->started,
+                              .finished = g_get_real_time(),
+                              .size = report->virtual_size,
+                              .layer = report->layer,
+                              .counters = report->counters,
+                              .digests = digests};
+    uint8_t root[DIGEST_MAX_LENGTH];
+
+    digest_table_root(digests, root);
+    g_free(report->root);
+    report->root = digest_to_hex(digest_table_algorithm(digests), root);
+    if (g_mkdir_with_parents(directory, 0700) < 0 || !receipt_write(&receipt, path, error))
+        return false;
+    g_free(report->receipt);
+    report->receipt = g_strdup(path);
+    return true;
 }
