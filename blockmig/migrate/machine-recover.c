@@ -237,18 +237,40 @@ static bool uncertain(struct machine_job *job, const char *text, GError **error)
     return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN, "job %s: %s", job->base.record->id, text);
 }
 
-/* The target's, which never ran, is ended before the source's is let go on. */
-static bool take_back(struct machine_job *job, const struct side *here, const struct side *there,
-                      GError **error)
+/* Its daemon may be about to do the same, or be busy with it. */
+static bool end_there(struct machine_job *job, GError **error)
 {
-    if (there->state.running)
-        return uncertain(job, "the machine runs on the target and is active on the source: nothing is done",
-                         error);
-    if (!domain_kill(job->arrived, error) ||
-        (there->state.persistent && !domain_undefine(job->arrived, error)))
+    int64_t until = g_get_monotonic_time() + PATIENCE;
+    struct side there;
+
+    for (;;) {
+        GError *local = NULL;
+
+        if (!ask(job->there, job->request->machine, &job->arrived, &there, error))
+            return false;
+        if (there.state.running)
+            return uncertain(
+                job, "the machine runs on the target and is active on the source: nothing is done", error);
+        if (!there.state.active)
+            break;
+        if (!domain_kill(job->arrived, &local) && g_get_monotonic_time() > until) {
+            g_propagate_error(error, local);
+            return false;
+        }
+        g_clear_error(&local);
+        g_usleep(G_USEC_PER_SEC / 4);
+    }
+    if (there.there && !domain_undefine(job->arrived, error))
         return false;
     g_clear_pointer(&job->arrived, domain_close);
-    return here->state.running || !job->state.running || domain_resume(job->domain, error);
+    return true;
+}
+
+/* The target's, which never ran, is ended before the source's is let go on. */
+static bool take_back(struct machine_job *job, const struct side *here, GError **error)
+{
+    return end_there(job, error) &&
+           (here->state.running || !job->state.running || domain_resume(job->domain, error));
 }
 
 static bool back_home(struct machine_job *job, const struct side *here, GError **error)
@@ -302,7 +324,7 @@ static bool decide(struct machine_job *job, GError **error)
     if (!ask_both(job, &here, &there, error))
         return false;
     if (here.state.active && there.state.active)
-        return take_back(job, &here, &there, error) && back_home(job, &here, error);
+        return take_back(job, &here, error) && back_home(job, &here, error);
     if (there.state.active || (there.there && !here.there))
         return go_on_there(job, &there, error);
     return back_home(job, &here, error);
