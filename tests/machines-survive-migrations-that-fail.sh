@@ -80,14 +80,16 @@ round()
 # A kill just when the switch begins: the same command is refused now and then (3; the machine runs on as before), which
 # is not understood yet.
 around_switch=converge
-[ "${BLOCKMIG_LONG:-0}" != 1 ] || around_switch=switchover
+# And one that comes behind the last word leaves nothing to be brought anywhere.
+around_end=settle
+[ "${BLOCKMIG_LONG:-0}" != 1 ] || around_switch=switchover around_end=cleanup
 
 round base one two
 round $around_switch two one
 round prove one two
 round settle two one
 round $around_switch one two --method=quick
-round cleanup two one
+round $around_end two one
 
 # ---- it is given up ---------------------------------------------------------------------------------
 
