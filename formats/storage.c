@@ -3,6 +3,7 @@
 
 #include "formats/error.h"
 
+#include <stdlib.h>
 #include <string.h>
 #include <xxhash.h>
 
@@ -11,6 +12,9 @@
 
 /* Written in pieces of this size where a storage has no better way to make zeros. */
 #define ZERO_PIECE (UINT64_C(1) << 20)
+
+/* Read at once for digests. */
+#define DIGEST_PIECE (UINT32_C(1) << 20)
 
 void storage_grown(struct storage *storage, uint64_t end)
 {
@@ -194,17 +198,56 @@ void storage_prefetch(struct storage *storage, uint64_t offset, uint64_t length)
         storage->ops->prefetch(storage, offset, length);
 }
 
-static bool digest_here(struct storage *storage, uint64_t offset, uint64_t length, uint32_t chunk,
-                        uint8_t *digests, GError **error)
+static void digest(const uint8_t *data, size_t length, uint8_t *result)
 {
-    g_autofree uint8_t *buffer = g_malloc(chunk);
+    XXH128_canonicalFromHash((XXH128_canonical_t *)result, XXH3_128bits(data, length));
+}
 
-    for (uint64_t at = 0; at < length; at += chunk, digests += STORAGE_DIGEST) {
-        if (!storage->ops->pread(storage, buffer, chunk, offset + at, error))
-            return false;
-        XXH128_canonicalFromHash((XXH128_canonical_t *)digests, XXH3_128bits(buffer, chunk));
+/* How many chunks lie in a hole, and have all the digest `zero`. */
+static uint64_t put_hole(struct storage *storage, uint64_t offset, uint64_t length, uint32_t chunk,
+                         const uint8_t *zero, uint8_t *digests)
+{
+    bool data = true;
+    uint64_t run = 0;
+
+    if (!storage_status(storage, offset, length, &data, &run, NULL) || data)
+        return 0;
+    for (uint64_t at = 0; at < run / chunk; at++)
+        memcpy(digests + at * STORAGE_DIGEST, zero, STORAGE_DIGEST);
+    return run / chunk;
+}
+
+static void put_digests(const uint8_t *data, uint64_t length, uint32_t chunk, uint8_t *digests)
+{
+    for (uint64_t at = 0; at < length; at += chunk, digests += STORAGE_DIGEST)
+        digest(data + at, (size_t)MIN(chunk, length - at), digests);
+}
+
+bool storage_digests_by(struct storage *storage, storage_reader *reader, uint64_t offset, uint64_t length,
+                        uint32_t chunk, uint8_t *digests, GError **error)
+{
+    size_t most = (size_t)(MAX(DIGEST_PIECE / chunk, 1) * chunk);
+    uint8_t *buffer = NULL, zero[STORAGE_DIGEST];
+    bool ok = true;
+
+    if (posix_memalign((void **)&buffer, 4096, most) != 0)
+        return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "no memory for %zu bytes", most);
+    memset(buffer, 0, chunk);
+    digest(buffer, chunk, zero);
+    for (uint64_t end = offset + length, count; ok && offset < end;) {
+        count = put_hole(storage, offset, end - offset, chunk, zero, digests);
+        if (count == 0) {
+            size_t piece = (size_t)MIN(most, end - offset);
+
+            count = (piece + chunk - 1) / chunk;
+            if ((ok = reader(storage, buffer, piece, offset, error)))
+                put_digests(buffer, piece, chunk, digests);
+        }
+        offset += count * chunk;
+        digests += count * STORAGE_DIGEST;
     }
-    return true;
+    free(buffer);
+    return ok;
 }
 
 bool storage_digests(struct storage *storage, uint64_t offset, uint64_t length, uint32_t chunk,
@@ -212,10 +255,10 @@ bool storage_digests(struct storage *storage, uint64_t offset, uint64_t length, 
 {
     if (!range_check(storage, "digest", offset, length, false, error))
         return false;
-    return length == 0 || finish(storage,
-                                 (storage->ops->digests ? storage->ops->digests : digest_here)(
-                                     storage, offset, length, chunk, digests, error),
-                                 error);
+    if (!storage->ops->digests)
+        return storage_digests_by(storage, storage_pread, offset, length, chunk, digests, error);
+    return length == 0 ||
+           finish(storage, storage->ops->digests(storage, offset, length, chunk, digests, error), error);
 }
 
 void storage_close(struct storage *storage)

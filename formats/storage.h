@@ -72,8 +72,8 @@ struct storage_ops {
      * back; from any thread.  Optional: they are read and compared. */
     bool (*check)(struct storage *storage, const void *buffer, size_t length, uint64_t offset,
                   GError **error);
-    /* XXH3-128, canonical, of each `chunk` bytes of the range, as the medium holds them: 16 bytes each.
-     * `length` is a multiple of `chunk`.  Optional: they are read. */
+    /* XXH3-128, canonical, of each `chunk` bytes of the range, as programs of the storage's host read them:
+     * 16 bytes each.  `length` is a multiple of `chunk`.  Optional: they are read. */
     bool (*digests)(struct storage *storage, uint64_t offset, uint64_t length, uint32_t chunk,
                     uint8_t *digests, GError **error);
     /* Can start() use bytes of `seed`?  Optional: no. */
@@ -129,7 +129,13 @@ bool storage_check(struct storage *storage, const void *buffer, size_t length, u
 /* As the operation; any storage. */
 bool storage_digests(struct storage *storage, uint64_t offset, uint64_t length, uint32_t chunk,
                      uint8_t *digests, GError **error);
-#define STORAGE_DIGEST 16u                   /* bytes of each */
+#define STORAGE_DIGEST 16u /* bytes of each */
+/* The same by a reader of one's own, from inside the storage's size; holes are not read.  Buffers are aligned
+ * to 4096. */
+typedef bool storage_reader(struct storage *storage, void *buffer, size_t length, uint64_t offset,
+                            GError **error);
+bool storage_digests_by(struct storage *storage, storage_reader *reader, uint64_t offset, uint64_t length,
+                        uint32_t chunk, uint8_t *digests, GError **error);
 void storage_close(struct storage *storage); /* NULL is allowed */
 
 /* Is it "scheme://..." and not a path?  What begins so and is meant as a path is written with "./". */

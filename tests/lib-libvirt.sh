@@ -183,7 +183,8 @@ migrate()
     run on "$host" timeout 200 "$builddir/tools/blockmig" migrate "$@"
 }
 
-# killed_in HOST PHASE COMMAND...: blockmig is killed as soon as it says that it is in that phase; false: it ended before.
+# killed_in HOST PHASE[+SECONDS] COMMAND...: blockmig is killed as soon as it says that it is in that phase, or so many
+# seconds later; false: it ended before.
 killed_in()
 {
     local host=$1 phase=$2 try
@@ -191,10 +192,11 @@ killed_in()
     on "$host" timeout 200 "$builddir/tools/blockmig" "$@" -v >"$tmp/killed.out" 2>"$tmp/killed.err" 3>&- </dev/null &
     local pid=$!
     for try in $(seq 6000); do
-        grep -q "^blockmig: $phase" "$tmp/killed.err" && break
+        grep -q "^blockmig: ${phase%+*}" "$tmp/killed.err" && break
         kill -0 "$pid" 2>/dev/null || break
         sleep 0.01
     done
+    [ "$phase" = "${phase#*+}" ] || sleep "${phase#*+}"
     on "$host" pkill -KILL -x blockmig
     wait "$pid" 2>/dev/null
     [ $? -ge 128 ]

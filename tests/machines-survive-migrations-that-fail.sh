@@ -57,12 +57,17 @@ must rm -f "$tmp"/two/srv/store/*
 
 # ---- blockmig is killed -----------------------------------------------------------------------------
 
+address_of()
+{
+    [ "$1" = one ] && echo 192.0.2.1 || echo 192.0.2.2
+}
+
 # round PHASE FROM TO [OPTION]...: killed in that phase, then the same command.
 round()
 {
-    local phase=$1 from=$2 to=$3 address=192.0.2.1
+    local phase=$1 from=$2 to=$3 address
     shift 3
-    [ "$to" = one ] || address=192.0.2.2
+    address=$(address_of "$to")
     killed_in "$from" "$phase" migrate web "blockmig://$address" --delete-source "$@" || diag "not killed in time"
     local where
     where=$(running_on web)
@@ -77,27 +82,56 @@ round()
     is "$(files "$tmp/$from/srv/store")$(files "$tmp/$to/srv/store")" "disk.qcow2 " "$phase $*: and nothing is left"
 }
 
-# A kill just when the switch begins: the same command is refused now and then (3; the machine runs on as before), which
-# is not understood yet.
-around_switch=converge
-# And one that comes behind the last word leaves nothing to be brought anywhere.
+# A kill that comes behind the last word leaves nothing to be brought anywhere.
 around_end=settle
-[ "${BLOCKMIG_LONG:-0}" != 1 ] || around_switch=switchover around_end=cleanup
+[ "${BLOCKMIG_LONG:-0}" != 1 ] || around_end=cleanup
 
 round base one two
-round $around_switch two one
-round prove one two
-round settle two one
-round $around_switch one two --method=quick
-round $around_end two one
+round converge two one
+round switchover one two
+round prove two one
+round settle one two
+round switchover two one --method=quick
+round $around_end one two
+
+# At random moments from the switch on: some of them come too late.
+random_rounds()
+{
+    local from=two to=one count=$1 option phase n
+    for n in $(seq "$count"); do
+        option=
+        [ $((RANDOM % 3)) -ne 0 ] || option=--method=quick
+        phase=switchover+0.$(printf %03d $((RANDOM % 1000)))
+        if killed_in "$from" "$phase" migrate web "blockmig://$(address_of $to)" --delete-source $option; then
+            check "$phase $option: killed there, it does not run on both" test "$(running_on web)" != "one two "
+            migrate "$from" web "blockmig://$(address_of $to)" --delete-source $option
+            # What was killed behind its last word is not there any more.
+            [ "$status" -ne 3 ] || [ "$(defined_on web)" != "$to " ] || status=0
+            is "$status" 0 "$phase $option: the same command brings it to the other host"
+            [ "$status" -eq 0 ] || diag "$err"
+        fi
+        is "$(running_on web)$(defined_on web)" "$to $to " "$phase $option: it is there alone"
+        is "$(domain_verdict "$to" web)" OK "$phase $option: it misses nothing"
+        must domain_cmd "$to" web start
+        is "$(files "$tmp/one/srv/store")$(files "$tmp/two/srv/store")" "disk.qcow2 " \
+            "$phase $option: and nothing is left"
+        n=$from from=$to to=$n
+    done
+    at=$from
+}
+use_seed
+pick 4 60
+random_rounds "$REPLY"
 
 # ---- it is given up ---------------------------------------------------------------------------------
 
-killed_in one converge migrate web blockmig://192.0.2.2
-job=$(on one "$blockmig" job list --json | jq -r '.jobs[0].job')
-run on one "$blockmig" job cancel "$job"
+other=two
+[ $at = one ] || other=one
+killed_in $at converge migrate web "blockmig://$(address_of "$other")"
+job=$(on $at "$blockmig" job list --json | jq -r '.jobs[0].job')
+run on $at "$blockmig" job cancel "$job"
 is "$status" 0 "a killed job is given up" || diag "$err"
-is "$(running_on web)$(domain_file one web)" "one /srv/store/disk.qcow2" "the machine runs on as before"
+is "$(running_on web)$(domain_file $at web)" "$at /srv/store/disk.qcow2" "the machine runs on as before"
 is "$(files "$tmp/one/srv/store")$(files "$tmp/two/srv/store")" "disk.qcow2 " "nothing is left of it"
-is "$(domain_verdict one web)" OK "and it misses nothing"
+is "$(domain_verdict $at web)" OK "and it misses nothing"
 done_testing

@@ -35,6 +35,8 @@ libengine_a_SOURCES += \
 	blockmig/migrate/live-throttle.c \
 	blockmig/migrate/live-watch.c blockmig/migrate/live-watch.h \
 	blockmig/migrate/live.c blockmig/migrate/live.h \
+	blockmig/migrate/machine-arrive.c \
+	blockmig/migrate/machine-compare.c \
 	blockmig/migrate/machine-copy.c \
 	blockmig/migrate/machine-definition.c \
 	blockmig/migrate/machine-files.c \

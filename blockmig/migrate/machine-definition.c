@@ -2,6 +2,8 @@
 /* The definition of a machine as the target needs it: only names of files change. */
 #include "blockmig/migrate/machine.h"
 
+#include <string.h>
+
 char *machine_source_of(const struct definition *definition, const char *disk)
 {
     g_autofree char *path = g_strdup_printf("/domain/devices/disk[target/@dev='%s']/source/@file", disk);
@@ -54,7 +56,13 @@ char *machine_rewrite(const struct machine_job *job, const char *text, enum mach
     return definition_text(definition);
 }
 
-char *machine_rewrite_source(const struct machine_job *job, const char *text, GError **error)
+char *machine_top_of(const struct machine_disk *disk)
+{
+    return machine_layer_path(disk, disk->top);
+}
+
+char *machine_rewrite_source(const struct machine_job *job, const char *text,
+                             char *(*path)(const struct machine_disk *), GError **error)
 {
     g_autoptr(definition_t) definition = definition_parse(text, error);
 
@@ -62,8 +70,21 @@ char *machine_rewrite_source(const struct machine_job *job, const char *text, GE
         return NULL;
     for (guint i = 0; i < job->disks->len; i++) {
         const struct machine_disk *disk = machine_disk_at(job, i);
+        g_autofree char *file = path(disk);
+        bool bottom = strcmp(file, disk->path) == 0;
 
-        set_disk(definition, disk->name, disk->path, disk->source_format->name);
+        set_disk(definition, disk->name, file, bottom ? disk->source_format->name : format_qcow2.name);
     }
+    return definition_text(definition);
+}
+
+char *machine_rewrite_barred(const struct machine_job *job, GError **error)
+{
+    g_autoptr(definition_t) definition = definition_parse(job->definition, error);
+
+    if (!definition)
+        return NULL;
+    definition_set_child(definition, "/domain/os", "kernel",
+                         "/nonexistent/this machine went to another host");
     return definition_text(definition);
 }

@@ -157,6 +157,7 @@ struct side {
     struct domain_state state;
 };
 
+/* One that its daemon ends just now is there for the first question only. */
 static bool ask(struct domain_host *host, const char *name, struct domain **domain, struct side *side,
                 GError **error)
 {
@@ -165,16 +166,16 @@ static bool ask(struct domain_host *host, const char *name, struct domain **doma
     *side = (struct side){false};
     g_clear_pointer(domain, domain_close);
     *domain = domain_open(host, name, &local);
-    if (!*domain && g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED)) {
-        g_error_free(local);
+    side->there = *domain && domain_look(*domain, &side->state, &local);
+    if (side->there)
         return true;
-    }
-    if (!*domain) {
+    g_clear_pointer(domain, domain_close);
+    if (!g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED)) {
         g_propagate_error(error, local);
         return false;
     }
-    side->there = true;
-    return domain_look(*domain, &side->state, error);
+    g_error_free(local);
+    return true;
 }
 
 /* A daemon needs a moment to notice that we died. */
@@ -237,31 +238,43 @@ static bool uncertain(struct machine_job *job, const char *text, GError **error)
     return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN, "job %s: %s", job->base.record->id, text);
 }
 
-/* Its daemon may be about to do the same, or be busy with it. */
-static bool end_there(struct machine_job *job, GError **error)
+/* Its process ends.  Its daemon may be about to do the same, or be busy with it. */
+static bool end_process(struct machine_job *job, struct domain_host *host, struct domain **domain,
+                        struct side *side, GError **error)
 {
     int64_t until = g_get_monotonic_time() + PATIENCE;
-    struct side there;
 
     for (;;) {
         GError *local = NULL;
 
-        if (!ask(job->there, job->request->machine, &job->arrived, &there, error))
+        if (!ask(host, job->request->machine, domain, side, error))
             return false;
-        if (there.state.running)
-            return uncertain(
-                job, "the machine runs on the target and is active on the source: nothing is done", error);
-        if (!there.state.active)
-            break;
-        if (!domain_kill(job->arrived, &local) && g_get_monotonic_time() > until) {
+        if (side->state.running)
+            return uncertain(job, "the machine is active on both hosts and went on: nothing is done", error);
+        if (!side->state.active)
+            return true;
+        if (!domain_kill(*domain, &local) && g_get_monotonic_time() > until) {
             g_propagate_error(error, local);
             return false;
         }
         g_clear_error(&local);
         g_usleep(G_USEC_PER_SEC / 4);
     }
-    if (there.there && !domain_undefine(job->arrived, error))
+}
+
+bool machine_end_there(struct machine_job *job, GError **error)
+{
+    struct side there;
+    GError *local = NULL;
+
+    if (!end_process(job, job->there, &job->arrived, &there, error))
         return false;
+    if (there.there && !domain_undefine(job->arrived, &local) &&
+        !g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED)) {
+        g_propagate_error(error, local);
+        return false;
+    }
+    g_clear_error(&local);
     g_clear_pointer(&job->arrived, domain_close);
     return true;
 }
@@ -269,26 +282,36 @@ static bool end_there(struct machine_job *job, GError **error)
 /* The target's, which never ran, is ended before the source's is let go on. */
 static bool take_back(struct machine_job *job, const struct side *here, GError **error)
 {
-    return end_there(job, error) &&
+    return machine_end_there(job, error) &&
            (here->state.running || !job->state.running || domain_resume(job->domain, error));
 }
 
-static bool back_home(struct machine_job *job, const struct side *here, GError **error)
+/* As it was, on its top layers. */
+static bool define_again(struct machine_job *job, GError **error)
 {
+    g_autofree char *text = saved_definition(job), *xml = NULL;
     struct domain *again;
 
-    if (!here->there) {
-        g_autofree char *text = saved_definition(job);
-
-        if (!text)
-            return uncertain(job, "neither host has the machine, nor the journal its definition", error);
-        if (!(again = domain_define(job->here, text, error)))
-            return false;
-        job->domain = again;
-    } else if (here->state.active && !here->state.running && job->state.running &&
-               !domain_resume(job->domain, error)) {
+    if (!text)
+        return uncertain(job, "neither host has the machine, nor the journal its definition", error);
+    xml = machine_rewrite_source(job, text, machine_top_of, error);
+    if (!xml || !(again = domain_define(job->here, xml, error)))
         return false;
-    }
+    domain_close(job->domain);
+    job->domain = again;
+    return true;
+}
+
+/* Its definition may be there and barred. */
+static bool back_home(struct machine_job *job, const struct side *here, GError **error)
+{
+    bool barred = has_event(job, "intent", MACHINE_REMOVES);
+
+    if ((!here->there || (job->state.persistent && barred)) && !define_again(job, error))
+        return false;
+    if (here->state.active && !here->state.running && job->state.running &&
+        !domain_resume(job->domain, error))
+        return false;
     job->off = !here->state.active && has_event(job, "intent", "shut the guest down");
     job->base.go_on_at = "rollback";
     return true;
@@ -317,6 +340,15 @@ static bool go_on_there(struct machine_job *job, const struct side *there, GErro
     return true;
 }
 
+/* The target defines it when all of it has come, and lets nobody but us go on; until then what it has is good
+ * for nothing.  The source's, which stands still then, is what is left over. */
+static bool choose(struct machine_job *job, struct side *here, const struct side *there, GError **error)
+{
+    if (here->state.running || !(there->state.running || (there->state.persistent && job->state.persistent)))
+        return take_back(job, here, error) && back_home(job, here, error);
+    return end_process(job, job->here, &job->domain, here, error) && go_on_there(job, there, error);
+}
+
 static bool decide(struct machine_job *job, GError **error)
 {
     struct side here, there;
@@ -324,7 +356,7 @@ static bool decide(struct machine_job *job, GError **error)
     if (!ask_both(job, &here, &there, error))
         return false;
     if (here.state.active && there.state.active)
-        return take_back(job, &here, error) && back_home(job, &here, error);
+        return choose(job, &here, &there, error);
     if (there.state.active || (there.there && !here.there))
         return go_on_there(job, &there, error);
     return back_home(job, &here, error);

@@ -168,6 +168,9 @@ bool machine_cleanup(struct job *base, GError **error)
 {
     struct machine_job *job = machine_of(base);
 
+    /* Whoever was killed just when the machine went on has only barred it. */
+    if (job->across && !machine_remove_definition(job, error))
+        return false;
     for (guint i = 0; i < job->disks->len; i++) {
         struct machine_disk *disk = machine_disk_at(job, i);
 
@@ -195,7 +198,7 @@ static bool define_source(struct machine_job *job, GError **error)
     if (!job->state.persistent)
         return true;
     text = domain_definition(job->domain, DOMAIN_PERSISTENT, error);
-    xml = text ? machine_rewrite_source(job, text, error) : NULL;
+    xml = text ? machine_rewrite_source(job, text, layer_0_of, error) : NULL;
     same = xml ? domain_define(job->here, xml, error) : NULL;
     if (!same)
         return false;

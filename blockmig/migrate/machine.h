@@ -22,7 +22,8 @@
 #include "blockmig/vm/domain-guard.h"
 #include "blockmig/vm/domain.h"
 
-/* Events that a later run looks for.  After the second the target is not frozen any more. */
+/* Events that a later run looks for.  After "proved" the target is not frozen any more. */
+#define MACHINE_REMOVES "remove the source's definition"
 #define MACHINE_ARRIVED "the machine is on the target"
 #define MACHINE_PROVED  "proved"
 #define MACHINE_UNDONE  "nothing is left of it"
@@ -83,7 +84,7 @@ struct machine_job {
     char **others;                    /* disks that stay as they are; NULL-terminated */
     struct throttle *throttle;
     struct domain_guard *guard; /* NULL: nothing was suspended yet */
-    bool stopped;               /* by us */
+    bool stopped;               /* it stands still for the switch */
     bool off;                   /* shut down by us */
     bool uncertain;             /* nobody knows where it is: nothing may be touched */
     bool gone;                  /* the source's definition was removed */
@@ -100,6 +101,11 @@ static inline struct machine_job *machine_of(struct job *base)
 static inline struct machine_disk *machine_disk_at(const struct machine_job *job, unsigned i)
 {
     return (struct machine_disk *)g_ptr_array_index(job->disks, i);
+}
+
+static inline const char *machine_uuid(const struct machine_job *job)
+{
+    return domain_uuid(job->domain ? job->domain : job->arrived);
 }
 
 /* Can it be the name of a domain?  "qmp:SOCKET" is not, nor is a path. */
@@ -162,14 +168,21 @@ void machine_remove_overlays(const struct machine_disk *disk);
 /* What is not on the target yet, up to the top layer, is written into it. */
 bool machine_ship(struct machine_job *job, struct machine_disk *disk, unsigned to, GError **error);
 bool machine_close_targets(struct machine_job *job, GError **error);
+/* For who writes more into them while a hypervisor has them open that does not read them yet. */
+bool machine_open_targets_again(struct machine_job *job, GError **error);
 
 /* machine-definition.c */
 enum machine_stage { MACHINE_ARRIVES, MACHINE_SETTLED }; /* on its overlays; on the merged images */
 /* `text` with the names of the target; the caller's. */
 char *machine_rewrite(const struct machine_job *job, const char *text, enum machine_stage stage,
                       GError **error);
-/* `text`, a definition of the source, with the disks on their layers 0. */
-char *machine_rewrite_source(const struct machine_job *job, const char *text, GError **error);
+/* `text`, a definition of the source, with each disk on the file that `path` says (the function's result is
+ * taken), one of its layers. */
+char *machine_rewrite_source(const struct machine_job *job, const char *text,
+                             char *(*path)(const struct machine_disk *), GError **error);
+/* The machine's own with a kernel that is nowhere, so that nobody can start it; the caller's. */
+char *machine_rewrite_barred(const struct machine_job *job, GError **error);
+char *machine_top_of(const struct machine_disk *disk); /* the file of its top layer; the caller's */
 /* The file that the disk of a definition is on; the caller's; NULL: none. */
 char *machine_source_of(const struct definition *definition, const char *disk);
 
@@ -181,10 +194,33 @@ bool machine_wait_until_ready(const struct machine_job *job, struct domain *doma
 bool machine_commit_all(struct machine_job *job, struct domain *domain,
                         char *(*base)(const struct machine_disk *), GError **error);
 
-/* machine-prove.c: the overlays on the target hold what the top layers of the source do. */
-bool machine_compare_overlays(struct machine_job *job, GError **error);
+/* machine-compare.c: do the overlays on the target hold what the top layers of the source do?  From the start
+ * on a thread of its own looks ahead; then the source stands still; then both sides do, and what differs is
+ * mended. DIFFERENT: that was not possible. */
+struct comparison;
+struct comparison *machine_comparison_start(struct machine_job *job);
+void machine_comparison_stands(struct comparison *comparison);
+bool machine_comparison_end(struct comparison *comparison, GError **error);
+void machine_comparison_free(struct comparison *comparison); /* NULL is allowed */
 
-/* machine-recover.c: is there an interrupted job of this machine?  Then base->go_on_at is set. */
+/* machine-switch.c: the machine stands still, with the guard armed; it goes on where it was, or on the
+ * target. */
+bool machine_stop(struct machine_job *job, GError **error);
+void machine_go_on(struct machine_job *job);
+bool machine_release(struct machine_job *job, GError **error);
+/* What nobody can start any more: its definition here is replaced, as long as libvirt lets nobody remove it;
+ * and removed; and again as it was, its disks on their top layers, when the target did not take it.  Before,
+ * it is saved in the state directory. */
+bool machine_keep_definition(struct machine_job *job, GError **error);
+bool machine_bar_definition(struct machine_job *job, GError **error);
+bool machine_remove_definition(struct machine_job *job, GError **error);
+bool machine_restore_definition(struct machine_job *job, GError **error);
+/* The top layers, too, are merged into the target: the machine does not write any more. */
+bool machine_ship_last(struct machine_job *job, GError **error);
+
+/* machine-recover.c: what the target has of a machine that does not run there is ended and removed. */
+bool machine_end_there(struct machine_job *job, GError **error);
+/* Is there an interrupted job of this machine?  Then base->go_on_at is set. */
 bool machine_recover(struct machine_job *job, GError **error);
 /* What the machine was before: for who goes on. */
 bool machine_save_state(struct machine_job *job, GError **error);

@@ -433,56 +433,16 @@ static bool read_extents(struct request *request, GError **error)
     return ok;
 }
 
-static void add_digests(GByteArray *digests, const uint8_t *data, uint64_t length, uint64_t chunk)
+static bool read_medium(struct storage *storage, void *buffer, size_t length, uint64_t offset, GError **error)
 {
-    for (uint64_t at = 0; at < length; at += chunk) {
-        uint8_t digest[FRAME_DIGEST];
-
-        frame_digest(data + at, (size_t)MIN(chunk, length - at), digest);
-        g_byte_array_append(digests, digest, sizeof(digest));
-    }
+    return direct_read(storage, buffer, length, offset, true, error);
 }
 
-/* Holes need not be read; all their chunks have one digest. */
-static uint64_t add_hole(struct request *request, uint64_t offset, uint64_t length, uint64_t chunk,
-                         const uint8_t *zero)
-{
-    bool data = true;
-    uint64_t run = 0;
-
-    if (!storage_status(request->handle->storage, offset, length, &data, &run, NULL) || data)
-        return 0;
-    run = run / chunk * chunk;
-    for (uint64_t at = 0; at < run; at += chunk)
-        g_byte_array_append(request->octets, zero, FRAME_DIGEST);
-    return run;
-}
-
-static bool digest_range(struct request *request, uint8_t *buffer, uint64_t offset, uint64_t end,
-                         uint64_t chunk, GError **error)
-{
-    uint64_t most = FRAME_CONTENT / chunk * chunk, piece;
-    uint8_t zero[FRAME_DIGEST];
-
-    memset(buffer, 0, chunk);
-    frame_digest(buffer, chunk, zero);
-    for (; offset < end; offset += piece) {
-        piece = add_hole(request, offset, end - offset, chunk, zero);
-        if (piece > 0)
-            continue;
-        piece = MIN(most, end - offset);
-        if (!direct_read(request->handle->storage, buffer, piece, offset, true, error))
-            return false;
-        add_digests(request->octets, buffer, piece, chunk);
-    }
-    return true;
-}
-
+/* Of the medium; with "cached=1" of what this host's programs see, a hypervisor's page cache included. */
 static bool send_digests(struct request *request, GError **error)
 {
+    const char *cached = MHD_lookup_connection_value(request->connection, MHD_GET_ARGUMENT_KIND, "cached");
     uint64_t offset, length, chunk;
-    uint8_t *buffer = NULL;
-    bool ok;
 
     if (!get_range(request, MAX_PROVED, &offset, &length, error) ||
         !get_number(request, "chunk", &chunk, error))
@@ -490,12 +450,11 @@ static bool send_digests(struct request *request, GError **error)
     if (chunk == 0 || chunk > FRAME_CONTENT || length / chunk > MAX_CHUNKS)
         return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
                              "chunk: %" G_GUINT64_FORMAT " bytes are not possible", chunk);
-    if (!(buffer = new_buffer(FRAME_CONTENT, error)))
-        return false;
     request->octets = g_byte_array_new();
-    ok = digest_range(request, buffer, offset, offset + length, chunk, error);
-    free(buffer);
-    return ok;
+    g_byte_array_set_size(request->octets, (guint)((length + chunk - 1) / chunk * FRAME_DIGEST));
+    return storage_digests_by(request->handle->storage,
+                              g_strcmp0(cached, "1") == 0 ? storage_pread : read_medium, offset, length,
+                              (uint32_t)chunk, request->octets->data, error);
 }
 
 static bool send_status(struct request *request, GError **error)

@@ -530,7 +530,8 @@ static bool agent_digests(struct storage *storage, uint64_t offset, uint64_t len
 
         piece = MIN(length, (uint64_t)MAX_DIGESTS * chunk);
         wanted = (size_t)(piece / chunk * FRAME_DIGEST);
-        path = g_strdup_printf("/digests?offset=%" G_GUINT64_FORMAT "&length=%" G_GUINT64_FORMAT "&chunk=%u",
+        path = g_strdup_printf("/digests?offset=%" G_GUINT64_FORMAT "&length=%" G_GUINT64_FORMAT
+                               "&chunk=%u&cached=1",
                                offset, piece, chunk);
         request.path = path;
         if (!(answer = ask(storage, &request, error)))

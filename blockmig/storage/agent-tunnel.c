@@ -18,7 +18,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define BUFFER (512L << 10)
+#define BUFFER    (512L << 10)
+#define HELD_TICK 1000 /* us */
 
 struct relay {
     struct agent_client *client;
@@ -32,6 +33,7 @@ struct relay {
 /* Outlives the relay as long as there are passages. */
 struct relay_state {
     gatomicrefcount references;
+    gint held; /* atomic */
     GMutex lock;
     char *trouble;
 };
@@ -45,6 +47,9 @@ struct passage {
     CURL *handle;
     GByteArray *refusal;
     GThread *sender; /* NULL until the other side has answered */
+    gint ended;      /* atomic: the other side has */
+    char last;       /* what is held back, if anything */
+    bool has_last;
 };
 
 static uint64_t carried;
@@ -73,18 +78,59 @@ static void set_trouble(struct relay_state *state, const char *text)
 
 /* ---- from here ----------------------------------------------------------------------------------- */
 
-static size_t take_from_here(char *buffer, size_t size, size_t count, void *opaque)
+static bool is_held(const struct passage *passage)
 {
-    const struct passage *passage = opaque;
+    return g_atomic_int_get(&passage->state->held) != 0;
+}
+
+static ssize_t receive(const struct passage *passage, char *buffer, size_t room, int flags)
+{
     ssize_t done;
 
     do {
-        done = recv(passage->fd, buffer, size * count, 0);
+        done = recv(passage->fd, buffer, room, flags);
     } while (done < 0 && errno == EINTR);
-    if (done < 0)
-        return CURL_READFUNC_ABORT;
-    __atomic_add_fetch(&carried, (uint64_t)done, __ATOMIC_RELAXED);
-    return (size_t)done;
+    return done;
+}
+
+/* Until there is more behind the byte that is held back, or all may go; false: there is nobody to go to. */
+static bool wait_for_more(const struct passage *passage)
+{
+    while (is_held(passage)) {
+        char next;
+
+        if (g_atomic_int_get(&passage->ended))
+            return false;
+        if (receive(passage, &next, 1, MSG_PEEK | MSG_DONTWAIT) > 0)
+            return true;
+        g_usleep(HELD_TICK);
+    }
+    return true;
+}
+
+/* While the relay is held, the last byte that came waits for the next one. */
+static size_t take_from_here(char *buffer, size_t size, size_t count, void *opaque)
+{
+    struct passage *passage = opaque;
+    size_t have;
+
+    do {
+        ssize_t done;
+
+        if (passage->has_last && !wait_for_more(passage))
+            return CURL_READFUNC_ABORT;
+        have = passage->has_last ? 1 : 0;
+        buffer[0] = passage->last;
+        done = receive(passage, buffer + have, size * count - have, have ? MSG_DONTWAIT : 0);
+        if (done < 0 && !(have && (errno == EAGAIN || errno == EWOULDBLOCK)))
+            return CURL_READFUNC_ABORT;
+        have += (size_t)MAX(done, 0);
+        passage->has_last = have > 0 && is_held(passage);
+        if (passage->has_last)
+            passage->last = buffer[--have];
+    } while (have == 0 && passage->has_last);
+    __atomic_add_fetch(&carried, have, __ATOMIC_RELAXED);
+    return have;
 }
 
 static size_t ignore(char *data, size_t size, size_t count, void *opaque)
@@ -186,6 +232,7 @@ static gpointer carry(gpointer data)
     agent_curl.easy_setopt(passage->handle, CURLOPT_WRITEFUNCTION, give_here);
     agent_curl.easy_setopt(passage->handle, CURLOPT_WRITEDATA, passage);
     note_end(passage, agent_curl.easy_perform(passage->handle));
+    g_atomic_int_set(&passage->ended, 1);
     shutdown(passage->fd, SHUT_RDWR); /* the sender ends, too */
     if (passage->sender)
         g_thread_join(passage->sender);
@@ -256,7 +303,8 @@ static int listen_at(const char *path, GError **error)
     return -1;
 }
 
-struct relay *relay_open(struct agent_client *client, const char *name, const char *path, GError **error)
+struct relay *relay_open(struct agent_client *client, const char *name, const char *path, bool held,
+                         GError **error)
 {
     struct relay *relay;
     int wake[2], fd = listen_at(path, error);
@@ -275,9 +323,15 @@ struct relay *relay_open(struct agent_client *client, const char *name, const ch
     memcpy(relay->wake, wake, sizeof(wake));
     relay->state = g_new0(struct relay_state, 1);
     g_atomic_ref_count_init(&relay->state->references);
+    relay->state->held = held;
     g_mutex_init(&relay->state->lock);
     relay->thread = g_thread_new("relay", serve, relay);
     return relay;
+}
+
+void relay_let(struct relay *relay)
+{
+    g_atomic_int_set(&relay->state->held, 0);
 }
 
 void relay_close(struct relay *relay)

@@ -11,8 +11,11 @@
 struct relay;
 
 /* A socket at `path` of this host; who connects to it is connected to what the agent's host has under `name`.
- * The directory must be there; what stands at `path` is replaced. */
-struct relay *relay_open(struct agent_client *client, const char *name, const char *path, GError **error);
+ * The directory must be there; what stands at `path` is replaced.  `held`: the other side gets all but the
+ * last byte, until relay_let(). */
+struct relay *relay_open(struct agent_client *client, const char *name, const char *path, bool held,
+                         GError **error);
+void relay_let(struct relay *relay);
 /* Connections that are open come to their own end. */
 void relay_close(struct relay *relay); /* NULL is allowed */
 /* Why the last connection could not be passed on, the caller's; NULL: all could. */

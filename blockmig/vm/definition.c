@@ -30,6 +30,7 @@ static struct {
     __typeof__(&xmlNodeGetContent) content;
     __typeof__(&xmlNodeSetContent) set_content;
     __typeof__(&xmlSetProp) set_attribute;
+    __typeof__(&xmlNewTextChild) new_child;
     __typeof__(&xmlRemoveProp) remove_attribute;
     __typeof__(&xmlUnlinkNode) unlink;
     __typeof__(&xmlFreeNode) free_node;
@@ -54,6 +55,7 @@ static bool load(GError **error)
         {"xmlNodeGetContent", (void **)&xml.content},
         {"xmlNodeSetContent", (void **)&xml.set_content},
         {"xmlSetProp", (void **)&xml.set_attribute},
+        {"xmlNewTextChild", (void **)&xml.new_child},
         {"xmlRemoveProp", (void **)&xml.remove_attribute},
         {"xmlUnlinkNode", (void **)&xml.unlink},
         {"xmlFreeNode", (void **)&xml.free_node},
@@ -201,6 +203,21 @@ void definition_set_attribute(struct definition *definition, const char *path, c
                               const char *value)
 {
     each(definition, path, set_one, (const char *[]){name, value});
+}
+
+static void add_one(xmlNodePtr node, void *opaque)
+{
+    const char *const *pair = opaque;
+
+    xml.new_child(node, NULL, (const xmlChar *)pair[0], (const xmlChar *)pair[1]);
+}
+
+void definition_set_child(struct definition *definition, const char *path, const char *name, const char *text)
+{
+    g_autofree char *old = g_strdup_printf("%s/%s", path, name);
+
+    definition_remove(definition, old);
+    each(definition, path, add_one, (const char *[]){name, text});
 }
 
 static void remove_node(xmlNodePtr node, void *opaque)

@@ -30,6 +30,9 @@ void definition_set(struct definition *definition, const char *path, const char 
 /* Adds or changes the attribute of the elements that the path names. */
 void definition_set_attribute(struct definition *definition, const char *path, const char *name,
                               const char *value);
+/* The elements that the path names have one child of that name, with this text. */
+void definition_set_child(struct definition *definition, const char *path, const char *name,
+                          const char *text);
 void definition_remove(struct definition *definition, const char *path);
 
 /* Letters, digits and -_.: only. */

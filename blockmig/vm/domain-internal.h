@@ -22,6 +22,7 @@
     X(ConnectDomainEventDeregisterAny)                                                                       \
     X(ConnectDomainEventRegisterAny)                                                                         \
     X(ConnectGetCapabilities)                                                                                \
+    X(ConnectGetURI)                                                                                         \
     X(ConnectIsAlive)                                                                                        \
     X(ConnectOpen)                                                                                           \
     X(ConnectSetKeepAlive)                                                                                   \
@@ -80,8 +81,8 @@ struct domain_host {
     virConnectPtr connection;
     char *name;
     int callback;
-    GMutex lock;        /* of what the thread of the events touches */
-    GPtrArray *domains; /* of struct domain *, borrowed */
+    GMutex lock;       /* of what the thread of the events touches: */
+    GHashTable *times; /* a domain's UUID -> its struct domain_times */
 };
 
 struct domain {
@@ -89,7 +90,6 @@ struct domain {
     virDomainPtr object;
     char *name;
     char uuid[VIR_UUID_STRING_BUFLEN];
-    int64_t stopped, resumed; /* monotonic */
 };
 
 /* Passes a result on; a failed one gets libvirt's reason, with `who` in front. */

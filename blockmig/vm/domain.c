@@ -70,15 +70,14 @@ bool libvirt_said(const char *who, bool fine, GError **error)
 
 /* ---- hosts ---------------------------------------------------------------------------------------- */
 
-static struct domain *domain_of(const struct domain_host *host, const char *uuid)
+/* Under the host's lock. */
+static struct domain_times *times_of(struct domain_host *host, const char *uuid)
 {
-    for (guint i = 0; i < host->domains->len; i++) {
-        struct domain *domain = g_ptr_array_index(host->domains, i);
+    struct domain_times *times = g_hash_table_lookup(host->times, uuid);
 
-        if (strcmp(domain->uuid, uuid) == 0)
-            return domain;
-    }
-    return NULL;
+    if (!times)
+        g_hash_table_insert(host->times, g_strdup(uuid), times = g_new0(struct domain_times, 1));
+    return times;
 }
 
 /* In the thread of the events. */
@@ -87,16 +86,15 @@ static int changed(virConnectPtr connection, virDomainPtr object, int event, int
     struct domain_host *host = opaque;
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&host->lock);
     char uuid[VIR_UUID_STRING_BUFLEN];
-    struct domain *domain;
+    int64_t now = g_get_monotonic_time();
 
     libvirt.DomainGetUUIDString(object, uuid);
-    domain = domain_of(host, uuid);
-    if (!domain)
-        return 0;
-    if (event == VIR_DOMAIN_EVENT_SUSPENDED)
-        domain->stopped = g_get_monotonic_time();
+    if (event == VIR_DOMAIN_EVENT_STARTED)
+        times_of(host, uuid)->started = now;
+    else if (event == VIR_DOMAIN_EVENT_SUSPENDED)
+        times_of(host, uuid)->stopped = now;
     else if (event == VIR_DOMAIN_EVENT_RESUMED)
-        domain->resumed = g_get_monotonic_time();
+        times_of(host, uuid)->resumed = now;
     return 0;
 }
 
@@ -116,7 +114,7 @@ struct domain_host *domain_host_open(const char *uri, const char *name, GError *
     host = g_new0(struct domain_host, 1);
     host->connection = connection;
     host->name = g_strdup(name);
-    host->domains = g_ptr_array_new();
+    host->times = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     g_mutex_init(&host->lock);
     host->callback = libvirt.ConnectDomainEventRegisterAny(connection, NULL, VIR_DOMAIN_EVENT_ID_LIFECYCLE,
                                                            VIR_DOMAIN_EVENT_CALLBACK(changed), host, NULL);
@@ -131,7 +129,7 @@ void domain_host_close(struct domain_host *host)
     if (host->callback >= 0)
         libvirt.ConnectDomainEventDeregisterAny(host->connection, host->callback);
     libvirt.ConnectClose(host->connection);
-    g_ptr_array_unref(host->domains);
+    g_hash_table_unref(host->times);
     g_mutex_clear(&host->lock);
     g_free(host->name);
     g_free(host);
@@ -202,13 +200,11 @@ bool domain_host_has_secret(struct domain_host *host, const char *uuid)
 struct domain *libvirt_domain(struct domain_host *host, virDomainPtr object)
 {
     struct domain *domain = g_new0(struct domain, 1);
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&host->lock);
 
     domain->host = host;
     domain->object = object;
     domain->name = g_strdup(libvirt.DomainGetName(object));
     libvirt.DomainGetUUIDString(object, domain->uuid);
-    g_ptr_array_add(host->domains, domain);
     return domain;
 }
 
@@ -242,9 +238,6 @@ void domain_close(struct domain *domain)
 {
     if (!domain)
         return;
-    g_mutex_lock(&domain->host->lock);
-    g_ptr_array_remove(domain->host->domains, domain);
-    g_mutex_unlock(&domain->host->lock);
     libvirt.DomainFree(domain->object);
     g_free(domain->name);
     g_free(domain);
@@ -368,16 +361,9 @@ bool domain_undefine(struct domain *domain, GError **error)
                        error);
 }
 
-int64_t domain_stopped_at(const struct domain *domain)
+struct domain_times domain_host_times(struct domain_host *host, const char *uuid)
 {
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&domain->host->lock);
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&host->lock);
 
-    return domain->stopped;
-}
-
-int64_t domain_resumed_at(const struct domain *domain)
-{
-    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&domain->host->lock);
-
-    return domain->resumed;
+    return *times_of(host, uuid);
 }

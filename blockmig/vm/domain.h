@@ -122,9 +122,15 @@ bool domain_migration_progress(struct domain *domain, struct domain_progress *pr
 void domain_migration_allow(struct domain *domain, unsigned downtime);
 void domain_migration_abort(struct domain *domain);
 
-/* Monotonic times at which libvirt last said so of the domain; 0: never. */
-int64_t domain_stopped_at(const struct domain *domain);
-int64_t domain_resumed_at(const struct domain *domain);
+/* Monotonic times at which the host's libvirt last said so of a domain, by its UUID; 0: never. */
+struct domain_times {
+    int64_t started, stopped, resumed;
+};
+struct domain_times domain_host_times(struct domain_host *host, const char *uuid);
+
+/* A descriptor of the hypervisor's process (pidfd_open(2)), which becomes readable when it has ended; the
+ * caller's.  -1: it has none, or it is not known to run on this host. */
+int domain_process_open(struct domain *domain);
 
 typedef struct domain domain_t; /* for g_autoptr only */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(domain_t, domain_close)

@@ -7,6 +7,7 @@ libengine_a_SOURCES += \
 	blockmig/vm/domain-guard.c blockmig/vm/domain-guard.h \
 	blockmig/vm/domain-internal.h \
 	blockmig/vm/domain-migrate.c \
+	blockmig/vm/domain-process.c \
 	blockmig/vm/guard-internal.h \
 	blockmig/vm/guard-process.c \
 	blockmig/vm/guard.c blockmig/vm/guard.h \
