@@ -124,33 +124,38 @@ void machine_remove_overlays(const struct machine_disk *disk)
     storage_file_sync_directory(disk->path, NULL);
 }
 
-static void remove_one(const struct machine_job *job, const char *name)
+static bool remove_one(const struct machine_job *job, const char *name)
 {
     g_autoptr(GError) local = NULL;
 
-    if (!name_remove(name, &local))
-        job_notice(&job->base, "%s is left: %s", name, local->message);
+    if (name_remove(name, &local))
+        return true;
+    job_notice(&job->base, "%s is left: %s", name, local->message);
+    return false;
 }
 
-void machine_remove_target(struct machine_job *job)
+bool machine_remove_target(struct machine_job *job)
 {
+    bool all = true;
+
     for (guint i = 0; i < job->disks->len; i++) {
         struct machine_disk *disk = machine_disk_at(job, i);
 
         g_clear_pointer(&disk->target, image_close);
         if (disk->overlay_created)
-            remove_one(job, disk->overlay_name);
+            all = remove_one(job, disk->overlay_name) && all;
         if (disk->created)
-            remove_one(job, disk->target_name);
+            all = remove_one(job, disk->target_name) && all;
         disk->created = disk->overlay_created = false;
     }
     for (guint i = 0; i < job->files->len; i++) {
         struct machine_file *file = g_ptr_array_index(job->files, i);
 
         if (file->created)
-            remove_one(job, file->target_name);
+            all = remove_one(job, file->target_name) && all;
         file->created = false;
     }
+    return all;
 }
 
 static bool write_overlays(struct machine_job *job, struct chain *overlays, struct image *base,

@@ -42,11 +42,12 @@ static bool record_has_event(const struct machine_job *job, const struct journal
     return false;
 }
 
-/* What was undone has nothing that could be found again: files under its names are somebody else's. */
+/* What was undone has nothing that could be found again: files under its names are somebody else's.  What was
+ * rolled back may have left something on a target that did not answer. */
 static bool is_unfinished(const struct machine_job *job, const struct journal_job *record)
 {
-    return (!record->result || strcmp(record->result, "failed") == 0 ||
-            strcmp(record->result, "parked") == 0) &&
+    return (!record->result || strcmp(record->result, "done") != 0) &&
+           record_has_event(job, record, "intent", "") &&
            !record_has_event(job, record, "result", MACHINE_UNDONE);
 }
 
@@ -148,6 +149,37 @@ static bool rebuild_all(struct machine_job *job, GError **error)
         if (!rebuild(job, g_ptr_array_index(disks, i), error))
             return false;
     return disks != NULL;
+}
+
+static bool is_of_disk(const struct machine_job *job, const char *name)
+{
+    for (guint i = 0; i < job->disks->len; i++) {
+        const struct machine_disk *disk = machine_disk_at(job, i);
+
+        if (strcmp(name, disk->target_name) == 0 || strcmp(name, disk->overlay_name) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* Other files that it created: only to be removed again. */
+static void rebuild_files(struct machine_job *job)
+{
+    g_autoptr(GPtrArray) events = journal_events(job->base.journal, job->base.record, NULL);
+
+    for (guint i = 0; events && i < events->len; i++) {
+        const struct journal_event *event = g_ptr_array_index(events, i);
+        const char *name = event->text ? event->text + strlen("create ") : NULL;
+        struct machine_file *file;
+
+        if (strcmp(event->kind, "intent") != 0 || !event->text || !g_str_has_prefix(event->text, "create ") ||
+            is_of_disk(job, name))
+            continue;
+        file = g_new0(struct machine_file, 1);
+        file->target_name = g_strdup(name);
+        file->created = true;
+        g_ptr_array_add(job->files, file);
+    }
 }
 
 /* ---- where the machine is ------------------------------------------------------------------------ */
@@ -313,6 +345,7 @@ static bool back_home(struct machine_job *job, const struct side *here, GError *
         !domain_resume(job->domain, error))
         return false;
     job->off = !here->state.active && has_event(job, "intent", "shut the guest down");
+    rebuild_files(job);
     job->base.go_on_at = "rollback";
     return true;
 }
@@ -433,6 +466,7 @@ static bool begin_anew(struct machine_job *job, GError **error)
     g_clear_pointer(&base->record, journal_job_free);
     g_clear_pointer(&job->domain, domain_close);
     g_ptr_array_set_size(job->disks, 0);
+    g_ptr_array_set_size(job->files, 0);
     g_ptr_array_set_size(base->report->disks, 0);
     g_clear_pointer(&base->report->advice, g_free);
     job->off = job->gone = job->interrupted = false;

@@ -231,20 +231,21 @@ static bool leave_overlays(struct machine_job *job, GError **error)
 bool machine_rollback(struct job *base, GError **error)
 {
     struct machine_job *job = machine_of(base);
+    bool gone;
 
     if (job->uncertain || job->gone || job->released)
         return true; /* what is certain was told */
     if (base->method != &method_machine_cold && !leave_overlays(job, error))
         return false;
-    machine_remove_target(job);
+    gone = machine_remove_target(job);
     if (job->off && !domain_start(job->domain, false, error))
         return false;
-    if (!job_event(base, "result", error, MACHINE_UNDONE))
+    if (gone && !job_event(base, "result", error, MACHINE_UNDONE))
         return false;
-    base->report->advice =
-        g_strdup(job->state.active ? "the machine runs on the source as before; nothing is left "
-                                     "of the migration"
-                                   : "nothing was changed on the source");
+    base->report->advice = g_strdup_printf(
+        "%s; %s", job->state.active ? "the machine runs on the source as before" : "the machine is as it was",
+        gone ? "nothing is left of the migration"
+             : "what is left on the target is removed when the same command is run again");
     return !job->interrupted ||
            blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED,
                          "job %s was interrupted before the switch; it is rolled back", base->record->id);

@@ -158,7 +158,8 @@ struct chain *machine_open_target_overlay(const struct machine_disk *disk, GErro
 bool machine_create_overlay(const char *name, uint64_t size, const char *backing, const char *format,
                             GError **error);
 bool machine_create_target_overlays(struct machine_job *job, GError **error);
-void machine_remove_target(struct machine_job *job);
+/* What the job created there; false: something is left, which was told. */
+bool machine_remove_target(struct machine_job *job);
 bool machine_copy_files(struct machine_job *job, GError **error);
 /* Overlays 1..top into layer 0, where no machine has them open; then they are removed. */
 bool machine_merge_overlays(struct machine_job *job, struct machine_disk *disk, GError **error);

@@ -20,6 +20,8 @@ struct agent_client {
     int known;        /* it has answered before: its certificate is in order */
     GMutex lock;
     GPtrArray *idle; /* of CURL *, with their connections */
+    int64_t silent;  /* since when nothing was answered; 0: the last request was.  Atomic, as is: */
+    int64_t failed;  /* when a request failed last */
 };
 
 /*

@@ -14,6 +14,7 @@
 #define DEFAULT_SOCKET   "/run/blockmig/agent.sock"
 #define DEFAULT_PATIENCE 30
 #define CONNECT_SECONDS  10L
+#define JUST_NOW         G_USEC_PER_SEC
 #define UPLOAD_BUFFER    (1L << 20)
 #define RECEIVE_BUFFER   (512L << 10)
 #define FIRST_WAIT       (G_USEC_PER_SEC / 10)
@@ -310,17 +311,49 @@ static void set_up(const struct agent_client *client, CURL *handle, struct excha
     agent_curl.easy_setopt(handle, CURLOPT_SEEKDATA, exchange);
 }
 
+/* All requests wait for a silent agent together: many that each wait in turn would wait for ever. */
+static void note_answer(struct agent_client *client, int64_t begun, bool answered)
+{
+    int64_t never = 0;
+
+    if (answered) {
+        __atomic_store_n(&client->silent, 0, __ATOMIC_RELAXED);
+        return;
+    }
+    __atomic_store_n(&client->failed, g_get_monotonic_time(), __ATOMIC_RELAXED);
+    __atomic_compare_exchange_n(&client->silent, &never, begun, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+}
+
+/* Until when it may be asked. */
+static int64_t patient_until(const struct agent_client *client)
+{
+    int64_t silent = __atomic_load_n(&client->silent, __ATOMIC_RELAXED);
+
+    return (silent ? silent : g_get_monotonic_time()) + client->patience;
+}
+
+/* It has been silent for too long, and was still just now. */
+static bool is_given_up(const struct agent_client *client)
+{
+    int64_t now = g_get_monotonic_time();
+
+    return now > patient_until(client) && now - __atomic_load_n(&client->failed, __ATOMIC_RELAXED) < JUST_NOW;
+}
+
 /* One try: the answer of whatever status. */
 static CURLcode exchange_once(struct agent_client *client, struct exchange *exchange, long *status)
 {
     const struct agent_request *request = exchange->request;
     g_autofree char *url = g_strconcat(client->base, request->path, NULL);
     struct curl_slist *headers;
-    CURL *handle = take_connection(client);
+    int64_t begun = g_get_monotonic_time();
     curl_off_t later = 0;
     CURLcode result;
+    CURL *handle;
 
-    if (!handle)
+    if (is_given_up(client))
+        return CURLE_OPERATION_TIMEDOUT;
+    if (!(handle = take_connection(client)))
         return CURLE_OUT_OF_MEMORY;
     headers = agent_curl.slist_append(agent_curl.slist_append(NULL, client->session), "Expect:");
     exchange->sent = 0;
@@ -332,12 +365,13 @@ static CURLcode exchange_once(struct agent_client *client, struct exchange *exch
     exchange->later = result == CURLE_OK ? CLAMP(later, 0, LONGEST_LATER) * G_USEC_PER_SEC : 0;
     __atomic_add_fetch(&wire_bytes, exchange->sent + exchange->answer->len, __ATOMIC_RELAXED);
     agent_curl.slist_free_all(headers);
-    if (result == CURLE_OK)
+    if (result == CURLE_OK) {
         __atomic_store_n(&client->known, 1, __ATOMIC_RELAXED);
-    if (result == CURLE_OK)
         give_connection(client, handle);
-    else
+    } else {
         agent_curl.easy_cleanup(handle);
+    }
+    note_answer(client, begun, result == CURLE_OK);
     return result;
 }
 
@@ -375,7 +409,7 @@ static bool may_ask_again(const struct agent_client *client, const struct exchan
 /* Who says that it is asked too often is not silent: that has no end but the agent's. */
 static CURLcode exchange_patiently(struct agent_client *client, struct exchange *exchange, long *status)
 {
-    int64_t until = g_get_monotonic_time() + client->patience, wait = FIRST_WAIT;
+    int64_t until = 0, wait = FIRST_WAIT;
     CURLcode result;
 
     while ((result = exchange_once(client, exchange, status),
@@ -383,7 +417,9 @@ static CURLcode exchange_patiently(struct agent_client *client, struct exchange 
         int64_t now = g_get_monotonic_time();
 
         wait = MAX(wait, exchange->later);
-        if (result == CURLE_OK && *status == STATUS_OFTEN)
+        if (result != CURLE_OK)
+            until = patient_until(client);
+        else if (*status == STATUS_OFTEN || until == 0)
             until = now + wait + client->patience;
         if (now + wait >= until)
             break;

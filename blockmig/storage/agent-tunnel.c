@@ -12,6 +12,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib-unix.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -20,6 +22,8 @@
 
 #define BUFFER    (512L << 10)
 #define HELD_TICK 1000 /* us */
+/* Without an answer a link is cut; breaks that are shorter do no harm. */
+#define LINK_SECONDS 8
 
 struct relay {
     struct agent_client *client;
@@ -74,6 +78,34 @@ static void set_trouble(struct relay_state *state, const char *text)
     g_free(state->trouble);
     state->trouble = g_strdup(text);
     g_mutex_unlock(&state->lock);
+}
+
+/* A tunnel may be silent for hours, but whoever waits at its end may be a guest that writes: a link that is
+ * cut is noticed soon. */
+static int watch_link(void *opaque, curl_socket_t fd, curlsocktype purpose)
+{
+    const struct {
+        int level, name, value;
+    } options[] = {
+        {SOL_SOCKET, SO_KEEPALIVE, 1},
+        {IPPROTO_TCP, TCP_KEEPIDLE, LINK_SECONDS / 4},
+        {IPPROTO_TCP, TCP_KEEPINTVL, LINK_SECONDS / 4},
+        {IPPROTO_TCP, TCP_KEEPCNT, 3},
+        {IPPROTO_TCP, TCP_USER_TIMEOUT, LINK_SECONDS * 1000},
+    };
+
+    /* None of this on a Unix socket, which breaks at once. */
+    for (size_t i = 0; i < G_N_ELEMENTS(options); i++)
+        (void)setsockopt(fd, options[i].level, options[i].name, &options[i].value, sizeof(options[i].value));
+    return CURL_SOCKOPT_OK;
+}
+
+static void set_up(const struct agent_client *client, CURL *handle, const char *url,
+                   struct curl_slist *headers)
+{
+    agent_client_set_up(client, handle, url);
+    agent_curl.easy_setopt(handle, CURLOPT_HTTPHEADER, headers);
+    agent_curl.easy_setopt(handle, CURLOPT_SOCKOPTFUNCTION, watch_link);
 }
 
 /* ---- from here ----------------------------------------------------------------------------------- */
@@ -148,11 +180,10 @@ static gpointer send_all(gpointer data)
 
     headers = agent_curl.slist_append(headers, "Expect:");
     headers = agent_curl.slist_append(headers, "Transfer-Encoding: chunked");
-    agent_client_set_up(client, handle, url);
+    set_up(client, handle, url, headers);
     agent_curl.easy_setopt(handle, CURLOPT_CUSTOMREQUEST, "POST");
     agent_curl.easy_setopt(handle, CURLOPT_UPLOAD, 1L);
     agent_curl.easy_setopt(handle, CURLOPT_UPLOAD_BUFFERSIZE, BUFFER);
-    agent_curl.easy_setopt(handle, CURLOPT_HTTPHEADER, headers);
     agent_curl.easy_setopt(handle, CURLOPT_READFUNCTION, take_from_here);
     agent_curl.easy_setopt(handle, CURLOPT_READDATA, passage);
     agent_curl.easy_setopt(handle, CURLOPT_WRITEFUNCTION, ignore);
@@ -224,8 +255,7 @@ static gpointer carry(gpointer data)
     struct curl_slist *headers = agent_curl.slist_append(NULL, client->session);
 
     passage->handle = agent_curl.easy_init();
-    agent_client_set_up(client, passage->handle, url);
-    agent_curl.easy_setopt(passage->handle, CURLOPT_HTTPHEADER, headers);
+    set_up(client, passage->handle, url, headers);
     agent_curl.easy_setopt(passage->handle, CURLOPT_BUFFERSIZE, BUFFER);
     agent_curl.easy_setopt(passage->handle, CURLOPT_HEADERFUNCTION, take_header);
     agent_curl.easy_setopt(passage->handle, CURLOPT_HEADERDATA, passage);

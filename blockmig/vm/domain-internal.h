@@ -13,7 +13,7 @@
 #include <stdlib.h>
 
 #define KEEPALIVE_SECONDS 5
-#define KEEPALIVE_COUNT   6u
+#define KEEPALIVE_COUNT   3u
 
 /* Without "vir" in front. */
 #define LIBVIRT_FUNCTIONS(X)                                                                                 \
