@@ -134,11 +134,8 @@ static void describe_unit(struct cold_job *job, struct copy_unit *unit)
     disk->virtual_size = unit->chain->size;
     disk->algorithm = job->request->digest;
     disk->layer = unit->layer;
-    for (unsigned i = 0; i < chain_depth(unit->chain); i++) {
-        const struct image *layer = chain_layer(unit->chain, i);
-
-        disk->source_allocated += image_files_allocated(layer);
-    }
+    for (unsigned i = 0; i < (unit->below ? 1 : chain_depth(unit->chain)); i++)
+        disk->source_allocated += image_files_allocated(chain_layer(unit->chain, i));
     unit->report = disk;
     g_ptr_array_add(job->base.report->disks, disk);
 }
