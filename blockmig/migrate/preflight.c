@@ -44,6 +44,11 @@ static bool open_source(struct cold_job *job, GError **error)
                                   .parents = (const struct chain_parent *)parents->data,
                                   .parent_count = parents->len};
 
+    /* LUKS is not looked for: what looks so may be what a guest wrote. */
+    if (request->secret && !source_is_foreign(request->source, request->source_format))
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "%s would be copied as it is, without the passphrase: -f luks decrypts it",
+                             request->source);
     job->source = source_open(request->source, request->source_format, request->secret, 0, &policy, error);
     return job->source != NULL;
 }
