@@ -320,7 +320,7 @@ static void test_overlay(gconstpointer no_uring)
 {
     static const uint32_t clusters[] = {4096, CLUSTER, 256 * KIB, 2 * MIB, 4 * MIB, 16 * MIB};
 
-    for (unsigned round = 0; round < harness_sample(30, 300); round++) {
+    for (unsigned round = 0; round < harness_sample(4, 100); round++) {
         copy_overlay(false, no_uring != NULL, 5 * MIB, clusters[g_test_rand_int_range(0, 3)]);
         copy_overlay(true, no_uring != NULL, g_test_rand_bit() ? 5 * MIB : 20 * MIB,
                      clusters[g_test_rand_int_range(0, G_N_ELEMENTS(clusters))]);
@@ -331,7 +331,7 @@ static void test_overlay(gconstpointer no_uring)
  * writes behind it. */
 static void test_large_fills(gconstpointer no_uring)
 {
-    for (unsigned round = 0; round < harness_sample(30, 300); round++) {
+    for (unsigned round = 0; round < harness_sample(2, 50); round++) {
         struct overlay overlay = overlay_new(24 * MIB, 8 * MIB);
         struct copy_options options = {.read_back = g_test_rand_bit(),
                                        .patch = true,
