@@ -14,7 +14,8 @@ struct mapping {
     struct chain *chain;
     struct extent *out;
     size_t max, count;
-    bool full; /* an extent was left out: the answer ends before it */
+    bool keep_holes; /* of the last layer */
+    bool full;       /* an extent was left out: the answer ends before it */
 };
 
 static bool follows(const struct extent *last, const struct extent *next)
@@ -78,7 +79,7 @@ static bool map_extent(struct mapping *mapping, unsigned layer, struct extent *e
         return map_layer(mapping, layer + 1, extent->offset, extent->length, error);
     if (extent->status == EXTENT_HOLE || extent->status == EXTENT_ZERO)
         emit_nothing(mapping, layer, extent->offset, extent->length,
-                     extent->status == EXTENT_HOLE && mapping->chain->keep_holes ? EXTENT_HOLE : EXTENT_ZERO);
+                     extent->status == EXTENT_HOLE && mapping->keep_holes ? EXTENT_HOLE : EXTENT_ZERO);
     else
         emit(mapping, extent);
     return true;
@@ -110,6 +111,48 @@ static bool map_layer(struct mapping *mapping, unsigned layer, uint64_t offset, 
     return true;
 }
 
+/* The first thing from `offset` on that the top layer has itself is [*from, *to); both `limit`: there is
+ * none. */
+static bool find_own(struct chain *chain, uint64_t offset, uint64_t limit, uint64_t *from, uint64_t *to,
+                     GError **error)
+{
+    struct extent extent = {.status = EXTENT_HOLE};
+    size_t count;
+
+    for (*to = *from = offset; *to < limit && extent.status == EXTENT_HOLE; *to = extent_end(&extent)) {
+        *from = *to;
+        if (!layer_map(chain, 0, *to, limit - *to, &extent, 1, &count, error))
+            return false;
+    }
+    *from = extent.status == EXTENT_HOLE ? *to : *from;
+    return true;
+}
+
+/* Units from that of `offset` on are holes, or are not, up to what find_own() sees. */
+static bool map_units(struct mapping *mapping, uint64_t offset, uint64_t length, GError **error)
+{
+    struct chain *chain = mapping->chain;
+    uint64_t unit = chain->unit, last = offset + length, limit = MIN(last / unit * unit + unit, chain->size);
+    uint64_t from, to, end;
+
+    for (; offset < last && !mapping->full; offset = end) {
+        uint64_t begin = offset / unit * unit;
+
+        if (!find_own(chain, begin, limit, &from, &to, error))
+            return false;
+        end = from < limit ? from / unit * unit : limit;
+        if (end > begin) {
+            end = MIN(end, last);
+            emit_nothing(mapping, 0, offset, end - offset, EXTENT_HOLE);
+            continue;
+        }
+        end = MIN((to + unit - 1) / unit * unit, last);
+        if (!map_layer(mapping, 0, offset, end - offset, error))
+            return false;
+    }
+    return true;
+}
+
 bool chain_map(struct chain *chain, uint64_t offset, uint64_t length, struct extent *out, size_t max,
                size_t *count, GError **error)
 {
@@ -119,7 +162,9 @@ bool chain_map(struct chain *chain, uint64_t offset, uint64_t length, struct ext
 bool chain_map_from(struct chain *chain, unsigned layer, uint64_t offset, uint64_t length, struct extent *out,
                     size_t max, size_t *count, GError **error)
 {
-    struct mapping mapping = {.chain = chain, .out = out, .max = max};
+    struct mapping mapping = {
+        .chain = chain, .out = out, .max = max, .keep_holes = chain->keep_holes && !chain->unit};
+    bool units = chain->unit && layer == 0;
 
     if (!chain_check_failed(chain, error))
         return false;
@@ -130,7 +175,8 @@ bool chain_map_from(struct chain *chain, unsigned layer, uint64_t offset, uint64
                     chain_layer(chain, 0)->name, length, offset, chain->size);
         return false;
     }
-    if (!map_layer(&mapping, layer, offset, length, error))
+    if (!(units ? map_units(&mapping, offset, length, error)
+                : map_layer(&mapping, layer, offset, length, error)))
         return false;
     *count = mapping.count;
     return true;

@@ -80,6 +80,14 @@ struct chain *chain_view(const struct chain *chain, unsigned first, unsigned cou
     return view;
 }
 
+struct chain *chain_view_units(const struct chain *chain, unsigned first, uint32_t unit)
+{
+    struct chain *view = chain_view(chain, first, chain_depth(chain) - first, true);
+
+    view->unit = unit;
+    return view;
+}
+
 void chain_close(struct chain *chain)
 {
     if (!chain)

@@ -44,6 +44,7 @@ struct chain {
     GPtrArray *paths;  /* of char *: the real path of each layer */
     uint64_t size;     /* of the top */
     bool keep_holes;   /* from top_only: do not turn a hole of the last layer into zeros */
+    uint32_t unit;     /* of chain_view_units(); 0: of any other chain */
     GArray *holes;     /* of struct extent, one per layer: chain_map's own memory */
     bool failed;       /* a write stopped half way: what the top layer shows is in doubt */
 };
@@ -60,6 +61,10 @@ void chain_append(struct chain *chain, struct image *image);
 /* Layers [first, first + count) of a chain as one of their own; they stay owned by `chain`, which must live
  * longer. */
 struct chain *chain_view(const struct chain *chain, unsigned first, unsigned count, bool keep_holes);
+/* What the top layer of a chain is in an image that holds whole units (a power of two, in bytes) over the
+ * same layers: of a unit that the layer has anything of, all that the chain shows; any other is a hole.  A
+ * view as those above. */
+struct chain *chain_view_units(const struct chain *chain, unsigned first, uint32_t unit);
 void chain_close(struct chain *chain); /* NULL is allowed */
 
 /* Is a parent that the user gives for this image?  It stands above a name that is only a hint, or that does

@@ -241,6 +241,13 @@ bool image_measure(const struct format *format, const struct image_create_option
     return format->measure(options, data, bytes, error);
 }
 
+bool image_child_unit(const struct format *format, const struct image_create_options *options, uint32_t *unit,
+                      GError **error)
+{
+    *unit = 512;
+    return !format->child_unit || format->child_unit(options, unit, error);
+}
+
 /* A driver that contradicts its contract must not become a copy with a gap. */
 static bool map_check(const struct image *image, uint64_t offset, uint64_t length, const struct extent *out,
                       size_t max, size_t count, GError **error)

@@ -51,7 +51,8 @@ struct image_create_options {
 
 struct format_option {
     const char *name;
-    const char *help; /* values and default, one line */
+    const char *help;   /* values and default, one line */
+    bool not_inherited; /* a copy of an image of the same format has the default, not what the source has */
 };
 
 enum format_flags {
@@ -90,6 +91,8 @@ struct format {
      * refuse a storage of options->device_size; whether the bytes fit is the caller's to say. */
     bool (*measure)(const struct image_create_options *options, uint64_t data, uint64_t *bytes,
                     GError **error);
+    /* image->granularity of an image with a backing layer that is made so.  Optional: 512. */
+    bool (*child_unit)(const struct image_create_options *options, uint32_t *unit, GError **error);
     /* Writes a valid empty image onto an empty or reusable storage, and flushes it. */
     bool (*create)(struct storage *storage, const struct image_create_options *options, GError **error);
     /* The files that an image made so will have its data in, appended to `files` (of struct data_file *,
@@ -197,6 +200,8 @@ bool image_create_data(struct storage *data, const struct format *format,
                        const struct image_create_options *options, unsigned index, GError **error);
 bool image_measure(const struct format *format, const struct image_create_options *options, uint64_t data,
                    uint64_t *bytes, GError **error);
+bool image_child_unit(const struct format *format, const struct image_create_options *options, uint32_t *unit,
+                      GError **error);
 bool image_map(struct image *image, uint64_t offset, uint64_t length, struct extent *out, size_t max,
                size_t *count, GError **error);
 bool image_unpack(struct image *image, uint64_t offset, const void *packed, size_t packed_length, void *out,

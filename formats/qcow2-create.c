@@ -147,6 +147,16 @@ static bool make_plan(const struct image_create_options *options, struct plan *p
     return true;
 }
 
+bool qcow2_child_unit(const struct image_create_options *options, uint32_t *unit, GError **error)
+{
+    struct plan plan;
+
+    if (!make_plan(options, &plan, error))
+        return false;
+    *unit = plan.qcow2.sub_size;
+    return true;
+}
+
 bool qcow2_measure(const struct image_create_options *options, uint64_t data, uint64_t *bytes, GError **error)
 {
     struct plan plan;

@@ -161,6 +161,7 @@ const struct format format_qcow2 = {
     .options = qcow2_options,
     .probe = qcow2_probe,
     .measure = qcow2_measure,
+    .child_unit = qcow2_child_unit,
     .create = qcow2_create,
     .open = qcow2_open,
     .map = qcow2_map,

@@ -288,6 +288,7 @@ bool qcow2_flush(struct image *image, GError **error);
 
 /* qcow2-create.c */
 extern const struct format_option qcow2_options[];
+bool qcow2_child_unit(const struct image_create_options *options, uint32_t *unit, GError **error);
 bool qcow2_measure(const struct image_create_options *options, uint64_t data, uint64_t *bytes,
                    GError **error);
 bool qcow2_create(struct storage *storage, const struct image_create_options *options, GError **error);

@@ -10,24 +10,30 @@
 
 const struct format_option vdi_options[] = {
     {"subformat", "dynamic (default) or fixed"},
+    {"block_size", "4k to 64M, a power of two (default 1M; QEMU knows no other)", .not_inherited = true},
     {NULL, NULL},
 };
 
 struct plan {
     enum vdi_type type;
-    uint64_t size, blocks, data;
+    uint64_t size, block_size, blocks, data;
 };
 
 static bool make_plan(const struct image_create_options *options, struct plan *plan, GError **error)
 {
     static const char *const subformats[] = {"dynamic", "fixed", NULL};
     int subformat = create_option_choose("vdi", options, "subformat", "dynamic", subformats, error);
+    uint64_t most;
 
-    if (subformat < 0)
+    if (subformat < 0 || !create_option_size("vdi", options, "block_size", VDI_BLOCK, VDI_MIN_BLOCK,
+                                             VDI_MAX_BLOCK, &plan->block_size, error))
         return false;
-    if (options->size == 0 || options->size > VDI_MAX_TABLE / sizeof(uint32_t) * (uint64_t)VDI_BLOCK)
-        return vdi_refuse(error, "a disk has 1 to %" G_GUINT64_FORMAT " bytes, not %" G_GUINT64_FORMAT,
-                          VDI_MAX_TABLE / sizeof(uint32_t) * (uint64_t)VDI_BLOCK, options->size);
+    most = VDI_MAX_TABLE / sizeof(uint32_t) * plan->block_size;
+    if (options->size == 0 || options->size > most)
+        return vdi_refuse(error,
+                          "a disk in blocks of %" G_GUINT64_FORMAT " bytes has 1 to %" G_GUINT64_FORMAT
+                          " bytes, not %" G_GUINT64_FORMAT,
+                          plan->block_size, most, options->size);
     if (options->backing_name && subformat == 1)
         return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "vdi: subformat=fixed cannot have a parent");
     if (options->backing_name && g_strcmp0(options->backing_format, "vdi") != 0)
@@ -35,8 +41,18 @@ static bool make_plan(const struct image_create_options *options, struct plan *p
                           options->backing_format);
     plan->type = options->backing_name ? VDI_DIFFERENCING : subformat == 1 ? VDI_FIXED : VDI_NORMAL;
     plan->size = round_up(options->size, 512); /* the disk consists of sectors */
-    plan->blocks = round_up(plan->size, VDI_BLOCK) / VDI_BLOCK;
+    plan->blocks = round_up(plan->size, plan->block_size) / plan->block_size;
     plan->data = MIB + round_up(plan->blocks * sizeof(uint32_t), MIB);
+    return true;
+}
+
+bool vdi_child_unit(const struct image_create_options *options, uint32_t *unit, GError **error)
+{
+    struct plan plan;
+
+    if (!make_plan(options, &plan, error))
+        return false;
+    *unit = plan.block_size;
     return true;
 }
 
@@ -48,9 +64,9 @@ bool vdi_measure(const struct image_create_options *options, uint64_t data, uint
     if (!make_plan(options, &plan, error))
         return false;
     if (plan.type == VDI_FIXED)
-        *bytes = plan.data + plan.blocks * VDI_BLOCK;
+        *bytes = plan.data + plan.blocks * plan.block_size;
     else
-        *bytes = plan.data + MIN(round_up(data, VDI_BLOCK), plan.blocks * VDI_BLOCK);
+        *bytes = plan.data + MIN(round_up(data, plan.block_size), plan.blocks * plan.block_size);
     return true;
 }
 
@@ -67,7 +83,7 @@ static void make_header(const struct plan *plan, const struct image *parent, uin
     store_le32(header + VDI_AT_SECTOR_SIZE, 512);
     store_le32(header + VDI_AT_DISK_SIZE, (uint32_t)plan->size);
     store_le32(header + VDI_AT_DISK_SIZE + 4, plan->size >> 32);
-    store_le32(header + VDI_AT_BLOCK_SIZE, VDI_BLOCK);
+    store_le32(header + VDI_AT_BLOCK_SIZE, plan->block_size);
     store_le32(header + VDI_AT_BLOCKS, plan->blocks);
     store_le32(header + VDI_AT_ALLOCATED, plan->type == VDI_FIXED ? plan->blocks : 0);
     store_le32(header + VDI_AT_GEOMETRY + 12, 512);
@@ -98,7 +114,7 @@ static bool write_map(struct storage *storage, const struct plan *plan, GError *
 
 static bool prepare_storage(struct storage *storage, const struct plan *plan, GError **error)
 {
-    uint64_t end = plan->data + (plan->type == VDI_FIXED ? plan->blocks * VDI_BLOCK : 0);
+    uint64_t end = plan->data + (plan->type == VDI_FIXED ? plan->blocks * plan->block_size : 0);
 
     if (storage->growable)
         return (storage->size == 0 || storage_resize(storage, 0, error)) &&

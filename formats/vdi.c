@@ -152,16 +152,11 @@ static void vdi_close(struct image *image)
 static bool vdi_open(struct image *image, GError **error)
 {
     struct vdi *vdi = g_new0(struct vdi, 1);
-    bool ok;
 
     vdi->image = image;
     vdi->storage = image->storage;
     image->opaque = vdi;
-    ok = read_header(vdi, error);
-    if (ok && image->writable && vdi->type == VDI_DIFFERENCING && vdi->block_size > VDI_BLOCK)
-        ok = vdi_refuse(error, "block size %u: children with blocks of more than %u bytes are only read",
-                        vdi->block_size, VDI_BLOCK);
-    if (!ok) {
+    if (!read_header(vdi, error)) {
         vdi_close(image);
         return false;
     }
@@ -291,6 +286,7 @@ const struct format format_vdi = {
     .options = vdi_options,
     .probe = vdi_probe,
     .measure = vdi_measure,
+    .child_unit = vdi_child_unit,
     .create = vdi_create,
     .open = vdi_open,
     .check_parent = vdi_check_parent,

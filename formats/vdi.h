@@ -23,7 +23,7 @@
 #define VDI_VERSION   0x00010001u
 #define VDI_FREE      UINT32_MAX       /* not here: zeros, or the parent's */
 #define VDI_ZERO      (UINT32_MAX - 1) /* zeros, also over a parent */
-#define VDI_BLOCK     (1u << 20)       /* of new images; the most that is filled from a parent */
+#define VDI_BLOCK     "1M"             /* of new images: QEMU knows no other */
 #define VDI_MIN_BLOCK 4096u
 #define VDI_MAX_BLOCK (64u << 20)
 #define VDI_MAX_TABLE (256u << 20) /* bytes: 64 TiB in blocks of 1 MiB */
@@ -91,6 +91,7 @@ bool vdi_check(struct image *image, bool repair, struct image_check *result, GEr
 
 /* vdi-create.c */
 extern const struct format_option vdi_options[];
+bool vdi_child_unit(const struct image_create_options *options, uint32_t *unit, GError **error);
 bool vdi_measure(const struct image_create_options *options, uint64_t data, uint64_t *bytes, GError **error);
 bool vdi_create(struct storage *storage, const struct image_create_options *options, GError **error);
 

@@ -149,6 +149,16 @@ static void plan_clear(struct plan *plan)
     g_clear_pointer(&plan->locator, g_byte_array_unref);
 }
 
+bool vhdx_child_unit(const struct image_create_options *options, uint32_t *unit, GError **error)
+{
+    struct plan plan = {0};
+    bool ok = make_plan(options, &plan, error);
+
+    *unit = plan.vhdx.logical_sector;
+    plan_clear(&plan);
+    return ok;
+}
+
 bool vhdx_measure(const struct image_create_options *options, uint64_t data, uint64_t *bytes, GError **error)
 {
     struct plan plan = {0};

@@ -113,6 +113,7 @@ const struct format format_vhdx = {
     .options = vhdx_options,
     .probe = vhdx_probe,
     .measure = vhdx_measure,
+    .child_unit = vhdx_child_unit,
     .create = vhdx_create,
     .open = vhdx_open,
     .check_parent = vhdx_check_parent,

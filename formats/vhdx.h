@@ -238,6 +238,7 @@ bool vhdx_change_item(struct vhdx *vhdx, uint32_t entry, uint64_t at, const uint
 
 /* vhdx-create.c */
 extern const struct format_option vhdx_options[];
+bool vhdx_child_unit(const struct image_create_options *options, uint32_t *unit, GError **error);
 bool vhdx_measure(const struct image_create_options *options, uint64_t data, uint64_t *bytes, GError **error);
 bool vhdx_create(struct storage *storage, const struct image_create_options *options, GError **error);
 

@@ -407,6 +407,16 @@ static uint64_t stored_record(uint64_t grain)
     return round_up(VMDK_RECORD + grain + grain / 1000 + 64, VMDK_SECTOR);
 }
 
+bool vmdk_child_unit(const struct image_create_options *options, uint32_t *unit, GError **error)
+{
+    struct plan plan;
+
+    if (!make_plan(options, &plan, error))
+        return false;
+    *unit = plan.grain;
+    return true;
+}
+
 bool vmdk_measure(const struct image_create_options *options, uint64_t data, uint64_t *bytes, GError **error)
 {
     struct vmdk_header header;

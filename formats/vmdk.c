@@ -331,6 +331,7 @@ const struct format format_vmdk = {
     .options = vmdk_options,
     .probe = vmdk_probe,
     .measure = vmdk_measure,
+    .child_unit = vmdk_child_unit,
     .create = vmdk_create,
     .plan_data = vmdk_plan_data,
     .create_data = vmdk_create_data,

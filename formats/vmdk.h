@@ -233,6 +233,7 @@ bool vmdk_stream_zero(struct vmdk *vmdk, uint64_t offset, uint64_t length, uint6
 /* vmdk-create.c */
 extern const struct format_option vmdk_options[];
 bool vmdk_is_writable_type(const char *create_type);
+bool vmdk_child_unit(const struct image_create_options *options, uint32_t *unit, GError **error);
 bool vmdk_measure(const struct image_create_options *options, uint64_t data, uint64_t *bytes, GError **error);
 bool vmdk_plan_data(const struct image_create_options *options, GPtrArray *files, GError **error);
 bool vmdk_create(struct storage *storage, const struct image_create_options *options, GError **error);

@@ -3,7 +3,7 @@
 # --chain=keep and --chain=shallow into formats that know their parents by identity: every layer is its own child,
 # the copy can be moved as a whole, goes on after a kill, and no stranger is taken for a parent.
 . "${srcdir:-.}/tests/lib.sh"
-need_tool qemu-img qemu-io jq python3
+need_tool qemu-img qemu-io jq python3 strace
 use_seed
 
 mkdir "$tmp/from"
@@ -31,12 +31,18 @@ same_chain()
     run_ok "$3" blockmig verify -q --strict -F raw "${parents[@]}" "$2/top.qcow2" "$tmp/flat.raw"
 }
 
+# kept FORMAT [OPTIONS]
 kept()
 {
-    local format=$1 to=$tmp/$1
+    local format=$1 to=$tmp/$1 options=(-O "$1" ${2:+-o "$2"}) receipt
     mkdir "$to"
-    run_ok "$format: the chain is copied" blockmig copy --chain=keep -O "$format" "$tmp/from/top.qcow2" "$to/"
+    run_ok "$*: the chain is copied" blockmig copy --chain=keep "${options[@]}" "$tmp/from/top.qcow2" "$to/"
     same_chain "$format" "$to" "$format: it is the same disk"
+    run_ok "$format: and is not copied twice" blockmig copy --chain=keep --json "${options[@]}" "$tmp/from/top.qcow2" "$to/"
+    for receipt in $(jq -r '.disks[].receipt' <<<"$out"); do
+        run_ok "$format: a layer is what its receipt says" \
+            blockmig verify -q --receipt "$receipt" "$(jq -r .target "$receipt")"
+    done
     parents "$format" "$to/middle.qcow2" "$to/base.raw"
     run blockmig info --json "${parents[@]}" "$to/top.qcow2"
     is "$(jq -r '[.chain[].format] | join(" ")' <<<"$out")" "$format $format $format" "$format: in three layers"
@@ -60,7 +66,7 @@ kept()
     run_ok "$format: the top alone is copied" blockmig copy -q --chain=shallow "${parents[@]}" "$to/top.qcow2" "$tmp/shallow/"
     run_ok "$format: it stands on what stayed where it is" \
         blockmig verify -q --allow-root "$to" "${parents[@]}" "$tmp/shallow/top.qcow2" "$tmp/flat.raw"
-    rm -rf "$to.moved" "$tmp/shallow"
+    rm -rf "$to" "$to.moved" "$tmp/shallow"
 }
 
 # killed FORMAT: the copy of each layer is killed once, and goes on.
@@ -94,6 +100,42 @@ interrupted()
     wait "$pid"
 }
 
+# halfway FORMAT OPTIONS: stopped in the middle of a layer of which only few bytes are written, with blocks that are filled
+# up from below; and killed at syncs when it goes on.
+halfway()
+{
+    local to=$tmp/halfway options=(--chain=keep -O "$1" -o "$2") source=$tmp/few/top.qcow2 tries when pid wrong=
+    local -x BLOCKMIG_STATE_DIR=$to/state
+    for ((tries = 0, status = 0; tries < 10 && status == 0; tries++)); do # until it is not too late
+        rm -rf "$to"
+        mkdir -p "$to/out"
+        start "$blockmig" copy -q --bandwidth=8MiB/s "${options[@]}" "$source" "$to/out/"
+        pid=$REPLY
+        wait_for 60 test -s "$to/out/top.qcow2.blockmig-part"
+        sleep "0.$((9 - tries))"
+        kill -TERM "$pid"
+        wait "$pid"
+        status=$?
+    done
+    is "$status" 4 "$1 $2: stopped in the middle of a layer"
+    parents "$1" "$to/out/base.raw"
+    cp -a "$to/out" "$to/out.kept"
+    cp -a "$to/state" "$to/state.kept"
+    every 6
+    for ((when = first; when < 40; when += step)); do
+        rm -rf "$to/out" "$to/state"
+        cp -a "$to/out.kept" "$to/out"
+        cp -a "$to/state.kept" "$to/state"
+        timeout 300 strace -f -qq -o /dev/null -e trace=fdatasync -e "inject=fdatasync:signal=SIGKILL:when=$when" \
+            "$blockmig" copy -q "${options[@]}" "$source" "$to/out/" >/dev/null 2>&1 3>&- && break
+        run blockmig copy "${options[@]}" "$source" "$to/out/"
+        [ "$status" -eq 0 ] && ! grep "from the beginning" <<<"$err" &&
+            blockmig verify -q --strict -F raw "${parents[@]}" "$to/out/top.qcow2" "$tmp/few/flat.raw" ||
+            wrong+="$when: $status $err"
+    done
+    is "$wrong" "" "$1 $2: killed at a sync it goes on from there"
+}
+
 # resumed FORMAT
 resumed()
 {
@@ -118,6 +160,16 @@ must qemu-io -f raw -c "write -P 9 60M 1M" "$tmp/holes/base.raw"
 must qemu-img create -q -f qcow2 -b base.raw -F raw "$tmp/holes/top.qcow2" 64M
 must qemu-io -f qcow2 -c "write -P 5 0 48M" -c "write -z 50M 1M" -c "write -P 6 62M 1M" "$tmp/holes/top.qcow2"
 must qemu-img convert -f qcow2 -O raw "$tmp/holes/top.qcow2" "$tmp/holes/flat.raw"
+mkdir "$tmp/few"
+random_file "$tmp/few/base.raw" 32M 5
+must qemu-img create -q -f qcow2 -b base.raw -F raw "$tmp/few/top.qcow2" 32M
+few=()
+for ((i = 0; i < 32; i += 2)); do
+    few+=(-c "write -P 7 $((i << 20 | 300 << 10)) 4k")
+done
+must qemu-io -f qcow2 "${few[@]}" -c "write -z 21M 4M" "$tmp/few/top.qcow2"
+must qemu-img convert -f qcow2 -O raw "$tmp/few/top.qcow2" "$tmp/few/flat.raw"
+
 for format in qcow2 vhd vhdx vdi vmdk; do
     interrupted "$format" &
 done
@@ -143,4 +195,7 @@ for format in vhd vhdx vdi vmdk; do
     check "$format: nothing was written" test ! -e "$tmp/shorter"
     rm "$tmp/from/longer.qcow2"
 done
+kept vdi block_size=8M
+halfway vdi block_size=8M
+halfway qcow2 cluster_size=2M
 done_testing

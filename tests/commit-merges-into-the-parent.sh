@@ -8,10 +8,12 @@ use_seed
 driver=$builddir/tests/helpers/image-driver
 
 # make_layers FORMAT SIZE: base, a parent over it and an overlay; the content goes to model.raw (all layers) and below.raw
-# (without the overlay). Sets `parents`: what a command on the overlay needs; `lower`: the same on its parent.
+# (without the overlay). Sets `parents`: what a command on the overlay needs; `lower`: the same on its parent. VDI
+# children have blocks of any size, also some that are larger than what is written at once.
 make_layers()
 {
-    local format=$1 size=$2 base_format=$1
+    local format=$1 size=$2 base_format=$1 blocks=(8k 1M 4M 64M)
+    local options="block_size=${blocks[RANDOM % 4]}"
     rm -rf "$tmp/m"
     mkdir "$tmp/m"
     parents=() lower=()
@@ -19,10 +21,11 @@ make_layers()
     must "$driver" create "$base_format" "$tmp/m/base" "$size" ""
     must "$driver" random "$base_format" "$tmp/m/base" "$tmp/m/model.raw" "$RANDOM" 30
     must cp "$tmp/m/model.raw" "$tmp/m/base.raw"
-    must "$driver" create "$format" "$tmp/m/parent" "$size" "" base "$base_format"
+    [ "$format" = vdi ] || options=
+    must "$driver" create "$format" "$tmp/m/parent" "$size" "$options" base "$base_format"
     must "$driver" random "$format" "$tmp/m/parent" "$tmp/m/model.raw" "$RANDOM" 30 "raw:base.raw"
     must cp "$tmp/m/model.raw" "$tmp/m/below.raw"
-    must "$driver" create "$format" "$tmp/m/overlay" "$size" "" parent "$format"
+    must "$driver" create "$format" "$tmp/m/overlay" "$size" "$options" parent "$format"
     must "$driver" random "$format" "$tmp/m/overlay" "$tmp/m/model.raw" "$RANDOM" 30 "raw:below.raw"
     if [ "$format" = vdi ]; then
         parents=(--parent "$tmp/m/parent" --parent "$tmp/m/base")

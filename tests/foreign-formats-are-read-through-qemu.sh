@@ -81,7 +81,10 @@ fails_with 3 "a wrong passphrase" blockmig copy -f luks --secret "$tmp/wrong" -O
 like "$err" "[Ii]nvalid password" "in QEMU's words"
 unlike "$err" "horse|wrong$" "without the passphrase"
 fails_with 3 "and none" blockmig copy -f luks -O raw "$tmp/disk.luks" "$tmp/no"
-run_ok "unless it is copied as it is" blockmig copy -q "$tmp/disk.luks" "$tmp/disk2.luks"
+fails_with 3 "nor is one given for nothing" blockmig copy --secret "$tmp/pass, word" -O raw "$tmp/disk.luks" "$tmp/no"
+like "$err" "-f luks decrypts it" "and it says what to do"
+check "nothing was written" test ! -e "$tmp/no"
+run_ok "without one it is copied as it is" blockmig copy -q "$tmp/disk.luks" "$tmp/disk2.luks"
 check "then encrypted" cmp "$tmp/disk.luks" "$tmp/disk2.luks"
 is "$(grep -rl "horse" "$BLOCKMIG_STATE_DIR")" "" "the passphrase is nowhere in the journal"
 

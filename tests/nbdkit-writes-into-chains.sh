@@ -48,10 +48,11 @@ for format in qcow2 vhd vhdx vdi vmdk; do
     [ "$format" != vhdx ] || same_content base model.raw "QEMU reads it so" -f vhdx -F raw
     must cp base base.kept
 
-    must "$blockmig" create -q -O "$format" --parent base child
+    create=()
     if [ "$format" = vdi ]; then
-        parameters=(parent=base) options=(--parent base)
+        parameters=(parent=base) options=(--parent base) create=(-o block_size=4M)
     fi
+    must "$blockmig" create -q -O "$format" "${create[@]}" --parent base child
     # libvhdi shows the parent where zeros hide it.
     plain=
     [ "$format" != vhdx ] || plain=plain

@@ -34,14 +34,16 @@ for child, parent in zip(layers, layers[1:]):
     assert child.parent_state == parent.state, "the parent was written to"
 assert layers[-1].kind != 4 and layers[-1].parent == bytes(16)
 content = bytearray()
-for number in range((layers[0].size + layers[0].block - 1) // layers[0].block):
-    block = bytes(layers[0].block)
+step = min(layer.block for layer in layers)
+for offset in range(0, layers[0].size, step):
+    piece = bytes(step)
     for layer in layers:
-        entry = layer.map[number]
+        entry = layer.map[offset // layer.block]
         if entry < ZERO:
-            block = layer.data[layer.at(entry):layer.at(entry) + layer.block]
+            place = layer.at(entry) + offset % layer.block
+            piece = layer.data[place:place + step]
         if entry != FREE:
             break
-    content += block
+    content += piece
 with open(sys.argv[1], "wb") as out:
     out.write(content[:layers[0].size])

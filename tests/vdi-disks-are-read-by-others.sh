@@ -65,16 +65,18 @@ changes()
     done
 }
 
-# differencing STEPS: a chain of four, changed at its top.
+# differencing STEPS: a chain of four, changed at its top, in blocks of different sizes.
 differencing()
 {
-    local size=$(((RANDOM % 20000 + 1) * 512)) kinds=(dynamic fixed)
+    local size=$(((RANDOM % 20000 + 1) * 512)) kinds=(dynamic fixed) blocks=(4k 64k 1M 2M 4M 64M) block
     rm -f "$tmp"/c?.vdi "$tmp/model.raw" "$tmp/book.raw"
     echo "size $size"
     "$driver" create vdi "$tmp/c0.vdi" "$size" "subformat=${kinds[RANDOM % 2]}" &&
         "$driver" random vdi "$tmp/c0.vdi" "$tmp/model.raw" "$RANDOM" "$1" || return
     for i in 1 2 3; do
-        "$driver" create vdi "$tmp/c$i.vdi" "$size" subformat=dynamic "c$((i - 1)).vdi" vdi || return
+        block=${blocks[RANDOM % 6]}
+        echo "layer $i in blocks of $block"
+        "$driver" create vdi "$tmp/c$i.vdi" "$size" "subformat=dynamic,block_size=$block" "c$((i - 1)).vdi" vdi || return
         # Its parent's parents would have to be named, too: the chain below is what the model says already.
         cp "$tmp/model.raw" "$tmp/below.raw"
         "$driver" random vdi "$tmp/c$i.vdi" "$tmp/model.raw" "$RANDOM" "$1" raw:below.raw || return

@@ -407,13 +407,14 @@ static bool check_options(const struct copy *copy, const struct chain *source, G
     return true;
 }
 
-static void describe_target(struct copy *copy, struct image *target)
+static void describe_target(struct copy *copy, const struct chain *source, struct image *target)
 {
     const struct copy_options *options = copy->copier.options;
 
     copy->target = target;
     copy->identity = target->identity;
     copy->overlay = image_is_differencing(target);
+    copy->whole = source->unit && source->unit % target->granularity == 0;
     copy->zero_is_free = target->reads_zero && !copy->overlay;
     copy->granule = copy->identity ? 4096 : CLAMP(target->cluster_size, 4096, SLOT_SIZE);
     copy->packed_unit = options->compress || target->packed_max ? target->packed_unit : 0;
@@ -425,7 +426,7 @@ static bool prepare(struct copy *copy, struct chain *source, struct image *targe
     const struct copy_options *options = copy->copier.options;
     struct copy_counters *counters = &copy->copier.result->counters;
 
-    describe_target(copy, target);
+    describe_target(copy, source, target);
     copy->begin = copy->feed = options->start;
     copy->end = options->end ? MIN(options->end, source->size) : source->size;
     copy->target_end = copy->end;

@@ -7,7 +7,7 @@
  * opened anew, must have the sum of what was placed.
  * Chunks that are all zero are different: preallocation may map some of them, and a used
  * device maps all of them. They are left out of the sum and read instead.  An image over a backing layer has
- * neither; there everything counts, and zeros too, because they hide what is below.
+ * neither; there everything counts that the source has, and zeros too, because they hide what is below.
  */
 #include "blockmig/copy/map-sum.h"
 #include "blockmig/copy/scan.h"
@@ -61,9 +61,10 @@ static void add_extent(struct prove *prove, const struct extent *extent)
 static bool sum_map(struct prove *prove, const struct copy_options *options, GError **error)
 {
     struct extent extents[READER_BATCH];
+    uint64_t size = prove->overlay ? digest_table_size(prove->digests) : prove->target->size;
     size_t count;
 
-    for (uint64_t at = 0, size = prove->target->size; at < size;) {
+    for (uint64_t at = 0; at < size;) {
         if (options && options->cancelled && options->cancelled(options->opaque)) {
             g_set_error_literal(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED, "cancelled");
             return false;

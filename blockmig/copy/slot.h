@@ -39,6 +39,7 @@ struct copy {
     struct image *target;
     bool identity;         /* of the target: what goes where never changes */
     bool overlay;          /* of the target: zeros must hide what is below */
+    bool whole;            /* what is copied are whole units of the target: they need no fills */
     bool zero_is_free;     /* what is not placed reads as zeros */
     uint64_t granule;      /* of zero detection */
     uint64_t packed_unit;  /* of the target; 0: do not compress */
@@ -103,6 +104,8 @@ void gap_stage(struct slot *slot);
 void slot_pack(struct slot *slot);
 
 /* write.c */
+/* Guest bytes [from, to) of a fill. */
+struct placement fill_part(const struct placement *fill, uint64_t from, uint64_t to);
 void slot_write(struct slot *slot);
 void slot_check(struct slot *slot); /* `back` is there */
 

@@ -95,6 +95,7 @@ static void sum_data(const struct slot *slot, struct copy_map_sum *sum, uint64_t
     if (slot->copy->identity || slot->copy->copier.options->patch)
         return;
     if (slot->copy->overlay) {
+        length = MIN(length, slot->copy->reader.size - MIN(guest, slot->copy->reader.size));
         map_sum_data(sum, guest, host, length);
         return;
     }
@@ -134,6 +135,20 @@ static void add_write(GArray *writes, const struct write_run *run)
         g_array_append_vals(writes, run, 1);
 }
 
+/* Where whole units are copied, all of a fill is written by this slot or another, but for what the source
+ * does not have. */
+static void add_fill(struct slot *slot, const struct placement *fill)
+{
+    const struct copy *copy = slot->copy;
+    uint64_t from = fill->to.offset, to = extent_end(&fill->to);
+    struct placement part = fill_part(fill, copy->whole ? CLAMP(copy->end, from, to) : from, to);
+
+    if (part.to.length == 0)
+        return;
+    sum_placed(slot, &part.to);
+    g_array_append_val(slot->fills, part);
+}
+
 /* `data` are the bytes that belong at `offset`; NULL: zeros, at most SLOT_SIZE of them. */
 static bool place(struct slot *slot, uint64_t offset, uint64_t length, const uint8_t *data, GError **error)
 {
@@ -144,11 +159,11 @@ static bool place(struct slot *slot, uint64_t offset, uint64_t length, const uin
     for (guint i = 0; i < placements->len; i++) {
         const struct placement *placement = &g_array_index(placements, struct placement, i);
         const struct extent *to = &placement->to;
-        sum_placed(slot, to);
         if (placement->fill) {
-            g_array_append_vals(slot->fills, placement, 1);
+            add_fill(slot, placement);
             continue;
         }
+        sum_placed(slot, to);
         struct write_run run = {to->storage,     data + (to->offset - offset), to->offset,
                                 to->host_offset, (size_t)to->length,           false};
         add_write(slot->writes, &run);

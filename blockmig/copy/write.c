@@ -294,7 +294,7 @@ static bool fill_compare(struct task *task, uint64_t at, const uint8_t *data, ui
 }
 
 /* In a thread: fills are small and rare.  Those that are zeros stay thin. */
-static bool fill(struct ring_op *op, GError **error)
+static bool fill_task(struct ring_op *op, GError **error)
 {
     struct task *task = (struct task *)op;
     const struct extent *to = &task->fill.to;
@@ -356,13 +356,50 @@ static bool fetch_below(struct task *task, GError **error)
     return true;
 }
 
-static void start_fill(struct slot *slot, const struct placement *placement)
+struct placement fill_part(const struct placement *fill, uint64_t from, uint64_t to)
 {
-    struct task *task = task_new(slot, NULL);
+    struct placement part = *fill;
+    uint64_t at = from - fill->to.offset;
+
+    part.to.offset = part.from.offset = from;
+    part.to.length = part.from.length = to - from;
+    part.to.host_offset += at;
+    part.from.host_offset += part.from.status == EXTENT_DATA ? at : 0;
+    part.from.skip += part.from.status == EXTENT_PACKED ? at : 0;
+    return part;
+}
+
+/* At once: the next slots may write there as soon as they are placed.  Bounds the memory, too. */
+static void fill_now(struct slot *slot, const struct placement *fill)
+{
+    uint64_t end = extent_end(&fill->to);
     GError *error = NULL;
 
+    for (uint64_t at = fill->to.offset, next; at < end && !error; at = next) {
+        struct task task = {.slot = slot};
+
+        next = MIN(end, at + FILL_STEP);
+        task.fill = fill_part(fill, at, next);
+        if (fetch_below(&task, &error) && fill_task(&task.op, &error))
+            slot->copy->copier.result->counters.bytes_written += next - at;
+        g_free(task.below);
+    }
+    if (error)
+        slot_fail(slot, error);
+}
+
+static void start_fill(struct slot *slot, const struct placement *placement)
+{
+    struct task *task;
+    GError *error = NULL;
+
+    if (placement->to.offset < slot->offset || extent_end(&placement->to) > slot->end) {
+        fill_now(slot, placement);
+        return;
+    }
+    task = task_new(slot, NULL);
     task->fill = *placement;
-    task->op = (struct ring_op){.kind = RING_CALL, .call = fill, .done = filled};
+    task->op = (struct ring_op){.kind = RING_CALL, .call = fill_task, .done = filled};
     if (fetch_below(task, &error)) {
         task_submit(task);
         return;

@@ -24,7 +24,8 @@ struct unit_file {
 struct copy_unit {
     unsigned index;      /* in the journal; units are copied in this order, the base first */
     char *what;          /* "disk.qcow2" or "layer 1 of 3: base.qcow2" */
-    struct chain *chain; /* what is copied: all layers as one, or one layer with its holes */
+    struct chain *chain; /* what is copied: all layers as one, or one layer with its holes; that one in units
+                          * of the target's, which has the rest of each from the layers below */
     bool layer;
     struct chain *below; /* what lies under the layer in the source, for filling up clusters; NULL: nothing */
     char *source_path;   /* of the topmost image in it */

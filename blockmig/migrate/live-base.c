@@ -209,7 +209,8 @@ bool live_copy_layer(struct live_job *job, struct live_disk *disk, struct image 
                      GError **error)
 {
     unsigned above = layer + 1, depth = chain_depth(disk->base);
-    g_autoptr(chain_t) source = chain_view(disk->base, layer, 1, above < depth);
+    g_autoptr(chain_t) source = above < depth ? chain_view_units(disk->base, layer, target->granularity)
+                                              : chain_view(disk->base, layer, 1, false);
     g_autoptr(chain_t) below = above < depth ? chain_view(disk->base, above, depth - above, false) : NULL;
     struct copy_options options = {0};
     struct copy_result result = {0};

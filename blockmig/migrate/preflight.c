@@ -44,6 +44,11 @@ static bool open_source(struct cold_job *job, GError **error)
                                   .parents = (const struct chain_parent *)parents->data,
                                   .parent_count = parents->len};
 
+    /* LUKS is not looked for: what looks so may be what a guest wrote. */
+    if (request->secret && !source_is_foreign(request->source, request->source_format))
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "%s would be copied as it is, without the passphrase: -f luks decrypts it",
+                             request->source);
     job->source = source_open(request->source, request->source_format, request->secret, 0, &policy, error);
     return job->source != NULL;
 }
@@ -134,11 +139,8 @@ static void describe_unit(struct cold_job *job, struct copy_unit *unit)
     disk->virtual_size = unit->chain->size;
     disk->algorithm = job->request->digest;
     disk->layer = unit->layer;
-    for (unsigned i = 0; i < chain_depth(unit->chain); i++) {
-        const struct image *layer = chain_layer(unit->chain, i);
-
-        disk->source_allocated += image_files_allocated(layer);
-    }
+    for (unsigned i = 0; i < (unit->below ? 1 : chain_depth(unit->chain)); i++)
+        disk->source_allocated += image_files_allocated(chain_layer(unit->chain, i));
     unit->report = disk;
     g_ptr_array_add(job->base.report->disks, disk);
 }

@@ -87,7 +87,8 @@ static void inherit(void *opaque, const char *key, const char *value)
     struct described *described = opaque;
 
     for (const struct format_option *option = described->format->options; option && option->name; option++)
-        if (strcmp(option->name, key) == 0 && !g_hash_table_contains(described->values, key))
+        if (strcmp(option->name, key) == 0 && !option->not_inherited &&
+            !g_hash_table_contains(described->values, key))
             g_hash_table_insert(described->values, g_strdup(key), g_strdup(value));
 }
 
@@ -126,11 +127,28 @@ bool target_format(const char *name, const char *text, struct image *source, boo
     return *options != NULL;
 }
 
-static bool set_format(struct copy_unit *unit, const struct copy_request *request, struct image *source,
-                       bool is_top, GError **error)
+/* What a layer holds is taken in units of its target: so digests and receipt are those of both. */
+static bool take_units(struct copy_unit *unit, struct chain *source, unsigned layer, GError **error)
 {
+    struct image_create_options options = unit_create_options(unit);
+    uint32_t size;
+
+    if (!unit->below)
+        return true;
+    if (!image_child_unit(unit->format, &options, &size, error))
+        return false;
+    chain_close(unit->chain);
+    unit->chain = chain_view_units(source, layer, size);
+    return true;
+}
+
+static bool set_format(struct copy_unit *unit, const struct copy_request *request, struct chain *chain,
+                       unsigned layer, GError **error)
+{
+    struct image *source = chain_layer(chain, layer);
+
     if (!target_format(target_format_wanted(request->target_format, unit->target_path),
-                       request->target_options, source, unit->backing_name != NULL, is_top, &unit->format,
+                       request->target_options, source, unit->backing_name != NULL, layer == 0, &unit->format,
                        &unit->options, error))
         return false;
     if (unit->backing_name && unit->format->flags & FORMAT_SAME_SIZE &&
@@ -142,7 +160,7 @@ static bool set_format(struct copy_unit *unit, const struct copy_request *reques
     if (request->compressed && !(unit->format->flags & FORMAT_PACKS))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                              "format %s cannot hold compressed clusters (--compressed)", unit->format->name);
-    return unit_plan_files(unit, error);
+    return unit_plan_files(unit, error) && take_units(unit, chain, layer, error);
 }
 
 static struct copy_unit *unit_new(const struct copy_request *request, struct chain *source, unsigned layer,
@@ -150,7 +168,7 @@ static struct copy_unit *unit_new(const struct copy_request *request, struct cha
 {
     struct copy_unit *unit = g_new0(struct copy_unit, 1);
 
-    unit->chain = chain_view(source, layer, count, layer + count < chain_depth(source));
+    unit->chain = chain_view(source, layer, count, false);
     if (layer + count < chain_depth(source))
         unit->below = chain_view(source, layer + count, chain_depth(source) - layer - count, false);
     unit->layer = request->chain != CHAIN_FLATTEN && chain_depth(source) > 1;
@@ -165,7 +183,7 @@ static bool add_flat(const struct copy_request *request, struct chain *source, c
     struct copy_unit *unit = unit_new(request, source, 0, chain_depth(source), path, device);
 
     g_ptr_array_add(units, unit);
-    return set_format(unit, request, chain_layer(source, 0), true, error);
+    return set_format(unit, request, source, 0, error);
 }
 
 /* The backing file stays where it is. */
@@ -178,7 +196,7 @@ static bool add_shallow(const struct copy_request *request, struct chain *source
     g_ptr_array_add(units, unit);
     unit->backing_name = target_backing_name(path, backing);
     unit->backing_format = g_strdup(chain_layer(source, 1)->format->name);
-    return set_format(unit, request, chain_layer(source, 0), true, error);
+    return set_format(unit, request, source, 0, error);
 }
 
 /* Every layer under its own name beside the top; base first, because an overlay records the format below it.
@@ -200,7 +218,7 @@ static bool add_layers(const struct copy_request *request, struct chain *source,
             unit->backing_format = g_strdup(below->format->name);
         }
         g_ptr_array_add(units, unit);
-        if (!set_format(unit, request, chain_layer(source, layer), layer == 0, error))
+        if (!set_format(unit, request, source, layer, error))
             return false;
     }
     return true;

@@ -213,13 +213,45 @@ static void check_read(struct chain *chain, const struct model *models, uint64_t
     }
 }
 
+static bool unit_is_empty(const struct model *model, uint64_t offset, uint64_t unit)
+{
+    uint64_t begin = offset / unit * unit, end = MIN(begin + unit, model->size);
+
+    while (begin < end && model->status[begin] == EXTENT_HOLE)
+        begin++;
+    return begin == end;
+}
+
+/* In units: a hole where the first layer has nothing of the unit, and all that there is anywhere else. */
+static void check_units(struct chain *units, const struct model *models, uint64_t begin, uint64_t end,
+                        size_t max)
+{
+    struct extent out[64];
+    g_autoptr(GError) error = NULL;
+    size_t count;
+
+    for (; begin < end; begin = extent_end(&out[count - 1])) {
+        assert_ok(chain_map(units, begin, end - begin, out, max, &count, &error));
+        g_assert_cmpuint(out[0].offset, ==, begin);
+        for (size_t i = 0; i < count; i++) {
+            if (i > 0)
+                check_unmergeable(&out[i - 1], &out[i]);
+            if (out[i].status != EXTENT_HOLE)
+                check_extent(&out[i], models, chain_depth(units), false);
+            for (uint64_t at = out[i].offset; at < extent_end(&out[i]); at++)
+                g_assert_true(unit_is_empty(&models[0], at, units->unit) == (out[i].status == EXTENT_HOLE));
+        }
+    }
+    g_assert_cmpuint(begin, ==, end);
+}
+
 static void check_random_chain(GRand *rand)
 {
     struct model models[6];
     unsigned depth = g_rand_int_range(rand, 1, 7);
     g_autoptr(chain_t) chain = chain_new_single(random_layer(rand, &models[0]), g_rand_boolean(rand));
     unsigned first = g_rand_int_range(rand, 0, depth);
-    g_autoptr(chain_t) view = NULL;
+    g_autoptr(chain_t) view = NULL, units = NULL;
 
     for (unsigned i = 1; i < depth; i++)
         chain_append(chain, random_layer(rand, &models[i]));
@@ -234,6 +266,9 @@ static void check_random_chain(GRand *rand)
     view = chain_view(chain, first, depth - first, true);
     g_assert_cmpuint(view->size, ==, models[first].size);
     check_map(view, models + first, 0, view->size, 7);
+    units = chain_view_units(chain, first, 1u << g_rand_int_range(rand, 2, 9));
+    check_units(units, models + first, 0, units->size, g_rand_int_range(rand, 1, 65));
+    check_units(units, models + first, units->size / 3, (units->size + 2) / 2, g_rand_int_range(rand, 1, 65));
     for (unsigned i = 0; i < depth; i++) {
         g_free(models[i].bytes);
         g_free(models[i].status);

@@ -204,59 +204,146 @@ static void test_used_target(void)
 }
 
 /* One layer onto one layer: holes show the backing layer, zeros hide it, and clusters that are larger on the
- * target are filled up with what is below. */
-static void test_overlay(void)
-{
-    static const uint32_t clusters[] = {4096, CLUSTER, 256 * 1024};
+ * target are filled up with what is below: by fills, or because that is copied with them. */
+struct overlay {
+    struct disk base, source, target;
+    struct chain *both, *units; /* source over base; the same in units of the target's */
+    uint8_t *expected;
+};
 
-    for (unsigned round = 0; round < harness_sample(30, 300); round++) {
-        struct disk base = raw_disk(4 * MIB + 512 * (uint64_t)g_test_rand_int_range(0, 3));
-        struct disk source = scatter_disk(5 * MIB, CLUSTER, true);
-        struct disk target = {.size = source.size,
-                              .scatter = scatter_new(source.size, clusters[g_test_rand_int_range(0, 3)])};
-        g_autoptr(digest_table_t) digests = digest_table_new(DIGEST_XXH3_128, source.size);
-        struct copy_options options = {.read_back = true, .digests = digests, .target_backing = base.chain};
-        g_autofree uint8_t *expected = g_malloc0(source.size);
+static struct overlay overlay_new(uint64_t size, uint32_t cluster)
+{
+    struct overlay overlay = {.base = raw_disk(4 * MIB + 512 * (uint64_t)g_test_rand_int_range(0, 3)),
+                              .source = scatter_disk(size, CLUSTER, true),
+                              .target = {.size = size, .scatter = scatter_new(size, cluster)},
+                              .expected = g_malloc0(size)};
+    const struct disk *source = &overlay.source;
+    struct disk *target = &overlay.target;
+
+    target->scatter->backing_name = "base";
+    target->storage = storage_memory_new("target", NULL, 0, 0);
+    target->chain = chain_new_single(open_image(target->storage, &format_scatter, target->scatter), true);
+    overlay.both = chain_view(source->chain, 0, 1, true);
+    chain_append(overlay.both, image_of(&overlay.base));
+    overlay.units = chain_view_units(overlay.both, 0, cluster);
+    memcpy(overlay.expected, overlay.base.guest, overlay.base.size);
+    for (uint64_t i = 0; i < source->scatter->count; i++) {
+        if (source->scatter->clusters[i].status != EXTENT_HOLE)
+            memcpy(overlay.expected + i * CLUSTER, source->guest + i * CLUSTER, CLUSTER);
+    }
+    return overlay;
+}
+
+static void overlay_clear(struct overlay *overlay)
+{
+    chain_close(overlay->units);
+    chain_close(overlay->both);
+    g_free(overlay->expected);
+    disk_clear(&overlay->base);
+    disk_clear(&overlay->source);
+    disk_clear(&overlay->target);
+}
+
+static void assert_overlay(const struct overlay *overlay)
+{
+    const struct disk *base = &overlay->base, *target = &overlay->target;
+
+    for (uint64_t at = 0; at < target->size; at += 512) {
+        struct extent extent = scatter_extent(image_of(target), at, at + 512);
+        uint8_t sector[512] = {0};
+        if (extent.status == EXTENT_HOLE)
+            memcpy(sector, base->guest + MIN(at, base->size), MIN(512, base->size - MIN(at, base->size)));
+        else if (extent.status == EXTENT_DATA)
+            memcpy(sector, storage_memory_data(target->storage) + extent.host_offset, 512);
+        g_assert_true(memcmp(sector, overlay->expected + at, 512) == 0);
+    }
+}
+
+/* A zero that shows the backing layer again is noticed. */
+static void assert_overlay_proved(const struct overlay *overlay, const struct digest_table *digests,
+                                  const struct copy_map_sum *sum)
+{
+    const struct scatter *scatter = overlay->target.scatter;
+    struct image *image = image_of(&overlay->target);
+    g_autoptr(GError) error = NULL;
+    struct copy_result result;
+    uint64_t i = 0;
+
+    assert_ok(copy_prove(image, digests, sum, NULL, &result, &error));
+    copy_result_clear(&result);
+    while (i < scatter->count && scatter->clusters[i].status != EXTENT_ZERO)
+        i++;
+    if (i == scatter->count)
+        return;
+    scatter->clusters[i].status = EXTENT_HOLE;
+    assert_fails(copy_prove(image, digests, sum, NULL, &result, &error), BLOCKMIG_ERROR_DIFFERENT, "target");
+    copy_result_clear(&result);
+    scatter->clusters[i].status = EXTENT_ZERO;
+}
+
+/* The digests are those of the target's layer alone, too. */
+static void assert_layer_digests(const struct disk *target, const struct digest_table *digests)
+{
+    g_autoptr(digest_table_t) read = digest_table_new(DIGEST_XXH3_128, target->size);
+    struct copy_options options = {.digests = read};
+    uint8_t a[DIGEST_MAX_LENGTH], b[DIGEST_MAX_LENGTH];
+    g_autoptr(GError) error = NULL;
+    struct copy_result result;
+
+    assert_ok(copy_digest(target->chain, &options, &result, &error));
+    copy_result_clear(&result);
+    digest_table_root(digests, a);
+    digest_table_root(read, b);
+    g_assert_cmpmem(a, digest_length(DIGEST_XXH3_128), b, digest_length(DIGEST_XXH3_128));
+}
+
+static void copy_overlay(bool units, bool no_uring, uint64_t size, uint32_t cluster)
+{
+    struct overlay overlay = overlay_new(size, cluster);
+    g_autoptr(digest_table_t) digests = digest_table_new(DIGEST_XXH3_128, size);
+    struct copy_options options = {
+        .read_back = true, .digests = digests, .target_backing = overlay.base.chain, .no_uring = no_uring};
+    g_autoptr(GError) error = NULL;
+    struct copy_result result;
+
+    assert_ok(copy_run(units ? overlay.units : overlay.source.chain, image_of(&overlay.target), &options,
+                       &result, &error));
+    assert_overlay(&overlay);
+    assert_overlay_proved(&overlay, digests, &result.map_sum);
+    copy_result_clear(&result);
+    if (units)
+        assert_layer_digests(&overlay.target, digests);
+    overlay_clear(&overlay);
+}
+
+static void test_overlay(gconstpointer no_uring)
+{
+    static const uint32_t clusters[] = {4096, CLUSTER, 256 * KIB, 2 * MIB, 4 * MIB, 16 * MIB};
+
+    for (unsigned round = 0; round < harness_sample(4, 100); round++) {
+        copy_overlay(false, no_uring != NULL, 5 * MIB, clusters[g_test_rand_int_range(0, 3)]);
+        copy_overlay(true, no_uring != NULL, g_test_rand_bit() ? 5 * MIB : 20 * MIB,
+                     clusters[g_test_rand_int_range(0, G_N_ELEMENTS(clusters))]);
+    }
+}
+
+/* Few extents far apart, into clusters that are larger than what is written at once: a fill does not meet the
+ * writes behind it. */
+static void test_large_fills(gconstpointer no_uring)
+{
+    for (unsigned round = 0; round < harness_sample(2, 50); round++) {
+        struct overlay overlay = overlay_new(24 * MIB, 8 * MIB);
+        struct copy_options options = {.read_back = g_test_rand_bit(),
+                                       .patch = true,
+                                       .target_backing = overlay.base.chain,
+                                       .no_uring = no_uring != NULL};
         g_autoptr(GError) error = NULL;
         struct copy_result result;
 
-        target.scatter->backing_name = "base";
-        target.storage = storage_memory_new("target", NULL, 0, 0);
-        target.chain = chain_new_single(open_image(target.storage, &format_scatter, target.scatter), true);
-        assert_ok(copy_run(source.chain, image_of(&target), &options, &result, &error));
-
-        memcpy(expected, base.guest, base.size);
-        for (uint64_t i = 0; i < source.scatter->count; i++) {
-            if (source.scatter->clusters[i].status != EXTENT_HOLE)
-                memcpy(expected + i * CLUSTER, source.guest + i * CLUSTER, CLUSTER);
-        }
-        for (uint64_t at = 0; at < source.size; at += 512) {
-            struct extent extent = scatter_extent(image_of(&target), at, at + 512);
-            uint8_t sector[512] = {0};
-            if (extent.status == EXTENT_HOLE)
-                memcpy(sector, base.guest + MIN(at, base.size), MIN(512, base.size - MIN(at, base.size)));
-            else if (extent.status == EXTENT_DATA)
-                memcpy(sector, storage_memory_data(target.storage) + extent.host_offset, 512);
-            g_assert_true(memcmp(sector, expected + at, 512) == 0);
-        }
-        struct copy_map_sum sum = result.map_sum;
+        assert_ok(copy_run(overlay.source.chain, image_of(&overlay.target), &options, &result, &error));
         copy_result_clear(&result);
-        assert_ok(copy_prove(image_of(&target), digests, &sum, &options, &result, &error));
-        copy_result_clear(&result);
-
-        /* A zero that shows the backing layer again is noticed. */
-        for (uint64_t i = 0; i < target.scatter->count; i++) {
-            if (target.scatter->clusters[i].status != EXTENT_ZERO)
-                continue;
-            target.scatter->clusters[i].status = EXTENT_HOLE;
-            assert_fails(copy_prove(image_of(&target), digests, &sum, &options, &result, &error),
-                         BLOCKMIG_ERROR_DIFFERENT, "target");
-            copy_result_clear(&result);
-            break;
-        }
-        disk_clear(&base);
-        disk_clear(&source);
-        disk_clear(&target);
+        assert_overlay(&overlay);
+        overlay_clear(&overlay);
     }
 }
 
@@ -843,8 +930,9 @@ int main(int argc, char **argv)
     add_both("closed-window", test_closed_window);
     add_both("digest", test_digest);
     add_both("compare", test_compare);
+    add_both("overlay", test_overlay);
+    add_both("large-fills", test_large_fills);
     g_test_add_func("/copy/used-target", test_used_target);
-    g_test_add_func("/copy/overlay", test_overlay);
     g_test_add_func("/copy/writes", test_writes);
     g_test_add_func("/copy/bad-packed", test_bad_packed);
     g_test_add_func("/copy/checkpoints", test_checkpoints);

@@ -132,8 +132,7 @@ static void test_merge(void)
                 create("sibling", 4 * MIB, "", base));
 }
 
-/* Nobody has to write around what is written to a base; a child would need more of its parent at once than
- * the copier has in hand. */
+/* Nobody has to write around what is written to a base. */
 static void test_large_blocks(void)
 {
     struct storage *storage = create_small(8 * MIB, 2 * MIB, 0, NULL);
@@ -146,9 +145,6 @@ static void test_large_blocks(void)
     for (guint i = 1; i < placements->len; i++)
         g_assert_true(g_array_index(placements, struct placement, i).clean);
     g_assert_cmpuint(storage->size, >=, load_le32(storage_memory_data(storage) + VDI_AT_DATA) + 2 * MIB);
-    g_assert_null(image_open(create_small(8 * MIB, 2 * MIB, 0, base), &format_vdi, true, &error));
-    g_assert_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED);
-    g_assert_nonnull(strstr(error->message, "only read"));
 }
 
 struct crash_variant {
@@ -178,7 +174,7 @@ int main(int argc, char **argv)
     static const struct crash_variant variants[] = {
         {"4k", 4096, 0, false},        {"16k-extra", 16384, 512, false}, {"1m", 1u << 20, 0, false},
         {"2m", 2u << 20, 0, false},    {"4k-child", 4096, 0, true},      {"8k-extra-child", 8192, 4096, true},
-        {"64k-child", 65536, 0, true},
+        {"64k-child", 65536, 0, true}, {"2m-child", 2u << 20, 0, true},
     };
 
     g_test_init(&argc, &argv, NULL);
