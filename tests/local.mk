@@ -145,6 +145,8 @@ dist_check_SCRIPTS += \
 	tests/agents-serve-only-their-datastores.sh \
 	tests/agents-start-when-asked.sh \
 	tests/copies-across-hosts-go-on.sh \
+	tests/disks-that-both-hosts-reach-are-not-copied.sh \
+	tests/agents-look-only-at-units-they-may.sh \
 	tests/machines-go-to-other-hosts.sh \
 	tests/machines-survive-migrations-that-fail.sh \
 	tests/domains-move-on-one-host.sh \
