@@ -76,7 +76,7 @@ libvirt_up()
     wait_for 30 on "$1" virsh -q list || must false "libvirtd on $1"
 }
 
-# host_agent HOST ADDRESS: serves /srv/store as "store", and machines.
+# host_agent HOST ADDRESS: serves /srv/store as "store", and machines, on $units if that is set.
 host_agent()
 {
     cat >"$tmp/$1/srv/agent.conf" <<END
@@ -89,6 +89,7 @@ allow=*
 directory=/srv/store
 [machines]
 allow=*
+units=${units:-}
 END
     start on "$1" "$builddir/tools/blockmigd" --config /srv/agent.conf
     wait_for 10 on "$1" curl -sf --unix-socket /run/blockmig.sock http://agent/v1 || must false "the agent of $1"
@@ -114,7 +115,7 @@ two_hosts()
     done
 }
 
-# domain_xml NAME [--disk FILE:FORMAT]... [--append KERNEL-ARGUMENTS] [--extra DEVICE-XML]: prints a definition; files
+# domain_xml NAME [--disk FILE:FORMAT | --on TYPE:SOURCE-XML]... [--append KERNEL-ARGUMENTS] [--extra DEVICE-XML]: prints a definition; files
 # are below /srv/store, unless named absolutely.
 domain_xml()
 {
@@ -130,6 +131,12 @@ domain_xml()
                 letters=("${letters[@]:1}")
                 disks+="<disk type='file' device='disk'><driver name='qemu' type='$format' cache='none' discard='unmap'/>
                     <source file='$file'/><target dev='vd$letter' bus='virtio'/></disk>"
+                shift ;;
+            --on)
+                letter=${letters[0]}
+                letters=("${letters[@]:1}")
+                disks+="<disk type='${2%%:*}' device='disk'><driver name='qemu' type='raw' cache='none' discard='unmap'/>
+                    ${2#*:}<target dev='vd$letter' bus='virtio'/></disk>"
                 shift ;;
             --append) append=$2; shift ;;
             --extra) extra+=$2; shift ;;

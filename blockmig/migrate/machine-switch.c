@@ -255,7 +255,7 @@ static bool ship_last(struct machine_job *job, GError **error)
 
 static bool travel_by(struct machine_job *job, const struct ways *ways, GError **error)
 {
-    bool live = job->base.method == &method_machine_live;
+    bool live = job->base.method != &method_machine_quick;
     g_autofree char *active = domain_definition(job->domain, DOMAIN_MIGRATABLE, error);
     g_autofree char *xml = active ? machine_rewrite(job, active, MACHINE_ARRIVES, error) : NULL;
     g_autofree char *persistent =
@@ -289,7 +289,8 @@ static bool leave(struct machine_job *job, GError **error)
 static bool depart(struct machine_job *job, GError **error)
 {
     struct ways ways = {NULL};
-    bool ok = machine_create_target_overlays(job, error) && open_ways(job, &ways, error) &&
+    bool ok = machine_create_target_overlays(job, error) && machine_claim_units(job, error) &&
+              open_ways(job, &ways, error) &&
               job_event(&job->base, "intent", error, "bring the machine to the target") && leave(job, error);
 
     /* From here on it depends on both hosts where it may go on. */
@@ -311,7 +312,7 @@ bool machine_arrive(struct job *base, GError **error)
     if (!job->arrived && !depart(job, error))
         return false;
     arrived = g_get_monotonic_time();
-    if (!remove_definition(job, error)) {
+    if (!remove_definition(job, error) || !machine_fence_units(job, error)) {
         job->uncertain = true;
         return false;
     }
@@ -403,10 +404,11 @@ bool machine_restart(struct job *base, GError **error)
     struct machine_job *job = machine_of(base);
 
     /* An interrupted run came as far as the definition. */
-    if (job->arrived ? !domain_start(job->arrived, false, error)
-                     : !machine_create_target_overlays(job, error) || !shut_down(job, error) ||
-                           !ship_last(job, error) || !machine_close_targets(job, error) ||
-                           !change_host(job, true, error))
+    if (job->arrived
+            ? !domain_start(job->arrived, false, error)
+            : !machine_create_target_overlays(job, error) || !machine_claim_units(job, error) ||
+                  !shut_down(job, error) || !ship_last(job, error) || !machine_close_targets(job, error) ||
+                  !machine_fence_units(job, error) || !change_host(job, true, error))
         return false;
     job->released = true;
     if (job->stopped_at)
@@ -418,12 +420,18 @@ bool machine_hand_over(struct job *base, GError **error)
 {
     struct machine_job *job = machine_of(base);
 
-    if (!job->arrived && !change_host(job, false, error))
+    if (!job->arrived && (!machine_claim_units(job, error) || !machine_fence_units(job, error) ||
+                          !change_host(job, false, error)))
         return false;
     job->released = true;
     if (job->state.autostart && !domain_set_autostart(job->arrived, true, error))
         return false;
     return job_event(base, "result", error, MACHINE_ARRIVED);
+}
+
+bool machine_change_hands(struct job *base, GError **error)
+{
+    return machine_of(base)->state.active ? machine_arrive(base, error) : machine_hand_over(base, error);
 }
 
 /* ---- on this host -------------------------------------------------------------------------------- */
