@@ -91,7 +91,7 @@ directory=/srv/store
 allow=*
 units=${units:-}
 END
-    start on "$1" "$builddir/tools/blockmigd" --config /srv/agent.conf
+    start on "$1" "${blockmigd:-$builddir/tools/blockmigd}" --config /srv/agent.conf
     wait_for 10 on "$1" curl -sf --unix-socket /run/blockmig.sock http://agent/v1 || must false "the agent of $1"
 }
 
@@ -153,7 +153,7 @@ domain_xml()
     <cmdline>console=ttyS0 quiet loglevel=1 panic=-1 nokaslr mitigations=off rdinit=/init $append</cmdline></os>
   <features><acpi/></features>
   <devices>
-    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <emulator>${emulator:-/usr/bin/qemu-system-x86_64}</emulator>
     $disks
     <serial type='file'><source path='/srv/$name-console' append='on'/><target port='0'/></serial>
     <serial type='unix'><source mode='bind' path='/srv/$name-command'/><target port='1'/></serial>
@@ -187,7 +187,7 @@ migrate()
 {
     local host=$1
     shift
-    run on "$host" timeout 200 "$builddir/tools/blockmig" migrate "$@"
+    run on "$host" timeout 200 "$blockmig" migrate "$@"
 }
 
 # killed_in HOST PHASE COMMAND...: blockmig is killed as soon as it says that it is in that phase; false: it ended before.
@@ -195,7 +195,7 @@ killed_in()
 {
     local host=$1 phase=$2 try
     shift 2
-    on "$host" timeout 200 "$builddir/tools/blockmig" "$@" -v >"$tmp/killed.out" 2>"$tmp/killed.err" 3>&- </dev/null &
+    on "$host" timeout 200 "$blockmig" "$@" -v >"$tmp/killed.out" 2>"$tmp/killed.err" 3>&- </dev/null &
     local pid=$!
     for try in $(seq 6000); do
         grep -q "^blockmig: $phase" "$tmp/killed.err" && break

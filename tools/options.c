@@ -103,7 +103,7 @@ static const struct option_spec specs[] = {
      AT(shutdown)},
     {"keep-failback", 0, "TIME", "how long the way back stays open (0)", HERE, OPTION_TIME,
      AT(keep_failback)},
-    {"scratch", 0, "DIR", "for overlays with no place beside the source", HERE, OPTION_STRING, AT(scratch)},
+    {"scratch", 0, "DIR", "for overlays with no place beside the source", MOVES, OPTION_STRING, AT(scratch)},
     {"sample", 0, "TIME", "watch the machine for so long, for a forecast", COMMAND_PLAN, OPTION_TIME,
      AT(sample)},
     {"verify", 0, "WHAT", "full (read back and prove), written or none", BOTH | COMMAND_COMMIT, OPTION_CHOICE,

@@ -145,7 +145,8 @@ void machine_file_free(struct machine_file *file)
 
 static bool find_stem(const struct machine_job *job, struct machine_disk *disk, GError **error)
 {
-    const char *scratch = job->request->scratch;
+    g_autofree char *scratch =
+        job->request->scratch ? g_canonicalize_filename(job->request->scratch, NULL) : NULL;
     struct stat st;
 
     disk->device = stat(disk->path, &st) == 0 && S_ISBLK(st.st_mode);
