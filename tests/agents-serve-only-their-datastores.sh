@@ -12,6 +12,7 @@ random_file "$tmp/secret" 1M 3
 ask GET /v1
 is "$http" 200 "it says who it is"
 is "$(jq -r '.agent, .api, (.datastores | join(" "))' <<<"$out" | paste -sd' ')" "blockmigd 1 store frozen" "and what it has"
+is "$(jq -r .boot <<<"$out")" "$(cat /proc/sys/kernel/random/boot_id)" "since which boot of its host"
 ask GET /v1/datastores/store
 is "$(jq '.available > 0 and .read_only == false' <<<"$out")" true "how much room there is"
 ask GET /v1/datastores/none

@@ -76,7 +76,7 @@ libvirt_up()
     wait_for 30 on "$1" virsh -q list || must false "libvirtd on $1"
 }
 
-# host_agent HOST ADDRESS: serves /srv/store as "store", and machines.
+# host_agent HOST ADDRESS: serves /srv/store as "store", and machines, on $units if that is set.
 host_agent()
 {
     cat >"$tmp/$1/srv/agent.conf" <<END
@@ -89,8 +89,9 @@ allow=*
 directory=/srv/store
 [machines]
 allow=*
+units=${units:-}
 END
-    start on "$1" "$builddir/tools/blockmigd" --config /srv/agent.conf
+    start on "$1" "${blockmigd:-$builddir/tools/blockmigd}" --config /srv/agent.conf
     wait_for 10 on "$1" curl -sf --unix-socket /run/blockmig.sock http://agent/v1 || must false "the agent of $1"
 }
 
@@ -114,7 +115,7 @@ two_hosts()
     done
 }
 
-# domain_xml NAME [--disk FILE:FORMAT]... [--append KERNEL-ARGUMENTS] [--extra DEVICE-XML]: prints a definition; files
+# domain_xml NAME [--disk FILE:FORMAT | --on TYPE:SOURCE-XML]... [--append KERNEL-ARGUMENTS] [--extra DEVICE-XML]: prints a definition; files
 # are below /srv/store, unless named absolutely.
 domain_xml()
 {
@@ -131,6 +132,12 @@ domain_xml()
                 disks+="<disk type='file' device='disk'><driver name='qemu' type='$format' cache='none' discard='unmap'/>
                     <source file='$file'/><target dev='vd$letter' bus='virtio'/></disk>"
                 shift ;;
+            --on)
+                letter=${letters[0]}
+                letters=("${letters[@]:1}")
+                disks+="<disk type='${2%%:*}' device='disk'><driver name='qemu' type='raw' cache='none' discard='unmap'/>
+                    ${2#*:}<target dev='vd$letter' bus='virtio'/></disk>"
+                shift ;;
             --append) append=$2; shift ;;
             --extra) extra+=$2; shift ;;
         esac
@@ -146,7 +153,7 @@ domain_xml()
     <cmdline>console=ttyS0 quiet loglevel=1 panic=-1 nokaslr mitigations=off rdinit=/init $append</cmdline></os>
   <features><acpi/></features>
   <devices>
-    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <emulator>${emulator:-/usr/bin/qemu-system-x86_64}</emulator>
     $disks
     <serial type='file'><source path='/srv/$name-console' append='on'/><target port='0'/></serial>
     <serial type='unix'><source mode='bind' path='/srv/$name-command'/><target port='1'/></serial>
@@ -180,7 +187,7 @@ migrate()
 {
     local host=$1
     shift
-    run on "$host" timeout 200 "$builddir/tools/blockmig" migrate "$@"
+    run on "$host" timeout 200 "$blockmig" migrate "$@"
 }
 
 # killed_in HOST PHASE[+SECONDS] COMMAND...: blockmig is killed as soon as it says that it is in that phase, or so many
@@ -189,7 +196,7 @@ killed_in()
 {
     local host=$1 phase=$2 try
     shift 2
-    on "$host" timeout 200 "$builddir/tools/blockmig" "$@" -v >"$tmp/killed.out" 2>"$tmp/killed.err" 3>&- </dev/null &
+    on "$host" timeout 200 "$blockmig" "$@" -v >"$tmp/killed.out" 2>"$tmp/killed.err" 3>&- </dev/null &
     local pid=$!
     for try in $(seq 6000); do
         grep -q "^blockmig: ${phase%+*}" "$tmp/killed.err" && break

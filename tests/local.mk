@@ -71,6 +71,7 @@ dist_check_SCRIPTS += \
 	tests/other-formats-on-devices.sh \
 	tests/preallocation-survives-a-kill.sh \
 	tests/read-back-catches-corruption.sh \
+	tests/preempting-aborts-what-was-on-its-way.sh \
 	tests/reservations-say-who-may-write.sh \
 	tests/salvage-lists-bad-ranges.sh \
 	tests/targets-are-named-safely.sh \
@@ -145,6 +146,10 @@ dist_check_SCRIPTS += \
 	tests/agents-serve-only-their-datastores.sh \
 	tests/agents-start-when-asked.sh \
 	tests/copies-across-hosts-go-on.sh \
+	tests/disks-that-both-hosts-reach-are-not-copied.sh \
+	tests/agents-look-only-at-units-they-may.sh \
+	tests/luns-change-hands-with-their-machine.sh \
+	tests/block-devices-become-files-on-other-hosts.sh \
 	tests/machines-go-to-other-hosts.sh \
 	tests/machines-survive-migrations-that-fail.sh \
 	tests/domains-move-on-one-host.sh \

@@ -3,6 +3,7 @@
  * to end. */
 #include "blockmig/remote/credentials.h"
 #include "blockmig/remote/server.h"
+#include "blockmig/storage/host.h"
 #include "blockmig/storage/sandbox.h"
 #include "formats/error.h"
 
@@ -56,6 +57,22 @@ static void allow_anew(struct sandbox *sandbox, const char *directory, const cha
     sandbox_allow_image(sandbox, path, SANDBOX_READ);
 }
 
+/* What disks of machines may be on: any of the devices, for they come and go; the configuration says which.
+ */
+static void allow_units(struct sandbox *sandbox, const struct agent_config *config)
+{
+    static const char *const places[] = {"/sys/dev/block", "/sys/devices", "/etc/machine-id"};
+
+    if (agent_config_has_devices(config))
+        sandbox_allow(sandbox, "/dev", SANDBOX_READ | SANDBOX_WRITE | SANDBOX_DEVICES);
+    for (size_t i = 0; agent_config_has_devices(config) && i < G_N_ELEMENTS(places); i++)
+        sandbox_allow(sandbox, places[i], SANDBOX_READ);
+    if (!agent_config_has_servers(config))
+        return;
+    sandbox_allow_network(sandbox);
+    sandbox_allow_iscsi(sandbox);
+}
+
 /* Everything that is opened from now on lies in a datastore, or is what is read anew. */
 static bool confine(const struct agent_config *config, GError **error)
 {
@@ -70,8 +87,9 @@ static bool confine(const struct agent_config *config, GError **error)
                       datastore->read_only ? SANDBOX_READ
                                            : SANDBOX_READ | SANDBOX_WRITE | SANDBOX_CREATE | SANDBOX_REMOVE);
     }
-    sandbox_allow(sandbox, "/proc/sys/kernel/random/boot_id", SANDBOX_READ);
+    host_boot_id();
     allow_anew(sandbox, directory, name);
+    allow_units(sandbox, config);
     for (const char *const *file = credentials_files; config->tls_directory && *file; file++)
         allow_anew(sandbox, config->tls_directory, *file);
     return sandbox_enter(sandbox, error);

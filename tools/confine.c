@@ -25,17 +25,6 @@ static struct sandbox *begin(void)
     return sandbox;
 }
 
-/* Who we are for an iSCSI target, and what we know that nobody else does. */
-static void allow_iscsi(struct sandbox *sandbox)
-{
-    const char *credentials = g_getenv("BLOCKMIG_ISCSI_CREDENTIALS");
-
-    sandbox_allow(sandbox, "/etc/iscsi", SANDBOX_READ);
-    sandbox_allow(sandbox, "/etc/machine-id", SANDBOX_READ);
-    if (credentials)
-        sandbox_allow(sandbox, credentials, SANDBOX_READ);
-}
-
 /* Certificates and keys: where libnbd looks for them, and where the URI says that they are. */
 static void allow_secrets(struct sandbox *sandbox, const char *uri)
 {
@@ -66,22 +55,15 @@ static void allow_agent(struct sandbox *sandbox)
     sandbox_allow(sandbox, directory && *directory ? directory : "/etc/pki/blockmig", SANDBOX_READ);
 }
 
-/* And what it takes to find a host by its name. */
 static void allow_uri(struct sandbox *sandbox, const char *uri)
 {
-    static const char *const files[] = {"/etc/gai.conf",      "/etc/host.conf",   "/etc/hosts",
-                                        "/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/services",
-                                        "/etc/ssl/certs",     "/etc/ld.so.cache", "/usr/lib"};
-
     sandbox_allow_network(sandbox);
     if (g_str_has_prefix(uri, "iscsi://"))
-        allow_iscsi(sandbox);
+        sandbox_allow_iscsi(sandbox);
     else if (g_str_has_prefix(uri, "blockmig://"))
         allow_agent(sandbox);
     else
         allow_secrets(sandbox, uri);
-    for (size_t i = 0; i < G_N_ELEMENTS(files); i++)
-        sandbox_allow(sandbox, files[i], SANDBOX_READ);
 }
 
 /* qemu-nbd, which lives under the same rules. */

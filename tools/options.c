@@ -53,8 +53,8 @@ static const char *const digest_choices[] = {"xxh3", "sha256", NULL};
 G_STATIC_ASSERT(CHAIN_FLATTEN == 0 && CHAIN_KEEP == 1 && CHAIN_SHALLOW == 2);
 G_STATIC_ASSERT(VERIFY_FULL == 0 && VERIFY_WRITTEN == 1 && VERIFY_NONE == 2);
 G_STATIC_ASSERT(DIGEST_XXH3_128 == 0 && DIGEST_SHA256 == 1);
-static const char *const method_choices[] = {"auto", "cold",  "storage", "mirror",
-                                             "live", "quick", "restart", NULL};
+static const char *const method_choices[] = {"auto",  "cold",    "storage", "mirror", "live",
+                                             "quick", "restart", "san",     NULL};
 static const char *const cdrom_choices[] = {"copy", "keep", "eject", NULL};
 G_STATIC_ASSERT(CDROM_COPY == 0 && CDROM_KEEP == 1 && CDROM_EJECT == 2);
 static const char *const busy_choices[] = {"park", "mirror", "throttle", NULL};
@@ -103,7 +103,7 @@ static const struct option_spec specs[] = {
      AT(shutdown)},
     {"keep-failback", 0, "TIME", "how long the way back stays open (0)", HERE, OPTION_TIME,
      AT(keep_failback)},
-    {"scratch", 0, "DIR", "for overlays with no place beside the source", HERE, OPTION_STRING, AT(scratch)},
+    {"scratch", 0, "DIR", "for overlays with no place beside the source", MOVES, OPTION_STRING, AT(scratch)},
     {"sample", 0, "TIME", "watch the machine for so long, for a forecast", COMMAND_PLAN, OPTION_TIME,
      AT(sample)},
     {"verify", 0, "WHAT", "full (read back and prove), written or none", BOTH | COMMAND_COMMIT, OPTION_CHOICE,

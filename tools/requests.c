@@ -13,10 +13,12 @@ enum {
     METHOD_MIRROR,
     METHOD_LIVE,
     METHOD_QUICK,
-    METHOD_RESTART
+    METHOD_RESTART,
+    METHOD_SAN
 }; /* as in the option table */
 
-static const char *const method_names[] = {"auto", "cold", "storage", "mirror", "live", "quick", "restart"};
+static const char *const method_names[] = {"auto", "cold",  "storage", "mirror",
+                                           "live", "quick", "restart", "san"};
 
 #define LONGEST_PAUSE 3600000 /* ms */
 
@@ -97,9 +99,9 @@ static bool check_move(const struct options *options, GError **error)
 static void set_move_modes(struct move_request *request, const struct options *options)
 {
     static const enum move_method methods[] = {
-        [METHOD_AUTO] = MOVE_AUTO,      [METHOD_COLD] = MOVE_COLD, [METHOD_STORAGE] = MOVE_STORAGE,
-        [METHOD_MIRROR] = MOVE_MIRROR,  [METHOD_LIVE] = MOVE_LIVE, [METHOD_QUICK] = MOVE_QUICK,
-        [METHOD_RESTART] = MOVE_RESTART};
+        [METHOD_AUTO] = MOVE_AUTO,       [METHOD_COLD] = MOVE_COLD, [METHOD_STORAGE] = MOVE_STORAGE,
+        [METHOD_MIRROR] = MOVE_MIRROR,   [METHOD_LIVE] = MOVE_LIVE, [METHOD_QUICK] = MOVE_QUICK,
+        [METHOD_RESTART] = MOVE_RESTART, [METHOD_SAN] = MOVE_SAN};
 
     request->method = methods[options->method];
     request->on_busy = (enum busy_policy)options->on_busy;

@@ -11,7 +11,16 @@
 enum chain_mode { CHAIN_FLATTEN, CHAIN_KEEP, CHAIN_SHALLOW };
 enum verify_mode { VERIFY_FULL, VERIFY_WRITTEN, VERIFY_NONE };
 /* How a running machine's disks are moved; auto: by what is asked of the pause. */
-enum move_method { MOVE_AUTO, MOVE_STORAGE, MOVE_MIRROR, MOVE_COLD, MOVE_LIVE, MOVE_QUICK, MOVE_RESTART };
+enum move_method {
+    MOVE_AUTO,
+    MOVE_STORAGE,
+    MOVE_MIRROR,
+    MOVE_COLD,
+    MOVE_LIVE,
+    MOVE_QUICK,
+    MOVE_RESTART,
+    MOVE_SAN
+};
 /* Media that the machine only reads, on their way to another host. */
 enum cdrom_mode { CDROM_COPY, CDROM_KEEP, CDROM_EJECT };
 /* What is done if the machine writes too much for the pause that is allowed. */

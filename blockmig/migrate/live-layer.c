@@ -24,19 +24,7 @@
 /* "/dev/vg/disk" becomes "SCRATCH/vg-disk", "nbd://host/disk" "SCRATCH/disk-" with a digest of all of it. */
 char *live_stem(const struct live_job *job, const char *image, bool device)
 {
-    g_autofree char *name = NULL;
-
-    if (!device)
-        return g_strdup(image);
-    if (storage_name_is_uri(image)) {
-        g_autofree char *base = storage_base_name(image);
-        g_autofree char *digest = g_compute_checksum_for_string(G_CHECKSUM_SHA256, image, -1);
-
-        name = g_strdup_printf("%s-%.8s", base, digest);
-    } else {
-        name = g_strdup(image + (g_str_has_prefix(image, "/dev/") ? strlen("/dev/") : 1));
-    }
-    return g_build_filename(job->scratch, g_strdelimit(name, "/", '-'), NULL);
+    return device ? target_scratch_stem(job->scratch, image) : g_strdup(image);
 }
 
 char *live_numbered(const struct live_disk *disk, unsigned n)

@@ -48,6 +48,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/machine-recover.c \
 	blockmig/migrate/machine-settle.c \
 	blockmig/migrate/machine-switch.c \
+	blockmig/migrate/machine-unit.c \
 	blockmig/migrate/machine.c blockmig/migrate/machine.h \
 	blockmig/migrate/metadata.c blockmig/migrate/metadata.h \
 	blockmig/migrate/move-request.c \

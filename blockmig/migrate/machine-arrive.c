@@ -164,6 +164,10 @@ static bool advance(struct journey *journey, GError **error)
         reach(journey, COMPARED);
     }
     if (journey->stage == COMPARED && is_gone_here(journey)) {
+        if (!machine_fence_units(job, error)) {
+            job->uncertain = true;
+            return false;
+        }
         if (!machine_release(job, error))
             return false;
         reach(journey, RELEASED);
@@ -338,7 +342,7 @@ static bool describe(struct machine_job *job, const struct ways *ways, struct do
                      GError **error)
 {
     g_autofree char *active = domain_definition(job->domain, DOMAIN_MIGRATABLE, error);
-    bool live = job->base.method == &method_machine_live;
+    bool live = !is_quick(job);
 
     *what =
         (struct domain_journey){.xml = active ? machine_rewrite(job, active, MACHINE_ARRIVES, error) : NULL,
@@ -410,7 +414,8 @@ static bool depart(struct machine_job *job, GError **error)
 {
     struct journey journey = {.job = job, .process = -1};
     struct ways ways = {NULL};
-    bool ok = machine_create_target_overlays(job, error) && open_ways(job, &ways, error) &&
+    bool ok = machine_create_target_overlays(job, error) && machine_claim_units(job, error) &&
+              open_ways(job, &ways, error) &&
               job_event(&job->base, "intent", error, "bring the machine to the target") && leave(job, error);
 
     ok = ok && travel_by(&journey, &ways, error) && tell_pause(&journey, error);

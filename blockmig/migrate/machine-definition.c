@@ -6,23 +6,26 @@
 
 char *machine_source_of(const struct definition *definition, const char *disk)
 {
-    g_autofree char *path = g_strdup_printf("/domain/devices/disk[target/@dev='%s']/source/@file", disk);
+    g_autofree char *source = g_strdup_printf("/domain/devices/disk[target/@dev='%s']/source", disk);
+    g_autofree char *path = g_strconcat(source, "/@file | ", source, "/@dev", NULL);
 
     return definition_get(definition, path);
 }
 
 /* What lies below is told by the image's header, and what the last run made of it by nobody. */
-static void set_disk(struct definition *definition, const char *disk, const char *path, const char *format)
+static void set_disk(struct definition *definition, const char *disk, const char *path, bool device,
+                     const char *format)
 {
     g_autofree char *place = g_strdup_printf("/domain/devices/disk[target/@dev='%s']", disk);
     g_autofree char *source = g_strconcat(place, "/source", NULL);
     g_autofree char *driver = g_strconcat(place, "/driver", NULL);
-    g_autofree char *stale =
-        g_strdup_printf("%s/backingStore | %s/mirror | %s/source/@index | %s/source/@startupPolicy", place,
-                        place, place, place);
+    g_autofree char *stale = g_strdup_printf("%s/backingStore | %s/mirror | %s/@index | %s/@startupPolicy | "
+                                             "%s/@file | %s/@dev",
+                                             place, place, source, source, source, source);
 
     definition_remove(definition, stale);
-    definition_set_attribute(definition, source, "file", path);
+    definition_set_attribute(definition, place, "type", device ? "block" : "file");
+    definition_set_attribute(definition, source, device ? "dev" : "file", path);
     definition_set_attribute(definition, driver, "type", format);
 }
 
@@ -42,7 +45,7 @@ char *machine_rewrite(const struct machine_job *job, const char *text, enum mach
     for (guint i = 0; i < job->disks->len; i++) {
         const struct machine_disk *disk = machine_disk_at(job, i);
 
-        set_disk(definition, disk->name, overlay ? disk->overlay_path : disk->target_path,
+        set_disk(definition, disk->name, overlay ? disk->overlay_path : disk->target_path, false,
                  overlay ? format_qcow2.name : disk->format->name);
     }
     for (guint i = 0; i < job->files->len; i++) {
@@ -73,7 +76,8 @@ char *machine_rewrite_source(const struct machine_job *job, const char *text,
         g_autofree char *file = path(disk);
         bool bottom = strcmp(file, disk->path) == 0;
 
-        set_disk(definition, disk->name, file, bottom ? disk->source_format->name : format_qcow2.name);
+        set_disk(definition, disk->name, file, bottom && disk->device,
+                 bottom ? disk->source_format->name : format_qcow2.name);
     }
     return definition_text(definition);
 }

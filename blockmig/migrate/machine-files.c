@@ -17,7 +17,7 @@
 
 char *machine_layer_path(const struct machine_disk *disk, unsigned layer)
 {
-    return layer ? g_strdup_printf("%s.blockmig-%u", disk->path, layer) : g_strdup(disk->path);
+    return layer ? g_strdup_printf("%s.blockmig-%u", disk->stem, layer) : g_strdup(disk->path);
 }
 
 static struct image *open_image(const char *name, const struct format *format, unsigned flags, GError **error)
@@ -121,7 +121,7 @@ void machine_remove_overlays(const struct machine_disk *disk)
 
         g_unlink(path);
     }
-    storage_file_sync_directory(disk->path, NULL);
+    storage_file_sync_directory(disk->stem, NULL);
 }
 
 static bool remove_one(const struct machine_job *job, const char *name)

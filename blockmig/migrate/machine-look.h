@@ -9,6 +9,10 @@
 bool machine_find_hosts(struct machine_job *job, GError **error);
 /* Is the directory of `path`, a file of this host, the one on the target? */
 bool machine_is_shared(struct machine_job *job, const char *path, bool *shared, GError **error);
+/* machine-unit.c: is the disk on a block device or a server's unit that both hosts reach?  Then, if it
+ * `writes`, it is one of job->units. *reason, the caller's: why not; NULL: it is on neither. */
+bool machine_look_at_unit(struct machine_job *job, const struct definition *definition, const char *disk,
+                          bool writes, bool *shared, char **reason, GError **error);
 /* machine-method.c: chooses, and says why the better ones were passed over.  REFUSED: none is possible. */
 bool machine_choose_method(struct machine_job *job, const struct definition *definition, GError **error);
 

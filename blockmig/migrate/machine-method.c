@@ -78,7 +78,36 @@ static char *mirror_objection(const struct machine_job *job, const struct defini
     return job->state.active ? NULL : g_strdup("the machine is off: copy its images instead");
 }
 
+/* The machine's disks are all on units that the kernels of both hosts have, and that can be reserved. */
+static char *unit_objection(const struct machine_job *job, const struct definition *definition)
+{
+    if (job->disks->len || job->shared_files)
+        return g_strdup("not all of its disks are on units that both hosts reach");
+    for (guint i = 0; i < job->units->len; i++) {
+        const struct machine_unit *unit = g_ptr_array_index(job->units, i);
+
+        if (unit->unreserved)
+            return g_strdup_printf("disk %s: %s cannot be reserved: %s", unit->disk, unit->name,
+                                   unit->unreserved);
+    }
+    if (definition_count(definition, "/domain/devices/disk/shareable"))
+        return g_strdup("other machines may write to its disks");
+    if (definition_count(definition, "/domain/devices/disk[@device='lun']"))
+        return g_strdup("the guest may reserve its disks by itself");
+    return NULL;
+}
+
+static char *san_objection(const struct machine_job *job, const struct definition *definition)
+{
+    char *reason = unit_objection(job, definition);
+
+    if (reason)
+        return reason;
+    return job->state.active ? live_objection(job, definition) : off_objection(definition);
+}
+
 static const struct candidate across[] = {
+    {&method_machine_san, MOVE_SAN, san_objection, "reservations keep this host from its disks from then on"},
     {&method_machine_live, MOVE_LIVE, live_objection, "memory and disks go over while it runs"},
     {&method_machine_quick, MOVE_QUICK, live_objection, "it stands still while its state goes over"},
     {&method_machine_restart, MOVE_RESTART, restart_objection, "it is shut down, and started there"},
@@ -93,7 +122,9 @@ static const struct candidate here[] = {
 static bool take(struct machine_job *job, const struct candidate *candidate)
 {
     job_plan(&job->base, "method %s: %s%s", candidate->method->name, candidate->what,
-             job->shared ? "; both hosts see its disks, so none is copied" : "");
+             !job->shared      ? ""
+             : job->disks->len ? "; what both hosts see of its disks is not copied"
+                               : "; both hosts see its disks, so none is copied");
     job_set_method(&job->base, candidate->method);
     return true;
 }
@@ -110,7 +141,8 @@ bool machine_choose_method(struct machine_job *job, const struct definition *def
     for (unsigned i = 0; i < count; i++) {
         g_autofree char *reason = NULL;
 
-        if (asked != MOVE_AUTO && asked != list[i].asked)
+        /* Whoever has no such unit need not hear of san. */
+        if (asked == MOVE_AUTO ? list[i].asked == MOVE_SAN && job->units->len == 0 : asked != list[i].asked)
             continue;
         reason = list[i].objection(job, definition);
         if (!reason)

@@ -110,7 +110,7 @@ static const char *why_not(const struct definition *definition, const char *disk
         {"/transient", "what is written to it is not to be kept"},
         {"//encryption", "libvirt encrypts it"},
         {"/mirror", "a block job is under way"},
-        {"/source/reservations", "it has a SCSI reservation"},
+        {"/source/reservations", "the guest makes SCSI reservations by the host"},
     };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++)
@@ -154,7 +154,7 @@ static bool check_leftovers(const struct machine_disk *disk, GError **error)
     static const char *const suffixes[] = {".blockmig-1", ".blockmig-0", MACHINE_SOURCE, MACHINE_NEW};
 
     for (unsigned i = 0; i < G_N_ELEMENTS(suffixes); i++) {
-        g_autofree char *path = g_strconcat(disk->path, suffixes[i], NULL);
+        g_autofree char *path = g_strconcat(disk->stem, suffixes[i], NULL);
 
         if (g_file_test(path, G_FILE_TEST_EXISTS))
             return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
@@ -196,21 +196,42 @@ static bool look_at_images(struct machine_job *job, struct machine_disk *disk, G
            check_leftovers(disk, error);
 }
 
+static bool check_device(const struct machine_job *job, const struct machine_disk *disk, GError **error)
+{
+    if (!disk->device)
+        return true;
+    if (!job->across)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "%s is a block device: only disks in files are moved", disk->path);
+    return !job->request->delete_source ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "%s is a block device: --delete-source cannot delete it", disk->path);
+}
+
+/* `unshared`: why it is not a unit that both hosts reach, or NULL. */
 static bool add_disk(struct machine_job *job, const struct definition *definition, const char *name,
-                     GError **error)
+                     const char *unshared, GError **error)
 {
     const char *reason = why_not(definition, name);
     g_autofree char *path = machine_source_of(definition, name), *type = get_of(definition, name, "/@type");
     g_autofree char *format = get_of(definition, name, "/driver/@type");
     struct machine_disk *disk;
 
+    if (unshared && !reason)
+        job_plan(&job->base, "disk %s is copied, for both hosts do not reach the same unit: %s", name,
+                 unshared);
     if (!path && !reason)
-        reason = g_strcmp0(type, "file") == 0 ? "it has no file" : "only disks in files are moved";
+        reason = unshared                       ? unshared
+                 : g_strcmp0(type, "file") == 0 ? "it has no file"
+                                                : "only disks in files and on block devices are moved";
     if (reason)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "disk %s (%s) cannot be moved: %s", name,
                              type ? type : "-", reason);
-    disk = machine_disk_new(job, name, path);
-    if (!(disk->source_format = format_by_name(format ? format : format_raw.name, error)) ||
+    disk = machine_disk_new(job, name, path, error);
+    if (!disk && unshared)
+        g_prefix_error(error, "it is not the same for both hosts (%s), so it would be copied: ", unshared);
+    if (!disk || !check_device(job, disk, error) ||
+        !(disk->source_format = format_by_name(format ? format : format_raw.name, error)) ||
         !choose_target(job, disk, error) || !look_at_images(job, disk, error)) {
         g_prefix_error(error, "disk %s: ", name);
         return false;
@@ -274,25 +295,33 @@ static bool look_at_medium(struct machine_job *job, const struct definition *def
     g_autofree char *place = g_strdup_printf("/domain/devices/disk[target/@dev='%s']/source/@file", name);
     g_autofree char *source = g_strdup_printf("/domain/devices/disk[target/@dev='%s']/source", name);
     g_autofree char *path = definition_get(definition, place);
+    g_autofree char *reason = NULL;
+    const char *shown = path ? path : name;
     bool shared;
 
-    if (!job->across || !path)
+    if (!job->across || !has_of(definition, name, "/source"))
         return true;
-    if (!machine_is_shared(job, path, &shared, error))
+    if (!machine_look_at_unit(job, definition, name, false, &shared, &reason, error) ||
+        (!shared && path && !machine_is_shared(job, path, &shared, error)))
         return false;
     if (shared)
         return true;
     switch (job->request->cdrom) {
     case CDROM_EJECT:
-        add_file(job, source, path);
+        add_file(job, source, shown);
         return true;
     case CDROM_KEEP:
-        job_notice(&job->base, "%s is expected on the target under the same name", path);
+        job_notice(&job->base, "%s is expected on the target under the same name", shown);
         return true;
     case CDROM_COPY:
         break;
     }
-    return bring_file(job, place, path, error);
+    if (path)
+        return bring_file(job, place, path, error);
+    return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "medium %s is in no file, and not known to be the same for both hosts (%s): "
+                         "--cdrom=keep or --cdrom=eject",
+                         name, reason ? reason : "it is on no unit that is known here");
 }
 
 static bool look_at_nvram(struct machine_job *job, const struct definition *definition, GError **error)
@@ -332,14 +361,15 @@ static bool is_medium(const struct definition *definition, const char *name)
 {
     g_autofree char *device = get_of(definition, name, "/@device");
 
-    return (device && strcmp(device, "disk") != 0) || has_of(definition, name, "/readonly");
+    return (device && strcmp(device, "disk") != 0 && strcmp(device, "lun") != 0) ||
+           has_of(definition, name, "/readonly");
 }
 
 static bool look_at_disk(struct machine_job *job, const struct definition *definition, const char *name,
                          GPtrArray *others, GError **error)
 {
-    bool shared = false;
-    g_autofree char *path = NULL;
+    bool shared = false, unit = false;
+    g_autofree char *path = NULL, *reason = NULL;
 
     if (!definition_is_word(name))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "disk %s has a name that is not expected", name);
@@ -348,11 +378,16 @@ static bool look_at_disk(struct machine_job *job, const struct definition *defin
         g_ptr_array_add(others, g_strdup(name));
         return !is_medium(definition, name) || look_at_medium(job, definition, name, error);
     }
-    if (path && !machine_is_shared(job, path, &shared, error))
+    if (!machine_look_at_unit(job, definition, name, true, &unit, &reason, error) ||
+        (!unit && !reason && path && !machine_is_shared(job, path, &shared, error)))
         return false;
-    if (!shared)
-        return add_disk(job, definition, name, error);
+    if (!unit && !shared)
+        return add_disk(job, definition, name, reason, error);
+    if (unit && has_of(definition, name, "/source/reservations"))
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "disk %s cannot be moved: %s", name,
+                             why_not(definition, name));
     job->shared = true;
+    job->shared_files |= shared;
     job->cached |= !has_of(definition, name, "/driver[@cache='none' or @cache='directsync']");
     g_ptr_array_add(others, g_strdup(name));
     return true;
@@ -380,13 +415,9 @@ static bool look_at_disks(struct machine_job *job, const struct definition *defi
         ok = look_at_disk(job, definition, g_ptr_array_index(names, i), others, error);
     g_ptr_array_add(others, NULL);
     job->others = (char **)g_ptr_array_free(others, FALSE);
-    if (!ok)
-        return false;
-    if (job->shared && job->disks->len)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                             "some of its disks are where both hosts see them, and others are not");
-    return job->across || job->disks->len > 0 ||
-           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the machine has no disk that could be moved");
+    return ok &&
+           (job->across || job->disks->len > 0 ||
+            blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the machine has no disk that could be moved"));
 }
 
 static bool check_busy(struct machine_job *job, GError **error)
@@ -415,7 +446,7 @@ static bool check_space(struct machine_job *job, GError **error)
         const struct machine_disk *disk = machine_disk_at(job, i);
 
         needed += disk->needed + overlay_room(disk);
-        if (job->state.active && !space_check(disk->path, overlay_room(disk), 2, &space, error))
+        if (job->state.active && !space_check(disk->stem, overlay_room(disk), 2, &space, error))
             return false;
     }
     job->base.report->space_needed = needed;
@@ -464,6 +495,16 @@ static void write_plan(struct machine_job *job)
         job_plan(base,
                  "the definition is removed here before the machine goes on there; it is kept in the state "
                  "directory");
+    for (guint i = 0; job->across && i < job->units->len; i++) {
+        const struct machine_unit *unit = g_ptr_array_index(job->units, i);
+
+        if (unit->held || base->method == &method_machine_san)
+            job_plan(
+                base,
+                "%s is reserved by this host, the target registers; once the machine stands still here, the "
+                "target preempts, and has it from then on: 'blockmig reservation release' there ends that",
+                unit->name);
+    }
     if (job->disks->len)
         job_plan(base, job->request->delete_source ? "the source's disks are deleted after the proof"
                                                    : "the source's disks are kept as NAME" MACHINE_SOURCE);
@@ -471,12 +512,12 @@ static void write_plan(struct machine_job *job)
 
 static const char *unsupported(const struct move_request *request)
 {
-    return request->chain != CHAIN_FLATTEN     ? "--chain"
-           : request->keep_failback            ? "--keep-failback"
-           : request->scratch                  ? "--scratch"
-           : request->sample                   ? "--sample"
-           : request->on_busy == BUSY_THROTTLE ? "--on-busy=throttle"
-                                               : NULL;
+    return request->chain != CHAIN_FLATTEN        ? "--chain"
+           : request->keep_failback               ? "--keep-failback"
+           : request->scratch && !request->across ? "--scratch"
+           : request->sample                      ? "--sample"
+           : request->on_busy == BUSY_THROTTLE    ? "--on-busy=throttle"
+                                                  : NULL;
 }
 
 static bool check_request(const struct move_request *request, GError **error)

@@ -87,8 +87,8 @@ static bool has_event(const struct machine_job *job, const char *kind, const cha
 static bool use_method(struct machine_job *job)
 {
     const struct method *const methods[] = {&method_machine_mirror, &method_machine_live,
-                                            &method_machine_quick, &method_machine_restart,
-                                            &method_machine_cold};
+                                            &method_machine_quick,  &method_machine_restart,
+                                            &method_machine_cold,   &method_machine_san};
 
     for (unsigned i = 0; i < G_N_ELEMENTS(methods); i++)
         if (strcmp(methods[i]->name, job->base.record->method) == 0)
@@ -121,9 +121,11 @@ static bool was_created(const struct machine_job *job, const char *name)
 
 static bool rebuild(struct machine_job *job, const struct journal_disk *saved, GError **error)
 {
-    struct machine_disk *disk = machine_disk_new(job, saved->source_identity, saved->source);
+    struct machine_disk *disk = machine_disk_new(job, saved->source_identity, saved->source, error);
     bool mirrored = job->base.method == &method_machine_live || job->base.method == &method_machine_mirror;
 
+    if (!disk)
+        return false;
     disk->index = saved->index;
     disk->target_name = g_strdup(saved->target);
     disk->target_path = g_strdup(saved->target_identity);
@@ -467,6 +469,7 @@ static bool begin_anew(struct machine_job *job, GError **error)
     g_clear_pointer(&job->domain, domain_close);
     g_ptr_array_set_size(job->disks, 0);
     g_ptr_array_set_size(job->files, 0);
+    g_ptr_array_set_size(job->units, 0);
     g_ptr_array_set_size(base->report->disks, 0);
     g_clear_pointer(&base->report->advice, g_free);
     job->off = job->gone = job->interrupted = false;
@@ -497,7 +500,7 @@ bool machine_recover(struct machine_job *job, GError **error)
     base->record = g_steal_pointer(&record);
     base->report->resumed = job->interrupted = true;
     note_state(job);
-    if (!use_method(job) || !rebuild_all(job, error))
+    if (!use_method(job) || !rebuild_all(job, error) || !machine_find_units(job, error))
         return false;
     if (!(job->across       ? decide(job, error)
           : job->disks->len ? decide_here(job, error)

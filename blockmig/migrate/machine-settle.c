@@ -2,6 +2,7 @@
 /* Settle, cleanup and rollback of a domain: overlays are merged, names and definitions are as they should
  * stay. */
 #include "blockmig/migrate/machine.h"
+#include "blockmig/storage/device.h"
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/names.h"
 #include "blockmig/storage/uri.h"
@@ -11,6 +12,7 @@
 #include <glib/gstdio.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define TICK (G_USEC_PER_SEC / 50)
 
@@ -103,7 +105,7 @@ static bool settle_active(struct machine_job *job, GError **error)
 
     if (!domain_look(job->arrived, &now, error))
         return false;
-    return now.active
+    return now.active || job->disks->len == 0
                ? machine_commit_all(job, job->arrived, target_of, error)
                : blockmig_fail(
                      error, BLOCKMIG_ERROR_FAILED,
@@ -149,11 +151,31 @@ static bool delete_source(const struct machine_disk *disk, GError **error)
            blockmig_set_errno(error, errno, "removing %s", disk->path);
 }
 
+/* It cannot give its name up: QEMU does not start on a device that is read-only. */
+static bool keep_device(struct machine_job *job, struct machine_disk *disk, GError **error)
+{
+    int fd, result;
+
+    if (!machine_merge_overlays(job, disk, error))
+        return false;
+    fd = open(disk->path, O_RDONLY | O_CLOEXEC);
+    result = fd < 0 ? errno : device_set_readonly(fd, true);
+    if (fd >= 0)
+        close(fd);
+    job_notice(&job->base,
+               result ? "the source of %s is kept on %s, which could not be made read-only: %s"
+                      : "the source of %s is kept on %s, which is read-only from now on%s",
+               disk->name, disk->path, result ? g_strerror(result) : "");
+    return true;
+}
+
 /* Whoever starts the machine from an old definition finds nothing under the old name, and no stale data. */
 static bool keep_source(struct machine_job *job, struct machine_disk *disk, GError **error)
 {
     g_autofree char *kept = g_strconcat(disk->path, MACHINE_SOURCE, NULL);
 
+    if (disk->device)
+        return keep_device(job, disk, error);
     if (!g_file_test(disk->path, G_FILE_TEST_EXISTS) && g_file_test(kept, G_FILE_TEST_EXISTS))
         return true; /* by an earlier run */
     if (!machine_merge_overlays(job, disk, error))
@@ -238,6 +260,7 @@ bool machine_rollback(struct job *base, GError **error)
     if (base->method != &method_machine_cold && !leave_overlays(job, error))
         return false;
     gone = machine_remove_target(job);
+    machine_return_units(job);
     if (job->off && !domain_start(job->domain, false, error))
         return false;
     if (gone && !job_event(base, "result", error, MACHINE_UNDONE))

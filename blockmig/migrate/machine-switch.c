@@ -218,8 +218,9 @@ bool machine_restart(struct job *base, GError **error)
 
     /* An interrupted run came as far as the definition. */
     if (job->arrived ? !domain_start(job->arrived, false, error)
-                     : !machine_create_target_overlays(job, error) || !shut_down(job, error) ||
-                           !machine_ship_last(job, error) || !machine_close_targets(job, error) ||
+                     : !machine_create_target_overlays(job, error) || !machine_claim_units(job, error) ||
+                           !shut_down(job, error) || !machine_ship_last(job, error) ||
+                           !machine_close_targets(job, error) || !machine_fence_units(job, error) ||
                            !change_host(job, true, error))
         return false;
     job->released = true;
@@ -232,12 +233,18 @@ bool machine_hand_over(struct job *base, GError **error)
 {
     struct machine_job *job = machine_of(base);
 
-    if (!job->arrived && !change_host(job, false, error))
+    if (!job->arrived && (!machine_claim_units(job, error) || !machine_fence_units(job, error) ||
+                          !change_host(job, false, error)))
         return false;
     job->released = true;
     if (job->state.autostart && !domain_set_autostart(job->arrived, true, error))
         return false;
     return job_event(base, "result", error, MACHINE_ARRIVED);
+}
+
+bool machine_change_hands(struct job *base, GError **error)
+{
+    return machine_of(base)->state.active ? machine_arrive(base, error) : machine_hand_over(base, error);
 }
 
 /* ---- on this host -------------------------------------------------------------------------------- */

@@ -12,7 +12,10 @@
  */
 #include "blockmig/migrate/machine.h"
 
+#include "blockmig/migrate/target.h"
+
 #include <string.h>
+#include <sys/stat.h>
 
 /* clang-format off */
 #define PHASES_OF_A_MACHINE                                  \
@@ -48,6 +51,14 @@ const struct method method_machine_quick = {
     .name = "quick",
     .phases = (const struct phase[]){PHASES_OF_A_MACHINE,
                                      {"switchover", machine_arrive, "prove", "rollback"},
+                                     {NULL}},
+    HOOKS,
+};
+
+const struct method method_machine_san = {
+    .name = "san",
+    .phases = (const struct phase[]){PHASES_OF_A_MACHINE,
+                                     {"switchover", machine_change_hands, "prove", "rollback"},
                                      {NULL}},
     HOOKS,
 };
@@ -115,6 +126,7 @@ void machine_disk_free(struct machine_disk *disk)
     g_clear_pointer(&disk->options, g_hash_table_unref);
     g_free(disk->name);
     g_free(disk->path);
+    g_free(disk->stem);
     g_free(disk->target_name);
     g_free(disk->target_path);
     g_free(disk->overlay_name);
@@ -131,7 +143,28 @@ void machine_file_free(struct machine_file *file)
     g_free(file);
 }
 
-struct machine_disk *machine_disk_new(struct machine_job *job, const char *name, const char *path)
+static bool find_stem(const struct machine_job *job, struct machine_disk *disk, GError **error)
+{
+    g_autofree char *scratch =
+        job->request->scratch ? g_canonicalize_filename(job->request->scratch, NULL) : NULL;
+    struct stat st;
+
+    disk->device = stat(disk->path, &st) == 0 && S_ISBLK(st.st_mode);
+    if (disk->device && !scratch)
+        return blockmig_fail(
+            error, BLOCKMIG_ERROR_REFUSED,
+            "%s is a block device: there is no place for an overlay beside it; --scratch names "
+            "a directory for it",
+            disk->path);
+    if (disk->device && !g_file_test(scratch, G_FILE_TEST_IS_DIR))
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "--scratch: %s: there is no such directory",
+                             scratch);
+    disk->stem = disk->device ? target_scratch_stem(scratch, disk->path) : g_strdup(disk->path);
+    return true;
+}
+
+struct machine_disk *machine_disk_new(struct machine_job *job, const char *name, const char *path,
+                                      GError **error)
 {
     struct machine_disk *disk = g_new0(struct machine_disk, 1);
 
@@ -139,7 +172,7 @@ struct machine_disk *machine_disk_new(struct machine_job *job, const char *name,
     disk->name = g_strdup(name);
     disk->path = g_strdup(path);
     g_ptr_array_add(job->disks, disk);
-    return disk;
+    return find_stem(job, disk, error) ? disk : NULL;
 }
 
 void machine_describe_disk(struct machine_job *job, struct machine_disk *disk)
@@ -167,6 +200,7 @@ static void begin(struct machine_job *job)
     job->across = request->across;
     job->disks = g_ptr_array_new_with_free_func((GDestroyNotify)machine_disk_free);
     job->files = g_ptr_array_new_with_free_func((GDestroyNotify)machine_file_free);
+    job->units = g_ptr_array_new_with_free_func((GDestroyNotify)machine_unit_free);
     job->throttle = throttle_new(request->bandwidth);
     job->base.report->verified = request->verify;
     job->base.report->max_pause_ms = request->max_pause;
@@ -176,6 +210,7 @@ static void end(struct machine_job *job)
 {
     g_ptr_array_unref(job->disks);
     g_ptr_array_unref(job->files);
+    g_ptr_array_unref(job->units);
     throttle_free(job->throttle);
     domain_guard_stop(job->guard);
     domain_close(job->arrived);

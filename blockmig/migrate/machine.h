@@ -5,7 +5,8 @@
  *
  * libvirt decides which file is whose and remembers it in the domain's definition.  So, other than with a
  * bare monitor (live.h), names stay where they are: layer 0 keeps the disk's name, overlay n above it is
- * NAME.blockmig-n, and at every instant the definition names what the machine writes to.
+ * NAME.blockmig-n (of a device, in --scratch), and at every instant the definition names what the machine
+ * writes to.
  *
  * On the target the merged image has its final name from the beginning, and the machine arrives on
  * TARGET.blockmig-new above it; what is below is frozen, so it can be proved while the machine runs again.
@@ -35,6 +36,8 @@ struct machine_disk {
     unsigned index;
     char *name; /* "vda" */
     char *path; /* of layer 0, in this host's definition */
+    char *stem; /* what its overlays are called after: the same, or for a device a name in --scratch */
+    bool device;
     const struct format *source_format;
     const struct format *format; /* on the target */
     GHashTable *options;
@@ -52,6 +55,14 @@ struct machine_disk {
     struct disk_report *report; /* borrowed from the job's report */
 };
 
+/* What a disk is on that is no file, and that both hosts reach: it is not copied. */
+struct machine_unit {
+    char *disk, *name;     /* "vda"; a path or a URI */
+    uint64_t ours, theirs; /* keys of this host and of the other */
+    char *unreserved;      /* why it has no reservations on one of the hosts; NULL: it has on both */
+    bool held;             /* this host has reserved it: the target must take it over */
+};
+
 /* A file that belongs to the machine and is copied as it is. */
 struct machine_file {
     char *place; /* XPath of its name in the definition */
@@ -67,7 +78,8 @@ struct machine_job {
     bool give_up;       /* it is to be rolled back */
     bool interrupted;   /* what is here was left by an earlier run */
     bool across;        /* to another host */
-    bool shared;        /* both hosts see the same files: no disk is copied */
+    bool shared;        /* both hosts see some of its disks, which are not copied */
+    bool shared_files;  /* some of those are files */
     bool cached;        /* and one of them may keep something of theirs in its memory */
     struct domain_host *here, *there; /* the same for a move on this host */
     struct domain *domain, *arrived;  /* NULL: not there (any more) */
@@ -81,6 +93,7 @@ struct machine_job {
     struct relay *libvirt;            /* to the other host's */
     GPtrArray *disks;                 /* of struct machine_disk */
     GPtrArray *files;                 /* of struct machine_file */
+    GPtrArray *units;                 /* of struct machine_unit */
     char **others;                    /* disks that stay as they are; NULL-terminated */
     struct throttle *throttle;
     struct domain_guard *guard; /* NULL: nothing was suspended yet */
@@ -120,10 +133,11 @@ bool machine_preflight(struct job *base, GError **error);
 bool machine_snapshot(struct job *base, GError **error);
 bool machine_base(struct job *base, GError **error);
 bool machine_converge(struct job *base, GError **error);
-bool machine_mirror(struct job *base, GError **error);    /* the switch on this host, and */
-bool machine_arrive(struct job *base, GError **error);    /* live and quick, */
-bool machine_restart(struct job *base, GError **error);   /* by shutting down, */
-bool machine_hand_over(struct job *base, GError **error); /* of one that is off */
+bool machine_mirror(struct job *base, GError **error);       /* the switch on this host, and */
+bool machine_arrive(struct job *base, GError **error);       /* live and quick, */
+bool machine_restart(struct job *base, GError **error);      /* by shutting down, */
+bool machine_hand_over(struct job *base, GError **error);    /* of one that is off, */
+bool machine_change_hands(struct job *base, GError **error); /* or of its units, by san */
 bool machine_prove(struct job *base, GError **error);
 bool machine_settle(struct job *base, GError **error);
 bool machine_cleanup(struct job *base, GError **error);
@@ -132,7 +146,7 @@ void machine_describe(const struct job *base, struct journal_job *record);
 char *machine_advise(const struct job *base, const GError *error);
 
 extern const struct method method_machine_mirror, method_machine_live, method_machine_quick,
-    method_machine_restart, method_machine_cold;
+    method_machine_restart, method_machine_cold, method_machine_san;
 
 /* ---- what they share ---- */
 
@@ -144,7 +158,9 @@ void machine_disk_free(struct machine_disk *disk);
 void machine_file_free(struct machine_file *file);
 /* In the report; once its paths, formats and size are known. */
 void machine_describe_disk(struct machine_job *job, struct machine_disk *disk);
-struct machine_disk *machine_disk_new(struct machine_job *job, const char *name, const char *path);
+/* Its path tells whether it is a device, whose overlays need --scratch: REFUSED without it. */
+struct machine_disk *machine_disk_new(struct machine_job *job, const char *name, const char *path,
+                                      GError **error);
 
 /* machine-files.c */
 char *machine_layer_path(const struct machine_disk *disk, unsigned layer); /* the caller's */
@@ -172,6 +188,19 @@ bool machine_close_targets(struct machine_job *job, GError **error);
 /* For who writes more into them while a hypervisor has them open that does not read them yet. */
 bool machine_open_targets_again(struct machine_job *job, GError **error);
 
+/* machine-unit.c: who may write to the units, once the machine leaves. Nothing if no reservation changes
+ * hands. */
+void machine_unit_free(struct machine_unit *unit);
+/* This host holds them, and the target may write beside it. */
+bool machine_claim_units(struct machine_job *job, GError **error);
+/* The machine stands still here for good: the target holds them alone, and what this host had on its way is
+ * aborted. Done twice it is done once. */
+bool machine_fence_units(struct machine_job *job, GError **error);
+/* As before machine_claim_units(), also if an earlier run did that; what fails is a notice. */
+void machine_return_units(struct machine_job *job);
+/* What an interrupted run claimed. */
+bool machine_find_units(struct machine_job *job, GError **error);
+
 /* machine-definition.c */
 enum machine_stage { MACHINE_ARRIVES, MACHINE_SETTLED }; /* on its overlays; on the merged images */
 /* `text` with the names of the target; the caller's. */
@@ -184,7 +213,7 @@ char *machine_rewrite_source(const struct machine_job *job, const char *text,
 /* The machine's own with a kernel that is nowhere, so that nobody can start it; the caller's. */
 char *machine_rewrite_barred(const struct machine_job *job, GError **error);
 char *machine_top_of(const struct machine_disk *disk); /* the file of its top layer; the caller's */
-/* The file that the disk of a definition is on; the caller's; NULL: none. */
+/* The file or device that the disk of a definition is on; the caller's; NULL: none. */
 char *machine_source_of(const struct definition *definition, const char *disk);
 
 /* machine-settle.c: until both sides of the disk's block job are the same.  `job` NULL: cannot be cancelled.

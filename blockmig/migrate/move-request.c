@@ -8,7 +8,8 @@
 #define DEFAULT_GUEST_SHARE 80     /* % */
 #define DEFAULT_SHUTDOWN    180000 /* ms */
 
-static const char *const methods[] = {"auto", "storage", "mirror", "cold", "live", "quick", "restart", NULL};
+static const char *const methods[] = {"auto",  "storage", "mirror", "cold", "live",
+                                      "quick", "restart", "san",    NULL};
 static const char *const cdrom_modes[] = {"copy", "keep", "eject", NULL};
 static const char *const busy_policies[] = {"park", "mirror", "throttle", NULL};
 static const char *const quiesce_modes[] = {"no", "try", "require", NULL};

@@ -77,6 +77,21 @@ char *target_backing_name(const char *image, const char *backing)
     return strcmp(here, there) == 0 ? g_path_get_basename(backing) : g_strdup(backing);
 }
 
+char *target_scratch_stem(const char *scratch, const char *image)
+{
+    g_autofree char *name = NULL;
+
+    if (storage_name_is_uri(image)) {
+        g_autofree char *base = storage_base_name(image);
+        g_autofree char *digest = g_compute_checksum_for_string(G_CHECKSUM_SHA256, image, -1);
+
+        name = g_strdup_printf("%s-%.8s", base, digest);
+    } else {
+        name = g_strdup(image + (g_str_has_prefix(image, "/dev/") ? strlen("/dev/") : 1));
+    }
+    return g_build_filename(scratch, g_strdelimit(name, "/", '-'), NULL);
+}
+
 struct described {
     const struct format *format;
     GHashTable *values;

@@ -19,6 +19,9 @@ bool target_format(const char *name, const char *text, struct image *source, boo
                    const struct format **format, GHashTable **options, GError **error);
 /* How `image` is to name its backing file: relatively only if both lie in one directory.  The caller's. */
 char *target_backing_name(const char *image, const char *backing);
+/* What overlays of an image that has no place beside it are called after, in the directory `scratch`.  The
+ * caller's. */
+char *target_scratch_stem(const char *scratch, const char *image);
 /* REFUSED if writing to `path` would destroy what is read. */
 bool target_is_not_a_source(const char *path, const struct chain *source, GError **error);
 /* The same for what was opened: a server's disk has many names. */

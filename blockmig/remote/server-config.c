@@ -29,6 +29,7 @@ static void machines_free(struct agent_machines *machines)
     if (!machines)
         return;
     g_strfreev(machines->allow);
+    g_strfreev(machines->units);
     g_free(machines->libvirt);
     g_free(machines->directory);
     g_free(machines);
@@ -112,12 +113,13 @@ static char *get_path(GKeyFile *file, const char *group, const char *key, const 
 
 static bool read_machines(struct agent_config *config, GKeyFile *file, const char *group, GError **error)
 {
-    static const char *const known[] = {"allow", "libvirt", "directory", NULL};
+    static const char *const known[] = {"allow", "libvirt", "directory", "units", NULL};
     struct agent_machines *machines = config->machines = g_new0(struct agent_machines, 1);
 
     if (!check_keys(file, group, known, error))
         return false;
     machines->allow = g_key_file_get_string_list(file, group, "allow", NULL, NULL);
+    machines->units = g_key_file_get_string_list(file, group, "units", NULL, NULL);
     machines->libvirt = get_path(file, group, "libvirt", "/run/libvirt/libvirt-sock");
     machines->directory = get_path(file, group, "directory", "/run/blockmig/machines");
     return (g_path_is_absolute(machines->libvirt) && g_path_is_absolute(machines->directory)) ||
@@ -219,6 +221,26 @@ bool agent_config_allows(char *const *patterns, const char *name)
     return false;
 }
 
+static bool has_unit(const struct agent_config *config, bool device)
+{
+    char **unit = config->machines ? config->machines->units : NULL;
+
+    for (; unit && *unit; unit++)
+        if ((**unit == '/') == device)
+            return true;
+    return false;
+}
+
+bool agent_config_has_devices(const struct agent_config *config)
+{
+    return has_unit(config, true);
+}
+
+bool agent_config_has_servers(const struct agent_config *config)
+{
+    return has_unit(config, false);
+}
+
 static bool same_list(char *const *a, char *const *b)
 {
     return !a || !b ? a == b : g_strv_equal((const char *const *)a, (const char *const *)b);
@@ -258,6 +280,11 @@ bool agent_config_can_follow(const struct agent_config *config, const struct age
         return blockmig_fail(
             error, BLOCKMIG_ERROR_REFUSED,
             "[machines]: libvirt= and directory= are read at the start only: it takes a restart");
+    if ((agent_config_has_devices(config) && !agent_config_has_devices(first)) ||
+        (agent_config_has_servers(config) && !agent_config_has_servers(first)))
+        return blockmig_fail(
+            error, BLOCKMIG_ERROR_REFUSED,
+            "[machines]: units= has another kind of unit than at the start: it takes a restart");
     for (guint i = 0; i < config->datastores->len; i++) {
         const struct agent_datastore *datastore = g_ptr_array_index(config->datastores, i);
 

@@ -19,6 +19,8 @@
  *   allow=PATTERN;...         by whom: who may do that has this host's libvirt, and with it the host
  *   libvirt=PATH              the daemon's socket (/run/libvirt/libvirt-sock)
  *   directory=DIR             for sockets on which they are received (/run/blockmig/machines)
+ *   units=PATTERN;...         block devices (absolute paths) and URIs that their disks may be on; none if not
+ * given
  */
 #ifndef BLOCKMIG_REMOTE_SERVER_CONFIG_H
 #define BLOCKMIG_REMOTE_SERVER_CONFIG_H
@@ -34,7 +36,7 @@ struct agent_datastore {
 };
 
 struct agent_machines {
-    char **allow;
+    char **allow, **units;
     char *libvirt, *directory;
 };
 
@@ -55,6 +57,9 @@ void agent_config_unref(struct agent_config *config); /* NULL is allowed */
 const struct agent_datastore *agent_config_datastore(const struct agent_config *config, const char *name);
 /* Does one of the patterns fit? */
 bool agent_config_allows(char *const *patterns, const char *name);
+/* Can machines stand on block devices; on what URIs name?  `config` may have no machines. */
+bool agent_config_has_devices(const struct agent_config *config);
+bool agent_config_has_servers(const struct agent_config *config);
 /* Can a process that was set up and confined for `first` go on with this one?  REFUSED. */
 bool agent_config_can_follow(const struct agent_config *config, const struct agent_config *first,
                              GError **error);

@@ -7,6 +7,8 @@
 #include "blockmig/storage/direct.h"
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/frame.h"
+#include "blockmig/storage/host.h"
+#include "blockmig/storage/unit.h"
 #include "formats/bytes.h"
 #include "formats/error.h"
 
@@ -122,19 +124,9 @@ static const struct agent_datastore *find_datastore(const struct request *reques
 
 /* ---- the agent and its datastores --------------------------------------------------------------- */
 
-static char *boot_id(void)
-{
-    char *text = NULL;
-
-    if (!g_file_get_contents("/proc/sys/kernel/random/boot_id", &text, NULL, NULL))
-        return g_strdup("unknown");
-    return g_strstrip(text);
-}
-
 static bool tell_agent(struct request *request, GError **error)
 {
     json_t *names = json_array();
-    g_autofree char *boot = boot_id();
 
     for (guint i = 0; i < request->caller.config->datastores->len; i++) {
         const struct agent_datastore *datastore = g_ptr_array_index(request->caller.config->datastores, i);
@@ -143,7 +135,7 @@ static bool tell_agent(struct request *request, GError **error)
             json_array_append_new(names, json_string(datastore->name));
     }
     request->answer = json_pack("{s:s, s:i, s:s, s:s, s:f, s:o}", "agent", "blockmigd", "api", AGENT_API,
-                                "host", g_get_host_name(), "boot", boot, "time",
+                                "host", g_get_host_name(), "boot", host_boot_id(), "time",
                                 (double)g_get_real_time() / 1e6, "datastores", names);
     return true;
 }
@@ -191,6 +183,52 @@ static bool tell_machines(struct request *request, GError **error)
     }
     request->answer = json_pack("{s:s, s:s, s:o}", "host", g_get_host_name(), "directory",
                                 machines->directory, "datastores", directories);
+    return true;
+}
+
+/* One that the configuration has; whatever a name may lead to, unit_look() takes only what is a unit. */
+static const char *get_unit(struct request *request, GError **error)
+{
+    const struct agent_machines *machines = find_machines(request, error);
+    const char *name = machines ? get_text(request, "name", error) : NULL;
+    g_autofree char *plain = NULL;
+
+    if (!name)
+        return NULL;
+    plain = strstr(name, "://") ? g_strdup(name) : g_canonicalize_filename(name, "/");
+    if (strcmp(plain, name) == 0 && agent_config_allows(machines->units, name))
+        return name;
+    blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is none of the units that machines may have here", name);
+    return NULL;
+}
+
+/* Asked twice it does the same once. */
+static bool act_on_unit(struct request *request, const char *name, bool *aborted, GError **error)
+{
+    const char *act = get_text(request, "act", error);
+    const char *from = json_string_value(json_object_get(request->arguments, "from"));
+    guint64 key = 0;
+
+    if (!act)
+        return false;
+    if (from && !g_ascii_string_to_unsigned(from, 16, 1, G_MAXUINT64, &key, NULL))
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "from: no key in hexadecimal digits");
+    for (unsigned i = 0; unit_acts[i]; i++)
+        if (strcmp(act, unit_acts[i]) == 0)
+            return unit_reserve(name, (enum unit_act)i, key, aborted, error);
+    return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "act: '%.16s' is not known", act);
+}
+
+static bool use_unit(struct request *request, GError **error)
+{
+    const char *name = get_unit(request, error);
+    g_autoptr(unit_t) unit = NULL;
+    bool aborted;
+
+    if (!name || !act_on_unit(request, name, &aborted, error) || !(unit = unit_look(name, error)))
+        return false;
+    request->answer = unit_to_json(unit);
+    json_object_set_new(request->answer, "aborted", json_boolean(aborted));
     return true;
 }
 
@@ -273,12 +311,11 @@ static bool flags_of_mode(const char *mode, unsigned *flags, GError **error)
 static json_t *describe_handle(const struct handle *handle)
 {
     const struct storage *storage = handle->storage;
-    g_autofree char *boot = boot_id();
 
     return json_pack("{s:s, s:I, s:I, s:s, s:s, s:b, s:b, s:b}", "handle", handle->id, "size",
                      (json_int_t)storage->size, "allocated",
                      (json_int_t)storage_file_allocated(handle->storage), "identity", storage->identity,
-                     "boot", boot, "writable", storage->writable, "reads_zero", storage->reads_zero,
+                     "boot", host_boot_id(), "writable", storage->writable, "reads_zero", storage->reads_zero,
                      "lockable", storage_file_lockable(handle->storage));
 }
 
@@ -532,6 +569,7 @@ static const struct route routes[] = {
     {"DELETE", "/v1/datastores/*/files/**", BODY_NONE, true, remove_file},
     {"POST", "/v1/datastores/*/files/**", BODY_JSON, true, rename_file},
     {"GET", "/v1/machines", BODY_NONE, false, tell_machines},
+    {"POST", "/v1/machines/units", BODY_JSON, false, use_unit},
     {"GET", "/v1/tunnels/*/**", BODY_NONE, false, open_tunnel},
     {"POST", "/v1/tunnels/*/**", BODY_STREAM, false, fill_tunnel},
     {"POST", "/v1/handles", BODY_JSON, false, open_handle},

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "blockmig/storage/device.h"
 
+#include "blockmig/storage/host.h"
 #include "formats/error.h"
 
 #include <errno.h>
@@ -113,7 +114,7 @@ bool device_overlaps(const struct stat *a, const struct stat *b)
     return (in_a && lies_under(in_a, b)) || (in_b && lies_under(in_b, a));
 }
 
-/* ---- who uses it --------------------------------------------------------------------------------- */
+/* ---- multipath ----------------------------------------------------------------------------------- */
 
 /* The first line of a file in sysfs; NULL: there is none.  The caller's. */
 static char *attribute(const char *directory, const char *name)
@@ -161,6 +162,89 @@ bool device_is_no_path(const struct stat *st, GError **error)
            blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                          "the device is one path of the multipath map %s: use /dev/mapper/%s", map, map);
 }
+
+/* ---- what it is called elsewhere ------------------------------------------------------------------ */
+
+static gint by_text(gconstpointer a, gconstpointer b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* Those of the devices that a mapped one lies on, sorted; NULL: one has none. */
+static GPtrArray *names_below(const char *sysfs)
+{
+    g_autofree char *path = g_build_filename(sysfs, "slaves", NULL);
+    g_autoptr(GDir) slaves = g_dir_open(path, 0, NULL);
+    g_autoptr(GPtrArray) names = g_ptr_array_new_with_free_func(g_free);
+    const char *slave;
+
+    while (slaves && (slave = g_dir_read_name(slaves))) {
+        g_autofree char *directory = g_build_filename(path, slave, NULL);
+        char *name = device_unit_name(directory);
+
+        if (!name)
+            return NULL;
+        g_ptr_array_add(names, name);
+    }
+    g_ptr_array_sort(names, by_text);
+    return names->len ? g_steal_pointer(&names) : NULL;
+}
+
+/* All paths of a multipath map lead to one unit; a volume of LVM is told by its own UUID and that of its
+ * group. */
+static char *mapped_name(const char *sysfs, const char *uuid)
+{
+    g_autoptr(GPtrArray) below = names_below(sysfs);
+    g_autoptr(GString) name = g_string_new(uuid);
+
+    if (!below)
+        return NULL;
+    if (g_str_has_prefix(uuid, "mpath-"))
+        return g_strdup(g_ptr_array_index(below, 0));
+    if (!g_str_has_prefix(uuid, "LVM-"))
+        return NULL;
+    for (guint i = 0; i < below->len; i++)
+        g_string_append_printf(name, "%s%s", i ? ", " : " on ", (const char *)g_ptr_array_index(below, i));
+    return g_string_free(g_steal_pointer(&name), FALSE);
+}
+
+static char *partition_name(const char *sysfs)
+{
+    g_autofree char *disk = g_path_get_dirname(sysfs), *whole = device_unit_name(disk);
+    g_autofree char *start = attribute(sysfs, "start"), *size = attribute(sysfs, "size");
+
+    return whole && start && size ? g_strdup_printf("%s from %s+%s", whole, start, size) : NULL;
+}
+
+/* The kernel has read VPD page 83h: SCSI disks have it below "device", those of NVMe beside the rest. */
+char *device_unit_name(const char *sysfs)
+{
+    g_autofree char *partition = attribute(sysfs, "partition"), *uuid = attribute(sysfs, "dm/uuid");
+    char *name;
+
+    if (partition)
+        return partition_name(sysfs);
+    if (uuid)
+        return mapped_name(sysfs, uuid);
+    name = attribute(sysfs, "device/wwid");
+    name = name ? name : attribute(sysfs, "wwid");
+    if (name && *name)
+        return name;
+    g_free(name);
+    return NULL;
+}
+
+char *device_identity(const struct stat *st)
+{
+    g_autofree char *sysfs = sysfs_path(st);
+    char *name = sysfs ? device_unit_name(sysfs) : NULL;
+
+    return name ? name
+                : g_strdup_printf("block:%u:%u of boot %s", major(st->st_rdev), minor(st->st_rdev),
+                                  host_boot_id());
+}
+
+/* ---- who uses it --------------------------------------------------------------------------------- */
 
 static void add_use(GString *uses, const char *format, const char *name)
 {

@@ -27,6 +27,13 @@ bool device_overlaps(const struct stat *a, const struct stat *b);
 /* The multipath map of which the device with this directory in sysfs is one path, or whose disk is: "mpatha";
  * NULL: of none.  The caller's. */
 char *device_multipath_map(const char *sysfs);
+/* What the device with this directory in sysfs is called on every host that reaches it: the name of its unit
+ * (WWN, VPD page 83h), "naa.6001405..."; of a partition with its place, of a logical volume with its own UUID
+ * and what it lies on.  NULL: it has no name that no other device in the world has.  The caller's. */
+char *device_unit_name(const char *sysfs);
+/* The same of a device that was opened; where there is none, what only this running kernel can say:
+ * "block:7:1 of boot UUID". */
+char *device_identity(const struct stat *st);
 /* REFUSED if the device, or the disk of this partition, is one path of a multipath map: what is written by
  * one path alone is lost with it, and the others know nothing of it. */
 bool device_is_no_path(const struct stat *st, GError **error);

@@ -15,6 +15,7 @@ enum file_flags {
         1 << 3, /* looks at images that a machine uses (info, map -U), or mends one that stands still */
     FILE_NO_DIRECT = 1 << 4, /* page cache only */
     FILE_MODEST = 1 << 5,    /* one connection to a server, who may have few: others need theirs */
+    FILE_ALONE = 1 << 6,     /* shared with nobody here, and gone with the storage */
 };
 
 /* Opens a regular file or block device.  Readers take consistent-read and refuse writers and

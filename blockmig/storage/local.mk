@@ -12,6 +12,7 @@ libengine_a_SOURCES += \
 	blockmig/storage/frame.c blockmig/storage/frame.h \
 	blockmig/storage/pace.c blockmig/storage/pace.h \
 	blockmig/storage/image-files.c blockmig/storage/image-files.h \
+	blockmig/storage/host.c blockmig/storage/host.h \
 	blockmig/storage/iscsi.c blockmig/storage/iscsi.h \
 	blockmig/storage/iscsi-address.c blockmig/storage/iscsi-address.h \
 	blockmig/storage/iscsi-session.c blockmig/storage/iscsi-session.h \
@@ -28,5 +29,6 @@ libengine_a_SOURCES += \
 	blockmig/storage/sandbox.c blockmig/storage/sandbox.h \
 	blockmig/storage/scsi.c blockmig/storage/scsi.h \
 	blockmig/storage/signature.c blockmig/storage/signature.h \
+	blockmig/storage/unit.c blockmig/storage/unit.h \
 	blockmig/storage/uri.c blockmig/storage/uri.h \
 	blockmig/storage/users.c

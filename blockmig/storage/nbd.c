@@ -522,13 +522,15 @@ static void close_exports(void)
     g_clear_pointer(&exports, g_hash_table_unref);
 }
 
-/* One reference is the table's, one the caller's. */
+/* One reference is the table's, if it is there, one the caller's. */
 static struct nbd *nbd_for(const char *uri, unsigned flags, GError **error)
 {
     g_autoptr(GMutexLocker) locked = g_mutex_locker_new(&exports_lock);
     struct nbd_way way = {.uri = uri, .socket = -1};
     struct nbd *nbd;
 
+    if (flags & FILE_ALONE)
+        return nbd_new(&way, 1, error);
     if (!exports) {
         exports = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)nbd_unref);
         atexit(close_exports);

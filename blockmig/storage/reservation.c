@@ -236,7 +236,7 @@ uint64_t reservation_host_key(void)
     return iscsi_host_number("reservation");
 }
 
-static bool is_registered(const struct reservation_state *state, uint64_t key)
+bool reservation_is_registered(const struct reservation_state *state, uint64_t key)
 {
     for (guint i = 0; i < state->registrants->len; i++)
         if (((const struct reservation_registrant *)g_ptr_array_index(state->registrants, i))->key == key)
@@ -309,7 +309,7 @@ bool reservation_take(struct reservation *reservation, uint64_t key, uint64_t pr
     *aborted = true;
     if (!before)
         return false;
-    if (preempt && !is_registered(before, preempt))
+    if (preempt && !reservation_is_registered(before, preempt))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                              "nobody has registered the key 0x%016" G_GINT64_MODIFIER "x", preempt);
     /* Held by an earlier session of ours, which a target may take for somebody else. */
@@ -319,13 +319,55 @@ bool reservation_take(struct reservation *reservation, uint64_t key, uint64_t pr
         return false;
     if (reserve(reservation, before, key, preempt, aborted, error))
         return true;
-    if (!is_registered(before, key))
+    if (!reservation_is_registered(before, key))
         try_change(reservation, RESERVATION_REGISTER, key, 0);
     return false;
 }
 
+/* What was asked for is believed when the unit says so. */
+static bool check_holder(struct reservation *reservation, uint64_t key, uint64_t from, GError **error)
+{
+    g_autoptr(reservation_state_t) state = reservation_read(reservation, error);
+
+    if (!state)
+        return false;
+    return (state->reserved && reservation_holder_key(state) == key &&
+            reservation_is_registered(state, key) && !reservation_is_registered(state, from)) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_FAILED,
+                         "the unit was taken, but does not say that the key 0x%016" G_GINT64_MODIFIER
+                         "x alone has it",
+                         key);
+}
+
+bool reservation_hand_over(struct reservation *reservation, uint64_t key, uint64_t from, bool *aborted,
+                           GError **error)
+{
+    g_autoptr(reservation_state_t) state = reservation_read(reservation, error);
+    uint64_t holder = state && state->reserved ? reservation_holder_key(state) : 0;
+    bool fenced = state && !reservation_is_registered(state, from);
+
+    *aborted = true;
+    if (!state)
+        return false;
+    if (state->reserved && holder != key && (from == 0 || holder != from)) {
+        g_autofree char *text = describe_holder(state);
+
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s", text);
+    }
+    if (state->reserved && holder == key && fenced && reservation_is_registered(state, key))
+        return true;
+    return reservation_take(reservation, key, fenced ? 0 : from, aborted, error) &&
+           check_holder(reservation, key, from, error);
+}
+
+bool reservation_register(struct reservation *reservation, uint64_t key, GError **error)
+{
+    return change(reservation, RESERVATION_REGISTER_IGNORE, 0, key, "registering", error);
+}
+
 /* Sessions that were killed have left their registrations behind, and an earlier one may hold the
- * reservation: preempting our own key removes those and makes this session the holder. */
+ * reservation: preempting our own key removes those and makes this session the holder.  A device has none
+ * such, and preempting would abort what a machine has on its way on other paths of it. */
 bool reservation_release(struct reservation *reservation, uint64_t key, GError **error)
 {
     g_autoptr(reservation_state_t) state = reservation_read(reservation, error);
@@ -333,12 +375,12 @@ bool reservation_release(struct reservation *reservation, uint64_t key, GError *
 
     if (!state)
         return false;
-    if (!is_registered(state, key))
+    if (!reservation_is_registered(state, key))
         return blockmig_fail(
             error, BLOCKMIG_ERROR_REFUSED,
             "the key 0x%016" G_GINT64_MODIFIER "x is not registered: there is nothing to release", key);
     if (!change(reservation, RESERVATION_REGISTER_IGNORE, 0, key, "registering", error) ||
-        !preempt_key(reservation, key, key, &aborted, error) ||
+        (reservation->session && !preempt_key(reservation, key, key, &aborted, error)) ||
         !change(reservation, RESERVATION_RELEASE, key, 0, "releasing", error))
         return false;
     return change(reservation, RESERVATION_REGISTER, key, 0, "giving the registration up", error);
@@ -359,7 +401,7 @@ bool reservation_join(struct reservation *reservation, uint64_t *key, GError **e
     *key = 0;
     if (!read_state(reservation, state, &known, error))
         return false;
-    registered = known && is_registered(state, ours);
+    registered = known && reservation_is_registered(state, ours);
     if (known && shuts_out(state, registered)) {
         g_autofree char *holder = describe_holder(state);
 

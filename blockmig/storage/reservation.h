@@ -59,6 +59,16 @@ bool reservation_take(struct reservation *reservation, uint64_t key, uint64_t pr
 /* Gives the reservation up, if `key` holds it, and all registrations of `key`.  REFUSED if there are none. */
 bool reservation_release(struct reservation *reservation, uint64_t key, GError **error);
 
+/* `key` holds the unit afterwards, and `from` (0: nobody) has no registration any more, nor what it had on
+ * its way
+ * (*aborted as above).  Done twice it is done once, and nothing of `key` is ever aborted.  REFUSED if a third
+ * one holds it. */
+bool reservation_hand_over(struct reservation *reservation, uint64_t key, uint64_t from, bool *aborted,
+                           GError **error);
+/* `key` may write beside the holder, and does not hold it. */
+bool reservation_register(struct reservation *reservation, uint64_t key, GError **error);
+bool reservation_is_registered(const struct reservation_state *state, uint64_t key);
+
 /* ---- for those that talk SCSI themselves ---- */
 
 /* READ FULL STATUS and READ RESERVATION; what does not fit the received length is an error. */

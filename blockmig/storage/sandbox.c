@@ -124,7 +124,23 @@ void sandbox_allow_image(struct sandbox *sandbox, const char *path, unsigned rig
 
 void sandbox_allow_network(struct sandbox *sandbox)
 {
+    static const char *const files[] = {"/etc/gai.conf",      "/etc/host.conf",   "/etc/hosts",
+                                        "/etc/nsswitch.conf", "/etc/resolv.conf", "/etc/services",
+                                        "/etc/ssl/certs",     "/etc/ld.so.cache", "/usr/lib"};
+
     sandbox->network = true;
+    for (size_t i = 0; i < G_N_ELEMENTS(files); i++)
+        sandbox_allow(sandbox, files[i], SANDBOX_READ);
+}
+
+void sandbox_allow_iscsi(struct sandbox *sandbox)
+{
+    const char *credentials = g_getenv("BLOCKMIG_ISCSI_CREDENTIALS");
+
+    sandbox_allow(sandbox, "/etc/iscsi", SANDBOX_READ);
+    sandbox_allow(sandbox, "/etc/machine-id", SANDBOX_READ);
+    if (credentials)
+        sandbox_allow(sandbox, credentials, SANDBOX_READ);
 }
 
 /* Of a device READ and WRITE take its ioctls along, by which it tells its size; of one that merely lies in a
@@ -143,7 +159,9 @@ static uint64_t landlock_rights(unsigned rights, bool directory)
         files |= LANDLOCK_ACCESS_FS_MAKE_REG | LANDLOCK_ACCESS_FS_MAKE_DIR;
     if (rights & SANDBOX_REMOVE)
         files |= LANDLOCK_ACCESS_FS_REMOVE_FILE;
-    return files & (directory ? ~LANDLOCK_ACCESS_FS_IOCTL_DEV : FILE_RIGHTS);
+    if (directory && !(rights & SANDBOX_DEVICES))
+        files &= ~LANDLOCK_ACCESS_FS_IOCTL_DEV;
+    return directory ? files : files & FILE_RIGHTS;
 }
 
 static bool add_rule(int ruleset, const struct rule *rule, uint64_t handled, GError **error)
@@ -194,6 +212,8 @@ static uint64_t kept_capabilities(unsigned rights)
 
     if (rights & SANDBOX_ADMIN)
         writing |= UINT64_C(1) << CAP_SYS_ADMIN;
+    if (rights & SANDBOX_DEVICES)
+        writing |= UINT64_C(1) << CAP_SYS_ADMIN | UINT64_C(1) << CAP_SYS_RAWIO;
     return rights & ~(unsigned)SANDBOX_READ ? reading | writing : reading;
 }
 

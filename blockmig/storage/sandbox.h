@@ -24,6 +24,8 @@ enum sandbox_rights {
     SANDBOX_REMOVE = 1 << 3,  /* files; with CREATE also other names in the same directory */
     SANDBOX_EXECUTE = 1 << 5, /* programs, which are then as confined as this process */
     SANDBOX_ADMIN = 1 << 4,   /* of root, CAP_SYS_ADMIN is kept: there is something here that only it sees */
+    SANDBOX_DEVICES =
+        1 << 6, /* what devices in the directory can be asked; of root, what asking for reservations takes */
 };
 
 struct sandbox *sandbox_new(void);
@@ -36,8 +38,10 @@ void sandbox_allow(struct sandbox *sandbox, const char *path, unsigned rights);
  * files may lie there.  Of a device the device alone. */
 void sandbox_allow_image(struct sandbox *sandbox, const char *path, unsigned rights);
 
-/* TCP, for images that are named by a URI. */
+/* TCP, for images that are named by a URI, and what it takes to find a host by its name. */
 void sandbox_allow_network(struct sandbox *sandbox);
+/* Who we are for an iSCSI target, and what we know that nobody else does. */
+void sandbox_allow_iscsi(struct sandbox *sandbox);
 
 /* Enters, for good.  The process must have no second thread yet: that one would stay outside.  Before, it is
  * remembered who has which files open (storage_file_users()), since that can not be seen any more.  REFUSED

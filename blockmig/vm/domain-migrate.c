@@ -33,7 +33,7 @@ static unsigned flags_of(const struct domain_journey *journey)
            (journey->persistent_xml ? VIR_MIGRATE_PERSIST_DEST : 0) |
            (journey->disks ? VIR_MIGRATE_NON_SHARED_INC | VIR_MIGRATE_NON_SHARED_SYNCHRONOUS_WRITES : 0) |
            /* That its files are there, and the same, was proved by us. */
-           (journey->disks || journey->cautious ? 0 : VIR_MIGRATE_UNSAFE);
+           (journey->cautious ? 0 : VIR_MIGRATE_UNSAFE);
 }
 
 bool domain_migrate(struct domain *domain, struct domain_host *to, const struct domain_journey *journey,

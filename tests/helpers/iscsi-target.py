@@ -12,10 +12,11 @@ prints "ready" when it listens.  Options:
     no-same          WRITE SAME is not known
     login=ASC/ASCQ   unit attention of every session after the first (29/07)
     log=FILE         a line for every command: opcode, block, count
+    reserve=WORD     persistent reservations as they should be; WORD "simple": but no PREEMPT AND ABORT
 
 A fault is OPCODE[@BLOCK][*COUNT][+SKIP]=WHAT, opcode in hex; it hits COUNT commands (1; 0: all of them) that touch
 the block, after SKIP of them.  WHAT is busy, full, conflict, KEY/ASC/ASCQ, drop (the connection), short (half of
-the data), garbage (noise instead of an answer), huge (an answer whose lengths lie) or pause (2 seconds).
+the data), garbage (noise instead of an answer), huge (an answer whose lengths lie), pause (2 seconds) or hold (until the initiator has lost its registration).
 """
 import os
 import socket
@@ -24,7 +25,9 @@ import sys
 import threading
 import time
 
-GOOD, CHECK, BUSY, CONFLICT, FULL = 0, 2, 8, 0x18, 0x28
+GOOD, CHECK, BUSY, CONFLICT, FULL, ABORTED = 0, 2, 8, 0x18, 0x28, 0x40
+WRITES = (0x42, 0x8A, 0x93)
+REGISTER, RESERVE, RELEASE, PREEMPT, PREEMPT_ABORT, REGISTER_IGNORE = 0, 1, 2, 4, 5, 6
 BURST = 262144
 NOISE = bytes((i * 37 + 11) & 255 for i in range(8192))
 
@@ -57,11 +60,65 @@ class Gone(Exception):
     pass
 
 
+class Reservations:
+    """Of initiators, by name and ISID (SPC-4, 5.13): of the types only 5, write exclusive, registrants only."""
+
+    def __init__(self):
+        self.keys, self.holder, self.generation = {}, None, 0
+        self.changed = threading.Condition()
+
+    def shut_out(self, nexus):
+        return self.holder is not None and nexus not in self.keys
+
+    def tell(self, action):
+        entries = b""
+        if action == 0:
+            entries = b"".join(struct.pack(">Q", key) for key in self.keys.values())
+        elif action == 1 and self.holder is not None:
+            entries = struct.pack(">Q5xBxx", self.keys[self.holder], 5)
+        elif action == 3:
+            for nexus, key in self.keys.items():
+                name = nexus.encode() + bytes(-len(nexus) % 4 or 4)
+                holds = nexus == self.holder
+                entries += struct.pack(">Q4xBB4xHI", key, holds, 5 if holds else 0, 1, len(name) + 4)
+                entries += struct.pack(">BBH", 0x45, 0, len(name)) + name
+        return struct.pack(">II", self.generation, len(entries)) + entries
+
+    def change(self, nexus, action, key, other):
+        """Who lost what, or None: a conflict."""
+        mine = self.keys.get(nexus, 0)
+        lost = []
+        if action != REGISTER_IGNORE and (mine != key or not (mine or action == REGISTER)):
+            return None
+        if action in (REGISTER, REGISTER_IGNORE):
+            self.keys.pop(nexus, None)
+            if other:
+                self.keys[nexus] = other
+            elif self.holder == nexus:
+                self.holder = None
+        elif action == RESERVE:
+            if self.holder not in (None, nexus):
+                return None
+            self.holder = nexus
+        elif action == RELEASE:
+            self.holder = None if self.holder == nexus else self.holder
+        else:
+            lost = [n for n, k in self.keys.items() if k == other and n != nexus]
+            if not lost and mine != other:
+                return None
+            if self.holder in lost or self.holder == nexus:
+                self.holder = nexus
+            for n in lost:
+                del self.keys[n]
+        self.generation += action not in (RESERVE, RELEASE)
+        return lost
+
+
 class Unit:
     def __init__(self, path, arguments):
         self.file = os.open(path, os.O_RDWR)
         self.options = dict(a.partition("=")[::2] for a in arguments
-                            if a.split("=")[0] in ("block", "thin", "max-transfer", "no-same", "login", "log"))
+                            if a.split("=")[0] in ("block", "thin", "max-transfer", "no-same", "login", "log", "reserve"))
         self.faults = [Fault(a) for a in arguments if a.split("=")[0] not in self.options]
         self.block = int(self.options.get("block", 512))
         self.blocks = os.fstat(self.file).st_size // self.block
@@ -70,6 +127,8 @@ class Unit:
         self.lock = threading.Lock()
         self.log = open(self.options["log"], "w") if "log" in self.options else None
         self.sessions = 0
+        self.reservations = Reservations()
+        self.by_nexus = {}
 
     def fault(self, cdb):
         block, count = span(cdb)
@@ -102,6 +161,8 @@ class Session:
         self.stat = 1
         self.expected = 1
         self.attentions = []
+        self.nexus = ""
+        self.aborted = 0  # counts what took this initiator's commands away
 
     # ---- PDUs ----
 
@@ -141,6 +202,10 @@ class Session:
             request, data = self.read_pdu()
             if request[0] & 0x3F != 0x03:
                 raise Gone
+            for pair in data.split(b"\0"):
+                if pair.startswith(b"InitiatorName="):
+                    self.nexus = "%s,i,0x%s" % (pair[14:].decode(), request[8:14].hex())
+            self.unit.by_nexus[self.nexus] = self
             stage, self.expected = request[1] >> 2 & 3, int.from_bytes(request[24:28], "big")
             answer = self.header(0x23, 0x80 | stage << 2 | (1 if stage == 0 else 3), request[16:20])
             answer[8:14] = request[8:14]
@@ -246,9 +311,14 @@ class Session:
         if self.attentions and cdb[0] != 0x12:
             asc, ascq = self.attentions.pop(0)
             return self.check(itt, 6, asc, ascq)
+        if cdb[0] in WRITES and self.unit.reservations.shut_out(self.nexus):
+            return self.status(itt, CONFLICT)
+        aborted = self.aborted
         fault = self.unit.fault(cdb)
         if fault and self.misbehave(fault, itt, cdb, room):
             return None
+        if self.aborted != aborted:
+            return self.status(itt, ABORTED)
         return self.behave(itt, cdb, room, data)
 
     def misbehave(self, fault, itt, cdb, room):
@@ -257,6 +327,10 @@ class Session:
             raise Gone
         if what == "pause":
             time.sleep(2)
+            return False
+        if what == "hold":
+            with self.unit.reservations.changed:
+                self.unit.reservations.changed.wait_for(lambda: self.nexus not in self.unit.reservations.keys, 60)
             return False
         if what in ("busy", "full", "conflict"):
             self.status(itt, {"busy": BUSY, "full": FULL, "conflict": CONFLICT}[what])
@@ -298,11 +372,26 @@ class Session:
             return self.give(itt, struct.pack(">QIBBB17x", unit.blocks - 1, unit.block, 0, 0, flags), room)
         if opcode == 0x9E and cdb[1] & 0x1F == 0x12 and "status" in unit.thin:
             return self.lba_status(itt, block, room)
+        if opcode in (0x5E, 0x5F) and "reserve" in unit.options:
+            return self.reserve(itt, cdb, room, data)
         if opcode == 0x5E and cdb[1] & 0x1F == 3:
             name = b"iqn.2026-11.example:other,i,0x400001370000\0\0"
             entry = struct.pack(">Q4xBB4xHI", 0xABC, 1, 5, 1, len(name) + 4) + struct.pack(">BBH", 0x45, 0, len(name)) + name
             return self.give(itt, struct.pack(">II", 1, len(entry)) + entry, room)
         return self.check(itt, 5, 0x20, 0)
+
+    def reserve(self, itt, cdb, room, data):
+        all_of_them, action = self.unit.reservations, cdb[1] & 0x1F
+        if cdb[0] == 0x5E:
+            return self.give(itt, all_of_them.tell(action), room)
+        if action == PREEMPT_ABORT and self.unit.options["reserve"] == "simple":
+            return self.check(itt, 5, 0x24, 0)
+        with all_of_them.changed:
+            lost = all_of_them.change(self.nexus, action, *struct.unpack_from(">QQ", data))
+            for nexus in lost or [] if action == PREEMPT_ABORT else []:
+                self.unit.by_nexus[nexus].aborted += 1
+            all_of_them.changed.notify_all()
+        return self.status(itt, CONFLICT if lost is None else GOOD)
 
     def inquiry(self, itt, cdb, room):
         unit = self.unit

@@ -23,3 +23,8 @@ noinst_DATA += tests/helpers/waiting-medium.so
 endif
 tests/helpers/waiting-medium.so: tests/helpers/waiting-medium.c
 	$(AM_V_CC)$(MKDIR_P) $(@D) && $(CC) $(NBDKIT_CFLAGS) -D_GNU_SOURCE -O2 -Wall -fPIC -shared -pthread -o $@ $<
+EXTRA_DIST += tests/helpers/reserving-device.c
+CLEANFILES += tests/helpers/reserving-device.so
+noinst_DATA += tests/helpers/reserving-device.so
+tests/helpers/reserving-device.so: tests/helpers/reserving-device.c
+	$(AM_V_CC)$(MKDIR_P) $(@D) && $(CC) -O2 -Wall -fPIC -shared -pthread -o $@ $<

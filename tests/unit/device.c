@@ -178,6 +178,43 @@ static void test_multipath(void)
     g_assert_null(other);
 }
 
+static void check_name(const char *path, const char *wanted)
+{
+    g_autofree char *whole = g_build_filename(directory, path, NULL);
+    g_autofree char *name = device_unit_name(whole);
+
+    g_assert_cmpstr(name, ==, wanted);
+}
+
+/* As sysfs shows a SCSI disk and a partition of it, its map, a volume on that map, and one of NVMe. */
+static void test_names(void)
+{
+    make_file("sdx/device/wwid", "naa.600140\n");
+    make_file("sdx/sdx1/partition", "1\n");
+    make_file("sdx/sdx1/start", "2048\n");
+    make_file("sdx/sdx1/size", "4096\n");
+    make_file("dm-5/dm/uuid", "mpath-3600140\n");
+    make_file("dm-5/slaves/sdx/device/wwid", "naa.600140\n");
+    make_file("dm-5/slaves/sdy/device/wwid", "naa.600140\n");
+    make_file("dm-6/dm/uuid", "LVM-group-volume\n");
+    make_file("dm-6/slaves/sdz/device/wwid", "naa.600142\n");
+    make_file("dm-6/slaves/dm-5/dm/uuid", "mpath-3600140\n");
+    make_file("dm-6/slaves/dm-5/slaves/sdx/device/wwid", "naa.600140\n");
+    make_file("dm-7/dm/uuid", "CRYPT-LUKS2-1\n");
+    make_file("dm-7/slaves/sdx/device/wwid", "naa.600140\n");
+    make_file("dm-8/dm/uuid", "LVM-group-other\n");
+    make_file("dm-8/slaves/loop1/size", "1\n");
+    make_file("nvme/wwid", "eui.0025\n");
+    check_name("sdx", "naa.600140");
+    check_name("sdx/sdx1", "naa.600140 from 2048+4096");
+    check_name("dm-5", "naa.600140");
+    check_name("dm-6", "LVM-group-volume on naa.600140, naa.600142");
+    check_name("dm-7", NULL);
+    check_name("dm-8", NULL);
+    check_name("nvme", "eui.0025");
+    check_name("dm-8/slaves/loop1", NULL);
+}
+
 int main(int argc, char **argv)
 {
     int status;
@@ -187,6 +224,7 @@ int main(int argc, char **argv)
     g_test_add_data_func("/device/512", "512", test_device);
     g_test_add_data_func("/device/4096", "4096", test_device);
     g_test_add_func("/device/multipath", test_multipath);
+    g_test_add_func("/device/names", test_names);
     status = g_test_run();
     harness_remove(directory);
     g_free(directory);

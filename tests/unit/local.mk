@@ -99,3 +99,5 @@ tests_unit_vmdk_t_SOURCES = tests/unit/vmdk.c tests/unit/harness.h tests/unit/me
 check_PROGRAMS += tests/unit/sandbox.t
 tests_unit_sandbox_t_SOURCES = tests/unit/sandbox.c tests/unit/harness.h
 tests_unit_sandbox_t_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=syscall
+check_PROGRAMS += tests/unit/unit.t
+tests_unit_unit_t_SOURCES = tests/unit/unit.c tests/unit/harness.h
