@@ -91,12 +91,11 @@ is "$(on one "$blockmig" reservation show --json "$device" | jq '.registrants | 
 
 # ---- blockmig is killed ------------------------------------------------------------------------------
 
-# killed_at COMMIT FROM ADDRESS: right after that commit of the journal; false: it had ended before.
+# killed_at COMMIT FROM ADDRESS: right after that commit of the journal, if there are so many.
 killed_at()
 {
     run on "$2" env PRELOAD_MORE=":$builddir/tests/helpers/kill-at-commit.so" KILL_AT_COMMIT="$1" \
         timeout 200 "$blockmig" migrate web "blockmig://$3" --method=san
-    [ "$status" -eq 137 ]
 }
 
 declare -A address=([one]=192.0.2.1 [two]=192.0.2.2) other=([one]=two [two]=one)
@@ -104,8 +103,14 @@ from=one
 pick '11 13' "$(seq -s' ' 3 30)"
 for commit in $REPLY; do
     to=${other[$from]}
-    killed_at "$commit" "$from" "${address[$to]}" || { diag "commit $commit: it came to its end (status $status)"; break; }
-    diag "commit $commit: $(on "$from" "$blockmig" job list --json | jq -r '.jobs[0] | .phase + " " + .state'), runs on $(running_on web)"
+    killed_at "$commit" "$from" "${address[$to]}"
+    state=$(on "$from" "$blockmig" job list --json | jq -r '.jobs[0] | .phase + " " + .state')
+    diag "commit $commit: $state, runs on $(running_on web)"
+    if [ "$state" = "done done" ]; then # there is nothing to be taken up any more
+        owned_by "$to" "commit $commit, the last"
+        from=$to
+        break
+    fi
     check "commit $commit: killed there, it does not run on both" test "$(running_on web)" != "one two "
     migrate "$from" web "blockmig://${address[$to]}" --method=san
     is "$status" 0 "commit $commit: the same command brings it to the other host" || diag "$err"
