@@ -2,9 +2,9 @@
 #include "formats/storage.h"
 
 #include "formats/error.h"
+#include "formats/xxh3.h"
 
 #include <string.h>
-#include <xxhash.h>
 
 /* What off_t can hold: the kernel refuses more anyway, but with a less helpful message. */
 #define STORAGE_MAX_SIZE ((uint64_t)INT64_MAX)
@@ -202,7 +202,7 @@ static bool digest_here(struct storage *storage, uint64_t offset, uint64_t lengt
     for (uint64_t at = 0; at < length; at += chunk, digests += STORAGE_DIGEST) {
         if (!storage->ops->pread(storage, buffer, chunk, offset + at, error))
             return false;
-        XXH128_canonicalFromHash((XXH128_canonical_t *)digests, XXH3_128bits(buffer, chunk));
+        xxh3_digest(buffer, chunk, digests);
     }
     return true;
 }

@@ -13,9 +13,9 @@
 #include "blockmig/migrate/live.h"
 #include "blockmig/migrate/machine.h"
 #include "blockmig/storage/file.h"
-#include "blockmig/storage/frame.h"
 #include "blockmig/storage/uri.h"
 #include "formats/bytes.h"
+#include "formats/xxh3.h"
 
 #include <glib/gstdio.h>
 #include <string.h>
@@ -31,7 +31,7 @@ static GByteArray *digest_blocks(struct storage *storage, GError **error)
 {
     GByteArray *digests = g_byte_array_new();
 
-    g_byte_array_set_size(digests, (guint)(storage->size / BLOCK * FRAME_DIGEST));
+    g_byte_array_set_size(digests, (guint)(storage->size / BLOCK * XXH3_DIGEST));
     if (storage_digests(storage, 0, storage->size / BLOCK * BLOCK, BLOCK, digests->data, error))
         return digests;
     g_byte_array_unref(digests);
@@ -53,11 +53,11 @@ static void add_difference(GArray *found, uint64_t offset, uint64_t host_offset,
 
 static bool is_digest(const GByteArray *digests, uint64_t place, const uint8_t *block)
 {
-    uint8_t digest[FRAME_DIGEST];
+    uint8_t digest[XXH3_DIGEST];
 
-    frame_digest(block, BLOCK, digest);
-    return (place + 1) * FRAME_DIGEST <= digests->len &&
-           memcmp(digests->data + place * FRAME_DIGEST, digest, FRAME_DIGEST) == 0;
+    xxh3_digest(block, BLOCK, digest);
+    return (place + 1) * XXH3_DIGEST <= digests->len &&
+           memcmp(digests->data + place * XXH3_DIGEST, digest, XXH3_DIGEST) == 0;
 }
 
 /* What the target's overlay has at `at` in the extent, against the source's bytes. */

@@ -9,6 +9,7 @@
 #include "blockmig/storage/frame.h"
 #include "formats/bytes.h"
 #include "formats/error.h"
+#include "formats/xxh3.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -438,7 +439,7 @@ static void add_digests(GByteArray *digests, const uint8_t *data, uint64_t lengt
     for (uint64_t at = 0; at < length; at += chunk) {
         uint8_t digest[FRAME_DIGEST];
 
-        frame_digest(data + at, (size_t)MIN(chunk, length - at), digest);
+        xxh3_digest(data + at, (size_t)MIN(chunk, length - at), digest);
         g_byte_array_append(digests, digest, sizeof(digest));
     }
 }
@@ -465,7 +466,7 @@ static bool digest_range(struct request *request, uint8_t *buffer, uint64_t offs
     uint8_t zero[FRAME_DIGEST];
 
     memset(buffer, 0, chunk);
-    frame_digest(buffer, chunk, zero);
+    xxh3_digest(buffer, chunk, zero);
     for (; offset < end; offset += piece) {
         piece = add_hole(request, offset, end - offset, chunk, zero);
         if (piece > 0)
