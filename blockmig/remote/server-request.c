@@ -444,18 +444,22 @@ static void add_digests(GByteArray *digests, const uint8_t *data, uint64_t lengt
     }
 }
 
-/* Holes need not be read; all their chunks have one digest. */
+/* Holes need not be read; all their chunks have one digest.  Most ranges have none: computed here. */
 static uint64_t add_hole(struct request *request, uint64_t offset, uint64_t length, uint64_t chunk,
-                         const uint8_t *zero)
+                         uint8_t *buffer)
 {
+    uint8_t zero[XXH3_DIGEST];
     bool data = true;
     uint64_t run = 0;
 
     if (!storage_status(request->handle->storage, offset, length, &data, &run, NULL) || data)
         return 0;
-    run = run / chunk * chunk;
+    if ((run = run / chunk * chunk) == 0)
+        return 0;
+    memset(buffer, 0, chunk);
+    xxh3_digest(buffer, chunk, zero);
     for (uint64_t at = 0; at < run; at += chunk)
-        g_byte_array_append(request->octets, zero, FRAME_DIGEST);
+        g_byte_array_append(request->octets, zero, sizeof(zero));
     return run;
 }
 
@@ -463,12 +467,9 @@ static bool digest_range(struct request *request, uint8_t *buffer, uint64_t offs
                          uint64_t chunk, GError **error)
 {
     uint64_t most = FRAME_CONTENT / chunk * chunk, piece;
-    uint8_t zero[FRAME_DIGEST];
 
-    memset(buffer, 0, chunk);
-    xxh3_digest(buffer, chunk, zero);
     for (; offset < end; offset += piece) {
-        piece = add_hole(request, offset, end - offset, chunk, zero);
+        piece = add_hole(request, offset, end - offset, chunk, buffer);
         if (piece > 0)
             continue;
         piece = MIN(most, end - offset);
