@@ -568,6 +568,7 @@ static struct storage *export_new(struct nbd *nbd, const char *name, char *ident
     storage->identity = identity;
     storage->size = nbd->abilities.size;
     storage->writable = writable;
+    storage->cached = nbd->abilities.flush;
     storage->notice = nbd->abilities.flush ? NULL
                                            : "the server does not flush: after a power cut, what it has "
                                              "acknowledged may be lost";
