@@ -65,4 +65,5 @@ libformats_a_SOURCES = \
 	formats/vmdk-stream.c \
 	formats/vmdk-table.c \
 	formats/vmdk-verify.c \
-	formats/vmdk.c formats/vmdk.h
+	formats/vmdk.c formats/vmdk.h \
+	formats/xxh3.c formats/xxh3.h

@@ -2,10 +2,10 @@
 #include "formats/storage.h"
 
 #include "formats/error.h"
+#include "formats/xxh3.h"
 
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 
 /* What off_t can hold: the kernel refuses more anyway, but with a less helpful message. */
 #define STORAGE_MAX_SIZE ((uint64_t)INT64_MAX)
@@ -198,20 +198,18 @@ void storage_prefetch(struct storage *storage, uint64_t offset, uint64_t length)
         storage->ops->prefetch(storage, offset, length);
 }
 
-static void digest(const uint8_t *data, size_t length, uint8_t *result)
-{
-    XXH128_canonicalFromHash((XXH128_canonical_t *)result, XXH3_128bits(data, length));
-}
-
-/* How many chunks lie in a hole, and have all the digest `zero`. */
+/* How many chunks lie in a hole, and have all one digest.  Most ranges have none: it is computed here. */
 static uint64_t put_hole(struct storage *storage, uint64_t offset, uint64_t length, uint32_t chunk,
-                         const uint8_t *zero, uint8_t *digests)
+                         uint8_t *buffer, uint8_t *digests)
 {
+    uint8_t zero[STORAGE_DIGEST];
     bool data = true;
     uint64_t run = 0;
 
-    if (!storage_status(storage, offset, length, &data, &run, NULL) || data)
+    if (!storage_status(storage, offset, length, &data, &run, NULL) || data || run < chunk)
         return 0;
+    memset(buffer, 0, chunk);
+    xxh3_digest(buffer, chunk, zero);
     for (uint64_t at = 0; at < run / chunk; at++)
         memcpy(digests + at * STORAGE_DIGEST, zero, STORAGE_DIGEST);
     return run / chunk;
@@ -220,22 +218,20 @@ static uint64_t put_hole(struct storage *storage, uint64_t offset, uint64_t leng
 static void put_digests(const uint8_t *data, uint64_t length, uint32_t chunk, uint8_t *digests)
 {
     for (uint64_t at = 0; at < length; at += chunk, digests += STORAGE_DIGEST)
-        digest(data + at, (size_t)MIN(chunk, length - at), digests);
+        xxh3_digest(data + at, (size_t)MIN(chunk, length - at), digests);
 }
 
 bool storage_digests_by(struct storage *storage, storage_reader *reader, uint64_t offset, uint64_t length,
                         uint32_t chunk, uint8_t *digests, GError **error)
 {
     size_t most = (size_t)(MAX(DIGEST_PIECE / chunk, 1) * chunk);
-    uint8_t *buffer = NULL, zero[STORAGE_DIGEST];
+    uint8_t *buffer = NULL;
     bool ok = true;
 
     if (posix_memalign((void **)&buffer, 4096, most) != 0)
         return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "no memory for %zu bytes", most);
-    memset(buffer, 0, chunk);
-    digest(buffer, chunk, zero);
     for (uint64_t end = offset + length, count; ok && offset < end;) {
-        count = put_hole(storage, offset, end - offset, chunk, zero, digests);
+        count = put_hole(storage, offset, end - offset, chunk, buffer, digests);
         if (count == 0) {
             size_t piece = (size_t)MIN(most, end - offset);
 

@@ -98,6 +98,8 @@ struct storage {
     int buffered_fd;    /* page-cache descriptor of the same object, any alignment */
     uint32_t sector;    /* bytes of a logical sector, which a guest may see; 0: it has none (files) */
     uint32_t alignment; /* of direct_fd; a power of two, 1 if direct_fd is -1 */
+    bool cached; /* what is written may stay in a cache that nothing but flush() passes; which any thread
+                  * may call, beside everything else */
     const char *notice; /* what who writes to it should know, or NULL */
     void *opaque;       /* the implementation's */
 };

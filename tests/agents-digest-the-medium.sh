@@ -54,6 +54,22 @@ damage_shows()
     flip "$image" "$at"
 }
 
+# Nobody reads holes: what their chunks have is computed.  The first 4 MiB are read at a time.
+holes_are_zeros()
+{
+    local at
+    open_file "$1" holes.raw create
+    for at in 0 1 2 3; do
+        "$frames" data $((at << 20)) "$tmp/model" >"$tmp/part"
+        ask POST "/v1/handles/$handle/extents" --data-binary "@$tmp/part"
+    done
+    ask POST "/v1/handles/$handle/resize" --data '{"size": 6291456}'
+    cat "$tmp/model" "$tmp/model" "$tmp/model" "$tmp/model" <(head -c 2M /dev/zero) >"$tmp/piece"
+    is "$(curl -s --unix-socket "$tmp/agent.sock" \
+        "http://agent/v1/handles/$handle/digests?offset=0&length=6291456&chunk=65536" | xxd -p -c 16)" \
+        "$("$frames" digest "$tmp/piece" 65536)" "$1: holes behind data have the digest of zeros"
+}
+
 # shows_what_lies_below WHAT [MOUNT-OPTION]
 shows_what_lies_below()
 {
@@ -77,6 +93,7 @@ directory=$tmp/$what"
     for byte in 512 1511 1512 4096 5095 7680 8191 66047; do
         damage_shows "$what" $byte
     done
+    holes_are_zeros "$what"
     stop_process "$agent"
 }
 

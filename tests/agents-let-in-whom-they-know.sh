@@ -57,6 +57,8 @@ fails_with 3 "nor one that is not for clients" as misused blockmig info "$there/
 fails_with 3 "no certificate at all" as ca blockmig info "$there/store/disk.raw"
 run curl -s --cacert "$tmp/ca/ca-cert.pem" "https://localhost:$port/v1" -w '%{http_code}'
 like "$out" "shows no certificate.*403" "is told by the agent"
+run curl -sv --cacert "$tmp/ca/ca-cert.pem" "https://localhost:$port/v1"
+like "$err" "SSL connection using [^/]*/ [^ ]*AES.128.GCM" "the agent's order of ciphers counts, not the client's"
 must cp -r "$tmp/admin" "$tmp/misled"
 must cp "$tmp/others/ca-cert.pem" "$tmp/misled/"
 fails_with 3 "an agent of another authority" as misled blockmig info "$there/store/disk.raw"

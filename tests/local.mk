@@ -132,7 +132,8 @@ dist_check_SCRIPTS += \
 	tests/dirty-bitmaps-of-servers-are-read.sh \
 	tests/nbd-exports-are-copied-both-ways.sh \
 	tests/nbd-over-tls.sh \
-	tests/nbd-servers-fail-in-order.sh
+	tests/nbd-servers-fail-in-order.sh \
+	tests/servers-flush-while-a-copy-goes-on.sh
 
 # Agents.
 EXTRA_DIST += tests/lib-agent.sh tests/lib-libvirt.sh tests/lib-tls.sh tests/make-frames.py tests/helpers/activate.py tests/helpers/ending-agent.py tests/helpers/kept-connection.py tests/helpers/lying-agent.py \

@@ -93,7 +93,7 @@ class Network:
         result = {
             "copy": lambda uri: (*copy, source, uri),
             "copy-none": lambda uri: (*copy, "--verify=none", source, uri),
-            "convert": lambda uri: ("qemu-img", "convert", "-T", "none", "-n", "-O", "raw", source, uri),
+            "convert": lambda uri: ("qemu-img", "convert", "-T", "none", "-t", "none", "-n", "-O", "raw", source, uri),
             "nbdcopy": lambda uri: ("nbdcopy", "--flush", "--", "[", "qemu-nbd", "-r", "-f", "qcow2", "--cache=none",
                                     "--aio=io_uring", source, "]", uri),
         }

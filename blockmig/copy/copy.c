@@ -7,6 +7,7 @@
 
 #define CHECKPOINT_BYTES (UINT64_C(2) << 30)
 #define CHECKPOINT_TIME  (5 * G_USEC_PER_SEC)
+#define EARLY_FLUSH      (UINT64_C(128) << 20)
 #define FEED_STEPS       1000 /* gaps passed over before somebody looks at the clock again */
 
 /* ---- slots ---- */
@@ -334,6 +335,40 @@ static void checkpoint_when_due(struct copy *copy)
     }
 }
 
+/* ---- flushing early ---- */
+
+static bool flush_early(struct ring_op *op, GError **error)
+{
+    return storage_flush(op->storage, error);
+}
+
+/* A cache may tell only once that it could not write: so its failure is the copy's. */
+static void flushed_early(struct ring_op *op)
+{
+    struct copy *copy = (struct copy *)((char *)op - offsetof(struct copy, flush));
+
+    copy->flushing = false;
+    if (!op->error)
+        return;
+    copy->target_failed = true;
+    copier_fail(&copy->copier, op->error);
+}
+
+/* What a server keeps in its cache goes to its medium meanwhile: else all of it is waited for at the end. */
+static void flush_early_when_due(struct copy *copy)
+{
+    struct storage *storage = copy->target->storage;
+    uint64_t written = copy->copier.result->counters.bytes_written;
+
+    if (!storage->cached || copy->flushing || copy->copier.error || written - copy->flushed < EARLY_FLUSH)
+        return;
+    copy->flushing = true;
+    copy->flushed = written;
+    copy->flush =
+        (struct ring_op){.kind = RING_CALL, .storage = storage, .call = flush_early, .done = flushed_early};
+    copier_submit(&copy->copier, &copy->flush);
+}
+
 /* ---- the run ---- */
 
 /* For g_queue_find_custom(): 0 is what is looked for. */
@@ -369,9 +404,12 @@ static void run(struct copy *copy)
         check(copy);
         retire(copy);
         checkpoint_when_due(copy);
+        flush_early_when_due(copy);
         if (copy->feed < copy->target_end || !g_queue_is_empty(&copy->slots))
             copier_wait(&copy->copier);
     }
+    if (!copy->copier.error)
+        copier_drain(&copy->copier);
     if (!copy->copier.error && !take_checkpoint(copy, &error))
         copier_fail(&copy->copier, error);
     else if (copy->copier.error)

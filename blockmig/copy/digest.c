@@ -9,10 +9,10 @@
 #include "blockmig/copy/digest.h"
 
 #include "formats/error.h"
+#include "formats/xxh3.h"
 
 #include <gnutls/crypto.h>
 #include <string.h>
-#include <xxhash.h>
 
 #define FANOUT     256
 #define MAX_LEVELS 8 /* 256^6 chunks of 1 MiB are more than 2^64 bytes */
@@ -88,9 +88,7 @@ void digest_compute(enum digest_algorithm algorithm, const void *data, size_t le
         sha256(data, length, out);
         return;
     }
-    XXH128_canonical_t canonical;
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits(data, length));
-    memcpy(out, canonical.digest, sizeof(canonical.digest));
+    xxh3_digest(data, length, out);
 }
 
 char *digest_to_hex(enum digest_algorithm algorithm, const uint8_t *digest)

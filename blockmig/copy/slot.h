@@ -55,6 +55,9 @@ struct copy {
     uint64_t checkpoint_position;
     uint64_t staged_data; /* since the last checkpoint */
     int64_t checkpoint_time;
+    struct ring_op flush;    /* of what a server has in its cache, while the copy goes on */
+    bool flushing;           /* it is on its way */
+    uint64_t flushed;        /* bytes that were written when it was begun */
     struct copy_map_sum sum; /* of the slots that are gone */
     struct reader seed;
     bool no_seed; /* there is none, or its map cannot be read */

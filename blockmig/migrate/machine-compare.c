@@ -14,9 +14,8 @@
  */
 #include "blockmig/migrate/machine.h"
 #include "blockmig/storage/file.h"
-#include "blockmig/storage/frame.h"
 #include "blockmig/storage/uri.h"
-#include "formats/bytes.h"
+#include "formats/xxh3.h"
 
 #include <string.h>
 
@@ -25,7 +24,7 @@
 #define MOST_UNITS 65536u /* that are remembered of a disk: 16 MiB of digests */
 #define TICK       (G_USEC_PER_SEC / 20)
 
-typedef uint8_t digest[FRAME_DIGEST];
+typedef uint8_t digest[XXH3_DIGEST];
 
 /* A block that is not on the target what it is here. */
 struct difference {
@@ -60,7 +59,7 @@ struct comparison {
 static void digest_unit(const uint8_t *data, digest *digests)
 {
     for (size_t i = 0; i < UNIT / BLOCK; i++)
-        frame_digest(data + i * BLOCK, BLOCK, digests[i]);
+        xxh3_digest(data + i * BLOCK, BLOCK, digests[i]);
 }
 
 /* The digests of a unit of the frozen layers; what is behind the end of the disk counts as zeros. */
@@ -115,7 +114,7 @@ static GByteArray *digest_blocks(struct storage *storage, GError **error)
 {
     GByteArray *digests = g_byte_array_new();
 
-    g_byte_array_set_size(digests, (guint)(storage->size / BLOCK * FRAME_DIGEST));
+    g_byte_array_set_size(digests, (guint)(storage->size / BLOCK * XXH3_DIGEST));
     if (storage_digests(storage, 0, storage->size / BLOCK * BLOCK, BLOCK, digests->data, error))
         return digests;
     g_byte_array_unref(digests);
@@ -190,13 +189,13 @@ static const digest *digest_of(const GByteArray *digests, const struct extent *e
     if (g_once_init_enter(&once)) {
         const uint8_t zeros[BLOCK] = {0};
 
-        frame_digest(zeros, BLOCK, zero);
+        xxh3_digest(zeros, BLOCK, zero);
         g_once_init_leave(&once, 1);
     }
     if (extent->status == EXTENT_ZERO)
         return &zero;
-    return (place + 1) * FRAME_DIGEST <= digests->len ? (const digest *)(digests->data + place * FRAME_DIGEST)
-                                                      : NULL;
+    return (place + 1) * XXH3_DIGEST <= digests->len ? (const digest *)(digests->data + place * XXH3_DIGEST)
+                                                     : NULL;
 }
 
 /* Can it be told by digests of whole blocks what this extent has? */

@@ -7,9 +7,9 @@
 #include "blockmig/migrate/live.h"
 #include "blockmig/migrate/machine.h"
 #include "blockmig/storage/file.h"
-#include "blockmig/storage/frame.h"
 #include "blockmig/storage/uri.h"
 #include "formats/bytes.h"
+#include "formats/xxh3.h"
 
 #include <glib/gstdio.h>
 #include <string.h>

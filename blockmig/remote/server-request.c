@@ -11,6 +11,7 @@
 #include "blockmig/storage/unit.h"
 #include "formats/bytes.h"
 #include "formats/error.h"
+#include "formats/xxh3.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -16,7 +16,8 @@
 #include <unistd.h>
 
 #define PRIORITY                                                                                             \
-    "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:-CIPHER-ALL:+AES-128-GCM:+AES-256-GCM:+CHACHA20-POLY1305"
+    "NORMAL:%SERVER_PRECEDENCE:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2:-CIPHER-ALL:+AES-128-GCM:+AES-256-GCM:+"  \
+    "CHACHA20-POLY1305"
 #define MAX_CONNECTIONS 512
 #define MAX_PER_ADDRESS 64
 #define MEMORY          (256u << 10) /* of a connection, for its buffers */

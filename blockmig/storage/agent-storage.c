@@ -6,6 +6,7 @@
 #include "blockmig/storage/frame.h"
 #include "blockmig/storage/pace.h"
 #include "formats/error.h"
+#include "formats/xxh3.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -510,7 +511,7 @@ static bool agent_check(struct storage *storage, const void *buffer, size_t leng
         request.path = path;
         if (!(answer = ask(storage, &request, error)))
             return false;
-        frame_digest(data, piece, digest);
+        xxh3_digest(data, piece, digest);
         if (answer->len != FRAME_DIGEST || memcmp(answer->data, digest, FRAME_DIGEST) != 0)
             return blockmig_fail(error, BLOCKMIG_ERROR_DIFFERENT,
                                  "bytes %" G_GUINT64_FORMAT "+%zu have another digest there than here",

@@ -3,26 +3,18 @@
 
 #include "formats/bytes.h"
 #include "formats/error.h"
+#include "formats/xxh3.h"
 
 #include <gnutls/crypto.h>
 #include <gnutls/gnutls.h>
 #include <stdlib.h>
 #include <string.h>
-#include <xxhash.h>
 #include <zstd.h>
 
 #define ALIGNMENT    4096
 #define SAME_PAYLOAD (FRAME_SEED + 8 + FRAME_SHA256)
 
 static const char magic[4] = "BMF1";
-
-void frame_digest(const void *content, size_t length, uint8_t *digest)
-{
-    XXH128_canonical_t canonical;
-
-    XXH128_canonicalFromHash(&canonical, XXH3_128bits(content, length));
-    memcpy(digest, canonical.digest, FRAME_DIGEST);
-}
 
 /* No digest at all fits nothing. */
 void frame_sha256(const void *content, size_t length, uint8_t *digest)
@@ -93,7 +85,7 @@ void frame_put_data(GByteArray *stream, uint64_t offset, const void *content, si
     uint8_t digest[FRAME_DIGEST];
     size_t packed = zstd_level ? compress_behind(stream, content, length, zstd_level) : 0;
 
-    frame_digest(content, length, digest);
+    xxh3_digest(content, length, digest);
     put_header(stream, packed ? FRAME_ZSTD : FRAME_DATA, offset, length, packed ? packed : length, digest);
     if (packed)
         g_byte_array_set_size(stream, (guint)(stream->len + packed)); /* it is there already */
@@ -105,7 +97,7 @@ void frame_put_header(GByteArray *stream, uint64_t offset, const void *content, 
 {
     uint8_t digest[FRAME_DIGEST];
 
-    frame_digest(content, length, digest);
+    xxh3_digest(content, length, digest);
     put_header(stream, FRAME_DATA, offset, length, length, digest);
 }
 
@@ -230,7 +222,7 @@ static bool check_content(struct frame_parser *parser, GError **error)
         if (ZSTD_isError(length) || length != frame->length)
             return refuse(error, frame, "it does not unpack to its length of", frame->length);
     }
-    frame_digest(parser->content, frame->length, digest);
+    xxh3_digest(parser->content, frame->length, digest);
     return memcmp(digest, frame->digest, FRAME_DIGEST) == 0 ||
            blockmig_fail(error, BLOCKMIG_ERROR_DIFFERENT,
                          "frame for offset %" G_GUINT64_FORMAT ": its %" G_GUINT64_FORMAT

@@ -50,7 +50,6 @@ struct frame {
     uint8_t sha256[FRAME_SHA256];
 };
 
-void frame_digest(const void *content, size_t length, uint8_t *digest);
 void frame_sha256(const void *content, size_t length, uint8_t *digest);
 
 /* Appends a frame.  Data gets its digest here; `zstd_level` 0: as it is, otherwise compressed if it gets

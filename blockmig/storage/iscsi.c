@@ -608,6 +608,7 @@ static struct storage *unit_new(struct iscsi_session *session, bool writable)
     iscsi->session = session;
     g_mutex_init(&iscsi->edges);
     storage->writable = writable;
+    storage->cached = true;
     return storage;
 }
 

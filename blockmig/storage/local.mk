@@ -24,7 +24,9 @@ libengine_a_SOURCES += \
 	blockmig/storage/reservation-internal.h \
 	blockmig/storage/names.c blockmig/storage/names.h \
 	blockmig/storage/nbd.c blockmig/storage/nbd.h \
+	blockmig/storage/nbd-bitmap.c \
 	blockmig/storage/nbd-connection.c blockmig/storage/nbd-connection.h \
+	blockmig/storage/nbd-export.c blockmig/storage/nbd-export.h \
 	blockmig/storage/resolve.c blockmig/storage/resolve.h \
 	blockmig/storage/sandbox.c blockmig/storage/sandbox.h \
 	blockmig/storage/scsi.c blockmig/storage/scsi.h \

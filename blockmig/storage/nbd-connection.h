@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * Connections to an NBD export: commands go in, answers come out, in any order.  Used by nbd.c alone.
+ * Connections to an NBD export: commands go in, answers come out, in any order.  Used by nbd-export.c alone.
  *
  * Each connection has a thread of its own, to which its handle of libnbd belongs.
  */

@@ -2,172 +2,17 @@
 #include "blockmig/storage/nbd.h"
 
 #include "blockmig/storage/file.h"
-#include "blockmig/storage/nbd-connection.h"
+#include "blockmig/storage/nbd-export.h"
 #include "formats/error.h"
 
-#include <errno.h>
-#include <signal.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 
-#define NBD_PORT       10809
-#define CONNECTIONS    4
-#define EDGE_THREADS   4
-#define BITMAP_CONTEXT "qemu:dirty-bitmap:" /* docs/interop/nbd.txt of QEMU, as is the flag */
-#define BITMAP_DIRTY   1
-#define ZERO_PIECE     (UINT64_C(1) << 20)
-#define LARGEST_COMMAND                                                                                      \
-    (UINT64_C(1) << 30) /* without bytes: 32 bits are the limit, a waiting user the reason */
-
-/* What was last heard of the block status. */
-struct status_cache {
-    GMutex lock;
-    unsigned generation; /* counts changes of the export by us */
-    unsigned valid_for;  /* the generation that `extents` are of */
-    uint64_t offset;
-    GArray *extents; /* of struct nbd_extent */
-};
-
-/* An export with its connections: shared by the storages of one URI. */
-struct nbd {
-    int users;
-    int retry;
-    GPid child; /* the server, if it is one of ours; 0: it is not */
-    struct nbd_abilities abilities;
-    GPtrArray *connections;
-    GThreadPool *unaligned; /* requests that begin or end inside a block of the server's */
-    GMutex edges;           /* held while such a block is read, changed and written */
-    struct status_cache status;
-};
-
-/* A range that is asked for in as many commands as the server wants. */
-struct parts {
-    int left;
-    GError *error; /* the first one */
-    void (*done)(void *opaque, GError *error);
-    void *opaque;
-    struct nbd_command commands[];
-};
+#define NBD_PORT   10809
+#define ZERO_PIECE (UINT64_C(1) << 20)
 
 static struct nbd *nbd_of(struct storage *storage)
 {
     return storage->opaque;
-}
-
-/* ---- commands ----------------------------------------------------------------------------------- */
-
-static struct nbd_connection *least_busy(struct nbd *nbd)
-{
-    struct nbd_connection *best = g_ptr_array_index(nbd->connections, 0);
-    uint64_t least = UINT64_MAX;
-
-    for (guint i = 0; i < nbd->connections->len; i++) {
-        struct nbd_connection *connection = g_ptr_array_index(nbd->connections, i);
-        uint64_t load = nbd_connection_load(connection);
-
-        if (load < least && nbd_connection_is_ready(connection)) {
-            best = connection;
-            least = load;
-        }
-    }
-    return best;
-}
-
-static bool changes(enum nbd_kind kind)
-{
-    return kind == NBD_WRITE || kind == NBD_ZERO || kind == NBD_TRIM;
-}
-
-/* What is known of the block status does not hold while something changes, nor after it. */
-static void forget_status(struct nbd *nbd)
-{
-    g_mutex_lock(&nbd->status.lock);
-    nbd->status.generation++;
-    g_mutex_unlock(&nbd->status.lock);
-}
-
-static void part_done(struct nbd_command *command, GError *error)
-{
-    struct parts *parts = command->opaque;
-
-    if (error && !g_atomic_pointer_compare_and_exchange(&parts->error, NULL, error))
-        g_error_free(error);
-    if (!g_atomic_int_dec_and_test(&parts->left))
-        return;
-    parts->done(parts->opaque, parts->error);
-    g_free(parts);
-}
-
-static uint64_t largest_part(const struct nbd *nbd, enum nbd_kind kind)
-{
-    return kind == NBD_READ || kind == NBD_WRITE ? nbd->abilities.largest : LARGEST_COMMAND;
-}
-
-/* `range` says what is wanted, aligned to the server's blocks; only its length may be too much for it. */
-static void submit(struct nbd *nbd, const struct nbd_command *range, void (*done)(void *, GError *),
-                   void *opaque)
-{
-    uint64_t largest = largest_part(nbd, range->kind), at = 0;
-    unsigned count = (unsigned)MAX((range->length + largest - 1) / largest, 1);
-    struct parts *parts = g_malloc0(sizeof(*parts) + count * sizeof(parts->commands[0]));
-
-    parts->left = (int)count;
-    parts->done = done;
-    parts->opaque = opaque;
-    for (unsigned i = 0; i < count; i++) {
-        struct nbd_command *command = &parts->commands[i];
-
-        *command = *range;
-        command->offset += at;
-        command->length = MIN(range->length - at, largest);
-        command->buffer = range->buffer ? (uint8_t *)range->buffer + at : NULL;
-        command->done = part_done;
-        command->opaque = parts;
-        at += command->length;
-    }
-    for (unsigned i = 0; i < count; i++) /* the last of them may be over before this is */
-        nbd_connection_submit(least_busy(nbd), &parts->commands[i]);
-}
-
-struct waiter {
-    GMutex lock;
-    GCond over;
-    bool finished;
-    GError *error;
-};
-
-static void wake(void *opaque, GError *error)
-{
-    struct waiter *waiter = opaque;
-
-    g_mutex_lock(&waiter->lock);
-    waiter->finished = true;
-    waiter->error = error;
-    g_cond_signal(&waiter->over);
-    g_mutex_unlock(&waiter->lock);
-}
-
-static bool wait_for(struct nbd *nbd, const struct nbd_command *range, GError **error)
-{
-    struct waiter waiter = {0};
-
-    if (changes(range->kind))
-        forget_status(nbd);
-    g_mutex_init(&waiter.lock);
-    g_cond_init(&waiter.over);
-    submit(nbd, range, wake, &waiter);
-    g_mutex_lock(&waiter.lock);
-    while (!waiter.finished)
-        g_cond_wait(&waiter.over, &waiter.lock);
-    g_mutex_unlock(&waiter.lock);
-    g_mutex_clear(&waiter.lock);
-    g_cond_clear(&waiter.over);
-    if (changes(range->kind))
-        forget_status(nbd);
-    if (waiter.error)
-        g_propagate_error(error, waiter.error);
-    return waiter.error == NULL;
 }
 
 static bool command(struct nbd *nbd, enum nbd_kind kind, void *buffer, uint64_t offset, uint64_t length,
@@ -175,20 +20,10 @@ static bool command(struct nbd *nbd, enum nbd_kind kind, void *buffer, uint64_t 
 {
     struct nbd_command range = {.kind = kind, .buffer = buffer, .offset = offset, .length = length};
 
-    return length == 0 || wait_for(nbd, &range, error);
+    return length == 0 || nbd_run(nbd, &range, error);
 }
 
 /* ---- any alignment ------------------------------------------------------------------------------ */
-
-static uint64_t round_down(const struct nbd *nbd, uint64_t at)
-{
-    return at & ~(uint64_t)(nbd->abilities.block - 1);
-}
-
-static uint64_t round_up(const struct nbd *nbd, uint64_t at)
-{
-    return round_down(nbd, at + nbd->abilities.block - 1);
-}
 
 static bool is_aligned(const struct nbd *nbd, uint64_t offset, uint64_t length)
 {
@@ -199,7 +34,7 @@ static bool export_pread(struct storage *storage, void *buffer, size_t length, u
                          GError **error)
 {
     struct nbd *nbd = nbd_of(storage);
-    uint64_t begin = round_down(nbd, offset), end = round_up(nbd, offset + length);
+    uint64_t begin = nbd_round_down(nbd, offset), end = nbd_round_up(nbd, offset + length);
     g_autofree uint8_t *bounce = NULL;
 
     if (is_aligned(nbd, offset, length))
@@ -218,7 +53,7 @@ static bool change_block(struct nbd *nbd, const uint8_t *data, uint64_t length, 
                          GError **error)
 {
     g_autofree uint8_t *block = g_malloc(nbd->abilities.block);
-    uint64_t begin = round_down(nbd, offset);
+    uint64_t begin = nbd_round_down(nbd, offset);
     bool ok;
 
     g_mutex_lock(&nbd->edges);
@@ -239,7 +74,7 @@ struct split {
 
 static struct split split_blocks(const struct nbd *nbd, uint64_t offset, uint64_t length)
 {
-    uint64_t begin = round_up(nbd, offset), end = round_down(nbd, offset + length);
+    uint64_t begin = nbd_round_up(nbd, offset), end = nbd_round_down(nbd, offset + length);
 
     if (begin > end) /* inside one block */
         return (struct split){.head = length};
@@ -262,6 +97,7 @@ static bool export_pwrite(struct storage *storage, const void *buffer, size_t le
 /* ---- requests that nobody waits for ------------------------------------------------------------- */
 
 struct started {
+    struct nbd_work work; /* of an unaligned one */
     struct storage *storage;
     struct storage_request *request;
 };
@@ -271,13 +107,13 @@ static void started_done(void *opaque, GError *error)
     g_autofree struct started *started = opaque;
 
     if (started->request->write)
-        forget_status(nbd_of(started->storage));
+        nbd_forget_status(nbd_of(started->storage));
     started->request->done(started->request, error);
 }
 
-static void run_unaligned(void *opaque, void *nbd)
+static void run_unaligned(struct nbd_work *work)
 {
-    g_autofree struct started *started = opaque;
+    g_autofree struct started *started = (struct started *)work;
     struct storage_request *request = started->request;
     GError *error = NULL;
 
@@ -297,14 +133,14 @@ static void export_start(struct storage *storage, struct storage_request *reques
                                 .length = request->length};
     struct started *started = g_new(struct started, 1);
 
-    *started = (struct started){storage, request};
+    *started = (struct started){{run_unaligned}, storage, request};
     if (!is_aligned(nbd, request->offset, request->length)) {
-        g_thread_pool_push(nbd->unaligned, started, NULL);
+        g_thread_pool_push(nbd->waiting, &started->work, NULL);
         return; /* cppcheck-suppress memleak ; the thread has it */
     }
     if (request->write)
-        forget_status(nbd);
-    submit(nbd, &range, started_done, started);
+        nbd_forget_status(nbd);
+    nbd_submit(nbd, &range, started_done, started);
 }
 
 /* ---- status and zeros --------------------------------------------------------------------------- */
@@ -333,16 +169,18 @@ static bool cached_status(struct nbd *nbd, uint64_t offset, bool *data, uint64_t
 static bool ask_status(struct nbd *nbd, uint64_t offset, uint64_t length, GError **error)
 {
     g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(struct nbd_extent));
-    uint64_t begin = round_down(nbd, offset), end = round_up(nbd, offset + length);
-    struct nbd_command range = {
-        .kind = NBD_STATUS, .offset = begin, .length = MIN(end - begin, LARGEST_COMMAND), .extents = extents};
+    uint64_t begin = nbd_round_down(nbd, offset), end = nbd_round_up(nbd, offset + length);
+    struct nbd_command range = {.kind = NBD_STATUS,
+                                .offset = begin,
+                                .length = MIN(end - begin, NBD_LARGEST_COMMAND),
+                                .extents = extents};
     struct status_cache *cache = &nbd->status;
     unsigned generation;
 
     g_mutex_lock(&cache->lock);
     generation = cache->generation;
     g_mutex_unlock(&cache->lock);
-    if (!wait_for(nbd, &range, error))
+    if (!nbd_run(nbd, &range, error))
         return false;
     g_mutex_lock(&cache->lock);
     cache->valid_for = generation;
@@ -406,7 +244,7 @@ static bool write_zeros_where_needed(struct storage *storage, uint64_t offset, u
     for (uint64_t end = offset + length; offset < end; offset += run) {
         if (!export_status(storage, offset, end - offset, &data, &run, error))
             return false;
-        run = MIN(MAX(round_down(nbd_of(storage), run), nbd_of(storage)->abilities.block), end - offset);
+        run = MIN(MAX(nbd_round_down(nbd_of(storage), run), nbd_of(storage)->abilities.block), end - offset);
         if (data && !write_zeros(nbd_of(storage), offset, run, error))
             return false;
     }
@@ -422,7 +260,7 @@ static bool zero_blocks(struct storage *storage, uint64_t offset, uint64_t lengt
     if (length == 0)
         return true;
     if (nbd->abilities.zero)
-        return wait_for(nbd, &range, error);
+        return nbd_run(nbd, &range, error);
     return may_unmap ? write_zeros_where_needed(storage, offset, length, error)
                      : write_zeros(nbd, offset, length, error);
 }
@@ -452,99 +290,10 @@ static bool export_flush(struct storage *storage, GError **error)
 {
     struct nbd_command range = {.kind = NBD_FLUSH};
 
-    return !nbd_of(storage)->abilities.flush || wait_for(nbd_of(storage), &range, error);
+    return !nbd_of(storage)->abilities.flush || nbd_run(nbd_of(storage), &range, error);
 }
 
 /* ---- opening ------------------------------------------------------------------------------------ */
-
-static GMutex exports_lock;
-static GHashTable *exports; /* URI -> struct nbd; kept to the end of the process */
-
-static void end_child(GPid child)
-{
-    kill(child, SIGTERM);
-    while (waitpid(child, NULL, 0) < 0 && errno == EINTR)
-        ;
-    g_spawn_close_pid(child);
-}
-
-static void nbd_free(struct nbd *nbd)
-{
-    g_ptr_array_unref(nbd->connections);
-    if (nbd->child)
-        end_child(nbd->child);
-    g_thread_pool_free(nbd->unaligned, FALSE, TRUE);
-    g_array_unref(nbd->status.extents);
-    g_mutex_clear(&nbd->status.lock);
-    g_mutex_clear(&nbd->edges);
-    g_free(nbd);
-}
-
-static void nbd_unref(struct nbd *nbd)
-{
-    if (g_atomic_int_dec_and_test(&nbd->users))
-        nbd_free(nbd);
-}
-
-static struct nbd *nbd_new(const struct nbd_way *how, unsigned connections, GError **error)
-{
-    struct nbd *nbd = g_new0(struct nbd, 1);
-    struct nbd_way way = *how;
-    struct nbd_connection *first;
-
-    way.retry = &nbd->retry;
-    first = nbd_connection_open(&way, &nbd->abilities, error);
-    if (!first) {
-        g_free(nbd);
-        return NULL;
-    }
-    nbd->users = 1;
-    nbd->retry = 1;
-    nbd->connections = g_ptr_array_new_with_free_func((GDestroyNotify)nbd_connection_close);
-    nbd->unaligned = g_thread_pool_new(run_unaligned, nbd, EDGE_THREADS, FALSE, NULL);
-    nbd->status.extents = g_array_new(FALSE, FALSE, sizeof(struct nbd_extent));
-    nbd->status.generation = 1;
-    g_mutex_init(&nbd->status.lock);
-    g_mutex_init(&nbd->edges);
-    g_ptr_array_add(nbd->connections, first);
-    for (unsigned i = 1; way.uri && nbd->abilities.many && i < connections; i++)
-        g_ptr_array_add(nbd->connections, nbd_connection_open_another(&way, &nbd->abilities));
-    return nbd;
-}
-
-static bool is_alive(const struct nbd *nbd)
-{
-    return nbd_connection_is_ready(g_ptr_array_index(nbd->connections, 0));
-}
-
-static void close_exports(void)
-{
-    g_clear_pointer(&exports, g_hash_table_unref);
-}
-
-/* One reference is the table's, if it is there, one the caller's. */
-static struct nbd *nbd_for(const char *uri, unsigned flags, GError **error)
-{
-    g_autoptr(GMutexLocker) locked = g_mutex_locker_new(&exports_lock);
-    struct nbd_way way = {.uri = uri, .socket = -1};
-    struct nbd *nbd;
-
-    if (flags & FILE_ALONE)
-        return nbd_new(&way, 1, error);
-    if (!exports) {
-        exports = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)nbd_unref);
-        atexit(close_exports);
-    }
-    nbd = g_hash_table_lookup(exports, uri);
-    if (!nbd || !is_alive(nbd)) {
-        nbd = nbd_new(&way, flags & FILE_MODEST ? 1 : CONNECTIONS, error);
-        if (!nbd)
-            return NULL;
-        g_hash_table_replace(exports, g_strdup(uri), nbd);
-    }
-    g_atomic_int_inc(&nbd->users);
-    return nbd;
-}
 
 static void export_close(struct storage *storage)
 {
@@ -570,6 +319,7 @@ static struct storage *export_new(struct nbd *nbd, const char *name, char *ident
     storage->identity = identity;
     storage->size = nbd->abilities.size;
     storage->writable = writable;
+    storage->cached = nbd->abilities.flush;
     storage->notice = nbd->abilities.flush ? NULL
                                            : "the server does not flush: after a power cut, what it has "
                                              "acknowledged may be lost";
@@ -647,99 +397,9 @@ struct storage *storage_nbd_open_child(int socket, GPid child, const char *name,
     struct nbd *nbd = nbd_new(&way, 1, error);
 
     if (!nbd) {
-        end_child(child);
+        nbd_end_child(child);
         return NULL;
     }
     nbd->child = child;
     return export_new(nbd, name, g_strdup(identity), false);
-}
-
-/* ---- dirty bitmaps ------------------------------------------------------------------------------ */
-
-/* The last dirty range, which may go on in what comes next. */
-struct dirty_range {
-    const struct bitmap_reader *reader;
-    uint64_t begin, end;
-};
-
-static void tell_range(const struct dirty_range *last)
-{
-    if (last->begin < last->end)
-        last->reader->dirty(last->reader->opaque, last->begin, last->end - last->begin);
-}
-
-static void add_range(struct dirty_range *last, uint64_t begin, uint64_t end)
-{
-    if (begin != last->end) {
-        tell_range(last);
-        last->begin = begin;
-    }
-    last->end = end;
-}
-
-/* What is behind `known`.  Returns where the answer ends, which need not be where the question did. */
-static uint64_t add_answer(struct dirty_range *last, const struct nbd_command *asked, uint64_t known,
-                           uint64_t size)
-{
-    uint64_t at = asked->offset;
-
-    for (guint i = 0; i < asked->extents->len; i++) {
-        const struct nbd_extent *extent = &g_array_index(asked->extents, struct nbd_extent, i);
-        uint64_t end = at + MIN(extent->length, size - at);
-
-        if (extent->flags & BITMAP_DIRTY && end > known)
-            add_range(last, MAX(at, known), end);
-        at = end;
-    }
-    return at;
-}
-
-/* An answer may end inside a block of the server's, where no question may begin. */
-static bool read_bitmap(struct nbd *nbd, struct dirty_range *last, GError **error)
-{
-    g_autoptr(GArray) extents = g_array_new(FALSE, FALSE, sizeof(struct nbd_extent));
-    uint64_t size = nbd->abilities.size;
-
-    for (uint64_t known = 0, end; known < size; known = end) {
-        uint64_t begin = round_down(nbd, known);
-        struct nbd_command range = {.kind = NBD_STATUS,
-                                    .offset = begin,
-                                    .length = MIN(size - begin, LARGEST_COMMAND),
-                                    .extents = extents};
-
-        if (!wait_for(nbd, &range, error))
-            return false;
-        end = add_answer(last, &range, known, size);
-        if (end <= known)
-            return blockmig_fail(error, BLOCKMIG_ERROR_FAILED,
-                                 "the server does not say what is dirty from offset %" G_GUINT64_FORMAT " on",
-                                 known);
-    }
-    return true;
-}
-
-/* Never connected again: a server that was started anew may have other bits. */
-bool storage_nbd_read_bitmap(const char *uri, const char *bitmap, const struct bitmap_reader *reader,
-                             GError **error)
-{
-    g_autofree char *context = g_strconcat(BITMAP_CONTEXT, bitmap, NULL);
-    struct nbd_way way = {.uri = uri, .context = context, .socket = -1};
-    struct dirty_range last = {.reader = reader};
-    struct nbd *nbd = nbd_new(&way, 1, error);
-    bool ok;
-
-    if (!nbd)
-        return false;
-    g_atomic_int_set(&nbd->retry, 0);
-    ok = nbd->abilities.status;
-    if (ok) {
-        reader->begin(reader->opaque, nbd->abilities.size);
-        ok = read_bitmap(nbd, &last, error);
-        tell_range(&last);
-    } else {
-        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "the server has no dirty bitmap \"%s\"",
-                    bitmap);
-    }
-    nbd_unref(nbd);
-    return ok;
 }

@@ -4,10 +4,10 @@
 #include "blockmig/storage/device.h"
 #include "blockmig/storage/direct.h"
 #include "blockmig/storage/file.h"
-#include "blockmig/storage/frame.h"
 #include "blockmig/storage/reservation.h"
 #include "blockmig/storage/uri.h"
 #include "formats/error.h"
+#include "formats/xxh3.h"
 
 #include <errno.h>
 #include <ifaddrs.h>
@@ -143,7 +143,7 @@ static bool take_samples(struct unit *unit, struct storage *storage, GError **er
         ok = direct_read(storage, block, UNIT_SAMPLE, (blocks - 1) * i / (UNIT_SAMPLES - 1) * UNIT_SAMPLE,
                          true, error);
         if (ok)
-            frame_digest(block, UNIT_SAMPLE, unit->samples + i * STORAGE_DIGEST);
+            xxh3_digest(block, UNIT_SAMPLE, unit->samples + i * STORAGE_DIGEST);
     }
     free(block);
     return ok;

@@ -6,6 +6,7 @@
 #include "blockmig/storage/frame.h"
 
 #include "formats/bytes.h"
+#include "formats/xxh3.h"
 
 #include <string.h>
 
@@ -29,7 +30,7 @@ static void set_digests(uint8_t *stream, size_t size)
         if (payload > size - at - FRAME_HEADER)
             return;
         if (stream[at + 4] == FRAME_DATA && payload)
-            frame_digest(stream + at + FRAME_HEADER, payload, stream + at + 32);
+            xxh3_digest(stream + at + FRAME_HEADER, payload, stream + at + 32);
     }
 }
 

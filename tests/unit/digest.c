@@ -3,8 +3,10 @@
 #include "blockmig/copy/digest.h"
 
 #include "formats/error.h"
+#include "formats/xxh3.h"
 
 #include <string.h>
+#include <xxhash.h>
 
 #define CHUNK DIGEST_CHUNK_SIZE
 
@@ -25,6 +27,26 @@ static void test_vectors(void)
     assert_hex(DIGEST_SHA256, "abc", 3, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     assert_hex(DIGEST_SHA256, "", 0, "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     assert_hex(DIGEST_XXH3_128, "", 0, "99aa06d3014798d86001c324468d497f");
+}
+
+/* However wide the vectors are that it computes with: as the plain library has it. */
+static void test_xxh3(void)
+{
+    size_t most = 2 * CHUNK;
+    g_autofree uint8_t *data = g_malloc(most);
+
+    for (size_t i = 0; i < most; i++)
+        data[i] = (uint8_t)g_test_rand_int();
+    for (unsigned i = 0; i < 500; i++) {
+        size_t offset = (size_t)g_test_rand_int_range(0, 128);
+        size_t length = (size_t)g_test_rand_int_range(0, i % 8 ? 4096 : (gint32)most - 128);
+        uint8_t digest[XXH3_DIGEST];
+        XXH128_canonical_t expected;
+
+        XXH128_canonicalFromHash(&expected, XXH3_128bits(data + offset, length));
+        xxh3_digest(data + offset, length, digest);
+        g_assert_cmpmem(digest, sizeof(digest), expected.digest, sizeof(expected.digest));
+    }
 }
 
 static void test_names(void)
@@ -195,6 +217,7 @@ int main(int argc, char **argv)
 
     g_test_init(&count, &args, NULL);
     g_test_add_func("/digest/vectors", test_vectors);
+    g_test_add_func("/digest/xxh3", test_xxh3);
     g_test_add_func("/digest/names", test_names);
     g_test_add_func("/digest/root", test_root);
     g_test_add_func("/digest/sparse", test_sparse);
