@@ -1,16 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * A machine goes to another host with its memory, by the methods live and quick.
+ * A machine goes to another host with its memory, by the methods live, quick and san.
  *
  * libvirt carries it in a thread of its own.  What we have to do meanwhile is done as soon as it can be, and
- * each step has to be true before the next:
+ * each step has to be true before the next (enum stage).
  *
- *      TRAVELS     it runs here, or is being carried
- *      STANDS      it stands still for good: its definition is removed here, and this side's overlays are
- * digested THERE       the target has all of it, standing still: overlays are compared COMPARED    it goes on
- * there, once the process that ran it here is gone RELEASED
- *
- * libvirt ends that process last of all, and looks only every 200 ms whether it has; the kernel tells at
+ * libvirt ends the process here last of all, and looks only every 200 ms whether it has; the kernel tells at
  * once.  A process that is gone cannot go on, whatever libvirt's daemons still say to each other: so then
  * nobody has to wait for them.  Where the process cannot be seen, what libvirt returns is waited for.
  */
@@ -26,7 +21,14 @@
 /* Milliseconds that the hypervisor may take for the last of the memory; more, if that is not enough. */
 #define FIRST_DOWNTIME 20u
 
-enum stage { TRAVELS, STANDS, THERE, COMPARED, RELEASED };
+enum stage {
+    TRAVELS, /* it runs here, or is being carried */
+    STANDS,  /* it stands still for good, and nobody can start it here any more; by quick, its disks are whole
+                on the target, which its memory waits for with its last byte */
+    THERE,   /* the target has all of it, standing still */
+    COMPARED, /* and what was mirrored is what is here; once its process here is gone, it goes on there: */
+    RELEASED,
+};
 
 struct journey {
     struct machine_job *job;
@@ -54,6 +56,12 @@ static bool is_quick(const struct machine_job *job)
 static bool is_over(const struct journey *journey)
 {
     return g_atomic_int_get(&journey->over) != 0;
+}
+
+/* libvirt has said that it is on the target, and nothing of it here. */
+static bool is_done(const struct journey *journey)
+{
+    return is_over(journey) && journey->ok;
 }
 
 static void reach(struct journey *journey, enum stage stage)
@@ -120,7 +128,7 @@ static bool close_door(struct journey *journey, GError **error)
 {
     struct machine_job *job = journey->job;
 
-    if (!is_over(journey)) {
+    if (!is_done(journey)) {
         journey->barred = journey->barred || machine_bar_definition(job, NULL);
         return true;
     }
@@ -144,7 +152,7 @@ static bool advance(struct journey *journey, GError **error)
 {
     struct machine_job *job = journey->job;
 
-    if (is_over(journey) && !close_door(journey, error)) {
+    if (is_done(journey) && !close_door(journey, error)) {
         job->uncertain = journey->stage < RELEASED;
         return false;
     }
@@ -276,6 +284,7 @@ static void come_home(struct machine_job *job)
         job_notice(&job->base, "what came to the target stands still there: %s", local->message);
         g_clear_error(&local);
     }
+    job->stopped = false;
     if (job->gone && !machine_restore_definition(job, &local))
         job_notice(&job->base, "the machine could not be defined on the source again: %s", local->message);
 }
@@ -403,8 +412,7 @@ static bool tell_pause(const struct journey *journey, GError **error)
 
     return job_event(&job->base, "result", error,
                      "the pause: %.1f ms until it was known, %.1f ms until it was there, comparison %.1f ms, "
-                     "%.1f ms until it "
-                     "went on",
+                     "%.1f ms until it went on",
                      milliseconds(domain_host_times(job->here, machine_uuid(job)).stopped, since[STANDS]),
                      milliseconds(since[STANDS], since[THERE]), milliseconds(since[THERE], since[COMPARED]),
                      milliseconds(since[COMPARED], since[RELEASED]));

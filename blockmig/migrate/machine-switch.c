@@ -14,7 +14,7 @@
 
 /* ---- the pause ----------------------------------------------------------------------------------- */
 
-bool machine_stop(struct machine_job *job, GError **error)
+static bool stop(struct machine_job *job, GError **error)
 {
     if (!job->state.running)
         return true;
@@ -27,7 +27,8 @@ bool machine_stop(struct machine_job *job, GError **error)
     return domain_suspend(job->domain, error);
 }
 
-void machine_go_on(struct machine_job *job)
+/* The machine goes on where it was. */
+static void go_on(struct machine_job *job)
 {
     g_autoptr(GError) local = NULL;
 
@@ -297,7 +298,7 @@ static bool pivot(struct machine_job *job, GError **error)
 static bool stop_and_compare(struct machine_job *job, GError **error)
 {
     struct comparison *comparison = machine_comparison_start(job);
-    bool ok = machine_stop(job, error) && machine_comparison_end(comparison, error);
+    bool ok = stop(job, error) && machine_comparison_end(comparison, error);
 
     machine_comparison_free(comparison);
     return ok;
@@ -329,7 +330,7 @@ bool machine_mirror(struct job *base, GError **error)
         end_mirrors(job);
     job->arrived = domain_open(job->here, domain_uuid(job->domain), NULL);
     paused = job->stopped;
-    machine_go_on(job);
+    go_on(job);
     if (!ok)
         return false;
     if (paused)

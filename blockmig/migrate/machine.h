@@ -233,10 +233,7 @@ void machine_comparison_stands(struct comparison *comparison);
 bool machine_comparison_end(struct comparison *comparison, GError **error);
 void machine_comparison_free(struct comparison *comparison); /* NULL is allowed */
 
-/* machine-switch.c: the machine stands still, with the guard armed; it goes on where it was, or on the
- * target. */
-bool machine_stop(struct machine_job *job, GError **error);
-void machine_go_on(struct machine_job *job);
+/* machine-switch.c: it goes on, on the target. */
 bool machine_release(struct machine_job *job, GError **error);
 /* What nobody can start any more: its definition here is replaced, as long as libvirt lets nobody remove it;
  * and removed; and again as it was, its disks on their top layers, when the target did not take it.  Before,
