@@ -153,6 +153,7 @@ dist_check_SCRIPTS += \
 	tests/block-devices-become-files-on-other-hosts.sh \
 	tests/machines-go-to-other-hosts.sh \
 	tests/machines-survive-migrations-that-fail.sh \
+	tests/migrations-bear-what-happens-to-hosts.sh \
 	tests/domains-move-on-one-host.sh \
 	tests/copies-cross-hosts.sh \
 	tests/seeds-spare-the-link.sh
