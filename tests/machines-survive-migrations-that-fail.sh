@@ -120,7 +120,7 @@ random_rounds()
     at=$from
 }
 use_seed
-pick 4 60
+pick 2 60
 random_rounds "$REPLY"
 
 # ---- it is given up ---------------------------------------------------------------------------------
