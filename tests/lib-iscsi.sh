@@ -77,3 +77,11 @@ start_stub()
     wait_for 20 grep -q ready "$tmp/stub.out" || must false "the stub did not start"
     REPLY=iscsi://127.0.0.1:$at/$iqn/1
 }
+
+# as_host HOST COMMAND...: as another host: another name, and so another key and another initiator.
+as_host()
+{
+    local host=$1
+    shift
+    BLOCKMIG_ISCSI_INITIATOR=iqn.2026-11.example.blockmig:$host unshare -u sh -c 'hostname "$0"; exec "$@"' "$host" "$@"
+}

@@ -8,17 +8,9 @@ need_root
 need_tool unshare jq
 random_file "$tmp/source.raw" 4M 1
 
-# on HOST COMMAND...: as another host
-on()
-{
-    local host=$1
-    shift
-    BLOCKMIG_ISCSI_INITIATOR=iqn.2026-11.example.blockmig:$host unshare -u sh -c 'hostname "$0"; exec "$@"' "$host" "$@"
-}
-
 keys()
 {
-    on two "$blockmig" reservation show --json "$uri" | jq -c '[.holder, [.registrants[].key]]'
+    as_host two "$blockmig" reservation show --json "$uri" | jq -c '[.holder, [.registrants[].key]]'
 }
 
 # fenced STUB-OPTION: a write at 0 is held until its host is fenced.  Sets told to what the one that fences it says.
@@ -30,19 +22,19 @@ fenced()
     start_stub "$tmp/unit" "reserve=$option" "log=$tmp/log" 8a@0=hold
     uri=$REPLY
     local one two
-    one=$(on one "$blockmig" reservation show --json "$uri" | jq -r .key)
-    two=$(on two "$blockmig" reservation show --json "$uri" | jq -r .key)
-    run_ok "$option: a host takes the unit" on one "$blockmig" reservation take "$uri"
-    on one "$blockmig" copy -f raw "$tmp/source.raw" "$uri" >"$tmp/copy.out" 2>&1 3>&- </dev/null &
+    one=$(as_host one "$blockmig" reservation show --json "$uri" | jq -r .key)
+    two=$(as_host two "$blockmig" reservation show --json "$uri" | jq -r .key)
+    run_ok "$option: a host takes the unit" as_host one "$blockmig" reservation take "$uri"
+    as_host one "$blockmig" copy -f raw "$tmp/source.raw" "$uri" >"$tmp/copy.out" 2>&1 3>&- </dev/null &
     local copy=$!
     at_exit stop_child "$copy"
     wait_for 30 grep -q '^8a 0 ' "$tmp/log" || must false "a write is on its way"
-    run_ok "$option: another one preempts" on two "$blockmig" reservation take --preempt "$one" "$uri"
+    run_ok "$option: another one preempts" as_host two "$blockmig" reservation take --preempt "$one" "$uri"
     told=$err
     wait "$copy"
     check "$option: the copy of the first host fails" test $? -ne 0
     is "$(keys)" "[\"$two\",[\"$two\"]]" "$option: the other one holds it alone"
-    fails_with 3 "$option: the first cannot write any more" on one "$blockmig" copy --force -f raw "$tmp/source.raw" "$uri"
+    fails_with 3 "$option: the first cannot write any more" as_host one "$blockmig" copy --force -f raw "$tmp/source.raw" "$uri"
 }
 
 fenced full

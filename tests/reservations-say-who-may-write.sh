@@ -12,18 +12,10 @@ add_lun 1 "$tmp/unit"
 uri=$REPLY
 random_file "$tmp/source.raw" 64M 1
 
-# on HOST COMMAND...: as another host: another name, and so another key and another initiator.
-on()
-{
-    local host=$1
-    shift
-    BLOCKMIG_ISCSI_INITIATOR=iqn.2026-11.example.blockmig:$host unshare -u sh -c 'hostname "$0"; exec "$@"' "$host" "$@"
-}
-
 # key_of HOST: as show says it.
 key_of()
 {
-    on "$1" "$blockmig" reservation show --json "$uri" | jq -r .key
+    as_host "$1" "$blockmig" reservation show --json "$uri" | jq -r .key
 }
 
 one=$(key_of one)
@@ -36,58 +28,58 @@ run_ok "show works without reservations" blockmig reservation show "$uri"
 like "$out" 'none: whoever reaches' "and says that anybody may write"
 like "$out" 'registered +nobody' "and that nobody is registered"
 
-run_ok "the first host takes the unit" on one "$blockmig" reservation take "$uri"
+run_ok "the first host takes the unit" as_host one "$blockmig" reservation take "$uri"
 like "$out" "write exclusive, registrants only, .* with key $one" "and is told to hold it"
-run_ok "taking it again changes nothing" on one "$blockmig" reservation take "$uri"
-run_ok "the other host sees who holds it" on two "$blockmig" reservation show --json "$uri"
+run_ok "taking it again changes nothing" as_host one "$blockmig" reservation take "$uri"
+run_ok "the other host sees who holds it" as_host two "$blockmig" reservation show --json "$uri"
 is "$(jq -r .holder <<<"$out")" "$one" "by its key"
 
-fails_with 3 "the other host cannot take it" on two "$blockmig" reservation take "$uri"
+fails_with 3 "the other host cannot take it" as_host two "$blockmig" reservation take "$uri"
 like "$err" "reservation conflict: reserved by .*$one" "and is told by whom it is held"
-is "$(on two "$blockmig" reservation show --json "$uri" | jq '.registrants | length')" 1 \
+is "$(as_host two "$blockmig" reservation show --json "$uri" | jq '.registrants | length')" 1 \
     "and leaves no registration behind"
-fails_with 3 "nor release it" on two "$blockmig" reservation release "$uri"
-fails_with 3 "nor copy onto it" on two "$blockmig" copy -f raw "$tmp/source.raw" "$uri"
+fails_with 3 "nor release it" as_host two "$blockmig" reservation release "$uri"
+fails_with 3 "nor copy onto it" as_host two "$blockmig" copy -f raw "$tmp/source.raw" "$uri"
 like "$err" "reserved by .*$one" "which is told before anything is written"
 check "nothing was written" cmp -n 1048576 "$tmp/unit" /dev/zero
-run_ok "reading is allowed" on two "$blockmig" info -f raw "$uri"
+run_ok "reading is allowed" as_host two "$blockmig" info -f raw "$uri"
 
-run_ok "the first host copies onto it" on one "$blockmig" copy -f raw "$tmp/source.raw" "$uri"
+run_ok "the first host copies onto it" as_host one "$blockmig" copy -f raw "$tmp/source.raw" "$uri"
 check "and it holds the source" cmp "$tmp/source.raw" "$tmp/unit"
-is "$(on one "$blockmig" reservation show --json "$uri" | jq '.registrants | length')" 1 \
+is "$(as_host one "$blockmig" reservation show --json "$uri" | jq '.registrants | length')" 1 \
     "the copy's own registration is gone with it"
 
 # Fenced in the middle of a copy.
-on one "$blockmig" copy --force --restart --bandwidth=8MiB/s -f raw "$tmp/source.raw" "$uri" >"$tmp/fenced.out" 2>&1 3>&- &
+as_host one "$blockmig" copy --force --restart --bandwidth=8MiB/s -f raw "$tmp/source.raw" "$uri" >"$tmp/fenced.out" 2>&1 3>&- &
 fenced=$!
 at_exit stop_process "$fenced"
 registered()
 {
-    [ "$(on two "$blockmig" reservation show --json "$uri" | jq '.registrants | length')" -eq 2 ]
+    [ "$(as_host two "$blockmig" reservation show --json "$uri" | jq '.registrants | length')" -eq 2 ]
 }
 wait_for 20 registered || not_ok "the copy registers its session"
-fails_with 3 "preempting a key that nobody has is refused" on two "$blockmig" reservation take --preempt 0x1234 "$uri"
-run_ok "the other host preempts" on two "$blockmig" reservation take --preempt "$one" "$uri"
+fails_with 3 "preempting a key that nobody has is refused" as_host two "$blockmig" reservation take --preempt 0x1234 "$uri"
+run_ok "the other host preempts" as_host two "$blockmig" reservation take --preempt "$one" "$uri"
 wait "$fenced"
 is $? 1 "the copy of the first host ends at once"
 like "$(cat "$tmp/fenced.out")" "reserved by .*key $two, .*conflict" "and says who has the unit now"
-run_ok "the other host holds it alone" on two "$blockmig" reservation show --json "$uri"
+run_ok "the other host holds it alone" as_host two "$blockmig" reservation show --json "$uri"
 is "$(jq -c '[.registrants[].key]' <<<"$out")" "[\"$two\"]" "no key of the first host is left"
 
-run_ok "--force takes it from whoever holds it" on one "$blockmig" reservation take --force "$uri"
-is "$(on two "$blockmig" reservation show --json "$uri" | jq -r .holder)" "$one" \
+run_ok "--force takes it from whoever holds it" as_host one "$blockmig" reservation take --force "$uri"
+is "$(as_host two "$blockmig" reservation show --json "$uri" | jq -r .holder)" "$one" \
     "so the first host has it again"
 
 # A copy that is killed leaves its registration: release takes that away, too.
-on one "$blockmig" copy --force --restart --bandwidth=8MiB/s -f raw "$tmp/source.raw" "$uri" >"$tmp/killed.out" 2>&1 3>&- &
+as_host one "$blockmig" copy --force --restart --bandwidth=8MiB/s -f raw "$tmp/source.raw" "$uri" >"$tmp/killed.out" 2>&1 3>&- &
 killed=$!
 wait_for 20 registered || not_ok "the copy registers its session"
 kill -KILL "$killed"
 wait "$killed" 2>/dev/null
-run_ok "the first host releases it" on one "$blockmig" reservation release "$uri"
+run_ok "the first host releases it" as_host one "$blockmig" reservation release "$uri"
 run_ok "show" blockmig reservation show --json "$uri"
 is "$(jq -c '[.reserved, (.registrants | length)]' <<<"$out")" '[false,0]' "nothing is left"
-fails_with 3 "there is nothing to release any more" on one "$blockmig" reservation release "$uri"
+fails_with 3 "there is nothing to release any more" as_host one "$blockmig" reservation release "$uri"
 
 run_ok "a key may be given" blockmig reservation take --key 0x2a "$uri"
 is "$(blockmig reservation show --json "$uri" | jq -r '.registrants[0].key')" 0x000000000000002a "and is used"

@@ -285,7 +285,7 @@ static void come_home(struct machine_job *job)
         g_clear_error(&local);
     }
     job->stopped = false;
-    if (job->gone && !machine_restore_definition(job, &local))
+    if (job->gone && !machine_restore_definition(job, job->definition, &local))
         job_notice(&job->base, "the machine could not be defined on the source again: %s", local->message);
 }
 

@@ -270,14 +270,10 @@ bool machine_open_targets_again(struct machine_job *job, GError **error)
 {
     for (guint i = 0; i < job->disks->len; i++) {
         struct machine_disk *disk = machine_disk_at(job, i);
-        struct storage *storage =
-            storage_open(disk->target_name, FILE_WRITE | FILE_NO_LOCK | FILE_MODEST, NULL, NULL, error);
 
-        disk->target = storage ? image_open(storage, disk->format, true, error) : NULL;
+        disk->target = machine_open_image(disk->target_name, disk->format, FILE_WRITE | FILE_NO_LOCK, error);
         if (!disk->target)
             return false;
-        if (disk->target->cluster_size < 4096)
-            storage_file_avoid_direct(disk->target->storage);
     }
     return true;
 }

@@ -20,7 +20,8 @@ char *machine_layer_path(const struct machine_disk *disk, unsigned layer)
     return layer ? g_strdup_printf("%s.blockmig-%u", disk->stem, layer) : g_strdup(disk->path);
 }
 
-static struct image *open_image(const char *name, const struct format *format, unsigned flags, GError **error)
+struct image *machine_open_image(const char *name, const struct format *format, unsigned flags,
+                                 GError **error)
 {
     struct storage *storage = storage_open(name, flags | FILE_MODEST, NULL, NULL, error);
     struct image *image = storage ? image_open(storage, format, (flags & FILE_WRITE) != 0, error) : NULL;
@@ -45,7 +46,7 @@ struct chain *machine_open_layers(const struct machine_disk *disk, unsigned from
 
     for (unsigned layer = to; layer > 0 && layer >= from; layer--) {
         g_autofree char *path = machine_layer_path(disk, layer);
-        struct image *image = open_image(path, &format_qcow2, FILE_NO_LOCK, error);
+        struct image *image = machine_open_image(path, &format_qcow2, FILE_NO_LOCK, error);
 
         if (!image)
             return NULL;
@@ -68,7 +69,7 @@ struct chain *machine_open_layers(const struct machine_disk *disk, unsigned from
 static struct chain *open_single(const char *name, const struct format *format, bool keep_holes,
                                  GError **error)
 {
-    struct image *image = open_image(name, format, FILE_NO_LOCK, error);
+    struct image *image = machine_open_image(name, format, FILE_NO_LOCK, error);
 
     return image ? chain_new_single(image, keep_holes) : NULL;
 }
@@ -187,7 +188,7 @@ bool machine_merge_overlays(struct machine_job *job, struct machine_disk *disk, 
     if (disk->top == 0)
         return true;
     g_clear_pointer(&disk->base, chain_close);
-    base = chain ? open_image(disk->path, disk->source_format, FILE_WRITE, error) : NULL;
+    base = chain ? machine_open_image(disk->path, disk->source_format, FILE_WRITE, error) : NULL;
     if (!base || !write_overlays(job, overlays, base, below, error))
         return false;
     machine_remove_overlays(disk);

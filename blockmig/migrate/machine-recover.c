@@ -234,8 +234,7 @@ static bool ask_both(struct machine_job *job, struct side *here, struct side *th
 
 static char *saved_definition(const struct machine_job *job)
 {
-    g_autofree char *name = g_strconcat(job->base.record->id, ".xml", NULL);
-    g_autofree char *path = g_build_filename(journal_directory(job->base.journal), "definitions", name, NULL);
+    g_autofree char *path = machine_definition_path(job);
     char *text = NULL;
 
     g_file_get_contents(path, &text, NULL, NULL);
@@ -320,20 +319,12 @@ static bool take_back(struct machine_job *job, const struct side *here, GError *
            (here->state.running || !job->state.running || domain_resume(job->domain, error));
 }
 
-/* As it was, on its top layers. */
 static bool define_again(struct machine_job *job, GError **error)
 {
-    g_autofree char *text = saved_definition(job), *xml = NULL;
-    struct domain *again;
+    g_autofree char *text = saved_definition(job);
 
-    if (!text)
-        return uncertain(job, "neither host has the machine, nor the journal its definition", error);
-    xml = machine_rewrite_source(job, text, machine_top_of, error);
-    if (!xml || !(again = domain_define(job->here, xml, error)))
-        return false;
-    domain_close(job->domain);
-    job->domain = again;
-    return true;
+    return text ? machine_restore_definition(job, text, error)
+                : uncertain(job, "neither host has the machine, nor the journal its definition", error);
 }
 
 /* Its definition may be there and barred. */

@@ -63,7 +63,7 @@ bool machine_release(struct machine_job *job, GError **error)
 
 /* ---- the source's definition --------------------------------------------------------------------- */
 
-static char *definition_path(const struct machine_job *job)
+char *machine_definition_path(const struct machine_job *job)
 {
     g_autofree char *name = g_strconcat(job->base.record->id, ".xml", NULL);
 
@@ -73,7 +73,7 @@ static char *definition_path(const struct machine_job *job)
 /* Whoever wants it back finds it in the state directory. */
 static bool save_definition(struct machine_job *job, GError **error)
 {
-    g_autofree char *path = definition_path(job), *directory = g_path_get_dirname(path);
+    g_autofree char *path = machine_definition_path(job), *directory = g_path_get_dirname(path);
     g_autoptr(GError) local = NULL;
 
     if (g_mkdir_with_parents(directory, 0700) == 0 &&
@@ -124,9 +124,9 @@ bool machine_remove_definition(struct machine_job *job, GError **error)
     return domain_undefine(job->domain, error);
 }
 
-bool machine_restore_definition(struct machine_job *job, GError **error)
+bool machine_restore_definition(struct machine_job *job, const char *text, GError **error)
 {
-    g_autofree char *xml = machine_rewrite_source(job, job->definition, machine_top_of, error);
+    g_autofree char *xml = machine_rewrite_source(job, text, machine_top_of, error);
     struct domain *again = xml ? domain_define(job->here, xml, error) : NULL;
 
     if (!again)
@@ -206,10 +206,10 @@ static bool change_host(struct machine_job *job, bool start, GError **error)
 
     if (take_over(job, start, error))
         return true;
-    if (job->gone && !machine_restore_definition(job, &local))
+    if (job->gone && !machine_restore_definition(job, job->definition, &local))
         job_notice(&job->base,
                    "the machine could not be defined on the source again (%s): its definition is %s",
-                   local->message, definition_path(job));
+                   local->message, machine_definition_path(job));
     return false;
 }
 

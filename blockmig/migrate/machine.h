@@ -164,6 +164,9 @@ struct machine_disk *machine_disk_new(struct machine_job *job, const char *name,
 
 /* machine-files.c */
 char *machine_layer_path(const struct machine_disk *disk, unsigned layer); /* the caller's */
+/* An image of one of the hosts, by a single connection. */
+struct image *machine_open_image(const char *name, const struct format *format, unsigned flags,
+                                 GError **error);
 /* Layers [from, to] as one; with what is below if `from` is 0, else with holes. */
 struct chain *machine_open_layers(const struct machine_disk *disk, unsigned from, unsigned to,
                                   GError **error);
@@ -241,7 +244,8 @@ bool machine_release(struct machine_job *job, GError **error);
 bool machine_keep_definition(struct machine_job *job, GError **error);
 bool machine_bar_definition(struct machine_job *job, GError **error);
 bool machine_remove_definition(struct machine_job *job, GError **error);
-bool machine_restore_definition(struct machine_job *job, GError **error);
+bool machine_restore_definition(struct machine_job *job, const char *text, GError **error);
+char *machine_definition_path(const struct machine_job *job); /* where it is saved; the caller's */
 /* The top layers, too, are merged into the target: the machine does not write any more. */
 bool machine_ship_last(struct machine_job *job, GError **error);
 
