@@ -24,7 +24,8 @@
 enum stage {
     TRAVELS, /* it runs here, or is being carried */
     STANDS,  /* it stands still for good, and nobody can start it here any more; by quick, its disks are whole
-                on the target, which its memory waits for with its last byte */
+                on the target, which its memory waits for with its last byte; else they need not be whole here
+              */
     THERE,   /* the target has all of it, standing still */
     COMPARED, /* and what was mirrored is what is here; once its process here is gone, it goes on there: */
     RELEASED,
@@ -70,6 +71,8 @@ static void reach(struct journey *journey, enum stage stage)
     journey->since[stage] = g_get_monotonic_time();
 }
 
+/* The event comes before what the guest wrote is in its images: QEMU sends it, then it drains and flushes. By
+ * quick all of this is over when the first of the memory comes. */
 static bool stands_still(const struct journey *journey)
 {
     const struct machine_job *job = journey->job;
@@ -77,6 +80,8 @@ static bool stands_still(const struct journey *journey)
 
     if (is_over(journey))
         return journey->ok;
+    if (journey->state)
+        return relay_has_begun(journey->state);
     /* One that stood still before has no such moment: once the target expects it, it is as good. */
     return job->state.running ? stopped > journey->began
                               : domain_host_times(job->there, machine_uuid(job)).started > journey->began;
@@ -157,8 +162,6 @@ static bool advance(struct journey *journey, GError **error)
         return false;
     }
     if (journey->stage == TRAVELS && stands_still(journey)) {
-        if (journey->comparison)
-            machine_comparison_stands(journey->comparison);
         close_door(journey, NULL);
         if (journey->state && !ship(journey, error))
             return false;

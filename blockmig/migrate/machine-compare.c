@@ -37,14 +37,14 @@ struct disk_proof {
     const struct machine_disk *disk;
     struct chain *below; /* the layers under the top one, which are frozen; NULL: not opened yet */
     GHashTable *known;   /* number of a unit -> the digests of its blocks in `below` */
-    /* The source's overlay, and digests of the blocks of its file, since the machine stands still. */
+    /* The source's overlay, and digests of the blocks of its file, once the machine stands still. */
     struct chain *own;
     GByteArray *own_digests;
     struct chain *other; /* the target's */
     GByteArray *other_digests;
-    struct chain *source, *merged; /* all of the source, and below the target's overlay; NULL: not opened */
-    GArray *found;                 /* of struct difference */
-    GError *error;
+    struct chain *source, *merged;   /* all of the source, and below the target's overlay; NULL: not opened */
+    GArray *found;                   /* of struct difference */
+    GError *own_error, *other_error; /* of threads */
 };
 
 struct comparison {
@@ -143,7 +143,7 @@ static gpointer watch_source(gpointer data)
     for (guint i = 0; i < comparison->disks->len; i++) {
         struct disk_proof *proof = g_ptr_array_index(comparison->disks, i);
 
-        look_here(proof, &proof->error);
+        look_here(proof, &proof->own_error);
     }
     return NULL;
 }
@@ -267,7 +267,7 @@ static gpointer digest_there(gpointer data)
 {
     struct disk_proof *proof = data;
 
-    proof->other_digests = digest_blocks(chain_layer(proof->other, 0)->storage, &proof->error);
+    proof->other_digests = digest_blocks(chain_layer(proof->other, 0)->storage, &proof->other_error);
     return NULL;
 }
 
@@ -286,8 +286,8 @@ static bool look_there(struct disk_proof *proof, GError **error)
         ok = chain_map(proof->other, at, proof->other->size - at, &extent, 1, &count, error);
     g_thread_join(thread);
     if (!proof->other_digests && ok)
-        g_propagate_error(error, g_steal_pointer(&proof->error));
-    g_clear_error(&proof->error);
+        g_propagate_error(error, g_steal_pointer(&proof->other_error));
+    g_clear_error(&proof->other_error);
     return ok && proof->other_digests;
 }
 
@@ -304,8 +304,8 @@ static void forget(struct disk_proof *proof)
 
 static bool compare_disk(struct disk_proof *proof, GError **error)
 {
-    return (proof->own_digests || look_here(proof, error)) && look_there(proof, error) &&
-           compare_maps(proof, error);
+    return (proof->own_digests || look_here(proof, error)) &&
+           (proof->other_digests || look_there(proof, error)) && compare_maps(proof, error);
 }
 
 /* ---- what differs is written again --------------------------------------------------------------- */
@@ -346,8 +346,8 @@ static bool mend(struct disk_proof *proof, GError **error)
 
 static bool settle_disk(struct disk_proof *proof, GError **error)
 {
-    if (proof->error) {
-        g_propagate_error(error, g_steal_pointer(&proof->error));
+    if (proof->own_error) {
+        g_propagate_error(error, g_steal_pointer(&proof->own_error));
         return false;
     }
     if (!compare_disk(proof, error))
@@ -374,7 +374,7 @@ static void proof_free(gpointer data)
     g_array_unref(proof->found);
     chain_close(proof->below);
     g_hash_table_unref(proof->known);
-    g_clear_error(&proof->error);
+    g_clear_error(&proof->own_error);
     g_free(proof);
 }
 
@@ -397,25 +397,25 @@ struct comparison *machine_comparison_start(struct machine_job *job)
     return comparison;
 }
 
-void machine_comparison_stands(struct comparison *comparison)
-{
-    g_atomic_int_set(&comparison->stands, 1);
-}
-
 static void end_thread(struct comparison *comparison)
 {
-    machine_comparison_stands(comparison);
+    g_atomic_int_set(&comparison->stands, 1);
     if (comparison->thread)
         g_thread_join(g_steal_pointer(&comparison->thread));
 }
 
+/* Both sides are digested at once. */
 bool machine_comparison_end(struct comparison *comparison, GError **error)
 {
+    bool ok = true;
+
+    g_atomic_int_set(&comparison->stands, 1);
+    for (guint i = 0; ok && i < comparison->disks->len; i++)
+        ok = look_there(g_ptr_array_index(comparison->disks, i), error);
     end_thread(comparison);
-    for (guint i = 0; i < comparison->disks->len; i++)
-        if (!settle_disk(g_ptr_array_index(comparison->disks, i), error))
-            return false;
-    return true;
+    for (guint i = 0; ok && i < comparison->disks->len; i++)
+        ok = settle_disk(g_ptr_array_index(comparison->disks, i), error);
+    return ok;
 }
 
 void machine_comparison_free(struct comparison *comparison)

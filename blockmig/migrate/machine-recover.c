@@ -343,26 +343,22 @@ static bool back_home(struct machine_job *job, const struct side *here, GError *
     return true;
 }
 
-/* Which of the last phases: the target's definition says whether it was settled. */
+/* Which of the last phases.  What settle does may be done twice; what is cold has nothing to settle. */
 static bool go_on_there(struct machine_job *job, const struct side *there, GError **error)
 {
-    g_autofree char *text = domain_definition(job->arrived, DOMAIN_ACTIVE, error), *now = NULL;
-    g_autoptr(definition_t) definition = text ? definition_parse(text, error) : NULL;
-    const struct machine_disk *first = job->disks->len ? machine_disk_at(job, 0) : NULL;
+    bool settled = job->disks->len == 0 || job->base.method == &method_machine_cold ||
+                   has_event(job, "result", MACHINE_MERGED);
 
-    if (!definition)
-        return false;
     job->gone = true;
     if (!(job->definition = saved_definition(job)) &&
         !(job->definition =
               domain_definition(job->domain ? job->domain : job->arrived, DOMAIN_PERSISTENT, error)))
         return false;
-    now = first ? machine_source_of(definition, first->name) : NULL;
     job->released = !job->across || there->state.running || has_event(job, "result", MACHINE_ARRIVED);
-    job->base.go_on_at = !job->released                                      ? "switchover"
-                         : !first || g_strcmp0(now, first->target_path) == 0 ? "cleanup"
-                         : has_event(job, "result", MACHINE_PROVED)          ? "settle"
-                                                                             : "prove";
+    job->base.go_on_at = !job->released                             ? "switchover"
+                         : settled                                  ? "cleanup"
+                         : has_event(job, "result", MACHINE_PROVED) ? "settle"
+                                                                    : "prove";
     return true;
 }
 

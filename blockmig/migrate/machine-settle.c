@@ -139,7 +139,7 @@ bool machine_settle(struct job *base, GError **error)
     for (guint i = 0; i < job->disks->len; i++)
         if (!name_remove(machine_disk_at(job, i)->overlay_name, error))
             return false;
-    return job_event(base, "result", error, "the machine writes to the merged target");
+    return job_event(base, "result", error, MACHINE_MERGED);
 }
 
 /* ---- cleanup ------------------------------------------------------------------------------------- */

@@ -27,6 +27,7 @@
 #define MACHINE_REMOVES "remove the source's definition"
 #define MACHINE_ARRIVED "the machine is on the target"
 #define MACHINE_PROVED  "proved"
+#define MACHINE_MERGED  "the machine writes to the merged target"
 #define MACHINE_UNDONE  "nothing is left of it"
 
 #define MACHINE_NEW    ".blockmig-new"
@@ -228,11 +229,10 @@ bool machine_commit_all(struct machine_job *job, struct domain *domain,
                         char *(*base)(const struct machine_disk *), GError **error);
 
 /* machine-compare.c: do the overlays on the target hold what the top layers of the source do?  From the start
- * on a thread of its own looks ahead; then the source stands still; then both sides do, and what differs is
- * mended. DIFFERENT: that was not possible. */
+ * on a thread of its own looks ahead; at the end the machine stands still on both sides, nothing of it is in
+ * a hypervisor's memory any more, and what differs is mended. DIFFERENT: that was not possible. */
 struct comparison;
 struct comparison *machine_comparison_start(struct machine_job *job);
-void machine_comparison_stands(struct comparison *comparison);
 bool machine_comparison_end(struct comparison *comparison, GError **error);
 void machine_comparison_free(struct comparison *comparison); /* NULL is allowed */
 

@@ -37,7 +37,8 @@ struct relay {
 /* Outlives the relay as long as there are passages. */
 struct relay_state {
     gatomicrefcount references;
-    gint held; /* atomic */
+    gint held;  /* atomic */
+    gint begun; /* atomic: something came from here */
     GMutex lock;
     char *trouble;
 };
@@ -157,6 +158,8 @@ static size_t take_from_here(char *buffer, size_t size, size_t count, void *opaq
         if (done < 0 && !(have && (errno == EAGAIN || errno == EWOULDBLOCK)))
             return CURL_READFUNC_ABORT;
         have += (size_t)MAX(done, 0);
+        if (have > 0)
+            g_atomic_int_set(&passage->state->begun, 1);
         passage->has_last = have > 0 && is_held(passage);
         if (passage->has_last)
             passage->last = buffer[--have];
@@ -362,6 +365,11 @@ struct relay *relay_open(struct agent_client *client, const char *name, const ch
 void relay_let(struct relay *relay)
 {
     g_atomic_int_set(&relay->state->held, 0);
+}
+
+bool relay_has_begun(const struct relay *relay)
+{
+    return g_atomic_int_get(&relay->state->begun) != 0;
 }
 
 void relay_close(struct relay *relay)

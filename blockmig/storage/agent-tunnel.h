@@ -16,6 +16,8 @@ struct relay;
 struct relay *relay_open(struct agent_client *client, const char *name, const char *path, bool held,
                          GError **error);
 void relay_let(struct relay *relay);
+/* Who connected here has sent something. */
+bool relay_has_begun(const struct relay *relay);
 /* Connections that are open come to their own end. */
 void relay_close(struct relay *relay); /* NULL is allowed */
 /* Why the last connection could not be passed on, the caller's; NULL: all could. */

@@ -28,3 +28,8 @@ CLEANFILES += tests/helpers/reserving-device.so
 noinst_DATA += tests/helpers/reserving-device.so
 tests/helpers/reserving-device.so: tests/helpers/reserving-device.c
 	$(AM_V_CC)$(MKDIR_P) $(@D) && $(CC) -O2 -Wall -fPIC -shared -pthread -o $@ $<
+EXTRA_DIST += tests/helpers/slow-syncs.c
+CLEANFILES += tests/helpers/slow-syncs.so
+noinst_DATA += tests/helpers/slow-syncs.so
+tests/helpers/slow-syncs.so: tests/helpers/slow-syncs.c
+	$(AM_V_CC)$(MKDIR_P) $(@D) && $(CC) -O2 -Wall -fPIC -shared -o $@ $<
