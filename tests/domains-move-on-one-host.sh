@@ -36,7 +36,12 @@ is "$(files "$tmp/one/srv/other")" "data.img disk.qcow2 " "nothing else is on th
 is "$(files "$tmp/one/srv/store")" "data.img.blockmig-source disk.qcow2.blockmig-source " "the source is kept"
 must rm "$tmp"/one/srv/store/*
 
-for phase in base switchover settle; do
+first_is_merged()
+{
+    [ "$(on one virsh domblklist web | awk '$1 == "vda" { print $2 }')" = "/srv/$to/disk.qcow2" ]
+}
+
+for phase in base switchover settle settle:first_is_merged; do
     to=store
     [ -z "$(files "$tmp/one/srv/store")" ] || to=other
     killed_in one "$phase" move web "/srv/$to" --delete-source || diag "not killed in time"

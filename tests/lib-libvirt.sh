@@ -190,8 +190,8 @@ migrate()
     run on "$host" timeout 200 "$blockmig" migrate "$@"
 }
 
-# killed_in HOST PHASE[+SECONDS] COMMAND...: blockmig is killed as soon as it says that it is in that phase, or so many
-# seconds later; false: it ended before.
+# killed_in HOST PHASE[+SECONDS|:FUNCTION] COMMAND...: blockmig is killed as soon as it says that it is in that phase,
+# or so many seconds later, or when that function succeeds; false: it ended before.
 killed_in()
 {
     local host=$1 phase=$2 try
@@ -199,7 +199,9 @@ killed_in()
     on "$host" timeout 200 "$blockmig" "$@" -v >"$tmp/killed.out" 2>"$tmp/killed.err" 3>&- </dev/null &
     local pid=$!
     for try in $(seq 6000); do
-        grep -q "^blockmig: ${phase%+*}" "$tmp/killed.err" && break
+        if grep -q "^blockmig: ${phase%[+:]*}" "$tmp/killed.err"; then
+            [ "$phase" = "${phase#*:}" ] || "${phase#*:}" && break
+        fi
         kill -0 "$pid" 2>/dev/null || break
         sleep 0.01
     done
