@@ -29,6 +29,7 @@ must truncate -s 64M "$tmp/source.lun"
 loop_device "$tmp/source.lun"
 source=$REPLY
 must qemu-img create -q -f raw "$tmp/a/file.raw" 64M
+printf 'label: gpt\n,\n' | sfdisk -q "$tmp/a/file.raw" >/dev/null 2>&1
 start_guest g --disk "$source:raw" --disk "$tmp/a/file.raw:raw" --append 'span=8M disks=1 log=1'
 guest_wait_ready g
 
@@ -63,14 +64,32 @@ at_exit unmount "$tmp/mnt"
 before=$(all)
 refused "a mounted device" 'in use: mounted' "$held" --disk vd1 --scratch "$tmp/s"
 must umount "$tmp/mnt"
+before=$(all)
+refused "one that holds a file system" "$held holds .*ext4.*--force overwrites it" "$held" --disk vd1 --scratch "$tmp/s"
 must blockdev --setro "$held"
 before=$(all)
 refused "a read-only device" 'read-only' "$held" --disk vd1 --scratch "$tmp/s"
 must blockdev --setrw "$held"
 
+must wipefs -q -a "$held"
+before=$(all)
 run blockmig plan move "qmp:$tmp/g/qmp" "$held" --disk vd0 --scratch "$tmp/s"
 is "$status" 0 "a plan is made"
 like "$out" "overlays in $tmp/s" "it says where the overlays go"
 is "$(all)" "$before" "and it changes nothing"
 is "$(guest_verdict g)" OK "the guest never noticed"
+
+# What an earlier run has written there is no reason, although it brought a partition table.
+must mkfs -q -t ext4 "$held"
+"$blockmig" move "qmp:$tmp/g/qmp" "$held" --disk vd1 --scratch "$tmp/s" --force --bandwidth=8MiB/s -v \
+    >/dev/null 2>"$tmp/err" 3>&- </dev/null &
+move=$!
+at_exit stop_process "$move"
+wait_for 30 has_checkpoint "$held" || not_ok "there is a checkpoint"
+kill -KILL "$move"
+like "$(blkid -p "$held")" gpt "--force overwrites it, with what the disk has"
+run blockmig move "qmp:$tmp/g/qmp" "$held" --disk vd1 --scratch "$tmp/s"
+is "$status" 4 "the move that was killed is rolled back" || diag "$err"
+run blockmig move "qmp:$tmp/g/qmp" "$held" --disk vd1 --scratch "$tmp/s"
+is "$status" 0 "and the same command begins it anew" || diag "$err"
 done_testing

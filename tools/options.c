@@ -119,7 +119,7 @@ static const struct option_spec specs[] = {
     {"salvage", 0, NULL, "go on after read errors, list them and exit 6", COPIES, OPTION_FLAG, AT(salvage)},
     {"delete-source", 0, NULL, "remove the source after the copy is proved", BOTH | COMMAND_COMMIT,
      OPTION_FLAG, AT(delete_source)},
-    {"force", 0, NULL, "overwrite a target; take another's reservation", COPIES | COMMAND_RESERVATION,
+    {"force", 0, NULL, "overwrite a target; take another's reservation", COPIES | HERE | COMMAND_RESERVATION,
      OPTION_FLAG, AT(force)},
     {"key", 0, "KEY", "another key than that of this host", COMMAND_RESERVATION, OPTION_STRING, AT(key)},
     {"preempt", 0, "KEY", "take it from whoever has registered KEY", COMMAND_RESERVATION, OPTION_STRING,

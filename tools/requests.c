@@ -135,6 +135,7 @@ static struct move_request *machine_request(const struct options *options, const
     set_move_modes(request, options);
     request->bandwidth = options->bandwidth;
     request->delete_source = options->delete_source;
+    request->force = options->force;
     if (options->max_pause >= 0)
         request->max_pause = (unsigned)options->max_pause;
     if (options->guest_share >= 0)

@@ -93,6 +93,7 @@ struct move_request {
     char *scratch;          /* directory for overlays that have no place beside the source */
     unsigned sample;        /* milliseconds that a plan watches the machine; 0: not at all */
     bool delete_source;
+    bool force; /* a target device may hold what somebody misses */
     char *state_dir;
 };
 

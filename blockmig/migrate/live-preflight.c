@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Preflight of a move: everything that can be found out before anything is changed. */
 #include "blockmig/migrate/live.h"
+#include "blockmig/migrate/place.h"
 #include "blockmig/migrate/space.h"
 #include "blockmig/migrate/target.h"
 #include "blockmig/migrate/units.h"
@@ -169,7 +170,36 @@ static bool machine_can_connect(const struct live_job *job, const struct live_di
     return vm_remove_node(job->vm, name, error);
 }
 
-/* What is on the device goes, as everybody knows who names one; but not what is in use, nor what is read. */
+/* Did the newest job that was to write there not come to its end?  Then what lies there is what it left. */
+static bool is_our_remainder(const struct live_job *job, const char *target)
+{
+    g_autoptr(GPtrArray) jobs = job->base.journal ? journal_job_list(job->base.journal, NULL) : NULL;
+
+    for (guint i = 0; jobs && i < jobs->len; i++) {
+        const struct journal_job *record = g_ptr_array_index(jobs, i);
+        g_autoptr(GPtrArray) disks = journal_disk_list(job->base.journal, record, NULL);
+
+        for (guint k = 0; disks && k < disks->len; k++)
+            if (g_strcmp0(((const struct journal_disk *)g_ptr_array_index(disks, k))->target, target) == 0)
+                return g_strcmp0(record->result, "done") != 0;
+    }
+    return false;
+}
+
+static bool may_overwrite(const struct live_job *job, const struct live_disk *disk, struct chain *source,
+                          GError **error)
+{
+    g_autoptr(storage_t) storage = NULL;
+
+    if (!disk->target_device || job->request->force || is_our_remainder(job, disk->target_path))
+        return true;
+    storage = live_storage_open(disk->target_path, FILE_WRITE, NULL, NULL, error);
+    return storage &&
+           (!(disk->format->flags & FORMAT_IDENTITY) || place_fits_sectors(source, storage, error)) &&
+           place_is_empty(storage, error);
+}
+
+/* Not what is in use, nor what is read. */
 static bool check_target_device(const struct live_job *job, struct live_disk *disk,
                                 const struct chain *source, GError **error)
 {
@@ -304,7 +334,7 @@ static bool look_at_disk(struct live_job *job, struct live_disk *disk, GError **
         !target_format(target_format_wanted(job->request->target_format, disk->target_path),
                        job->request->target_options, chain_layer(source, 0), disk->backing_name != NULL, true,
                        &disk->format, &disk->options, error) ||
-        !live_runs_on(disk->format, error))
+        !live_runs_on(disk->format, error) || !may_overwrite(job, disk, source, error))
         return false;
     for (guint i = 0; i < chain_layer(source, 0)->notices->len; i++)
         job_notice(&job->base, "%s: %s", disk->name,

@@ -63,6 +63,7 @@ char *move_request_to_json(const struct move_request *request)
         (json_int_t)request->keep_failback, "delete_source", request->delete_source);
 
     json_object_set_new(object, "across", json_boolean(request->across));
+    json_object_set_new(object, "force", json_boolean(request->force));
     json_object_set_new(object, "cdrom", json_string(cdrom_modes[request->cdrom]));
     json_object_set_new(object, "shutdown", json_integer((json_int_t)request->shutdown));
     request_set_string(object, "connection", request->connection);
@@ -124,6 +125,7 @@ static bool request_from_object(struct move_request *request, json_t *object, GE
     request->max_pause = (unsigned)json_integer_value(json_object_get(object, "max_pause"));
     request->keep_failback = (uint64_t)json_integer_value(json_object_get(object, "keep_failback"));
     request->delete_source = json_is_true(json_object_get(object, "delete_source"));
+    request->force = json_is_true(json_object_get(object, "force"));
     if (disks) {
         g_ptr_array_unref(request->disks);
         request->disks = disks;
@@ -145,9 +147,9 @@ struct move_request *move_request_from_json(const char *text, GError **error)
 }
 
 /* They do not change what is written to the target. */
-static const char *const free_keys[] = {
-    "bandwidth",     "guest_share", "max_pause",     "method",   "on_busy", "quiesce",
-    "keep_failback", "verify",      "delete_source", "shutdown", NULL};
+static const char *const free_keys[] = {"bandwidth",     "guest_share", "max_pause",     "method",
+                                        "on_busy",       "quiesce",     "keep_failback", "verify",
+                                        "delete_source", "shutdown",    "force",         NULL};
 
 bool move_request_same(const char *a, const char *b)
 {
