@@ -16,7 +16,7 @@ used_unit()
     REPLY=$tmp/unit
 }
 
-# good_copy WHAT [OPTION or FAULT]...: the copy works and is right.
+# good_copy WHAT [OPTION or FAULT]...: the copy works and is right; sets said to what it told.
 good_copy()
 {
     local what=$1
@@ -24,6 +24,7 @@ good_copy()
     used_unit
     start_stub "$REPLY" "log=$tmp/log" "$@"
     run_ok "$what" blockmig copy -f raw "${copy_source:-$tmp/source.raw}" "$REPLY"
+    said=$err
     check "  and the unit holds the source, and no old data" same_bytes
     stop_process "$stub"
 }
@@ -45,7 +46,12 @@ bad_copy()
 }
 
 good_copy "busy targets and full queues are asked again" '8a*3=busy' '8a*2+2=full' '88*2=busy' '91=2/04/0a'
-good_copy "unit attentions are taken note of" '8a=6/2a/09' '88=6/38/07'
+good_copy "unit attentions are taken note of" '8a=6/29/02' '88=6/3f/01'
+unlike "$said" 'the unit|the target' "  and not told if they say nothing"
+good_copy "a thin pool that fills up" '8a=6/38/07'
+like "$said" 'its thin pool is filled up to a threshold' "  is told"
+good_copy "a unit whose size changed" '8a=6/2a/09'
+like "$said" 'another capacity than before' "  is told, too"
 good_copy "an aborted command is repeated" '8a*2=b/4b/04'
 good_copy "a connection that breaks is made again" '8a+2=drop' '88+3=drop' '91=drop'
 good_copy "requests are as small as the unit wants them" max-transfer=128

@@ -74,8 +74,7 @@ static void prepare_storage(const struct cold_job *job, const struct image *targ
         job_notice(&job->base,
                    "%s: its file system has no locks: nothing keeps other programs from writing to it",
                    target->name);
-    if (target->storage->notice)
-        job_notice(&job->base, "%s: %s", target->name, target->storage->notice);
+    job_storage_notice(&job->base, target->storage, NULL);
 }
 
 static bool open_target(struct cold_job *job, struct copy_unit *unit, GError **error)
@@ -200,14 +199,17 @@ bool cold_base(struct job *base, GError **error)
         return false;
     for (guint i = 0; i < job->units->len; i++) {
         struct copy_unit *unit = g_ptr_array_index(job->units, i);
+        const char *told;
 
         if (listener->phase)
             listener->phase(listener->opaque, "base", unit->what);
         if (!open_target(job, unit, error))
             return false;
         prepare_storage(job, unit->target);
+        told = unit->target->storage->notice;
         if (!copy_unit(job, unit, error))
             return false;
+        job_storage_notice(&job->base, unit->target->storage, told);
     }
     return true;
 }

@@ -381,6 +381,12 @@ void job_notice(const struct job *job, const char *format, ...)
     job->listener->notice(job->listener->opaque, text);
 }
 
+void job_storage_notice(const struct job *job, const struct storage *storage, const char *told)
+{
+    if (storage->notice && storage->notice != told)
+        job_notice(job, "%s: %s", storage->name, storage->notice);
+}
+
 void job_plan(const struct job *job, const char *format, ...)
 {
     va_list args;

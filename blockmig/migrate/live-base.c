@@ -275,6 +275,7 @@ static bool copy_disks(struct live_job *job, GError **error)
 {
     for (guint i = 0; i < job->disks->len; i++) {
         struct live_disk *disk = live_disk_at(job, i);
+        const char *told;
 
         /* The lock of this chain keeps writers away from the base until the end. */
         disk->base = live_open_base(disk, 0, error);
@@ -283,9 +284,12 @@ static bool copy_disks(struct live_job *job, GError **error)
         live_tell(job, "%s", disk->vm->name);
         if (!choose_options(job, disk, error) || !open_target(job, disk, error))
             return false;
+        told = disk->target->storage->notice;
+        job_storage_notice(&job->base, disk->target->storage, NULL);
         if (disk->backing_name ? !copy_top(job, disk, error)
                                : disk->done.frontier < disk->size && !copy_disk(job, disk, error))
             return false;
+        job_storage_notice(&job->base, disk->target->storage, told);
     }
     return true;
 }

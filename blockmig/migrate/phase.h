@@ -59,6 +59,8 @@ void job_set_method(struct job *job, const struct method *method);
 /* Closes what job_run() opened. */
 void job_clear(struct job *job);
 void job_notice(const struct job *job, const char *format, ...) G_GNUC_PRINTF(2, 3);
+/* What the storage tells who writes to it, unless that is what was told before. */
+void job_storage_notice(const struct job *job, const struct storage *storage, const char *told);
 void job_plan(const struct job *job, const char *format, ...) G_GNUC_PRINTF(2, 3);
 /* Before ("intent") and after ("result") every act with a side effect. */
 bool job_event(const struct job *job, const char *kind, GError **error, const char *format, ...)

@@ -52,6 +52,7 @@ struct iscsi_session {
     GError *dead;              /* why there is no session any more */
     uint64_t changes, durable; /* changes that were answered; so many of them are on the medium */
     bool lost_writes;          /* atomic */
+    const char *news;          /* atomic */
 };
 
 /* ---- a name for the session ---------------------------------------------------------------------- */
@@ -250,6 +251,8 @@ static void judge(struct iscsi_session *session, struct iscsi_command *command)
         return;
     }
     if (verdict == SCSI_ATTENTION && command->attentions++ < MAX_ATTENTIONS) {
+        if (scsi_news(&command->answer))
+            __atomic_store_n(&session->news, scsi_news(&command->answer), __ATOMIC_RELAXED);
         g_queue_push_head(&session->waiting, command);
         return;
     }
@@ -511,6 +514,11 @@ bool iscsi_session_must(struct iscsi_session *session, struct iscsi_command *com
 bool iscsi_session_lost_writes(const struct iscsi_session *session)
 {
     return __atomic_load_n(&session->lost_writes, __ATOMIC_RELAXED);
+}
+
+const char *iscsi_session_news(const struct iscsi_session *session)
+{
+    return __atomic_load_n(&session->news, __ATOMIC_RELAXED);
 }
 
 const struct iscsi_address *iscsi_session_address(const struct iscsi_session *session)

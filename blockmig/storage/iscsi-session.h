@@ -64,6 +64,8 @@ bool iscsi_session_must(struct iscsi_session *session, struct iscsi_command *com
 
 /* Was the unit switched off or reset while it had answered changes that were not flushed?  For good. */
 bool iscsi_session_lost_writes(const struct iscsi_session *session);
+/* The last that the unit told by itself; NULL: nothing that matters. */
+const char *iscsi_session_news(const struct iscsi_session *session);
 const struct iscsi_address *iscsi_session_address(const struct iscsi_session *session);
 
 #endif

@@ -461,6 +461,7 @@ static bool iscsi_flush(struct storage *storage, GError **error)
         g_prefix_error(error, "flushing: ");
         return false;
     }
+    storage->notice = iscsi_session_news(iscsi->session);
     /* A unit without a cache need not know the command. */
     if (command.answer.status != 0 && !scsi_is_unsupported(&command.answer))
         return scsi_set_error(error, &command.answer, "flushing");

@@ -104,6 +104,29 @@ bool scsi_was_reset(const struct scsi_answer *answer)
            answer->ascq != 0x07;
 }
 
+const char *scsi_news(const struct scsi_answer *answer)
+{
+    static const struct {
+        uint8_t asc, ascq;
+        const char *text;
+    } news[] = {
+        {0x2a, 0x03, "somebody has taken our reservation of the unit away"},
+        {0x2a, 0x04, "somebody has released the reservation of the unit"},
+        {0x2a, 0x05, "somebody has taken our registration with the unit away"},
+        {0x2a, 0x09, "the unit has another capacity than before"},
+        {0x38, 0x07, "the unit says that its thin pool is filled up to a threshold"},
+        {0x3f, 0x03, "the unit describes itself in another way than before"},
+        {0x3f, 0x0e, "the target has other units than before"},
+    };
+
+    if (answer->status != STATUS_CHECK || answer->key != KEY_UNIT_ATTENTION)
+        return NULL;
+    for (size_t i = 0; i < G_N_ELEMENTS(news); i++)
+        if (answer->asc == news[i].asc && answer->ascq == news[i].ascq)
+            return news[i].text;
+    return answer->asc == 0x5d || answer->asc == 0x0b ? "the unit says that it is about to fail" : NULL;
+}
+
 static const char *name_of(const struct scsi_answer *answer)
 {
     static const char *const keys[16] = {

@@ -39,6 +39,9 @@ bool scsi_is_unsupported(const struct scsi_answer *answer);
 bool scsi_is_missing(const struct scsi_answer *answer);
 /* Did the unit lose what it had in its cache? (It was switched on or reset, not just left alone.) */
 bool scsi_was_reset(const struct scsi_answer *answer);
+/* What a unit attention tells that an administrator should know; NULL: nothing of that kind (SPC-5, annex F).
+ */
+const char *scsi_news(const struct scsi_answer *answer);
 /* "medium error (03h/11h/00h) at block 12"; owned by the caller. */
 char *scsi_describe(const struct scsi_answer *answer);
 /* Always false.  `what`: what was tried, "reading ...".  No space is NOSPACE, a medium error IO, else FAILED.
