@@ -81,6 +81,6 @@ migrate one again blockmig://192.0.2.2 --scratch=/srv/scratch --json
 is "$status" 0 "one that is off goes, too" || diag "$err"
 is "$(jq -r .method <<<"$out")$(defined_on again)" "coldtwo " "and is defined there"
 must on two virsh -q start again
-wait_for 60 is_ready two again 1
+wait_for 60 is_ready again 2
 is "$(domain_verdict two again)" OK "when it is started it misses nothing"
 done_testing

@@ -155,7 +155,7 @@ domain_xml()
   <devices>
     <emulator>${emulator:-/usr/bin/qemu-system-x86_64}</emulator>
     $disks
-    <serial type='file'><source path='/srv/$name-console' append='on'/><target port='0'/></serial>
+    <serial type='file'><source path='$tmp/$name-console' append='on'/><target port='0'/></serial>
     <serial type='unix'><source mode='bind' path='/srv/$name-command'/><target port='1'/></serial>
     <controller type='usb' model='none'/>
     <memballoon model='none'/>
@@ -173,13 +173,13 @@ start_domain()
     domain_xml "$@" >"$tmp/$host/srv/$name.xml"
     must on "$host" virsh -q define "/srv/$name.xml"
     must on "$host" virsh -q start "$name"
-    wait_for 60 is_ready "$host" "$name" 1 || must false "guest $name starts"
+    wait_for 60 is_ready "$name" 1 || must false "guest $name starts"
 }
 
-# is_ready HOST NAME BOOTS: on that host
+# is_ready NAME BOOTS: so many so far, on whichever host; both write to one console.
 is_ready()
 {
-    [ "$(grep -c '^guest: ready' "$tmp/$1/srv/$2-console")" -ge "$3" ]
+    [ "$(grep -c '^guest: ready' "$tmp/$1-console")" -ge "$2" ]
 }
 
 # migrate HOST ARGUMENTS...: sets out, err and status, as run does.
@@ -241,11 +241,51 @@ domain_cmd()
     "$guest_tools/guest-cmd.py" "$tmp/$1/srv/$2-command" "${4:-60}" "$3"
 }
 
-# domain_verdict HOST NAME
+# lost_memory NAME ANSWER: does it look as if QEMU had lost a page of it?  While it emulates processors (TCG), QEMU 7.2
+# does so in about one of a hundred live migrations, without blockmig, too (HACKING): a store that was on its way when
+# the page was sent.  Then the guest panics, is silent, or remembers less than it has written.
+lost_memory()
+{
+    local panics
+    panics=$(grep -ac 'Kernel panic' "$tmp/$1-console")
+    [ "$panics" -le "$(cat "$tmp/$1-panics" 2>/dev/null || echo 0)" ] || return 0
+    case $2 in
+        '' | *': newer data, '*) true ;;
+        *) false ;;
+    esac
+}
+
+# crash_verdict HOST NAME: what the disks of a guest hold whose plug is pulled, and it is started anew.
+crash_verdict()
+{
+    local format path line number=0 verdict=OK
+    on "$1" virsh -q destroy "$2" >&2
+    while read -r format path; do
+        must on "$1" qemu-img convert -U -f "$format" -O raw "$path" "$tmp/view.raw"
+        line=$("$guest_build/guest-check" "$tmp/$2-console" "$number" "$tmp/view.raw" 2>&1)
+        case $line in
+            OK*) ;;
+            *) verdict=$line ;;
+        esac
+        number=$((number + 1))
+    done < <(on "$1" virsh dumpxml --inactive "$2" | sed -n "s/.*<driver name='qemu' type='\([a-z0-9]*\)' cache.*/\1/p
+        s/.*<source file='\([^']*\)'.*/\1/p" | paste -d ' ' - -)
+    on "$1" virsh -q start "$2" >&2
+    wait_for 60 is_ready "$2" $(($(grep -c '^guest: ready' "$tmp/$2-console") + 1))
+    grep -ac 'Kernel panic' "$tmp/$2-console" >"$tmp/$2-panics"
+    echo "$verdict"
+}
+
+# domain_verdict HOST NAME: the guest's own; where the hypervisor lost its memory, what was flushed must be there.
 domain_verdict()
 {
     local answer
     answer=$(domain_cmd "$1" "$2" check)
+    if lost_memory "$2" "$answer" && [ "$(on "$1" virsh domstate "$2" | head -n 1)" = running ]; then
+        diag "the guest lost memory (\"$answer\")"
+        echo lost >>"$tmp/lost-memory"
+        [ "$(wc -l <"$tmp/lost-memory")" -gt 2 ] || answer=$(crash_verdict "$1" "$2")
+    fi
     case $answer in
         OK*) echo OK ;;
         *) echo "$answer" ;;

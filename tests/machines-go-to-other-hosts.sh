@@ -70,7 +70,7 @@ wait_for 60 grep -q 'waiting for the guest' "$tmp/err"
 domain_cmd one web poweroff >/dev/null
 wait $!
 is "$?" 0 "one that does starts on the other host" || diag "$(cat "$tmp/err")"
-wait_for 60 is_ready two web 1
+wait_for 60 is_ready web 2
 is "$(running_on web)$(defined_on web)" "two two " "and is there alone"
 is "$(domain_verdict two web)" OK "the guest that was started misses nothing"
 must on two virsh -q destroy web
@@ -80,7 +80,7 @@ is "$status" 0 "cold: one that is off goes, too" || diag "$err"
 is "$(jq -r .method <<<"$out")" cold "by the method for that"
 is "$(running_on web)$(defined_on web)" "one " "it is defined on the other host alone, and does not run"
 must on one virsh -q start web
-wait_for 60 is_ready one web 2
+wait_for 60 is_ready web 3
 is "$(domain_verdict one web)" OK "and when it is started it misses nothing"
 
 # ---- both hosts see the disk ------------------------------------------------------------------------
