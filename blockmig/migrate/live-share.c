@@ -9,20 +9,21 @@ void live_share_begin(struct live_job *job)
         job->share = share_new(job->request->guest_share);
 }
 
+static bool ask(void *opaque, uint64_t *requests, uint64_t *time_ns)
+{
+    struct vm_stats stats;
+
+    if (!vm_disk_stats(opaque, NULL, &stats, NULL))
+        return false;
+    *requests = stats.read_operations + stats.write_operations;
+    *time_ns = stats.read_time_ns + stats.write_time_ns;
+    return true;
+}
+
 void live_share_look(const struct live_job *job)
 {
-    int64_t now = g_get_monotonic_time();
-    struct vm_stats stats;
-    size_t window;
-
-    if (!job->share || !share_is_due(job->share, now))
-        return;
-    if (vm_disk_stats(job->vm, NULL, &stats, NULL))
-        window = share_step(job->share, now, stats.read_operations + stats.write_operations,
-                            stats.read_time_ns + stats.write_time_ns);
-    else
-        window = share_skip(job->share, now);
-    throttle_set_window(job->throttle, window);
+    if (job->share)
+        share_look(job->share, job->throttle, ask, job->vm);
 }
 
 void live_share_end(struct live_job *job)

@@ -153,14 +153,8 @@ static bool copy_base(struct machine_job *job, struct machine_disk *disk, GError
     return ok;
 }
 
-bool machine_base(struct job *base, GError **error)
+static bool copy_bases(struct machine_job *job, GError **error)
 {
-    struct machine_job *job = machine_of(base);
-
-    if (base->method == &method_machine_cold && !machine_save_state(job, error))
-        return false;
-    if (!machine_copy_files(job, error))
-        return false;
     for (guint i = 0; i < job->disks->len; i++) {
         struct machine_disk *disk = machine_disk_at(job, i);
 
@@ -171,8 +165,23 @@ bool machine_base(struct job *base, GError **error)
         if (!disk->base || !create_target(job, disk, error) || !copy_base(job, disk, error))
             return false;
     }
-    base->report->passes = 1;
     return true;
+}
+
+bool machine_base(struct job *base, GError **error)
+{
+    struct machine_job *job = machine_of(base);
+    bool ok;
+
+    if (base->method == &method_machine_cold && !machine_save_state(job, error))
+        return false;
+    if (!machine_copy_files(job, error))
+        return false;
+    machine_share_begin(job, job->domain);
+    ok = copy_bases(job, error);
+    machine_share_end(job);
+    base->report->passes = 1;
+    return ok;
 }
 
 /* ---- what was written meanwhile ------------------------------------------------------------------ */

@@ -14,7 +14,8 @@
 #include <glib/gstdio.h>
 #include <string.h>
 
-#define WORKERS 4
+#define WORKERS   4
+#define REST_TICK (G_USEC_PER_SEC / 100)
 
 /* A part of the disk: what the source has, and where the target has it. */
 struct piece {
@@ -88,7 +89,6 @@ static void check_piece(gpointer data, gpointer unused)
     g_mutex_unlock(&proof->lock);
 }
 
-/* Sixteen pieces are enough to keep the workers busy. */
 static bool wait_for_room(struct proof *proof, unsigned most)
 {
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&proof->lock);
@@ -158,6 +158,21 @@ static bool push_piece(struct proof *proof, struct chain *source, GThreadPool *p
     return true;
 }
 
+/* Sixteen pieces keep the workers busy; beside a machine that shall keep its share they are fewer, none in a
+ * rest. */
+static bool wait_for_turn(struct proof *proof, GError **error)
+{
+    size_t window;
+
+    while (!machine_is_cancelled(proof->job, error)) {
+        window = throttle_window(proof->job->throttle);
+        if (window > 0)
+            return wait_for_room(proof, (unsigned)CLAMP(window / DIGEST_CHUNK_SIZE, 1, 4 * WORKERS) - 1);
+        g_usleep(REST_TICK);
+    }
+    return false;
+}
+
 static bool run_proof(struct proof *proof, struct chain *source, struct digest_table *digests, GError **error)
 {
     GThreadPool *pool = g_thread_pool_new(check_piece, NULL, WORKERS, TRUE, NULL);
@@ -169,13 +184,11 @@ static bool run_proof(struct proof *proof, struct chain *source, struct digest_t
     for (uint64_t offset = 0; ok && offset < size; offset += DIGEST_CHUNK_SIZE) {
         struct copy_counters counters = {.total = size, .position = offset};
 
-        ok = wait_for_room(proof, 4 * WORKERS) &&
+        ok = wait_for_turn(proof, error) &&
              push_piece(proof, source, pool, offset, (size_t)MIN(DIGEST_CHUNK_SIZE, size - offset), digests,
                         error);
         if (offset % (64 * DIGEST_CHUNK_SIZE) == 0)
             how.progress(how.opaque, &counters);
-        if (ok && machine_is_cancelled(proof->job, error))
-            ok = false;
     }
     wait_for_room(proof, 0);
     g_thread_pool_free(pool, FALSE, TRUE);
@@ -210,18 +223,25 @@ static bool prove_disk(struct machine_job *job, struct machine_disk *disk, GErro
            machine_save_disk(job, disk, error);
 }
 
+/* What was only written and read back has the digests of the copy, as far as they go. */
+static bool prove_disks(struct machine_job *job, GError **error)
+{
+    for (guint i = 0; i < job->disks->len && job->request->verify == VERIFY_FULL; i++)
+        if (!prove_disk(job, machine_disk_at(job, i), error))
+            return false;
+    return true;
+}
+
 bool machine_prove(struct job *base, GError **error)
 {
     struct machine_job *job = machine_of(base);
+    bool ok;
 
-    /* What was only written and read back has the digests of the copy, as far as they go. */
-    for (guint i = 0; i < job->disks->len && job->request->verify == VERIFY_FULL; i++)
-        if (!prove_disk(job, machine_disk_at(job, i), error)) {
-            if (job->released)
-                base->report->advice =
-                    g_strdup("the machine runs on the target, which could not be proved; the "
-                             "source's disks are kept as they were at the switch");
-            return false;
-        }
-    return job_event(base, "result", error, MACHINE_PROVED);
+    machine_share_begin(job, job->arrived);
+    ok = prove_disks(job, error);
+    machine_share_end(job);
+    if (!ok && job->released)
+        base->report->advice = g_strdup("the machine runs on the target, which could not be proved; the "
+                                        "source's disks are kept as they were at the switch");
+    return ok && job_event(base, "result", error, MACHINE_PROVED);
 }

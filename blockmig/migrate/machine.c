@@ -211,6 +211,7 @@ static void end(struct machine_job *job)
     g_ptr_array_unref(job->disks);
     g_ptr_array_unref(job->files);
     g_ptr_array_unref(job->units);
+    share_free(job->share);
     throttle_free(job->throttle);
     domain_guard_stop(job->guard);
     domain_close(job->arrived);
@@ -263,11 +264,33 @@ struct job_report *machine_job_resume(const struct move_request *request, const 
 
 /* ---- while it runs -------------------------------------------------------------------------------- */
 
+static bool ask(void *opaque, uint64_t *requests, uint64_t *time_ns)
+{
+    return domain_disk_stats(opaque, requests, time_ns);
+}
+
+void machine_share_begin(struct machine_job *job, struct domain *domain)
+{
+    if (domain && job->state.running && job->request->guest_share) {
+        job->share = share_new(job->request->guest_share);
+        job->sharing = domain;
+    }
+}
+
+void machine_share_end(struct machine_job *job)
+{
+    g_clear_pointer(&job->share, share_free);
+    throttle_set_window(job->throttle, G_MAXSIZE);
+}
+
 /* Once the machine is on its way to the target, it arrives. */
 static bool cancelled(void *opaque)
 {
     const struct machine_job *job = opaque;
     const struct job_listener *listener = job->base.listener;
+
+    if (job->share)
+        share_look(job->share, job->throttle, ask, job->sharing);
 
     return !job->gone && !job->released && listener->cancelled && listener->cancelled(listener->opaque);
 }

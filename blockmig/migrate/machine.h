@@ -18,6 +18,7 @@
 #define BLOCKMIG_MIGRATE_MACHINE_H
 
 #include "blockmig/migrate/phase.h"
+#include "blockmig/migrate/share.h"
 #include "blockmig/storage/agent-tunnel.h"
 #include "blockmig/vm/definition.h"
 #include "blockmig/vm/domain-guard.h"
@@ -97,6 +98,8 @@ struct machine_job {
     GPtrArray *units;                 /* of struct machine_unit */
     char **others;                    /* disks that stay as they are; NULL-terminated */
     struct throttle *throttle;
+    struct share *share;        /* while the machine is left its part of the disks; NULL: it is not asked */
+    struct domain *sharing;     /* on whichever host it is then; borrowed */
     struct domain_guard *guard; /* NULL: nothing was suspended yet */
     bool stopped;               /* it stands still for the switch */
     bool off;                   /* shut down by us */
@@ -154,6 +157,9 @@ extern const struct method method_machine_mirror, method_machine_live, method_ma
 /* machine.c */
 bool machine_is_cancelled(const struct machine_job *job, GError **error);
 void machine_copy_options(const struct machine_job *job, struct copy_options *options);
+/* --guest-share, until the end: while we read and write beside the machine. */
+void machine_share_begin(struct machine_job *job, struct domain *domain);
+void machine_share_end(struct machine_job *job);
 void machine_tell(const struct machine_job *job, const char *format, ...) G_GNUC_PRINTF(2, 3);
 void machine_disk_free(struct machine_disk *disk);
 void machine_file_free(struct machine_file *file);

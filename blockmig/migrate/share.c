@@ -106,3 +106,15 @@ size_t share_skip(struct share *share, int64_t now)
     share->period = 0; /* what the next step measures is not what this one would have */
     return G_MAXSIZE;
 }
+
+void share_look(struct share *share, struct throttle *throttle,
+                bool (*ask)(void *opaque, uint64_t *requests, uint64_t *time_ns), void *opaque)
+{
+    int64_t now = g_get_monotonic_time();
+    uint64_t requests, time_ns;
+
+    if (!share_is_due(share, now))
+        return;
+    throttle_set_window(throttle, ask(opaque, &requests, &time_ns) ? share_step(share, now, requests, time_ns)
+                                                                   : share_skip(share, now));
+}

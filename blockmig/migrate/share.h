@@ -18,6 +18,8 @@
 #ifndef BLOCKMIG_MIGRATE_SHARE_H
 #define BLOCKMIG_MIGRATE_SHARE_H
 
+#include "blockmig/copy/throttle.h"
+
 #include <glib.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -34,6 +36,9 @@ bool share_is_due(const struct share *share, int64_t now);
 size_t share_step(struct share *share, int64_t now, uint64_t requests, uint64_t time_ns);
 /* The machine cannot be asked now: nothing waits for it. */
 size_t share_skip(struct share *share, int64_t now);
+/* If it is time, asks the machine for both numbers (false: it cannot be asked), and limits `throttle`. */
+void share_look(struct share *share, struct throttle *throttle,
+                bool (*ask)(void *opaque, uint64_t *requests, uint64_t *time_ns), void *opaque);
 
 typedef struct share share_t; /* for g_autoptr only */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(share_t, share_free)

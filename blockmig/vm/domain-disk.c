@@ -91,3 +91,29 @@ bool domain_job_end(struct domain *domain, const char *disk, bool pivot, GError 
         libvirt.DomainBlockJobAbort(domain->object, disk, pivot ? VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT : 0) == 0,
         error);
 }
+
+#define STATS 32 /* of a disk, at most; libvirt 9.0 has 12 */
+
+bool domain_disk_stats(struct domain *domain, uint64_t *requests, uint64_t *time_ns)
+{
+    static const char *const counts[] = {VIR_DOMAIN_BLOCK_STATS_READ_REQ, VIR_DOMAIN_BLOCK_STATS_WRITE_REQ,
+                                         NULL};
+    static const char *const times[] = {VIR_DOMAIN_BLOCK_STATS_READ_TOTAL_TIMES,
+                                        VIR_DOMAIN_BLOCK_STATS_WRITE_TOTAL_TIMES, NULL};
+    virTypedParameter values[STATS];
+    int count = STATS;
+
+    *requests = *time_ns = 0;
+    /* The empty name stands for all disks. */
+    if (libvirt.DomainBlockStatsFlags(domain->object, "", values, &count, 0) < 0)
+        return false;
+    for (int i = 0; i < count; i++) {
+        if (values[i].type != VIR_TYPED_PARAM_LLONG)
+            continue;
+        if (g_strv_contains(counts, values[i].field))
+            *requests += (uint64_t)values[i].value.l;
+        if (g_strv_contains(times, values[i].field))
+            *time_ns += (uint64_t)values[i].value.l;
+    }
+    return true;
+}

@@ -30,6 +30,7 @@
     X(DomainBlockCommit)                                                                                     \
     X(DomainBlockCopy)                                                                                       \
     X(DomainBlockJobAbort)                                                                                   \
+    X(DomainBlockStatsFlags)                                                                                 \
     X(DomainCreateWithFlags)                                                                                 \
     X(DomainDefineXMLFlags)                                                                                  \
     X(DomainDestroyFlags)                                                                                    \

@@ -93,6 +93,10 @@ bool domain_job_look(struct domain *domain, const char *disk, bool *there, bool 
 /* Ends it: the machine goes over to the other side, or stays where it is. */
 bool domain_job_end(struct domain *domain, const char *disk, bool pivot, GError **error);
 
+/* Of all its disks since it was started: reads and writes that ended, and the nanoseconds that they took
+ * together. False: it cannot be asked now. */
+bool domain_disk_stats(struct domain *domain, uint64_t *requests, uint64_t *time_ns);
+
 /* ---- to another host ---- */
 
 struct domain_journey {

@@ -135,6 +135,32 @@ static void test_not_answered(void)
     g_assert_cmpuint(share_step(share, 3 * G_USEC_PER_SEC, 1000, 1000), >, 0);
 }
 
+static unsigned asked;
+
+static bool answer(void *opaque, uint64_t *requests, uint64_t *time_ns)
+{
+    asked++;
+    *requests = *time_ns = 0;
+    return *(bool *)opaque;
+}
+
+/* The limit is that of the throttle, and nobody is asked more often than is due. */
+static void test_limits_a_throttle(void)
+{
+    g_autoptr(share_t) share = share_new(75);
+    g_autoptr(throttle_t) throttle = throttle_new(0);
+    bool there = true;
+
+    share_look(share, throttle, answer, &there);
+    g_assert_cmpuint(throttle_window(throttle), ==, 0);
+    share_look(share, throttle, answer, &there);
+    g_assert_cmpuint(asked, ==, 1);
+    there = false;
+    while (asked == 1)
+        share_look(share, throttle, answer, &there);
+    g_assert_cmpuint(throttle_window(throttle), ==, G_MAXSIZE);
+}
+
 int main(int argc, char **argv)
 {
     char *with_tap[] = {argv[0], (char[]){"--tap"}, NULL};
@@ -147,5 +173,6 @@ int main(int argc, char **argv)
     g_test_add_func("/share/idle", test_idle);
     g_test_add_func("/share/changes-its-mind", test_changes_its_mind);
     g_test_add_func("/share/not-answered", test_not_answered);
+    g_test_add_func("/share/limits-a-throttle", test_limits_a_throttle);
     return g_test_run();
 }
