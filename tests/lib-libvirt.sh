@@ -196,6 +196,7 @@ killed_in()
 {
     local host=$1 phase=$2 try
     shift 2
+    : >"$tmp/killed.err"
     on "$host" timeout 200 "$blockmig" "$@" -v >"$tmp/killed.out" 2>"$tmp/killed.err" 3>&- </dev/null &
     local pid=$!
     for try in $(seq 6000); do

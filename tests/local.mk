@@ -152,6 +152,7 @@ dist_check_SCRIPTS += \
 	tests/luns-change-hands-with-their-machine.sh \
 	tests/block-devices-become-files-on-other-hosts.sh \
 	tests/machines-go-to-other-hosts.sh \
+	tests/machines-may-go-off-once-they-arrived.sh \
 	tests/machines-survive-migrations-that-fail.sh \
 	tests/migrations-bear-what-happens-to-hosts.sh \
 	tests/domains-move-on-one-host.sh \

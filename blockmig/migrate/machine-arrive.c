@@ -441,7 +441,7 @@ static bool finish(struct machine_job *job, GError **error)
     struct journey journey = {.job = job, .process = -1, .ok = true, .over = 1};
     bool ok;
 
-    if (job->base.method == &method_machine_live)
+    if (job->base.method == &method_machine_live && !job->let_go)
         journey.comparison = machine_comparison_start(job);
     ok = machine_keep_definition(job, error) && advance(&journey, error);
     journey_clear(&journey);

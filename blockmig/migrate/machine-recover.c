@@ -2,7 +2,8 @@
 /*
  * An interrupted job of a domain.  The journal says which files are its own; where the machine is, both
  * libvirts are asked.  As long as only the source has it, all is rolled back; once only the target has it,
- * the job goes on there.  If both have it, and it runs on neither, the target's is ended first.
+ * the job goes on there.  If both have it, and it runs on neither, the target's is ended first.  Once it was
+ * let go there, what it wrote last is there, whether it runs, is off, or is not to be found any more.
  */
 #include "blockmig/migrate/machine.h"
 #include "blockmig/storage/names.h"
@@ -79,7 +80,7 @@ static struct journal_job *find_record(struct machine_job *job, GError **error)
     return NULL;
 }
 
-static bool has_event(const struct machine_job *job, const char *kind, const char *beginning)
+bool machine_has_event(const struct machine_job *job, const char *kind, const char *beginning)
 {
     return record_has_event(job, job->base.record, kind, beginning);
 }
@@ -116,7 +117,7 @@ static bool was_created(const struct machine_job *job, const char *name)
 {
     g_autofree char *text = g_strconcat("create ", name, NULL);
 
-    return has_event(job, "intent", text);
+    return machine_has_event(job, "intent", text);
 }
 
 static bool rebuild(struct machine_job *job, const struct journal_disk *saved, GError **error)
@@ -243,10 +244,12 @@ static char *saved_definition(const struct machine_job *job)
 
 static void note_state(struct machine_job *job)
 {
-    job->state = (struct domain_state){.active = has_event(job, "fact", "active"),
-                                       .running = has_event(job, "fact", "running"),
-                                       .persistent = has_event(job, "fact", "persistent"),
-                                       .autostart = has_event(job, "fact", "autostart")};
+    job->state = (struct domain_state){.active = machine_has_event(job, "fact", "active"),
+                                       .running = machine_has_event(job, "fact", "running"),
+                                       .persistent = machine_has_event(job, "fact", "persistent"),
+                                       .autostart = machine_has_event(job, "fact", "autostart")};
+    job->let_go = machine_has_event(job, "intent", MACHINE_LETS_GO) ||
+                  machine_has_event(job, "result", MACHINE_ARRIVED);
 }
 
 bool machine_save_state(struct machine_job *job, GError **error)
@@ -330,14 +333,14 @@ static bool define_again(struct machine_job *job, GError **error)
 /* Its definition may be there and barred. */
 static bool back_home(struct machine_job *job, const struct side *here, GError **error)
 {
-    bool barred = has_event(job, "intent", MACHINE_REMOVES);
+    bool barred = machine_has_event(job, "intent", MACHINE_REMOVES);
 
     if ((!here->there || (job->state.persistent && barred)) && !define_again(job, error))
         return false;
     if (here->state.active && !here->state.running && job->state.running &&
         !domain_resume(job->domain, error))
         return false;
-    job->off = !here->state.active && has_event(job, "intent", "shut the guest down");
+    job->off = !here->state.active && machine_has_event(job, "intent", "shut the guest down");
     rebuild_files(job);
     job->base.go_on_at = "rollback";
     return true;
@@ -347,18 +350,21 @@ static bool back_home(struct machine_job *job, const struct side *here, GError *
 static bool go_on_there(struct machine_job *job, const struct side *there, GError **error)
 {
     bool settled = job->disks->len == 0 || job->base.method == &method_machine_cold ||
-                   has_event(job, "result", MACHINE_MERGED);
+                   machine_has_event(job, "result", MACHINE_MERGED);
 
     job->gone = true;
-    if (!(job->definition = saved_definition(job)) &&
+    if (!settled && job->state.persistent && !there->there)
+        return uncertain(job, "the machine went on, on the target, and is not there any more", error);
+    if (!(job->definition = saved_definition(job)) && job->state.persistent &&
         !(job->definition =
               domain_definition(job->domain ? job->domain : job->arrived, DOMAIN_PERSISTENT, error)))
         return false;
-    job->released = !job->across || there->state.running || has_event(job, "result", MACHINE_ARRIVED);
-    job->base.go_on_at = !job->released                             ? "switchover"
-                         : settled                                  ? "cleanup"
-                         : has_event(job, "result", MACHINE_PROVED) ? "settle"
-                                                                    : "prove";
+    job->released = !job->across || there->state.running || (job->let_go && !there->state.active) ||
+                    machine_has_event(job, "result", MACHINE_ARRIVED);
+    job->base.go_on_at = !job->released                                     ? "switchover"
+                         : settled                                          ? "cleanup"
+                         : machine_has_event(job, "result", MACHINE_PROVED) ? "settle"
+                                                                            : "prove";
     return true;
 }
 
@@ -377,6 +383,8 @@ static bool decide(struct machine_job *job, GError **error)
 
     if (!ask_both(job, &here, &there, error))
         return false;
+    if (job->let_go)
+        return end_process(job, job->here, &job->domain, &here, error) && go_on_there(job, &there, error);
     if (here.state.active && there.state.active)
         return choose(job, &here, &there, error);
     if (there.state.active || (there.there && !here.there))
@@ -428,7 +436,8 @@ static bool decide_here(struct machine_job *job, GError **error)
     if (!ask(job->here, job->request->machine, &job->domain, &here, error))
         return false;
     if (!here.there)
-        return uncertain(job, "the machine is not there any more", error);
+        return job->let_go ? go_on_there(job, &here, error)
+                           : uncertain(job, "the machine is not there any more", error);
     text = domain_definition(job->domain, DOMAIN_ACTIVE, error);
     definition = text ? definition_parse(text, error) : NULL;
     if (!definition || !put_on_one_side(job, definition, &over, error))
@@ -459,7 +468,7 @@ static bool begin_anew(struct machine_job *job, GError **error)
     g_ptr_array_set_size(job->units, 0);
     g_ptr_array_set_size(base->report->disks, 0);
     g_clear_pointer(&base->report->advice, g_free);
-    job->off = job->gone = job->interrupted = false;
+    job->off = job->gone = job->let_go = job->interrupted = false;
     base->report->phase = "preflight";
     base->go_on_at = NULL;
     return true;
@@ -493,7 +502,7 @@ bool machine_recover(struct machine_job *job, GError **error)
           : job->disks->len ? decide_here(job, error)
                             : back_home(job, &(struct side){.there = true}, error)))
         return false;
-    if (!job->domain && !job->arrived)
+    if (!job->domain && !job->arrived && !job->let_go)
         return uncertain(job, "the machine is on neither host", error);
     if (strcmp(base->go_on_at, "rollback") != 0 || job->wanted || job->give_up)
         return true;

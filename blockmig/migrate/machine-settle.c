@@ -14,7 +14,14 @@
 #include <string.h>
 #include <unistd.h>
 
-#define TICK (G_USEC_PER_SEC / 50)
+#define TICK     (G_USEC_PER_SEC / 50)
+#define PATIENCE (5 * G_USEC_PER_SEC) /* with a daemon that has not noticed yet */
+
+/* With these, and the name of a disk before them, the journal knows how far the commit of a machine is that
+ * may vanish with its definition. */
+#define GOES_TO " goes over to "
+#define IS_ON   " is on "
+#define MERGES  "merge the target's overlays, as the machine is off"
 
 /* ---- commits by the hypervisor -------------------------------------------------------------------- */
 
@@ -53,10 +60,13 @@ static bool end_old_job(struct domain *domain, const char *disk, GError **error)
     return true;
 }
 
-static bool commit_one(struct domain *domain, const char *disk, const char *base, GError **error)
+static bool commit_one(struct machine_job *job, struct domain *domain, const char *disk, const char *base,
+                       GError **error)
 {
     return domain_commit(domain, disk, base, error) && machine_wait_until_ready(NULL, domain, disk, error) &&
-           domain_job_end(domain, disk, true, error);
+           job_event(&job->base, "intent", error, "%s" GOES_TO "%s", disk, base) &&
+           domain_job_end(domain, disk, true, error) &&
+           job_event(&job->base, "result", error, "%s" IS_ON "%s", disk, base);
 }
 
 /* Nothing is removed on the word of a job alone. */
@@ -80,7 +90,8 @@ bool machine_commit_all(struct machine_job *job, struct domain *domain,
 
         if (!end_old_job(domain, disk, error) || !is_on(domain, disk, wanted, &on, error))
             return false;
-        if (!on && (!commit_one(domain, disk, wanted, error) || !is_on(domain, disk, wanted, &on, error)))
+        if (!on &&
+            (!commit_one(job, domain, disk, wanted, error) || !is_on(domain, disk, wanted, &on, error)))
             return false;
         if (!on)
             return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN,
@@ -97,20 +108,87 @@ static char *target_of(const struct machine_disk *disk)
     return g_strdup(disk->target_path);
 }
 
-/* A guest that shut itself down meanwhile leaves its overlay to us; and whoever starts it again finds it
- * named in the definition. */
-static bool settle_active(struct machine_job *job, GError **error)
+static bool has_event_of(const struct machine_job *job, const struct machine_disk *disk, const char *kind,
+                         const char *text)
 {
-    struct domain_state now;
+    g_autofree char *whole = g_strconcat(disk->name, text, disk->target_path, NULL);
 
-    if (!domain_look(job->arrived, &now, error))
+    return machine_has_event(job, kind, whole);
+}
+
+/* Has the overlay what the machine wrote last?  Its definition says so by naming it. Where that vanished with
+ * the machine, the journal tells, but not what became of a commit whose end nobody saw. */
+static bool is_left(struct machine_job *job, const struct machine_disk *disk, bool *left, GError **error)
+{
+    struct name_info info;
+    bool on;
+
+    if (job->state.persistent) {
+        if (!is_on(job->arrived, disk->name, disk->target_path, &on, error))
+            return false;
+        *left = !on;
+        return true;
+    }
+    if (!name_look(disk->overlay_name, &info, error))
         return false;
-    return now.active || job->disks->len == 0
-               ? machine_commit_all(job, job->arrived, target_of, error)
-               : blockmig_fail(
-                     error, BLOCKMIG_ERROR_FAILED,
-                     "the machine is off before its overlays were merged: its definition names them. Start "
-                     "it, and resume the job");
+    *left = info.kind != NAME_FREE && !has_event_of(job, disk, "result", IS_ON);
+    return !*left || machine_has_event(job, "intent", MERGES) ||
+           !has_event_of(job, disk, "intent", GOES_TO) ||
+           blockmig_fail(
+               error, BLOCKMIG_ERROR_UNCERTAIN,
+               "the machine vanished while disk %s went over from %s to %s: which of them it wrote to "
+               "last is not known, and both are kept",
+               disk->name, disk->overlay_path, disk->target_path);
+}
+
+/* The targets stay open, and with them locked, until nothing leads to the overlays any more. */
+static bool merge_all(struct machine_job *job, GError **error)
+{
+    g_autofree bool *left = g_new0(bool, job->disks->len);
+
+    for (guint i = 0; i < job->disks->len; i++)
+        if (!is_left(job, machine_disk_at(job, i), &left[i], error))
+            return false;
+    if (!job_event(&job->base, "intent", error, MERGES))
+        return false;
+    machine_tell(job, "the machine is off: what it wrote is merged without it");
+    for (guint i = 0; i < job->disks->len; i++)
+        if (left[i] && !machine_merge_target(job, machine_disk_at(job, i), error))
+            return false;
+    return true;
+}
+
+/* Did it go off, or on? */
+static bool has_changed(struct machine_job *job, bool before)
+{
+    int64_t until = g_get_monotonic_time() + PATIENCE;
+    bool now;
+
+    while (machine_is_active(job->arrived, &now, NULL) && now == before && g_get_monotonic_time() < until)
+        g_usleep(TICK);
+    return now != before;
+}
+
+/* By the hypervisor, as long as there is one.  What fails because the machine went off, or was started, is
+ * done the other way: as long as a definition names the overlays, everything is in them. */
+static bool settle_disks(struct machine_job *job, GError **error)
+{
+    for (;;) {
+        GError *local = NULL;
+        bool active;
+
+        if (!machine_is_active(job->arrived, &active, error))
+            return false;
+        if (active ? machine_commit_all(job, job->arrived, target_of, &local) : merge_all(job, &local))
+            return true;
+        for (guint i = 0; i < job->disks->len; i++)
+            g_clear_pointer(&machine_disk_at(job, i)->target, image_close);
+        if (!has_changed(job, active)) {
+            g_propagate_error(error, local);
+            return false;
+        }
+        g_error_free(local);
+    }
 }
 
 static bool define_settled(struct machine_job *job, GError **error)
@@ -129,17 +207,34 @@ static bool define_settled(struct machine_job *job, GError **error)
     return !job->state.autostart || domain_set_autostart(job->arrived, true, error);
 }
 
+/* Not every file system has locks that keep it from being started. */
+static bool is_where_it_should(struct machine_job *job, GError **error)
+{
+    bool active;
+
+    return machine_is_active(job->arrived, &active, error) &&
+           (!active || machine_commit_all(job, job->arrived, target_of, error));
+}
+
+/* An agent that was started anew meanwhile has lost our lock: whatever is asked of it, it first takes that
+ * again, if it can. */
+static bool remove_overlay(const struct machine_disk *disk, GError **error)
+{
+    return (!disk->target || storage_flush(disk->target->storage, error)) &&
+           name_remove(disk->overlay_name, error);
+}
+
 bool machine_settle(struct job *base, GError **error)
 {
     struct machine_job *job = machine_of(base);
 
-    if (!job_event(base, "intent", error, "commit the target's overlays") || !settle_active(job, error) ||
-        !define_settled(job, error))
+    if (!job_event(base, "intent", error, "commit the target's overlays") || !settle_disks(job, error) ||
+        !define_settled(job, error) || !is_where_it_should(job, error))
         return false;
     for (guint i = 0; i < job->disks->len; i++)
-        if (!name_remove(machine_disk_at(job, i)->overlay_name, error))
+        if (!remove_overlay(machine_disk_at(job, i), error))
             return false;
-    return job_event(base, "result", error, MACHINE_MERGED);
+    return machine_close_targets(job, error) && job_event(base, "result", error, MACHINE_MERGED);
 }
 
 /* ---- cleanup ------------------------------------------------------------------------------------- */
@@ -231,18 +326,18 @@ static bool define_source(struct machine_job *job, GError **error)
 /* The machine runs on its overlays, or it is off and they are left. */
 static bool leave_overlays(struct machine_job *job, GError **error)
 {
-    struct domain_state now;
+    bool active;
 
-    if (!domain_look(job->domain, &now, error))
+    if (!machine_is_active(job->domain, &active, error))
         return false;
     for (guint i = 0; i < job->disks->len; i++)
         g_clear_pointer(&machine_disk_at(job, i)->base, chain_close);
-    if (now.active && !machine_commit_all(job, job->domain, layer_0_of, error))
+    if (active && !machine_commit_all(job, job->domain, layer_0_of, error))
         return false;
     for (guint i = 0; i < job->disks->len; i++) {
         struct machine_disk *disk = machine_disk_at(job, i);
 
-        if (!now.active && !machine_merge_overlays(job, disk, error))
+        if (!active && !machine_merge_overlays(job, disk, error))
             return false;
         machine_remove_overlays(disk);
         disk->top = disk->merged = 0;

@@ -12,6 +12,20 @@
 
 #define TICK (G_USEC_PER_SEC / 50)
 
+bool machine_is_active(struct domain *domain, bool *active, GError **error)
+{
+    struct domain_state now;
+    GError *local = NULL;
+
+    *active = domain && domain_look(domain, &now, &local) && now.active;
+    if (local && !g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED)) {
+        g_propagate_error(error, local);
+        return false;
+    }
+    g_clear_error(&local);
+    return true;
+}
+
 /* ---- the pause ----------------------------------------------------------------------------------- */
 
 static bool stop(struct machine_job *job, GError **error)
@@ -52,9 +66,11 @@ static void note_pause(struct machine_job *job, struct domain_host *to)
         job->base.report->pause_ms = (double)(resumed - stopped) / 1000;
 }
 
+/* Whoever finds the machine on neither host has to know whether it went on here last, or there. */
 bool machine_release(struct machine_job *job, GError **error)
 {
-    if (job->state.running && !domain_resume(job->arrived, error))
+    if (!job_event(&job->base, "intent", error, MACHINE_LETS_GO) ||
+        (job->state.running && !domain_resume(job->arrived, error)))
         return false;
     job->released = true;
     note_pause(job, job->there);
@@ -150,15 +166,11 @@ bool machine_ship_last(struct machine_job *job, GError **error)
 
 /* ---- restart and cold ---------------------------------------------------------------------------- */
 
-/* A domain that is not persistent is gone when it is off. */
-static bool is_off(struct machine_job *job)
+static bool is_off(const struct machine_job *job)
 {
-    struct domain_state now;
-    g_autoptr(GError) local = NULL;
+    bool active;
 
-    if (domain_look(job->domain, &now, &local))
-        return !now.active;
-    return g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED);
+    return machine_is_active(job->domain, &active, NULL) && !active;
 }
 
 static bool shut_down(struct machine_job *job, GError **error)
@@ -335,5 +347,5 @@ bool machine_mirror(struct job *base, GError **error)
         return false;
     if (paused)
         note_pause(job, job->here);
-    return set_persistent(job, error) && job_event(base, "result", error, "the machine writes to the target");
+    return set_persistent(job, error) && job_event(base, "result", error, MACHINE_ARRIVED);
 }

@@ -26,6 +26,7 @@
 
 /* Events that a later run looks for.  After "proved" the target is not frozen any more. */
 #define MACHINE_REMOVES "remove the source's definition"
+#define MACHINE_LETS_GO "let the machine go on, on the target"
 #define MACHINE_ARRIVED "the machine is on the target"
 #define MACHINE_PROVED  "proved"
 #define MACHINE_MERGED  "the machine writes to the merged target"
@@ -106,6 +107,7 @@ struct machine_job {
     bool uncertain;             /* nobody knows where it is: nothing may be touched */
     bool gone;                  /* the source's definition was removed */
     bool released;              /* the machine goes on, on the target */
+    bool let_go;                /* an earlier run came so far, or was about to */
     int64_t stopped_at;         /* monotonic; 0: never */
     uint64_t last_bytes;        /* of the last pass */
 };
@@ -189,6 +191,9 @@ bool machine_remove_target(struct machine_job *job);
 bool machine_copy_files(struct machine_job *job, GError **error);
 /* Overlays 1..top into layer 0, where no machine has them open; then they are removed. */
 bool machine_merge_overlays(struct machine_job *job, struct machine_disk *disk, GError **error);
+/* The target's overlay into the target, which stays open: as long as it is, no hypervisor gets the overlay
+ * either.  REFUSED: one of them is in use. */
+bool machine_merge_target(struct machine_job *job, struct machine_disk *disk, GError **error);
 void machine_remove_overlays(const struct machine_disk *disk);
 
 /* machine-copy.c */
@@ -242,7 +247,9 @@ struct comparison *machine_comparison_start(struct machine_job *job);
 bool machine_comparison_end(struct comparison *comparison, GError **error);
 void machine_comparison_free(struct comparison *comparison); /* NULL is allowed */
 
-/* machine-switch.c: it goes on, on the target. */
+/* machine-switch.c: a machine without a definition that outlives it is gone when it is off (NULL: it is). */
+bool machine_is_active(struct domain *domain, bool *active, GError **error);
+/* It goes on, on the target. */
 bool machine_release(struct machine_job *job, GError **error);
 /* What nobody can start any more: its definition here is replaced, as long as libvirt lets nobody remove it;
  * and removed; and again as it was, its disks on their top layers, when the target did not take it.  Before,
@@ -255,7 +262,9 @@ char *machine_definition_path(const struct machine_job *job); /* where it is sav
 /* The top layers, too, are merged into the target: the machine does not write any more. */
 bool machine_ship_last(struct machine_job *job, GError **error);
 
-/* machine-recover.c: what the target has of a machine that does not run there is ended and removed. */
+/* machine-recover.c: an event of the job of this kind, whose text begins so. */
+bool machine_has_event(const struct machine_job *job, const char *kind, const char *beginning);
+/* What the target has of a machine that does not run there is ended and removed. */
 bool machine_end_there(struct machine_job *job, GError **error);
 /* Is there an interrupted job of this machine?  Then base->go_on_at is set. */
 bool machine_recover(struct machine_job *job, GError **error);

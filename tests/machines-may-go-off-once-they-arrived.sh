@@ -1,0 +1,237 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# A machine that goes off between its arrival and the end of the job has lost nothing when it is started again,
+# whether blockmig lives, is killed, or finds that it was started meanwhile.
+. "${srcdir:-.}/tests/lib.sh"
+. "$srcdir/tests/lib-libvirt.sh"
+need_free 2G
+# With that file there, an agent takes long to flush what it has.
+blockmigd=$tmp/run-agent
+printf '#!/bin/sh\nexport SLOW_SYNCS=%s LD_PRELOAD=%s\nexec %s "$@"\n' \
+    "$tmp/slow" "$builddir/tests/helpers/slow-syncs.so" "$builddir/tools/blockmigd" >"$blockmigd"
+must chmod 755 "$blockmigd"
+two_hosts
+must mkdir "$tmp/one/srv/other" "$tmp/two/srv/other"
+must qemu-img create -q -f qcow2 "$tmp/one/srv/store/disk.qcow2" 64M
+must qemu-img create -q -f raw "$tmp/one/srv/store/data.img" 24M
+arguments=(web --disk disk.qcow2:qcow2 --disk data.img:raw --append 'rate=300 span=16M flush=32 log=1')
+start_domain one "${arguments[@]}"
+
+address_of()
+{
+    [ "$1" = one ] && echo 192.0.2.1 || echo 192.0.2.2
+}
+
+# held_in HOST PHASE COMMAND...: blockmig stands still in that phase, until it is let.
+held_in()
+{
+    local host=$1 phase=$2
+    shift 2
+    : >"$tmp/held.err"
+    on "$host" timeout 200 "$blockmig" "$@" -v >"$tmp/held.out" 2>"$tmp/held.err" 3>&- </dev/null &
+    held=$!
+    while kill -0 $held 2>/dev/null && ! grep -q "^blockmig: $phase" "$tmp/held.err"; do
+        sleep 0.01
+    done
+    on "$host" pkill -STOP -x blockmig || diag "not held in time: $(cat "$tmp/held.err")"
+}
+
+is_off()
+{
+    ! on "$1" virsh -q list --name | grep -qx web
+}
+
+# goes_off HOST: by itself, unless the hypervisor lost its memory.
+goes_off()
+{
+    domain_cmd "$1" web poweroff 10 >/dev/null 2>&1
+    wait_for 5 is_off "$1" || must on "$1" virsh -q destroy web
+}
+
+# comes_up HOST: it is started by hand.
+comes_up()
+{
+    local boots
+    boots=$(grep -c '^guest: ready' "$tmp/web-console")
+    must on "$1" virsh -q start web
+    wait_for 60 is_ready web $((boots + 1)) || must false "the guest starts again"
+}
+
+# is_whole SAY HOST DIRECTORY: nothing but its disks is there, which its definition names, and nothing of it is lost.
+is_whole()
+{
+    is "$(domain_file "$2" web --inactive)" "$3/disk.qcow2" "$1: its definition names the merged image"
+    is "$(files "$tmp/$2$3")" "data.img disk.qcow2 " "$1: nothing else is there"
+    must qemu-img check -q -U "$tmp/$2$3/disk.qcow2"
+    is_off "$2" && comes_up "$2"
+    is "$(domain_verdict "$2" web)" OK "$1: it misses nothing"
+    must domain_cmd "$2" web start
+}
+
+# ---- to another host --------------------------------------------------------------------------------
+
+from=one to=two
+
+# turn: it goes back the next time.
+turn()
+{
+    local n=$from
+    from=$to to=$n
+}
+
+# go COMMAND ARGUMENTS...: to the other host
+go()
+{
+    "$@" migrate web "blockmig://$(address_of $to)" --delete-source
+}
+
+# goes_on SAY HOSTS: the same command ends it; then it is defined on those hosts.
+goes_on()
+{
+    run on $from timeout 200 "$blockmig" migrate web "blockmig://$(address_of $to)" --delete-source
+    is "$status" 0 "$1: the same command ends it" || diag "$err"
+    is "$(files "$tmp/$from/srv/store")$(defined_on web)" "$2" "$1: nothing is left on the source"
+}
+
+# ended SAY HOSTS: as goes_on, but blockmig was held.
+ended()
+{
+    on $from pkill -CONT -x blockmig
+    wait $held
+    is $? 0 "$1: the job ends" || diag "$(cat "$tmp/held.err")"
+    is "$(files "$tmp/$from/srv/store")$(defined_on web)" "$2" "$1: nothing is left on the source"
+}
+
+# is_merging FILE: what blockmig says there
+is_merging()
+{
+    grep -q 'the machine is off' "${1:-$tmp/killed.err}"
+}
+
+go held_in $from prove
+goes_off $to
+must touch "$tmp/slow"
+on $from pkill -CONT -x blockmig
+wait_for 60 is_merging "$tmp/held.err"
+fails_with 1 "while it is merged, nobody starts it" on $to virsh -q start web
+must rm "$tmp/slow"
+ended "off" "$to "
+is_whole "off" $to /srv/store
+turn
+
+go held_in $from settle
+goes_off $to
+ended "off while it is merged by the hypervisor" "$to "
+is_whole "off while it is merged by the hypervisor" $to /srv/store
+turn
+
+go killed_in $from prove || diag "not killed in time"
+goes_off $to
+must touch "$tmp/slow"
+go killed_in $from settle:is_merging || diag "not killed in time"
+must rm "$tmp/slow"
+goes_on "killed" "$to "
+is_whole "killed" $to /srv/store
+turn
+
+go held_in $from prove
+goes_off $to
+comes_up $to
+ended "started again" "$to "
+is_whole "started again" $to /srv/store
+turn
+
+first_is_merged()
+{
+    [ "$(on $to virsh domblklist web | awk '$1 == "vda" { print $2 }')" = /srv/store/disk.qcow2 ]
+}
+
+go killed_in $from settle:first_is_merged || diag "not killed in time"
+goes_off $to
+is "$(domain_file $to web --inactive)" /srv/store/disk.qcow2 "the definition follows each disk"
+goes_on "one disk is merged" "$to "
+is_whole "one disk is merged" $to /srv/store
+turn
+
+# forgets TEXT: the journal never heard of it, as if blockmig had been killed just before it wrote that.
+forgets()
+{
+    must python3 -c '
+import sqlite3, sys
+journal = sqlite3.connect(sys.argv[1])
+count = journal.execute("delete from event where kind = ? and text like ?", ("result", sys.argv[2])).rowcount
+journal.commit()
+sys.exit(count == 0)' "$tmp/$from/srv/state/journal.sqlite" "$1"
+}
+
+go killed_in $from prove || diag "not killed in time"
+forgets "the machine is on the target"
+goes_off $to
+goes_on "killed when it was let go" "$to "
+is_whole "killed when it was let go" $to /srv/store
+turn
+
+# ---- on one host ------------------------------------------------------------------------------------
+
+to=$from
+held_in $from prove move web /srv/other --delete-source
+goes_off $to
+ended "moved" "$to "
+is_whole "moved" $to /srv/other
+
+killed_in $from prove move web /srv/store --delete-source || diag "not killed in time"
+goes_off $to
+killed_in $from settle:is_merging move web /srv/store --delete-source || diag "not killed in time"
+run on $from timeout 200 "$blockmig" move web /srv/store --delete-source
+is "$status" 0 "moved and killed: the same command ends it" || diag "$err"
+is "$(files "$tmp/$from/srv/other")" "" "moved and killed: nothing is left on the source"
+is_whole "moved and killed" $to /srv/store
+
+to=one
+[ $from = two ] || to=two
+
+# ---- without a definition that outlives it ----------------------------------------------------------
+
+# vanishes: its definition with it, for it has none any more but that of the running machine.
+vanishes()
+{
+    goes_off $to
+    is "$(defined_on web)" "" "it vanished"
+}
+
+# comes_back SAY: it is defined where it was last, on its merged images, and loses its definition again.
+comes_back()
+{
+    domain_xml "${arguments[@]}" >"$tmp/$to/srv/web.xml"
+    must on $to virsh -q define /srv/web.xml
+    is_whole "$1" $to /srv/store
+    must on $to virsh -q undefine web
+    turn
+}
+
+must on $from virsh -q undefine web
+go held_in $from prove
+vanishes
+ended "vanished" ""
+comes_back "vanished"
+
+go killed_in $from prove || diag "not killed in time"
+forgets "the machine is on the target"
+vanishes
+goes_on "killed and vanished" ""
+comes_back "killed and vanished"
+
+go killed_in $from settle:first_is_merged || diag "not killed in time"
+vanishes
+goes_on "one of two disks was merged" ""
+comes_back "one of two disks was merged"
+
+go killed_in $from settle:first_is_merged || diag "not killed in time"
+forgets "vda is on %"
+vanishes
+kept=$(files "$tmp/$to/srv/store")
+run on $from timeout 200 "$blockmig" migrate web "blockmig://$(address_of $to)" --delete-source
+is "$status" 9 "where nobody knows what it wrote to last" || diag "$err"
+is "$(files "$tmp/$to/srv/store")" "$kept" "all is kept"
+like "$kept" "disk.qcow2 disk.qcow2.blockmig-new" "both files of that disk"
+done_testing
