@@ -85,6 +85,7 @@ static json_t *disk_to_json(const struct disk_report *disk, const struct job_rep
     set_integer(object, "bytes_verified", disk->counters.bytes_verified);
     set_integer(object, "bytes_in_pause", disk->bytes_in_pause);
     set_integer(object, "bytes_wire", disk->bytes_wire);
+    set_integer(object, "bytes_seeded", disk->bytes_seeded);
     json_object_set_new(object, "digest", digest_to_json(disk));
     json_object_set_new(object, "digest_of_layer", json_boolean(disk->layer));
     set_string(object, "verified", verify_mode_name(report->verified));
@@ -192,6 +193,8 @@ static void print_disk(const struct disk_report *disk, const char *what)
     g_autofree char *written = units_format_size(counters->bytes_written);
     g_autofree char *cloned = units_format_size(counters->bytes_cloned);
     g_autofree char *zero = units_format_size(counters->bytes_zero);
+    g_autofree char *wire = units_format_size(disk->bytes_wire);
+    g_autofree char *seeded = units_format_size(disk->bytes_seeded);
     g_autofree char *before = units_format_size(disk->source_allocated);
     g_autofree char *after = units_format_size(disk->target_allocated);
 
@@ -202,6 +205,8 @@ static void print_disk(const struct disk_report *disk, const char *what)
                     zero);
     else
         output_pair("data", "%s read, %s written, %s zero", read, written, zero);
+    if (disk->bytes_seeded)
+        output_pair("sent", "%s; %s were in the seed", wire, seeded);
     output_pair("allocated", "%s in the source, %s in the target", before, after);
     for (guint i = 0; disk->bad && i < disk->bad->len; i++) {
         const struct copy_range *range = &g_array_index(disk->bad, struct copy_range, i);

@@ -134,7 +134,7 @@ static bool copy_unit(struct cold_job *job, struct copy_unit *unit, GError **err
     struct copy_options options = {0};
     struct copy_result *result = &pass.result;
     g_autoptr(throttle_t) throttle = throttle_new(job->request->bandwidth);
-    uint64_t wire = agent_wire_bytes();
+    uint64_t wire = agent_wire_bytes(), seeded = agent_seeded_bytes();
     bool ok;
 
     cold_copy_options(job, &options);
@@ -156,6 +156,7 @@ static bool copy_unit(struct cold_job *job, struct copy_unit *unit, GError **err
     unit->done.map_sum = result->map_sum;
     unit->report->engine = result->engine;
     unit->report->bytes_wire = agent_wire_bytes() - wire;
+    unit->report->bytes_seeded = agent_seeded_bytes() - seeded;
     unit->report->bad = checkpoint_all_bad(&unit->done, result->bad);
     add_counters(unit, &result->counters, &unit->report->counters);
     job->base.report->bytes_read += result->counters.bytes_read;

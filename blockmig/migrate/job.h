@@ -136,6 +136,7 @@ struct disk_report {
     GArray *bad;             /* of struct copy_range; NULL or empty: none */
     char *receipt;           /* path, or NULL */
     uint64_t bytes_wire;     /* to and from agents while it was copied */
+    uint64_t bytes_seeded;   /* that the agent had in a seed, so that they were not sent */
     uint64_t bytes_in_pause; /* written to the target while the machine was stopped for the switch */
     const char *engine;      /* "io_uring", "threads", NULL */
 };

@@ -133,23 +133,37 @@ static bool create_target(struct machine_job *job, struct machine_disk *disk, GE
            (storage_name_is_uri(disk->target_name) || storage_file_sync_directory(disk->target_name, error));
 }
 
+static void tell_seed(const struct machine_job *job, const struct machine_disk *disk)
+{
+    g_autofree char *all = units_format_size(disk->report->counters.bytes_written);
+    g_autofree char *seeded = units_format_size(disk->report->bytes_seeded);
+
+    machine_tell(job, "%s: %s of %s were in %s already", disk->name, seeded, all,
+                 chain_layer(disk->seed, 0)->name);
+}
+
 static bool copy_base(struct machine_job *job, struct machine_disk *disk, GError **error)
 {
     struct copy_options options = {0};
     struct copy_result result = {0};
-    uint64_t wire = agent_wire_bytes();
+    uint64_t wire = agent_wire_bytes(), seeded = agent_seeded_bytes();
     bool ok;
 
     g_clear_pointer(&disk->digests, digest_table_free);
     disk->digests = digest_table_new(job->request->digest, disk->size);
     machine_copy_options(job, &options);
     options.digests = disk->digests;
+    options.seed = disk->seed;
     ok = copy_run(disk->base, disk->target, &options, &result, error);
     disk->report->counters = result.counters;
     disk->report->engine = result.engine;
     disk->report->bytes_wire += agent_wire_bytes() - wire;
+    disk->report->bytes_seeded = agent_seeded_bytes() - seeded;
     job->base.report->bytes_read += result.counters.bytes_read;
     copy_result_clear(&result);
+    if (ok && disk->seed)
+        tell_seed(job, disk);
+    g_clear_pointer(&disk->seed, chain_close);
     return ok;
 }
 

@@ -196,6 +196,27 @@ static bool look_at_images(struct machine_job *job, struct machine_disk *disk, G
            check_leftovers(disk, error);
 }
 
+/* What a machine leaves behind when it goes to another host is what it finds when it comes back. */
+static void find_seed(struct machine_job *job, struct machine_disk *disk)
+{
+    g_autofree char *name = g_strconcat(disk->target_name, MACHINE_SOURCE, NULL);
+    g_autoptr(GError) local = NULL;
+    g_autoptr(image_t) image = NULL;
+    struct name_info info;
+
+    if (!job->across || !name_look(name, &info, NULL) || info.kind != NAME_FILE)
+        return;
+    image = machine_open_image(name, disk->format, FILE_NO_LOCK, &local);
+    if (image && image->size != disk->size)
+        blockmig_fail(&local, BLOCKMIG_ERROR_REFUSED, "it has %" PRIu64 " bytes, and the disk %" PRIu64,
+                      image->size, disk->size);
+    if (local)
+        job_notice(&job->base, "%s is there, but is no older copy of disk %s: %s", name, disk->name,
+                   local->message);
+    else
+        disk->seed = chain_new_single(g_steal_pointer(&image), true);
+}
+
 static bool check_device(const struct machine_job *job, const struct machine_disk *disk, GError **error)
 {
     if (!disk->device)
@@ -237,6 +258,7 @@ static bool add_disk(struct machine_job *job, const struct definition *definitio
         return false;
     }
     machine_describe_disk(job, disk);
+    find_seed(job, disk);
     return true;
 }
 
@@ -479,6 +501,9 @@ static void write_plan(struct machine_job *job)
 
         job_plan(base, "move %s: %s (%s, %s) to %s as %s", disk->name, disk->path, disk->source_format->name,
                  size, disk->target_name, disk->format->name);
+        if (disk->seed)
+            job_plan(base, "what %s has at the same place of the disk is not sent",
+                     chain_layer(disk->seed, 0)->name);
     }
     for (guint i = 0; i < job->files->len; i++) {
         const struct machine_file *file = g_ptr_array_index(job->files, i);

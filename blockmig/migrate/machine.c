@@ -121,6 +121,7 @@ char *machine_advise(const struct job *base, const GError *error)
 void machine_disk_free(struct machine_disk *disk)
 {
     chain_close(disk->base);
+    chain_close(disk->seed);
     image_close(disk->target);
     digest_table_free(disk->digests);
     g_clear_pointer(&disk->options, g_hash_table_unref);

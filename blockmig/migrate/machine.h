@@ -53,6 +53,7 @@ struct machine_disk {
     char *overlay_name, *overlay_path;
     bool created, overlay_created;
     struct chain *base;   /* layer 0 and what is below it */
+    struct chain *seed;   /* an older copy on the target, of which nothing is believed; or NULL */
     struct image *target; /* open while we write to it */
     struct digest_table *digests;
     struct disk_report *report; /* borrowed from the job's report */

@@ -63,6 +63,8 @@ char *agent_escape(const char *text, bool with_slashes);
 
 /* Bytes of bodies that were sent and received so far, by all clients. */
 uint64_t agent_wire_bytes(void);
+/* Bytes of content that agents had already, so that they were not sent (storage_seed). */
+uint64_t agent_seeded_bytes(void);
 
 typedef struct agent_address agent_address_t; /* for g_auto only */
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(agent_address_t, agent_address_clear)

@@ -423,6 +423,13 @@ static bool write_part(struct storage *storage, const struct storage_request *re
                                       (size_t)(to - from), from, error);
 }
 
+static uint64_t seeded_bytes;
+
+uint64_t agent_seeded_bytes(void)
+{
+    return __atomic_load_n(&seeded_bytes, __ATOMIC_RELAXED);
+}
+
 static bool write_seeded(struct storage *storage, const struct storage_request *request, GError **error)
 {
     g_autoptr(GArray) blocks = cut_seeds(request);
@@ -438,6 +445,7 @@ static bool write_seeded(struct storage *storage, const struct storage_request *
         if (!write_part(storage, request, from, block->offset, error))
             return false;
         from = block->offset + block->length;
+        __atomic_add_fetch(&seeded_bytes, block->length, __ATOMIC_RELAXED);
     }
     storage_grown(storage, end);
     return write_part(storage, request, from, end, error);
