@@ -92,7 +92,7 @@ bool domain_job_end(struct domain *domain, const char *disk, bool pivot, GError 
         error);
 }
 
-#define STATS 32 /* of a disk, at most; libvirt 9.0 has 12 */
+#define STATS 16 /* of a disk, at most; libvirt 9.0 has 12, and its daemon is asked for no more than 16 */
 
 bool domain_disk_stats(struct domain *domain, uint64_t *requests, uint64_t *time_ns)
 {
