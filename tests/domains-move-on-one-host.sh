@@ -18,6 +18,13 @@ files_of()
         sed -n "s/.*<source file='\([^']*\)'.*/\1/p" | tr '\n' ' '
 }
 
+# What --guest-share goes by.
+least=$( (on one virsh domblkstat web vda; on one virsh domblkstat web vdb) |
+    awk '$2 == "rd_req" || $2 == "wr_req" { sum += $3 } END { print sum }')
+read -r requests time < <(on one "$builddir/tests/helpers/domain-stats" web)
+check "the requests to both disks are counted, and what they cost" \
+    test "$least" -gt 0 -a "$requests" -ge "$least" -a "$time" -gt 0
+
 move()
 {
     run on one timeout 200 "$blockmig" move web "$@"

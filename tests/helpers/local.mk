@@ -9,6 +9,8 @@ noinst_PROGRAMS += tests/helpers/hostile-chain
 tests_helpers_hostile_chain_SOURCES = tests/helpers/hostile-chain.c
 noinst_PROGRAMS += tests/helpers/guarded-pause
 tests_helpers_guarded_pause_SOURCES = tests/helpers/guarded-pause.c
+noinst_PROGRAMS += tests/helpers/domain-stats
+tests_helpers_domain_stats_SOURCES = tests/helpers/domain-stats.c
 # For LD_PRELOAD, also into a program that is built with sanitizers.
 EXTRA_DIST += tests/helpers/kill-at-commit.c
 CLEANFILES += tests/helpers/kill-at-commit.so
