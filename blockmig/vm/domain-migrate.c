@@ -29,7 +29,9 @@ static void add_parameters(struct parameters *to, const struct domain_journey *j
 
 static unsigned flags_of(const struct domain_journey *journey)
 {
-    return VIR_MIGRATE_PAUSED | VIR_MIGRATE_ABORT_ON_ERROR | (journey->live ? VIR_MIGRATE_LIVE : 0) |
+    return VIR_MIGRATE_PAUSED | VIR_MIGRATE_ABORT_ON_ERROR |
+           /* A machine that changes its memory faster than it goes over is slowed down, not waited for. */
+           (journey->live ? VIR_MIGRATE_LIVE | VIR_MIGRATE_AUTO_CONVERGE : 0) |
            (journey->persistent_xml ? VIR_MIGRATE_PERSIST_DEST : 0) |
            (journey->disks ? VIR_MIGRATE_NON_SHARED_INC | VIR_MIGRATE_NON_SHARED_SYNCHRONOUS_WRITES : 0) |
            /* That its files are there, and the same, was proved by us. */
