@@ -155,7 +155,9 @@ dist_check_SCRIPTS += \
 	tests/machines-go-to-other-hosts.sh \
 	tests/machines-may-go-off-once-they-arrived.sh \
 	tests/machines-survive-migrations-that-fail.sh \
+	tests/migrations-bear-slow-links.sh \
 	tests/migrations-bear-what-happens-to-hosts.sh \
 	tests/domains-move-on-one-host.sh \
 	tests/copies-cross-hosts.sh \
-	tests/seeds-spare-the-link.sh
+	tests/seeds-spare-the-link.sh \
+	tests/tunnels-carry-frames.sh

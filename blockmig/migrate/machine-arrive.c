@@ -334,8 +334,9 @@ static bool open_ways(struct machine_job *job, struct ways *ways, GError **error
 
     ways->state_uri = g_strconcat("unix://", state_path, NULL);
     ways->disks_uri = g_strconcat("unix://", disks_path, NULL);
-    ways->state = relay_open(job->agent, job->id, state_path, is_quick(job), error);
-    ways->disks = ways->state ? relay_open(job->agent, disks, disks_path, false, error) : NULL;
+    ways->state =
+        relay_open(job->agent, job->id, state_path, RELAY_PACKED | (is_quick(job) ? RELAY_HELD : 0), error);
+    ways->disks = ways->state ? relay_open(job->agent, disks, disks_path, RELAY_PACKED, error) : NULL;
     return ways->disks != NULL;
 }
 

@@ -221,5 +221,9 @@ static void answered(void *opaque)
 
 struct MHD_Response *tunnel_answer(struct tunnel *tunnel)
 {
-    return MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK, read_on, tunnel, answered);
+    struct MHD_Response *response =
+        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK, read_on, tunnel, answered);
+
+    MHD_add_response_header(response, AGENT_TUNNEL_HEADER, AGENT_TUNNEL_FRAMED);
+    return response;
 }

@@ -29,7 +29,7 @@
 #define STRONGEST_LEVEL 19
 #define STEP            (1u << 20)
 
-enum body { BODY_NONE, BODY_JSON, BODY_FRAMES, BODY_STREAM };
+enum body { BODY_NONE, BODY_JSON, BODY_FRAMES, BODY_STREAM, BODY_STREAM_OF_FRAMES };
 
 struct route {
     const char *method, *path; /* in the path, * stands for one part and a ** at the end for the rest */
@@ -243,9 +243,20 @@ static bool open_tunnel(struct request *request, GError **error)
     return request->tunnel != NULL;
 }
 
+/* Where they would go to is nobody's business here. */
+static bool carry_frame(void *opaque, const struct frame *frame, const uint8_t *content, GError **error)
+{
+    const struct request *request = opaque;
+
+    return content ? tunnel_write(request->tunnel, content, frame->length, error)
+                   : blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "a frame without data in a tunnel");
+}
+
 /* All of the body went there while it came. */
 static bool fill_tunnel(struct request *request, GError **error)
 {
+    if (request->parser && !frame_parser_end(request->parser, error))
+        return false;
     tunnel_finish(request->tunnel);
     request->answer = json_object();
     return true;
@@ -573,6 +584,7 @@ static const struct route routes[] = {
     {"POST", "/v1/machines/units", BODY_JSON, false, use_unit},
     {"GET", "/v1/tunnels/*/**", BODY_NONE, false, open_tunnel},
     {"POST", "/v1/tunnels/*/**", BODY_STREAM, false, fill_tunnel},
+    {"POST", "/v1/framed-tunnels/*/**", BODY_STREAM_OF_FRAMES, false, fill_tunnel},
     {"POST", "/v1/handles", BODY_JSON, false, open_handle},
     {"GET", "/v1/handles/*", BODY_NONE, false, tell_handle},
     {"DELETE", "/v1/handles/*", BODY_NONE, false, close_handle},
@@ -637,7 +649,7 @@ static bool prepare(struct request *request, const char *method, const char *url
     else if (g_str_has_prefix(request->route->path, "/v1/handles/"))
         request->handle =
             handle_find(request->caller.handles, request->parts[0], request->caller.peer, error);
-    else if (request->route->body == BODY_STREAM)
+    else if (request->route->run == fill_tunnel)
         request->tunnel = find_machines(request, error)
                               ? tunnel_find(request->parts[1], request->caller.peer, error)
                               : NULL;
@@ -645,6 +657,8 @@ static bool prepare(struct request *request, const char *method, const char *url
         return false;
     if (request->route->body == BODY_FRAMES)
         request->parser = frame_parser_new(take_frame, request);
+    else if (request->route->body == BODY_STREAM_OF_FRAMES)
+        request->parser = frame_parser_new(carry_frame, request);
     return true;
 }
 
@@ -700,14 +714,16 @@ void request_feed(struct request *request, const void *data, size_t length)
 {
     if (request->error)
         return;
-    if (request->tunnel)
-        tunnel_write(request->tunnel, data, length, &request->error);
-    else if (request->parser)
+    if (request->parser)
         frame_parser_feed(request->parser, data, length, &request->error);
+    else if (request->tunnel)
+        tunnel_write(request->tunnel, data, length, &request->error);
     else if (request->body->len + length > MAX_JSON)
         blockmig_fail(&request->error, BLOCKMIG_ERROR_USAGE, "a body of more than %u bytes", MAX_JSON);
     else
         g_byte_array_append(request->body, data, (guint)length);
+    if (request->tunnel && request->error)
+        tunnel_finish(request->tunnel); /* nobody waits for what does not come */
 }
 
 static bool read_arguments(struct request *request, GError **error)

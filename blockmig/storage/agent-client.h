@@ -56,6 +56,9 @@ json_t *agent_ask_json(struct agent_client *client, const char *method, const ch
 /* Numbers of sessions and handles: 128 bits that nobody guesses, as hexadecimal digits; the caller's. */
 #define AGENT_ID_LENGTH      32u
 #define AGENT_SESSION_HEADER "Blockmig-Session"
+/* With the answer of a tunnel, from an agent that takes frames (frame.h) for what goes there, too. */
+#define AGENT_TUNNEL_HEADER "Blockmig-Tunnel"
+#define AGENT_TUNNEL_FRAMED "framed"
 char *agent_new_id(void);
 bool agent_is_id(const char *text);
 /* A part of a path, escaped; the caller's. */

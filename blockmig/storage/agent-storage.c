@@ -56,6 +56,11 @@ bool storage_agent_choose_compression(const char *text, GError **error)
     return true;
 }
 
+int storage_agent_compression(void)
+{
+    return wanted_level;
+}
+
 /* For all storages: they share the link. */
 static GMutex pace_lock;
 static struct pace paces[2]; /* of what is fetched, and of what is sent */

@@ -17,8 +17,10 @@ struct storage *storage_agent_open(const char *uri, unsigned flags, GError **err
 
 extern const struct name_ops storage_agent_names;
 
-/* How data goes from now on, for all storages: "off", "zstd" or "zstd:LEVEL" (1 to 19), or "auto", as at
- * first: whichever arrives faster.  USAGE. */
+/* How data goes from now on, for all storages and tunnels: "off", "zstd" or "zstd:LEVEL" (1 to 19), or
+ * "auto", as at first: whichever arrives faster.  USAGE. */
 bool storage_agent_choose_compression(const char *text, GError **error);
+/* The level of zstd that was chosen, 0: none; below 0: auto. */
+int storage_agent_compression(void);
 
 #endif

@@ -7,13 +7,15 @@
 #include "blockmig/storage/agent-tunnel.h"
 
 #include "blockmig/storage/agent-client-internal.h"
+#include "blockmig/storage/agent-storage.h"
+#include "blockmig/storage/frame.h"
 #include "formats/error.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <glib-unix.h>
+#include <linux/tcp.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -24,10 +26,17 @@
 #define HELD_TICK 1000 /* us */
 /* Without an answer a link is cut; breaks that are shorter do no harm. */
 #define LINK_SECONDS 8
+/* Bytes that wait here for the link.  All that is on its way when a machine stands still is a part of its
+ * pause, and its hypervisor, which reckons with what it hands over, does not know of it. */
+#define UNSENT     (128 << 10)
+#define PIECE      (128u << 10) /* of content in a frame, at most */
+#define AUTO_LEVEL 1
+#define AS_IT_IS   64u /* pieces, before packing is tried again */
 
 struct relay {
     struct agent_client *client;
     char *name, *path;
+    unsigned flags;
     int fd;
     int wake[2]; /* closing it ends the thread */
     GThread *thread;
@@ -55,14 +64,21 @@ struct passage {
     gint ended;      /* atomic: the other side has */
     char last;       /* what is held back, if anything */
     bool has_last;
+    bool packed;           /* what goes there may be, and */
+    bool framed;           /* the other side takes frames */
+    struct parcel *parcel; /* of the sender, if it sends them */
+    int socket;            /* on which it does */
 };
 
-static uint64_t carried;
-
-uint64_t relay_bytes(void)
-{
-    return __atomic_load_n(&carried, __ATOMIC_RELAXED);
-}
+/* A frame on its way. */
+struct parcel {
+    GByteArray *frame;
+    size_t sent;
+    uint64_t offset;   /* of what comes after it, in all that goes there */
+    unsigned as_it_is; /* pieces that are still to go so */
+    uint64_t unread;   /* microseconds in which the other side had no room */
+    char piece[PIECE];
+};
 
 static void state_unref(struct relay_state *state)
 {
@@ -93,8 +109,11 @@ static int watch_link(void *opaque, curl_socket_t fd, curlsocktype purpose)
         {IPPROTO_TCP, TCP_KEEPINTVL, LINK_SECONDS / 4},
         {IPPROTO_TCP, TCP_KEEPCNT, 3},
         {IPPROTO_TCP, TCP_USER_TIMEOUT, LINK_SECONDS * 1000},
+        {IPPROTO_TCP, TCP_NOTSENT_LOWAT, UNSENT},
     };
 
+    if (opaque)
+        *(int *)opaque = fd;
     /* None of this on a Unix socket, which breaks at once. */
     for (size_t i = 0; i < G_N_ELEMENTS(options); i++)
         (void)setsockopt(fd, options[i].level, options[i].name, &options[i].value, sizeof(options[i].value));
@@ -141,22 +160,21 @@ static bool wait_for_more(const struct passage *passage)
     return true;
 }
 
-/* While the relay is held, the last byte that came waits for the next one. */
-static size_t take_from_here(char *buffer, size_t size, size_t count, void *opaque)
+/* Waits for something; -1: it broke.  While the relay is held, the last byte that came waits for the next. */
+static ssize_t fetch(struct passage *passage, char *buffer, size_t room)
 {
-    struct passage *passage = opaque;
     size_t have;
 
     do {
         ssize_t done;
 
         if (passage->has_last && !wait_for_more(passage))
-            return CURL_READFUNC_ABORT;
+            return -1;
         have = passage->has_last ? 1 : 0;
         buffer[0] = passage->last;
-        done = receive(passage, buffer + have, size * count - have, have ? MSG_DONTWAIT : 0);
+        done = receive(passage, buffer + have, room - have, have ? MSG_DONTWAIT : 0);
         if (done < 0 && !(have && (errno == EAGAIN || errno == EWOULDBLOCK)))
-            return CURL_READFUNC_ABORT;
+            return -1;
         have += (size_t)MAX(done, 0);
         if (have > 0)
             g_atomic_int_set(&passage->state->begun, 1);
@@ -164,8 +182,82 @@ static size_t take_from_here(char *buffer, size_t size, size_t count, void *opaq
         if (passage->has_last)
             passage->last = buffer[--have];
     } while (have == 0 && passage->has_last);
-    __atomic_add_fetch(&carried, have, __ATOMIC_RELAXED);
-    return have;
+    return (ssize_t)have;
+}
+
+/* Does something here wait for the link, and the link not for who reads at its other end? */
+static bool is_link_busy(struct passage *passage)
+{
+    struct parcel *parcel = passage->parcel;
+    struct tcp_info info = {0};
+    socklen_t length = sizeof(info);
+    uint64_t before = parcel->unread;
+
+    /* A Unix socket has none of this. */
+    if (getsockopt(passage->socket, IPPROTO_TCP, TCP_INFO, &info, &length) < 0)
+        return false;
+    parcel->unread = info.tcpi_rwnd_limited;
+    return info.tcpi_notsent_bytes > 0 && parcel->unread == before;
+}
+
+/* By itself, a piece is packed only while others wait for the link. */
+static int choose_level(struct passage *passage)
+{
+    struct parcel *parcel = passage->parcel;
+    int wanted = storage_agent_compression();
+
+    if (wanted >= 0)
+        return wanted;
+    if (parcel->as_it_is > 0) {
+        parcel->as_it_is--;
+        return 0;
+    }
+    return is_link_busy(passage) ? AUTO_LEVEL : 0;
+}
+
+/* If those that waited did not last until it was packed, the link is too fast for it. */
+static void put_piece(struct passage *passage, size_t length)
+{
+    struct parcel *parcel = passage->parcel;
+    int level = choose_level(passage);
+
+    frame_put_data(parcel->frame, parcel->offset, parcel->piece, length, level);
+    if (level && !is_link_busy(passage))
+        parcel->as_it_is = AS_IT_IS;
+}
+
+static bool make_parcel(struct passage *passage)
+{
+    struct parcel *parcel = passage->parcel;
+    ssize_t length = fetch(passage, parcel->piece, PIECE);
+
+    g_byte_array_set_size(parcel->frame, 0);
+    parcel->sent = 0;
+    if (length > 0)
+        put_piece(passage, (size_t)length);
+    parcel->offset += (uint64_t)MAX(length, 0);
+    return length >= 0;
+}
+
+static size_t take_parcel(char *buffer, size_t size, size_t count, void *opaque)
+{
+    struct passage *passage = opaque;
+    struct parcel *parcel = passage->parcel;
+    size_t length;
+
+    if (parcel->sent == parcel->frame->len && !make_parcel(passage))
+        return CURL_READFUNC_ABORT;
+    length = MIN(size * count, parcel->frame->len - parcel->sent);
+    memcpy(buffer, parcel->frame->data + parcel->sent, length);
+    parcel->sent += length;
+    return length;
+}
+
+static size_t take_as_it_is(char *buffer, size_t size, size_t count, void *opaque)
+{
+    ssize_t length = fetch(opaque, buffer, size * count);
+
+    return length < 0 ? CURL_READFUNC_ABORT : (size_t)length;
 }
 
 static size_t ignore(char *data, size_t size, size_t count, void *opaque)
@@ -177,17 +269,24 @@ static gpointer send_all(gpointer data)
 {
     struct passage *passage = data;
     struct agent_client *client = passage->client;
-    g_autofree char *url = g_strdup_printf("%s/v1/tunnels/%s/%s", client->base, passage->name, passage->id);
+    bool framed = passage->packed && passage->framed && storage_agent_compression() != 0;
+    g_autofree char *url = g_strdup_printf("%s/v1/%s/%s/%s", client->base,
+                                           framed ? "framed-tunnels" : "tunnels", passage->name, passage->id);
     struct curl_slist *headers = agent_curl.slist_append(NULL, client->session);
     CURL *handle = agent_curl.easy_init();
 
+    if (framed) {
+        passage->parcel = g_new0(struct parcel, 1);
+        passage->parcel->frame = g_byte_array_sized_new(PIECE);
+    }
     headers = agent_curl.slist_append(headers, "Expect:");
     headers = agent_curl.slist_append(headers, "Transfer-Encoding: chunked");
     set_up(client, handle, url, headers);
     agent_curl.easy_setopt(handle, CURLOPT_CUSTOMREQUEST, "POST");
+    agent_curl.easy_setopt(handle, CURLOPT_SOCKOPTDATA, &passage->socket);
     agent_curl.easy_setopt(handle, CURLOPT_UPLOAD, 1L);
     agent_curl.easy_setopt(handle, CURLOPT_UPLOAD_BUFFERSIZE, BUFFER);
-    agent_curl.easy_setopt(handle, CURLOPT_READFUNCTION, take_from_here);
+    agent_curl.easy_setopt(handle, CURLOPT_READFUNCTION, framed ? take_parcel : take_as_it_is);
     agent_curl.easy_setopt(handle, CURLOPT_READDATA, passage);
     agent_curl.easy_setopt(handle, CURLOPT_WRITEFUNCTION, ignore);
     agent_curl.easy_perform(handle);
@@ -206,11 +305,14 @@ static long status_of(const struct passage *passage)
     return status;
 }
 
-/* The head of the answer is whole: the tunnel is open on the other side. */
+/* With the end of the answer's head the tunnel is open on the other side. */
 static size_t take_header(char *line, size_t size, size_t count, void *opaque)
 {
+    static const char framed[] = AGENT_TUNNEL_HEADER ": " AGENT_TUNNEL_FRAMED;
     struct passage *passage = opaque;
 
+    passage->framed |=
+        size * count >= strlen(framed) && g_ascii_strncasecmp(line, framed, strlen(framed)) == 0;
     if (size * count == 2 && memcmp(line, "\r\n", 2) == 0 && status_of(passage) == 200 && !passage->sender)
         passage->sender = g_thread_new("tunnel", send_all, passage);
     return size * count;
@@ -232,7 +334,6 @@ static size_t give_here(char *data, size_t size, size_t count, void *opaque)
             return 0;
         at += (size_t)MAX(done, 0);
     }
-    __atomic_add_fetch(&carried, length, __ATOMIC_RELAXED);
     return length;
 }
 
@@ -273,6 +374,9 @@ static gpointer carry(gpointer data)
     agent_curl.slist_free_all(headers);
     close(passage->fd);
     g_byte_array_unref(passage->refusal);
+    if (passage->parcel)
+        g_byte_array_unref(passage->parcel->frame);
+    g_free(passage->parcel);
     state_unref(passage->state);
     g_free(passage->name);
     g_free(passage->id);
@@ -292,6 +396,7 @@ static void pass_on(struct relay *relay, int fd)
     passage->name = g_strdup(relay->name);
     passage->id = agent_new_id();
     passage->fd = fd;
+    passage->packed = relay->flags & RELAY_PACKED;
     passage->refusal = g_byte_array_new();
     g_thread_unref(g_thread_new("tunnel", carry, passage));
 }
@@ -336,7 +441,7 @@ static int listen_at(const char *path, GError **error)
     return -1;
 }
 
-struct relay *relay_open(struct agent_client *client, const char *name, const char *path, bool held,
+struct relay *relay_open(struct agent_client *client, const char *name, const char *path, unsigned flags,
                          GError **error)
 {
     struct relay *relay;
@@ -352,11 +457,12 @@ struct relay *relay_open(struct agent_client *client, const char *name, const ch
     relay->client = client;
     relay->name = g_strdup(name);
     relay->path = g_strdup(path);
+    relay->flags = flags;
     relay->fd = fd;
     memcpy(relay->wake, wake, sizeof(wake));
     relay->state = g_new0(struct relay_state, 1);
     g_atomic_ref_count_init(&relay->state->references);
-    relay->state->held = held;
+    relay->state->held = flags & RELAY_HELD ? 1 : 0;
     g_mutex_init(&relay->state->lock);
     relay->thread = g_thread_new("relay", serve, relay);
     return relay;

@@ -10,10 +10,14 @@
 
 struct relay;
 
+enum relay_flags {
+    RELAY_HELD = 1,   /* the other side gets all but the last byte, until relay_let() */
+    RELAY_PACKED = 2, /* what goes there may be compressed, as was chosen (agent-storage.h) */
+};
+
 /* A socket at `path` of this host; who connects to it is connected to what the agent's host has under `name`.
- * The directory must be there; what stands at `path` is replaced.  `held`: the other side gets all but the
- * last byte, until relay_let(). */
-struct relay *relay_open(struct agent_client *client, const char *name, const char *path, bool held,
+ * The directory must be there; what stands at `path` is replaced. */
+struct relay *relay_open(struct agent_client *client, const char *name, const char *path, unsigned flags,
                          GError **error);
 void relay_let(struct relay *relay);
 /* Who connected here has sent something. */
@@ -22,9 +26,6 @@ bool relay_has_begun(const struct relay *relay);
 void relay_close(struct relay *relay); /* NULL is allowed */
 /* Why the last connection could not be passed on, the caller's; NULL: all could. */
 char *relay_trouble(struct relay *relay);
-
-/* Bytes that went through, both ways, by all relays. */
-uint64_t relay_bytes(void);
 
 typedef struct relay relay_t; /* for g_autoptr only */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(relay_t, relay_close)

@@ -5,9 +5,10 @@
  *
  * Kernel command line: rate=N (writes per second and disk; 0: as fast as it can), disks=N, span=SIZE or
  * span=P% (the part of each disk that is written), flush=N (a flush after every N writes; 0: only when
- * told to stop), seed=N, log=1 (a line for each flush on the console), hold=1 (begin stopped); the words
- * "sequential" and "fill".  A seed is for one boot; without it every boot takes one of its own.
- * With a virtio port for an agent (agent.h): agent_delay=MS, agent_refuses=1.
+ * told to stop), seed=N, log=1 (a line for each flush on the console), hold=1 (begin stopped), memory=SIZE
+ * (that much is filled with what packs to a third), dirty=N (of its pages that are changed in a second); the
+ * words "sequential" and "fill".  A seed is for one boot; without it every boot takes one of its own. With a
+ * virtio port for an agent (agent.h): agent_delay=MS, agent_refuses=1.
  *
  * Commands, one per line on the second serial port, each answered by one line:
  *   stop, start       finish and flush all writes; go on
@@ -15,6 +16,7 @@
  *   fill              write every block once, in order, then go on as before
  *   stats, reset      counts and longest times as JSON; forget the longest times
  *   rate N, flush     change the rate; flush now
+ *   dirty N           change that of the memory
  *   reboot, poweroff
  */
 #include "agent.h"
@@ -261,6 +263,57 @@ static void fill_all(void)
     pthread_mutex_unlock(&lock);
 }
 
+/* ---- memory ------------------------------------------------------------------------------------- */
+
+static struct {
+    uint8_t *base;
+    uint64_t pages;
+    _Atomic uint64_t rate;
+} memory;
+
+/* Records of 32 bytes: a number, and behind it one of sixteen words. */
+static void fill_page(uint8_t *page)
+{
+    static uint64_t noise = 0x9e3779b97f4a7c15;
+    for (unsigned i = 0; i < STAMP_BLOCK; i += 32) {
+        noise ^= noise << 13;
+        noise ^= noise >> 7;
+        noise ^= noise << 17;
+        memcpy(page + i, &noise, sizeof(noise));
+        memset(page + i + sizeof(noise), 'a' + (int)(noise & 15), 32 - sizeof(noise));
+    }
+}
+
+static void *change_memory(void *unused)
+{
+    struct timespec pause = {.tv_nsec = 10000000};
+    uint64_t next = 0, last = now_ns();
+    while (nanosleep(&pause, NULL) == 0 || errno == EINTR) {
+        uint64_t now = now_ns(), passed = now - last < 100000000 ? now - last : 100000000;
+        /* After a long stall it does not make up for what was missed. */
+        for (uint64_t count = memory.rate * passed / 1000000000; count > 0; count--)
+            fill_page(memory.base + next++ % memory.pages * STAMP_BLOCK);
+        last = now;
+    }
+    return unused;
+}
+
+static void use_memory(uint64_t size, uint64_t changed_pages)
+{
+    pthread_t thread;
+    memory.pages = size / STAMP_BLOCK;
+    memory.rate = changed_pages;
+    if (memory.pages == 0)
+        return;
+    memory.base = aligned_alloc(STAMP_BLOCK, size);
+    if (memory.base == NULL)
+        die("not enough memory");
+    for (uint64_t i = 0; i < memory.pages; i++)
+        fill_page(memory.base + i * STAMP_BLOCK);
+    if (pthread_create(&thread, NULL, change_memory, NULL) != 0)
+        die("no thread for the memory");
+}
+
 /* ---- freezing ----------------------------------------------------------------------------------- */
 
 static bool wrote; /* when it was frozen */
@@ -452,6 +505,8 @@ static void obey(int port, const char *line)
         reset_longest();
     else if (strncmp(line, "rate ", 5) == 0)
         atomic_store(&rate, strtoull(line + 5, NULL, 10));
+    else if (strncmp(line, "dirty ", 6) == 0)
+        memory.rate = strtoull(line + 6, NULL, 10);
     else if (strcmp(line, "reboot") == 0)
         go_down(port, RB_AUTOBOOT);
     else if (strcmp(line, "poweroff") == 0)
@@ -506,11 +561,12 @@ static uint64_t option(const char *name, uint64_t otherwise)
     return text != NULL ? strtoull(text, NULL, 0) : otherwise;
 }
 
-static uint64_t span_of(uint64_t size)
+/* A size up to `size`, or a part of it. */
+static uint64_t size_option(const char *name, uint64_t size, uint64_t otherwise)
 {
-    const char *text = getenv("span");
+    const char *text = getenv(name);
     if (text == NULL)
-        return size;
+        return otherwise;
     char *end;
     uint64_t value = strtoull(text, &end, 10);
     switch (*end) {
@@ -570,8 +626,9 @@ static void open_disk(const char *name, uint64_t seed)
         return;
     }
     /* The number is the letter, so that a disk has the same one in every boot. */
-    disk->stream = (struct stream){
-        .seed = seed, .disk = (uint64_t)(name[2] - 'a'), .blocks = span_of(size) / STAMP_BLOCK};
+    disk->stream = (struct stream){.seed = seed,
+                                   .disk = (uint64_t)(name[2] - 'a'),
+                                   .blocks = size_option("span", size, size) / STAMP_BLOCK};
     if (disk->stream.blocks == 0)
         die("%s: smaller than one block", path);
     disk->next = 1;
@@ -628,6 +685,7 @@ int main(int argc, char **argv)
     mount_all();
     load_modules();
     open_disks();
+    use_memory(size_option("memory", UINT64_MAX, 0), option("dirty", 0));
     int port = open_port();
     for (unsigned i = 0; i < n_disks; i++) {
         pthread_t thread;
