@@ -137,12 +137,13 @@ dist_check_SCRIPTS += \
 
 # Agents.
 EXTRA_DIST += tests/lib-agent.sh tests/lib-libvirt.sh tests/lib-tls.sh tests/make-frames.py tests/helpers/activate.py tests/helpers/ending-agent.py tests/helpers/kept-connection.py tests/helpers/lying-agent.py \
-	tests/helpers/slow-clients.py
+	tests/helpers/rewriting-proxy.py tests/helpers/slow-clients.py
 dist_check_SCRIPTS += \
 	tests/agents-bound-what-clients-take.sh \
 	tests/agents-digest-the-medium.sh \
 	tests/agents-end-in-order.sh \
 	tests/agents-let-in-whom-they-know.sh \
+	tests/agents-of-other-versions-are-refused.sh \
 	tests/agents-read-their-configuration-anew.sh \
 	tests/agents-serve-only-their-datastores.sh \
 	tests/agents-start-when-asked.sh \

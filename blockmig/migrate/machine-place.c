@@ -83,6 +83,9 @@ static bool ask_agent(struct machine_job *job, GError **error)
         return false;
     answer = agent_ask_json(job->agent, "GET", "/v1/machines", NULL, NULL, error);
     if (!answer) {
+        /* One that does not know what is asked is no mistake of the command's. */
+        if (g_error_matches(*error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE))
+            (*error)->code = BLOCKMIG_ERROR_REFUSED;
         g_prefix_error(error, "%s: ", uri);
         return false;
     }

@@ -10,7 +10,6 @@
 #include <jansson.h>
 #include <microhttpd.h>
 
-#define AGENT_API    1   /* counts changes that a client must know of */
 #define COME_BACK_IN "1" /* seconds, for who is told to come back later */
 
 /* Who asks, over a connection that was let in. */

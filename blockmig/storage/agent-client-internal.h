@@ -18,6 +18,7 @@ struct agent_client {
     char *session;    /* the header */
     int64_t patience; /* microseconds */
     int known;        /* it has answered before: its certificate is in order */
+    int agreed;       /* it speaks our version, and was there ever since.  Atomic */
     GMutex lock;
     GPtrArray *idle; /* of CURL *, with their connections */
     int64_t silent;  /* since when nothing was answered; 0: the last request was.  Atomic, as is: */

@@ -321,6 +321,7 @@ static void note_answer(struct agent_client *client, int64_t begun, bool answere
         return;
     }
     __atomic_store_n(&client->failed, g_get_monotonic_time(), __ATOMIC_RELAXED);
+    __atomic_store_n(&client->agreed, 0, __ATOMIC_RELAXED);
     __atomic_compare_exchange_n(&client->silent, &never, begun, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 }
 
@@ -488,8 +489,8 @@ static bool explain(const struct agent_client *client, const struct exchange *ex
     return agent_client_explain(client, result, error);
 }
 
-GByteArray *agent_ask(struct agent_client *client, const struct agent_request *request, bool *gone,
-                      GError **error)
+static GByteArray *ask(struct agent_client *client, const struct agent_request *request, bool *gone,
+                       GError **error)
 {
     struct exchange exchange = {.request = request, .answer = g_byte_array_new()};
     long status = 0;
@@ -501,6 +502,36 @@ GByteArray *agent_ask(struct agent_client *client, const struct agent_request *r
         return exchange.answer;
     g_byte_array_unref(exchange.answer);
     return NULL;
+}
+
+/* Whoever comes back may be another. */
+static bool agree(struct agent_client *client, GError **error)
+{
+    const struct agent_request request = {.method = "GET", .path = "/v1", .most = MAX_JSON};
+    g_autoptr(GByteArray) answer = NULL;
+    json_t *object;
+    json_int_t version;
+
+    if (__atomic_load_n(&client->agreed, __ATOMIC_RELAXED))
+        return true;
+    if (!(answer = ask(client, &request, NULL, error)))
+        return false;
+    object = json_loadb((const char *)answer->data, answer->len, 0, NULL);
+    version = json_integer_value(json_object_get(object, "api"));
+    json_decref(object);
+    if (version != AGENT_API)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "the agent speaks version %" JSON_INTEGER_FORMAT
+                             " of the protocol, and this blockmig version %d",
+                             version, AGENT_API);
+    __atomic_store_n(&client->agreed, 1, __ATOMIC_RELAXED);
+    return true;
+}
+
+GByteArray *agent_ask(struct agent_client *client, const struct agent_request *request, bool *gone,
+                      GError **error)
+{
+    return agree(client, error) ? ask(client, request, gone, error) : NULL;
 }
 
 json_t *agent_ask_json(struct agent_client *client, const char *method, const char *path, json_t *arguments,

@@ -15,6 +15,8 @@
 #include <stdint.h>
 
 #define AGENT_PORT 16600 /* where none is given */
+/* Counts changes that the other side must know of; what it need not know is offered by headers. */
+#define AGENT_API 1
 
 struct agent_client;
 
@@ -47,7 +49,7 @@ struct agent_request {
 };
 
 /* The answer, the caller's.  The agent's own errors keep their code; UNREACHABLE if nobody answers, or if
- * there is no such handle (*gone, which may be NULL). */
+ * there is no such handle (*gone, which may be NULL); REFUSED if it speaks another version than we do. */
 GByteArray *agent_ask(struct agent_client *client, const struct agent_request *request, bool *gone,
                       GError **error);
 /* The same with JSON both ways; `arguments` is taken, NULL: none.  An answer that is no object is FAILED. */
