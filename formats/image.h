@@ -71,6 +71,7 @@ struct image_check {
     uint64_t leaks;       /* host clusters with a count but without a user: wasted space */
     uint64_t corruptions; /* anything that can lose or mix up data */
     uint64_t repaired;    /* leaks that were given back */
+    char finding[200];    /* the first of the corruptions, in words; perhaps cut off */
 };
 
 typedef void (*image_describe_fn)(void *opaque, const char *key, const char *value);
@@ -147,7 +148,8 @@ struct format {
     /* All data that was written to places before this call was already acknowledged by the storage.
      * Afterwards data and metadata are durable. */
     bool (*flush)(struct image *image, GError **error);
-    /* Compares counts with users; gives leaked space back if `repair`. Optional: all is well. */
+    /* Compares counts with users; gives leaked space back if `repair` and nothing else is wrong. Optional:
+     * all is well. */
     bool (*check)(struct image *image, bool repair, struct image_check *result, GError **error);
     /* Calls `describe` for every feature worth telling: cluster size, compression, snapshots ... */
     void (*describe)(struct image *image, image_describe_fn describe, void *opaque);

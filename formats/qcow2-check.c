@@ -24,7 +24,6 @@ struct check {
     bool structure;       /* first walk: report what is malformed */
     uint64_t malformed;
     bool repair, rebuild;
-    char *finding; /* the first thing that is wrong, but for leaks */
 };
 
 static void remember(struct check *check, const char *format, ...) G_GNUC_PRINTF(2, 3);
@@ -33,10 +32,10 @@ static void remember(struct check *check, const char *format, ...)
 {
     va_list arguments;
 
-    if (check->finding)
+    if (*check->result->finding)
         return;
     va_start(arguments, format);
-    check->finding = g_strdup_vprintf(format, arguments);
+    g_vsnprintf(check->result->finding, sizeof check->result->finding, format, arguments);
     va_end(arguments);
 }
 
@@ -417,12 +416,11 @@ bool qcow2_verify(struct qcow2 *qcow2, GError **error)
     struct image_check result = {0};
     struct check check = {.qcow2 = qcow2, .result = &result};
     bool ok = qcow2->verified || run_check(&check, error);
-    g_autofree char *finding = check.finding;
 
     if (ok && result.corruptions)
         ok = qcow2_refuse(error,
                           "the image is not written to, because it has %" G_GUINT64_FORMAT " errors: %s",
-                          result.corruptions, finding);
+                          result.corruptions, result.finding);
     return ok;
 }
 
@@ -433,13 +431,18 @@ bool qcow2_check(struct image *image, bool repair, struct image_check *result, G
     bool ok;
 
     memset(result, 0, sizeof *result);
-    check.repair = repair && image->writable;
-    check.rebuild = check.repair && qcow2->incompatible & QCOW2_DIRTY;
+    repair = repair && image->writable;
+    check.repair = check.rebuild = repair && qcow2->incompatible & QCOW2_DIRTY;
     if (qcow2->fixed && image->writable && !qcow2_flush(image, error))
         return false;
-    if (check.repair ? !qcow2_prepare_write(qcow2, error) : !qcow2_refcounts_load(qcow2, error))
+    if (repair ? !qcow2_prepare_write(qcow2, error) : !qcow2_refcounts_load(qcow2, error))
         return false;
-    ok = run_check(&check, error) && (!check.repair || finish_repair(&check, error));
-    g_free(check.finding);
-    return ok;
+    ok = run_check(&check, error);
+    /* Only where nothing else is wrong: what seems to have no user may be what a damaged entry led to. */
+    if (ok && repair && !check.repair && result->leaks && !result->corruptions) {
+        memset(result, 0, sizeof *result);
+        check.repair = true;
+        ok = run_check(&check, error);
+    }
+    return ok && (!check.repair || finish_repair(&check, error));
 }

@@ -148,8 +148,8 @@ static bool rebuild_dirty(struct qcow2 *qcow2, GError **error)
     if (!(qcow2->incompatible & QCOW2_DIRTY))
         return true;
     g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
-                "qcow2: the dirty bit is set and %" G_GUINT64_FORMAT " errors cannot be repaired",
-                result.corruptions);
+                "qcow2: the dirty bit is set and %" G_GUINT64_FORMAT " errors cannot be repaired: %s",
+                result.corruptions, result.finding);
     return false;
 }
 

@@ -143,7 +143,8 @@ bool vmdk_check(struct image *image, bool repair, struct image_check *result, GE
             g_propagate_error(error, g_steal_pointer(&local));
             return false;
         }
-        result->corruptions++;
+        if (result->corruptions++ == 0)
+            g_strlcpy(result->finding, local->message, sizeof result->finding);
     }
     return !repair || vmdk_flush(image, error);
 }

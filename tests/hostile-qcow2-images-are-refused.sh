@@ -19,6 +19,16 @@ must qemu-img create -q -f qcow2 -b disk.raw -F raw "$tmp/overlay.qcow2"
 run_ok "and as raw if the overlay says so" limited "$blockmig" copy -q -O raw "$tmp/overlay.qcow2" "$tmp/copies/over"
 check "to the last byte as well" cmp "$image" "$tmp/copies/over"
 
+# ---- what must not be written to --------------------------------------------------------------------
+
+mkdir "$tmp/shared"
+cp "$images/shared.qcow2" "$tmp/shared"
+must qemu-img create -q -f qcow2 -b shared.qcow2 -F qcow2 "$tmp/shared/overlay"
+must qemu-io -f qcow2 -c "write -P 1 0 512" "$tmp/shared/overlay"
+fails_with 3 "nothing is merged into an image with clusters that are used twice" blockmig commit "$tmp/shared/overlay"
+like "$err" "has 1 damaged entries: host offset 0x5000 has refcount 1 but 2 users" "the message says where"
+check "nor is given back what it does not use" cmp "$images/shared.qcow2" "$tmp/shared/shared.qcow2"
+
 # ---- truncated at every sector ----------------------------------------------------------------------
 
 cut_everywhere good qcow2

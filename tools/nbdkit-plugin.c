@@ -145,8 +145,8 @@ static bool prepare_write(struct chain *chain, GError **error)
     if (!chain_check_writable(chain, error) || !image_check(top, true, &check, error))
         return false;
     if (check.corruptions > 0)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s has %" PRIu64 " damaged entries", top->name,
-                             check.corruptions);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s has %" PRIu64 " damaged entries: %s",
+                             top->name, check.corruptions, check.finding);
     if (!image_files_lockable(top))
         nbdkit_error("warning: %s: the file system has no locks: nothing keeps others from writing to it",
                      top->name);

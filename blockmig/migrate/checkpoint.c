@@ -187,7 +187,8 @@ bool checkpoint_use_target(struct image *opened, GError *failure, uint64_t size,
     if (image && image->size < size)
         *why = g_strdup_printf("%s has only %" PRIu64 " bytes", image->name, image->size);
     else if (image && image_check(image, true, &check, &local) && check.corruptions > 0)
-        *why = g_strdup_printf("%s has %" PRIu64 " damaged entries", image->name, check.corruptions);
+        *why = g_strdup_printf("%s has %" PRIu64 " damaged entries: %s", image->name, check.corruptions,
+                               check.finding);
     else if (image && !local && parent)
         image_check_parent(image, parent, &local);
     if (!local && !*why)

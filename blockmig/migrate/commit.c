@@ -146,8 +146,8 @@ static bool prepare(struct merge *merge, GError **error)
         !image_check(parent, true, &check, error))
         return false;
     if (check.corruptions > 0)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s has %" PRIu64 " damaged entries",
-                             parent->name, check.corruptions);
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s has %" PRIu64 " damaged entries: %s",
+                             parent->name, check.corruptions, check.finding);
     if (parent->cluster_size < 4096)
         image_files_avoid_direct(parent);
     parent->reads_zero = false; /* there is data already: zeros have to be written */
