@@ -99,6 +99,19 @@ static bool check_extent(const struct vmdk *vmdk, const struct vmdk_extent *exte
            vmdk_refuse(error, "%s: the descriptor says that this extent is only read", extent->storage->name);
 }
 
+/* Before anything is changed.  `zeros`: nothing else is to be written. */
+static bool check_range(struct vmdk *vmdk, uint64_t offset, uint64_t end, bool zeros, GError **error)
+{
+    while (offset < end) {
+        const struct vmdk_extent *extent = vmdk_find(vmdk, offset);
+
+        if (!(zeros && extent->kind == VMDK_ZERO) && !check_extent(vmdk, extent, error))
+            return false;
+        offset = extent->start + extent->size;
+    }
+    return true;
+}
+
 /* One grain, or what lies in one flat extent; moves *offset behind it. */
 static bool place_some(struct vmdk *vmdk, uint64_t *offset, uint64_t end, GArray *placements, GArray *fills,
                        GError **error)
@@ -107,8 +120,6 @@ static bool place_some(struct vmdk *vmdk, uint64_t *offset, uint64_t end, GArray
     uint64_t stop = MIN(end, extent->start + extent->size);
     struct grain grain;
 
-    if (!check_extent(vmdk, extent, error))
-        return false;
     if (extent->kind == VMDK_FLAT) {
         add(placements, extent, *offset, stop, extent->host + (*offset - extent->start), NULL);
     } else {
@@ -179,7 +190,8 @@ bool vmdk_place(struct image *image, uint64_t offset, uint64_t length, GArray *p
     g_autoptr(GArray) fills = g_array_new(FALSE, FALSE, sizeof(struct placement));
     uint64_t end = offset + length;
 
-    if (!vmdk_begin_write(vmdk, error) || !reserve_tables(vmdk, offset, end, error))
+    if (!check_range(vmdk, offset, end, false, error) || !vmdk_begin_write(vmdk, error) ||
+        !reserve_tables(vmdk, offset, end, error))
         return false;
     while (offset < end) {
         if (!place_some(vmdk, &offset, end, places, fills, error)) {
@@ -222,11 +234,8 @@ static bool zero_some(struct vmdk *vmdk, uint64_t *stop, uint64_t end, bool *don
     if (extent->kind == VMDK_ZERO || extent->kind == VMDK_FLAT) {
         *stop = MIN(end, extent_stop);
         return extent->kind == VMDK_ZERO ||
-               (check_extent(vmdk, extent, error) &&
-                storage_zero(extent->storage, extent->host + inside, *stop - offset, true, error));
+               storage_zero(extent->storage, extent->host + inside, *stop - offset, true, error);
     }
-    if (!check_extent(vmdk, extent, error))
-        return false;
     grain_end = MIN(extent_stop, offset - inside % extent->grain + extent->grain);
     *stop = MIN(end, grain_end);
     *done = inside % extent->grain == 0 && end >= grain_end;
@@ -260,7 +269,8 @@ bool vmdk_zero(struct image *image, uint64_t offset, uint64_t length, uint64_t *
 
     *done_offset = offset;
     *done_length = 0;
-    if (!vmdk_begin_write(vmdk, error))
+    if ((!vmdk->stream && !check_range(vmdk, offset, offset + length, true, error)) ||
+        !vmdk_begin_write(vmdk, error))
         return false;
     if (vmdk->stream)
         return vmdk_stream_zero(vmdk, offset, length, done_offset, done_length, error);

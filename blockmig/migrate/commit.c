@@ -101,6 +101,12 @@ static bool open_both(struct merge *merge, GError **error)
         strcmp(parent->storage->identity, merge->identities[1]) != 0)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s or %s was replaced meanwhile", overlay->name,
                              parent->name);
+    if (parent->packed_max)
+        return blockmig_fail(
+            error, BLOCKMIG_ERROR_REFUSED,
+            "%s takes data only whole and in order, so nothing can be merged into it: 'blockmig "
+            "copy' makes one image of both",
+            parent->name);
     if (overlay->size > parent->size)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                              "%s has %" PRIu64 " bytes, its parent %s only %" PRIu64
