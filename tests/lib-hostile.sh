@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # shellcheck shell=bash
 # Sourced after lib.sh by the tests of hostile images: each is refused with format, field and value, in bounded time
-# and memory, without opening any other file and without writing anything; or it reads as it should.
+# and memory, without opening any other file and without writing anything; or it reads as it should. What is merged into
+# it is refused without a change, or is there and nowhere else.
 #
 # A generator, make-hostile-FORMAT.py DIRECTORY, writes NAME.FORMAT for each case and prints a line "NAME OUTCOME PATTERN",
 # separated by tabs: "open" is not opened, "use" opens but is not read, both with a message that matches PATTERN; "read"
 # reads as NAME.raw.  NAME-extent1.FORMAT and so on belong to the case, too; files whose names begin with "parent"
 # may be opened beside it.
 
-need_tool python3 strace
+need_tool python3 strace qemu-img qemu-io
 use_seed
 images=$tmp/images
 mkdir "$images" "$tmp/copies"
@@ -45,17 +46,46 @@ fingerprint()
     (cd "$images" && stat -c '%n %s %Y %Z %i' -- * && find . -type f -exec b2sum {} + | sort) | b2sum
 }
 
+# merged FORMAT NAME: commits an overlay of 16 KiB into copies of an image and its files; sets REPLY to what is wrong with
+# that. Only what fails when it is used (exit status 1) may have changed by then.
+merged()
+{
+    local format=$1 name=$2 into=$tmp/merge before
+    REPLY=
+    rm -rf "$into"
+    mkdir "$into"
+    cp "$tmp/overlay.qcow2" "$into/overlay"
+    find "$images" -maxdepth 1 -type f \( -name "$name.$format" -o -name "$name-extent*" -o -name "parent*" \) -exec cp -t "$into" {} +
+    must qemu-img rebase -q -u -f qcow2 -b "$name.$format" -F "${format/%vhd/vpc}" "$into/overlay"
+    run limited "$blockmig" copy -q -f qcow2 -O raw "$into/overlay" "$tmp/copies/want"
+    [ "$status" -eq 0 ] || rm -f "$tmp/copies/want"
+    before=$(sha256sum "$into"/*)
+    run limited "$blockmig" commit -f qcow2 "$into/overlay"
+    if [ "$status" -eq 0 ]; then
+        run limited "$blockmig" copy -q -f "$format" -O raw "$into/$name.$format" "$tmp/copies/got"
+        cmp -n 16K "$tmp/copies/want" "$tmp/copies/got" && cmp -i 16K "$images/$name.raw" "$tmp/copies/got" ||
+            REPLY="$name: not what was merged: $err; "
+    elif [[ ! $status =~ ^[1-5]$ ]] || [ -z "$err" ]; then
+        REPLY="$name: exit $status: $err; "
+    elif [ "$status" -ne 1 ] && [ "$(sha256sum "$into"/*)" != "$before" ]; then
+        REPLY="$name: changed: $err; "
+    fi
+    rm -f "$tmp/copies"/*
+}
+
 # hostile_images FORMAT LEAST: all cases of make-hostile-FORMAT.py, which are more than LEAST.
 hostile_images()
 {
     local format=$1 least=$2 cases before info name outcome pattern
-    local strays='' failed_info='' failed_copy='' wrong='' left='' count=0
+    local strays='' failed_info='' failed_copy='' failed_merge='' wrong='' left='' count=0
     must python3 "$srcdir/tests/make-hostile-$format.py" "$images"
     cases=$out
     image=$images/good.$format
     traced cat "$image" /etc/passwd
     is "$REPLY" /etc/passwd "the trace sees what is opened"
     before=$(fingerprint)
+    must qemu-img create -q -f qcow2 -o cluster_size=512 "$tmp/overlay.qcow2" 16K
+    must qemu-io -f qcow2 -c 'write -P 171 512 1K' -c 'write -z 4K 5K' -c 'write -P 172 12K 512' "$tmp/overlay.qcow2"
     while IFS=$'\t' read -r name outcome pattern; do
         image=$images/$name.$format count=$((count + 1))
         traced "$blockmig" info "$image"
@@ -79,12 +109,15 @@ hostile_images()
                 ;;
         esac
         rm -f "$tmp/copies"/*
+        merged "$format" "$name"
+        failed_merge+=$REPLY
     done <<<"$cases"
     is "$([ "$count" -gt "$least" ] && echo many)" many "$count images"
     is "$failed_info" "" "info refuses what is wrong in the header, and shows the others"
     is "$failed_copy" "" "copy refuses them, and says why"
     is "$wrong" "" "what can be read reads right"
     is "$left" "" "no target is left"
+    is "$failed_merge" "" "what is merged into them is there, or nothing was changed"
     is "$strays" "" "no other file was opened"
     is "$(fingerprint)" "$before" "nothing was written where the images are"
 }
