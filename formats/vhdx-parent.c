@@ -20,12 +20,17 @@ static const char *const path_keys[] = {"relative_path", "volume_path", "absolut
 
 static char *read_text(const uint8_t *item, uint32_t length, uint32_t at, uint32_t bytes, GError **error)
 {
+    char *text;
+
     if (at < LOCATOR_HEADER || bytes == 0 || bytes > MAX_TEXT || at > length || bytes > length - at) {
         vhdx_refuse(error, "a text of %u bytes at offset %u of the Parent Locator is outside of it", bytes,
                     at);
         return NULL;
     }
-    return utf16_decode(item + at, bytes, UTF16_LITTLE, error);
+    text = utf16_decode(item + at, bytes, UTF16_LITTLE, error);
+    if (!text)
+        g_prefix_error(error, "VHDX: Parent Locator: ");
+    return text;
 }
 
 /* key -> value, all as UTF-8. */

@@ -344,8 +344,8 @@ def plain_case(name, pairs, pattern):
     case(name, child(pairs), "open", pattern)
 
 
-plain_case("locator-surrogate", [("parent_linkage", b"\0\xd8"), LINK[1]], "a name of 2 bytes is not UTF-16")
-plain_case("locator-odd", [("parent_linkage", LINK[0][1].encode("utf-16-le") + b"x"), LINK[1]], "UTF-16 has an odd length")
+plain_case("locator-surrogate", [("parent_linkage", b"\0\xd8"), LINK[1]], "VHDX: Parent Locator: a name of 2 bytes is not UTF-16")
+plain_case("locator-odd", [("parent_linkage", LINK[0][1].encode("utf-16-le") + b"x"), LINK[1]], "VHDX: Parent Locator: a name in UTF-16 has an odd length")
 plain_case("nameless", [LINK[0]], "does not name its parent; give it with --parent")
 for name, path in (("passwd", "/etc/passwd"), ("drive", "C:\\etc\\passwd"), ("share", "\\\\host\\share\\etc\\passwd"),
                    ("device", "\\\\?\\C:\\dev\\zero"), ("volume", "\\\\?\\Volume{x}\\etc\\passwd"), ("dots", "..\\..\\..\\..\\..\\..\\etc\\passwd"),
