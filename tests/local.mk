@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 TESTS += $(check_PROGRAMS) $(dist_check_SCRIPTS)
 EXTRA_DIST += tests/helpers/iscsi-target.py tests/images tests/lib-hostile.sh tests/lib-iscsi.sh tests/lib-nbd.sh \
-	tests/lib-nbdkit.sh tests/lib.sh tests/make-data.py tests/make-foreign-image.py tests/make-hostile-qcow.py \
+	tests/lib-nbdkit.sh tests/lib.sh tests/make-data.py tests/make-foreign-image.py tests/make-hostile-dmg.py \
+	tests/make-hostile-qcow.py \
 	tests/make-hostile-qcow2.py tests/make-hostile-vdi.py tests/make-hostile-vhd.py tests/make-hostile-vhdx.py \
 	tests/make-hostile-vmdk.py tests/make-qcow2.py tests/make-vhdx-chain.py tests/read-libvhdi.py tests/read-vdi.py \
 	tests/read-vhd.py tests/terminal.py tests/vhdx_image.py
@@ -11,6 +12,7 @@ dist_check_SCRIPTS += \
 	tests/every-file-has-a-licence.sh \
 	tests/every-option-is-documented.sh \
 	tests/external-data-files-need-a-root.sh \
+	tests/hostile-dmg-images-are-refused.sh \
 	tests/hostile-qcow-images-are-refused.sh \
 	tests/hostile-qcow2-images-are-refused.sh \
 	tests/hostile-vdi-images-are-refused.sh \

@@ -6,16 +6,20 @@
  */
 #include "blockmig/storage/foreign.h"
 
+#include "blockmig/storage/dmg.h"
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/foreign-table.h"
 #include "blockmig/storage/nbd.h"
 #include "blockmig/storage/uri.h"
 #include "formats/bytes.h"
 
 #include <errno.h>
+#include <glib/gstdio.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -23,6 +27,7 @@
 #define QED_FEATURES 16 /* offset of le64 in the header */
 #define QED_BACKING  UINT64_C(1)
 #define LONGEST_WORD 4096
+#define MAX_SECRET   (1 << 20) /* bytes */
 
 /* The chain_policy.open of a foreign top. */
 struct opening {
@@ -32,12 +37,11 @@ struct opening {
     bool done; /* what follows are parents */
 };
 
-static bool check_alone(struct storage *file, const struct format_foreign *format, GError **error)
+/* QED is the only one that names other files. */
+static bool check_alone(struct storage *file, GError **error)
 {
     uint8_t features[8];
 
-    if (strcmp(format->name, "qed") != 0)
-        return true; /* the others have no such names */
     if (!storage_pread(file, features, sizeof(features), QED_FEATURES, error))
         return false;
     return !(load_le64(features) & QED_BACKING) ||
@@ -46,6 +50,21 @@ static bool check_alone(struct storage *file, const struct format_foreign *forma
                "%s: a QED image with a backing file is not read: qemu-img rebase can give it another "
                "format",
                file->name);
+}
+
+/* What QEMU would not refuse by itself. */
+static bool check_file(struct storage *file, const struct format_foreign *format, GError **error)
+{
+    static const struct {
+        const char *format;
+        bool (*check)(struct storage *file, GError **error);
+    } checks[] = {
+        {"qed", check_alone}, {"dmg", dmg_check}, {"parallels", parallels_check}, {"bochs", bochs_check}};
+
+    for (size_t i = 0; i < G_N_ELEMENTS(checks); i++)
+        if (strcmp(checks[i].format, format->name) == 0)
+            return checks[i].check(file, error);
+    return true;
 }
 
 /* ---- the server ---------------------------------------------------------------------------------- */
@@ -134,8 +153,29 @@ static bool make_sockets(int *listener, int *client, GError **error)
     return false;
 }
 
+/* What waits, or never ends, would hold up the server or fill its memory. */
+static bool check_secret(const char *path, GError **error)
+{
+    GStatBuf status;
+
+    if (g_stat(path, &status) < 0)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: the passphrase: %s", path,
+                             g_strerror(errno));
+    return (S_ISREG(status.st_mode) && status.st_size > 0 && status.st_size <= MAX_SECRET) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "%s: a passphrase comes from a regular file of 1 to %d bytes", path, MAX_SECRET);
+}
+
+static bool ends_with_newline(const char *path)
+{
+    g_autofree char *text = NULL;
+    gsize length;
+
+    return path && g_file_get_contents(path, &text, &length, NULL) && length > 0 && text[length - 1] == '\n';
+}
+
 /* Its last words are better than ours. */
-static void use_its_words(int errors, GError **error)
+static void use_its_words(int errors, const char *secret, GError **error)
 {
     char words[LONGEST_WORD + 1];
     size_t length = 0;
@@ -148,7 +188,8 @@ static void use_its_words(int errors, GError **error)
     if (!*words)
         return;
     g_clear_error(error);
-    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "%s", words);
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "%s%s", words,
+                ends_with_newline(secret) ? " (the passphrase ends with a line end, which counts)" : "");
 }
 
 static struct storage *open_server(const struct opening *opening, const struct storage *file, GError **error)
@@ -168,7 +209,7 @@ static struct storage *open_server(const struct opening *opening, const struct s
     }
     storage = storage_nbd_open_child(client, pid, file->name, file->identity, error);
     if (!storage)
-        use_its_words(errors, error);
+        use_its_words(errors, opening->secret, error);
     close(errors);
     return storage;
 }
@@ -182,7 +223,8 @@ static struct storage *open_foreign(struct opening *opening, const char *path, c
     g_autoptr(storage_t) file = storage_file_open(path, FILE_NO_LOCK, NULL, &real, error);
     struct storage *storage;
 
-    if (!file || !check_alone(file, opening->format, error))
+    if (!file || !check_file(file, opening->format, error) ||
+        (opening->secret && !check_secret(opening->secret, error)))
         return NULL;
     g_free(file->name);
     file->name = g_strdup(real);

@@ -8,7 +8,9 @@ libengine_a_SOURCES += \
 	blockmig/storage/device.c blockmig/storage/device.h \
 	blockmig/storage/direct.c blockmig/storage/direct.h \
 	blockmig/storage/file.c blockmig/storage/file.h \
+	blockmig/storage/dmg.c blockmig/storage/dmg.h \
 	blockmig/storage/foreign.c blockmig/storage/foreign.h \
+	blockmig/storage/foreign-table.c blockmig/storage/foreign-table.h \
 	blockmig/storage/frame.c blockmig/storage/frame.h \
 	blockmig/storage/pace.c blockmig/storage/pace.h \
 	blockmig/storage/image-files.c blockmig/storage/image-files.h \

@@ -253,6 +253,26 @@ static int got_status(void *opaque, const char *context, uint64_t offset, uint32
     return 0;
 }
 
+static int ignore_chunk(void *opaque, const void *chunk, size_t length, uint64_t offset, unsigned status,
+                        int *error)
+{
+    return 0;
+}
+
+/* A qemu-nbd that meets an error while it answers in pieces breaks the connection; in one piece it tells. Of
+ * ours it is known that it takes any length so; others may have limits. */
+static bool issue_read(struct nbd_connection *connection, struct nbd_command *command,
+                       nbd_completion_callback done)
+{
+    struct nbd_handle *handle = connection->handle;
+    nbd_chunk_callback chunk = {.callback = ignore_chunk};
+
+    if (!connection->uri && nbd_can_df(handle) == 1)
+        return nbd_aio_pread_structured(handle, command->buffer, command->length, command->offset, chunk,
+                                        done, LIBNBD_CMD_FLAG_DF) >= 0;
+    return nbd_aio_pread(handle, command->buffer, command->length, command->offset, done, 0) >= 0;
+}
+
 static bool issue(struct nbd_connection *connection, struct nbd_command *command)
 {
     struct nbd_handle *handle = connection->handle;
@@ -263,7 +283,7 @@ static bool issue(struct nbd_connection *connection, struct nbd_command *command
 
     switch (command->kind) {
     case NBD_READ:
-        return nbd_aio_pread(handle, command->buffer, length, offset, done, 0) >= 0;
+        return issue_read(connection, command, done);
     case NBD_WRITE:
         return nbd_aio_pwrite(handle, command->buffer, length, offset, done, 0) >= 0;
     case NBD_ZERO:
