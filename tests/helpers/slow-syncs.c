@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Preloaded into a hypervisor: as long as there is a file SLOW_SYNCS, fdatasync() takes 200 ms longer, as on a
- * datastore that is busy.  What waits for it in memory is not in the file until then. */
+/* Preloaded into a hypervisor: as long as there is a file SLOW_SYNCS, fdatasync() takes 200 ms longer, as on
+ * a datastore that is busy.  What waits for it in memory is not in the file until then. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdlib.h>
