@@ -16,7 +16,8 @@ by_libvmdk()
     vmdkmount "$1" "$tmp/mnt" >/dev/null 2>&1 3>&- || return
     cmp "$tmp/mnt/vmdk1" "$2"
     same=$?
-    fusermount -u "$tmp/mnt"
+    # Whoever just looked at it may keep it busy for a moment.
+    wait_for 10 fusermount -u "$tmp/mnt"
     return $same
 }
 
