@@ -157,7 +157,7 @@ is "$(active_nodes) $(is_running && echo runs)" "$(said to) runs" "and the guest
 
 # ---- at random moments --------------------------------------------------------------------------------
 
-pick 6 300
+pick 4 300
 rounds=$REPLY
 late='' apart='' lost=''
 for ((i = 0; i < rounds; i++)); do

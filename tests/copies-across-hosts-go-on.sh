@@ -65,7 +65,7 @@ unset BLOCKMIG_AGENT_TIMEOUT
 
 # ---- the client is killed ---------------------------------------------------------------------------
 
-pick 3 40
+pick 2 40
 rounds=$REPLY failures=0
 for ((i = 0; i < rounds; i++)); do
     copy_in_background client.qcow2

@@ -4,6 +4,8 @@
 . "${srcdir:-.}/tests/lib.sh"
 . "$srcdir/tests/lib-libvirt.sh"
 need_free 1G
+emulator=$tmp/run-qemu
+slow_syncs run-qemu /usr/bin/qemu-system-x86_64 "$tmp/slow"
 new_host one
 libvirt_up one
 must mkdir "$tmp/one/srv/other"
@@ -51,7 +53,9 @@ first_is_merged()
 for phase in base switchover settle settle:first_is_merged; do
     to=store
     [ -z "$(files "$tmp/one/srv/store")" ] || to=other
+    [ "$phase" = "${phase#*:}" ] || must touch "$tmp/slow"
     killed_in one "$phase" move web "/srv/$to" --delete-source || diag "not killed in time"
+    rm -f "$tmp/slow"
     is "$(on one virsh domstate web | head -n 1)" running "killed in $phase: the machine runs"
     move "/srv/$to" --delete-source
     is "$status" 0 "$phase: the same command ends it" || diag "$err"

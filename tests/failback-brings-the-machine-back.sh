@@ -59,9 +59,12 @@ there_and_back()
     gone_back "$name" "$3"
 }
 
-there_and_back qcow2 --libvirt-style qcow2
-there_and_back raw --drive-style raw
-there_and_back other --libvirt-style raw -O qcow2
+use_seed
+some 2 'qcow2 --libvirt-style qcow2' 'raw --drive-style raw' 'other --libvirt-style raw -O qcow2'
+for case in "${chosen[@]}"; do
+    read -ra words <<<"$case"
+    there_and_back "${words[@]}"
+done
 
 # And once to the end.
 open_window stay --libvirt-style qcow2

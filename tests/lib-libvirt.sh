@@ -76,6 +76,14 @@ libvirt_up()
     wait_for 30 on "$1" virsh -q list || must false "libvirtd on $1"
 }
 
+# slow_syncs NAME PROGRAM FILE: $tmp/NAME runs it so that its syncs take long as long as that file is there.
+slow_syncs()
+{
+    printf '#!/bin/sh\nexport SLOW_SYNCS=%s LD_PRELOAD=%s\nexec %s "$@"\n' \
+        "$3" "$builddir/tests/helpers/slow-syncs.so" "$2" >"$tmp/$1"
+    must chmod 755 "$tmp/$1"
+}
+
 # host_agent HOST ADDRESS: serves /srv/store as "store", and machines, on $units if that is set.
 host_agent()
 {

@@ -6,9 +6,7 @@
 . "$srcdir/tests/lib-libvirt.sh"
 need_free 2G
 emulator=$tmp/run-qemu
-printf '#!/bin/sh\nexport SLOW_SYNCS=%s LD_PRELOAD=%s\nexec /usr/bin/qemu-system-x86_64 "$@"\n' \
-    "$tmp/slow" "$builddir/tests/helpers/slow-syncs.so" >"$emulator"
-must chmod 755 "$emulator"
+slow_syncs run-qemu /usr/bin/qemu-system-x86_64 "$tmp/slow"
 two_hosts
 
 must qemu-img create -q -f qcow2 "$tmp/one/srv/store/disk.qcow2" 128M

@@ -5,11 +5,9 @@
 . "${srcdir:-.}/tests/lib.sh"
 . "$srcdir/tests/lib-libvirt.sh"
 need_free 2G
-# With that file there, an agent takes long to flush what it has.
-blockmigd=$tmp/run-agent
-printf '#!/bin/sh\nexport SLOW_SYNCS=%s LD_PRELOAD=%s\nexec %s "$@"\n' \
-    "$tmp/slow" "$builddir/tests/helpers/slow-syncs.so" "$builddir/tools/blockmigd" >"$blockmigd"
-must chmod 755 "$blockmigd"
+blockmigd=$tmp/run-agent emulator=$tmp/run-qemu
+slow_syncs run-agent "$builddir/tools/blockmigd" "$tmp/slow"
+slow_syncs run-qemu /usr/bin/qemu-system-x86_64 "$tmp/slow-qemu"
 two_hosts
 must mkdir "$tmp/one/srv/other" "$tmp/two/srv/other"
 must qemu-img create -q -f qcow2 "$tmp/one/srv/store/disk.qcow2" 64M
@@ -108,50 +106,18 @@ is_merging()
     grep -q 'the machine is off' "${1:-$tmp/killed.err}"
 }
 
-go held_in $from prove
-goes_off $to
-must touch "$tmp/slow"
-on $from pkill -CONT -x blockmig
-wait_for 60 is_merging "$tmp/held.err"
-fails_with 1 "while it is merged, nobody starts it" on $to virsh -q start web
-must rm "$tmp/slow"
-ended "off" "$to "
-is_whole "off" $to /srv/store
-turn
-
-go held_in $from settle
-goes_off $to
-ended "off while it is merged by the hypervisor" "$to "
-is_whole "off while it is merged by the hypervisor" $to /srv/store
-turn
-
-go killed_in $from prove || diag "not killed in time"
-goes_off $to
-must touch "$tmp/slow"
-go killed_in $from settle:is_merging || diag "not killed in time"
-must rm "$tmp/slow"
-goes_on "killed" "$to "
-is_whole "killed" $to /srv/store
-turn
-
-go held_in $from prove
-goes_off $to
-comes_up $to
-ended "started again" "$to "
-is_whole "started again" $to /srv/store
-turn
+# killed_between: while the second disk, whose hypervisor is slow, is not merged yet.
+killed_between()
+{
+    must touch "$tmp/slow-qemu"
+    go killed_in $from settle:first_is_merged || diag "not killed in time"
+    rm "$tmp/slow-qemu"
+}
 
 first_is_merged()
 {
     [ "$(on $to virsh domblklist web | awk '$1 == "vda" { print $2 }')" = /srv/store/disk.qcow2 ]
 }
-
-go killed_in $from settle:first_is_merged || diag "not killed in time"
-goes_off $to
-is "$(domain_file $to web --inactive)" /srv/store/disk.qcow2 "the definition follows each disk"
-goes_on "one disk is merged" "$to "
-is_whole "one disk is merged" $to /srv/store
-turn
 
 # forgets TEXT: the journal never heard of it, as if blockmig had been killed just before it wrote that.
 forgets()
@@ -164,28 +130,116 @@ journal.commit()
 sys.exit(count == 0)' "$tmp/$from/srv/state/journal.sqlite" "$1"
 }
 
-go killed_in $from prove || diag "not killed in time"
-forgets "the machine is on the target"
-goes_off $to
-goes_on "killed when it was let go" "$to "
-is_whole "killed when it was let go" $to /srv/store
-turn
+case_off()
+{
+    go held_in $from prove
+    goes_off $to
+    must touch "$tmp/slow"
+    on $from pkill -CONT -x blockmig
+    wait_for 60 is_merging "$tmp/held.err"
+    fails_with 1 "while it is merged, nobody starts it" on $to virsh -q start web
+    must rm "$tmp/slow"
+    ended "off" "$to "
+    is_whole "off" $to /srv/store
+    turn
+}
+
+case_off_while_it_is_settled()
+{
+    go held_in $from settle
+    goes_off $to
+    ended "off while it is merged by the hypervisor" "$to "
+    is_whole "off while it is merged by the hypervisor" $to /srv/store
+    turn
+}
+
+case_killed()
+{
+    go killed_in $from prove || diag "not killed in time"
+    goes_off $to
+    must touch "$tmp/slow"
+    go killed_in $from settle:is_merging || diag "not killed in time"
+    must rm "$tmp/slow"
+    goes_on "killed" "$to "
+    is_whole "killed" $to /srv/store
+    turn
+}
+
+case_started_again()
+{
+    go held_in $from prove
+    goes_off $to
+    comes_up $to
+    ended "started again" "$to "
+    is_whole "started again" $to /srv/store
+    turn
+}
+
+case_one_disk_is_merged()
+{
+    killed_between
+    goes_off $to
+    is "$(domain_file $to web --inactive)" /srv/store/disk.qcow2 "the definition follows each disk"
+    goes_on "one disk is merged" "$to "
+    is_whole "one disk is merged" $to /srv/store
+    turn
+}
+
+case_killed_when_it_was_let_go()
+{
+    go killed_in $from prove || diag "not killed in time"
+    forgets "the machine is on the target"
+    goes_off $to
+    goes_on "killed when it was let go" "$to "
+    is_whole "killed when it was let go" $to /srv/store
+    turn
+}
+
+# cases COUNT NAME...: so many of them.
+cases()
+{
+    some "$@"
+    local one
+    for one in "${chosen[@]}"; do
+        "case_$one"
+    done
+}
+
+use_seed
+cases 2 off off_while_it_is_settled killed started_again one_disk_is_merged killed_when_it_was_let_go
 
 # ---- on one host ------------------------------------------------------------------------------------
 
-to=$from
-held_in $from prove move web /srv/other --delete-source
-goes_off $to
-ended "moved" "$to "
-is_whole "moved" $to /srv/other
+to=$from at=store away=other
 
-killed_in $from prove move web /srv/store --delete-source || diag "not killed in time"
-goes_off $to
-killed_in $from settle:is_merging move web /srv/store --delete-source || diag "not killed in time"
-run on $from timeout 200 "$blockmig" move web /srv/store --delete-source
-is "$status" 0 "moved and killed: the same command ends it" || diag "$err"
-is "$(files "$tmp/$from/srv/other")" "" "moved and killed: nothing is left on the source"
-is_whole "moved and killed" $to /srv/store
+case_moved()
+{
+    held_in $from prove move web /srv/$away --delete-source
+    goes_off $to
+    ended "moved" "$to "
+    is_whole "moved" $to /srv/$away
+    local n=$at
+    at=$away away=$n
+}
+
+case_moved_and_killed()
+{
+    killed_in $from prove move web /srv/$away --delete-source || diag "not killed in time"
+    goes_off $to
+    killed_in $from settle:is_merging move web /srv/$away --delete-source || diag "not killed in time"
+    run on $from timeout 200 "$blockmig" move web /srv/$away --delete-source
+    is "$status" 0 "moved and killed: the same command ends it" || diag "$err"
+    is "$(files "$tmp/$from/srv/$at")" "" "moved and killed: nothing is left on the source"
+    is_whole "moved and killed" $to /srv/$away
+    local n=$at
+    at=$away away=$n
+}
+
+cases 1 moved moved_and_killed
+if [ "$at" = other ]; then
+    run on $from timeout 200 "$blockmig" move web /srv/store --delete-source
+    is "$status" 0 "and it is where it was" || diag "$err"
+fi
 
 to=one
 [ $from = two ] || to=two
@@ -210,28 +264,42 @@ comes_back()
 }
 
 must on $from virsh -q undefine web
-go held_in $from prove
-vanishes
-ended "vanished" ""
-comes_back "vanished"
+case_vanished()
+{
+    go held_in $from prove
+    vanishes
+    ended "vanished" ""
+    comes_back "vanished"
+}
 
-go killed_in $from prove || diag "not killed in time"
-forgets "the machine is on the target"
-vanishes
-goes_on "killed and vanished" ""
-comes_back "killed and vanished"
+case_killed_and_vanished()
+{
+    go killed_in $from prove || diag "not killed in time"
+    forgets "the machine is on the target"
+    vanishes
+    goes_on "killed and vanished" ""
+    comes_back "killed and vanished"
+}
 
-go killed_in $from settle:first_is_merged || diag "not killed in time"
-vanishes
-goes_on "one of two disks was merged" ""
-comes_back "one of two disks was merged"
+case_one_of_two_disks_was_merged()
+{
+    killed_between
+    vanishes
+    goes_on "one of two disks was merged" ""
+    comes_back "one of two disks was merged"
+}
 
-go killed_in $from settle:first_is_merged || diag "not killed in time"
-forgets "vda is on %"
-vanishes
-kept=$(files "$tmp/$to/srv/store")
-run on $from timeout 200 "$blockmig" migrate web "blockmig://$(address_of $to)" --delete-source
-is "$status" 9 "where nobody knows what it wrote to last" || diag "$err"
-is "$(files "$tmp/$to/srv/store")" "$kept" "all is kept"
-like "$kept" "disk.qcow2 disk.qcow2.blockmig-new" "both files of that disk"
+case_nobody_knows()
+{
+    killed_between
+    forgets "vda is on %"
+    vanishes
+    kept=$(files "$tmp/$to/srv/store")
+    run on $from timeout 200 "$blockmig" migrate web "blockmig://$(address_of $to)" --delete-source
+    is "$status" 9 "where nobody knows what it wrote to last" || diag "$err"
+    is "$(files "$tmp/$to/srv/store")" "$kept" "all is kept"
+    like "$kept" "disk.qcow2 disk.qcow2.blockmig-new" "both files of that disk"
+}
+
+cases 1 vanished killed_and_vanished one_of_two_disks_was_merged nobody_knows
 done_testing

@@ -8,7 +8,9 @@ need_loop
 need_free 2G
 random_file "$tmp/source.raw" 300M 3
 
-for subformat in streamOptimized twoGbMaxExtentSparse monolithicSparse twoGbMaxExtentFlat; do
+use_seed
+some 2 streamOptimized twoGbMaxExtentSparse monolithicSparse twoGbMaxExtentFlat
+for subformat in "${chosen[@]}"; do
     small_filesystem ext4 400M
     there=$REPLY
     copy=(-O vmdk -o "subformat=$subformat" "$tmp/source.raw" "$there/disk.vmdk")
