@@ -45,6 +45,8 @@ steps()
     must qemu-img create -q -f "$format" "$from/$disk" 32M
     must qemu-io -f "$format" -c 'write -P 7 16M 8M' "$from/$disk"
     guest_on "$name" "$style" "$from/$disk" "$format" 1
+    # A log that promises nothing proves nothing.
+    wait_for 20 grep -q '^log: disk 0 flushed' "$tmp/$name/console" || must false "the guest flushes"
     every 16
     for ((commit = first; commit < 80; commit += step)); do
         killed_at "$commit" "$(cat "$tmp/$name/pid")" move "qmp:$tmp/$name/qmp" "$to" "${patient[@]}" || break
