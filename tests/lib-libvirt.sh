@@ -103,6 +103,12 @@ END
     wait_for 10 on "$1" curl -sf --unix-socket /run/blockmig.sock http://agent/v1 || must false "the agent of $1"
 }
 
+# address_of HOST
+address_of()
+{
+    [ "$1" = one ] && echo 192.0.2.1 || echo 192.0.2.2
+}
+
 # two_hosts
 two_hosts()
 {
@@ -112,8 +118,7 @@ two_hosts()
     must ip link add eth0 netns "$(cat "$tmp/one/pid")" type veth peer name eth0 netns "$(cat "$tmp/two/pid")"
     authority "$tmp/ca"
     for host in one two; do
-        address=192.0.2.1
-        [ "$host" = one ] || address=192.0.2.2
+        address=$(address_of "$host")
         must on "$host" ip address add "$address/24" dev eth0
         must on "$host" ip link set eth0 up
         server_certificate "$tmp/$host/srv/tls" "$address"

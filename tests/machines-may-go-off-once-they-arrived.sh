@@ -15,11 +15,6 @@ must qemu-img create -q -f raw "$tmp/one/srv/store/data.img" 24M
 arguments=(web --disk disk.qcow2:qcow2 --disk data.img:raw --append 'rate=300 span=16M flush=32 log=1')
 start_domain one "${arguments[@]}"
 
-address_of()
-{
-    [ "$1" = one ] && echo 192.0.2.1 || echo 192.0.2.2
-}
-
 # held_in HOST PHASE COMMAND...: blockmig stands still in that phase, until it is let.
 held_in()
 {

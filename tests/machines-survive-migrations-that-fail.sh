@@ -57,11 +57,6 @@ must rm -f "$tmp"/two/srv/store/*
 
 # ---- blockmig is killed -----------------------------------------------------------------------------
 
-address_of()
-{
-    [ "$1" = one ] && echo 192.0.2.1 || echo 192.0.2.2
-}
-
 # has_died HOST: QEMU 7.2 may do that when a live migration is ended (HACKING).
 has_died()
 {

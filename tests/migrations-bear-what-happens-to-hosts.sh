@@ -12,11 +12,6 @@ must qemu-img create -q -f qcow2 "$tmp/one/srv/store/disk.qcow2" 96M
 start_domain one web --disk disk.qcow2:qcow2 --append 'rate=300 span=16M flush=32 log=1'
 from=one to=two
 
-address_of()
-{
-    [ "$1" = one ] && echo 192.0.2.1 || echo 192.0.2.2
-}
-
 # killed HOST PROGRAM: and gone
 killed()
 {
