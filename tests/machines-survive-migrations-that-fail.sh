@@ -61,7 +61,7 @@ must rm -f "$tmp"/two/srv/store/*
 has_died()
 {
     [ -z "$(running_on web)" ] &&
-        on "$1" tail -n 5 /var/log/libvirt/qemu/web.log | grep -E 'corrupted|free\(\)|malloc\(\)|Assertion'
+        on "$1" tail -n 5 /var/log/libvirt/qemu/web.log | grep -E 'reason=crashed|corrupted|free\(\)|malloc\(\)|Assertion'
 }
 
 # as_after_a_crash FROM TO: the machine that died goes over, and has lost nothing that was flushed.
