@@ -366,6 +366,17 @@ bool image_check(struct image *image, bool repair, struct image_check *result, G
     return finish(image->name, image->format->check(image, repair, result, error), error);
 }
 
+bool image_repair(struct image *image, GError **error)
+{
+    struct image_check check;
+
+    if (!image_check(image, true, &check, error))
+        return false;
+    return check.corruptions == 0 ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s has %" G_GUINT64_FORMAT " damaged entries: %s",
+                         image->name, check.corruptions, check.finding);
+}
+
 void image_describe(struct image *image, image_describe_fn describe, void *opaque)
 {
     if (image->format->describe)

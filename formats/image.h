@@ -224,6 +224,9 @@ bool image_discard(struct image *image, uint64_t offset, uint64_t length, uint64
                    uint64_t *done_length, GError **error);
 bool image_flush(struct image *image, GError **error);
 bool image_check(struct image *image, bool repair, struct image_check *result, GError **error);
+/* Before an image is written to that somebody may have been killed at: leaked space is given back. REFUSED:
+ * anything else is wrong with it. */
+bool image_repair(struct image *image, GError **error);
 void image_describe(struct image *image, image_describe_fn describe, void *opaque);
 void image_notice(struct image *image, const char *format, ...) G_GNUC_PRINTF(2, 3);
 

@@ -140,13 +140,9 @@ static struct chain *open_chain(bool writable, GError **error)
 static bool prepare_write(struct chain *chain, GError **error)
 {
     struct image *top = chain_layer(chain, 0);
-    struct image_check check;
 
-    if (!chain_check_writable(chain, error) || !image_check(top, true, &check, error))
+    if (!chain_check_writable(chain, error) || !image_repair(top, error))
         return false;
-    if (check.corruptions > 0)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s has %" PRIu64 " damaged entries: %s",
-                             top->name, check.corruptions, check.finding);
     if (!image_files_lockable(top))
         nbdkit_error("warning: %s: the file system has no locks: nothing keeps others from writing to it",
                      top->name);

@@ -146,14 +146,9 @@ static bool count(struct merge *merge, const struct extent *extent, void *opaque
 static bool prepare(struct merge *merge, GError **error)
 {
     struct image *parent = chain_layer(merge->target, 0);
-    struct image_check check = {0};
 
-    if (!image_begin_merge(parent, chain_layer(merge->overlay, 0), error) ||
-        !image_check(parent, true, &check, error))
+    if (!image_begin_merge(parent, chain_layer(merge->overlay, 0), error) || !image_repair(parent, error))
         return false;
-    if (check.corruptions > 0)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s has %" PRIu64 " damaged entries: %s",
-                             parent->name, check.corruptions, check.finding);
     if (parent->cluster_size < 4096)
         image_files_avoid_direct(parent);
     parent->reads_zero = false; /* there is data already: zeros have to be written */

@@ -200,12 +200,11 @@ bool machine_merge_target(struct machine_job *job, struct machine_disk *disk, GE
 {
     g_autoptr(image_t) overlay = machine_open_image(disk->overlay_name, &format_qcow2, 0, error);
     g_autoptr(chain_t) chain = NULL;
-    struct image_check check = {0};
 
     g_clear_pointer(&disk->target, image_close);
     disk->target = overlay ? machine_open_image(disk->target_name, disk->format, FILE_WRITE, error) : NULL;
     /* A commit that was interrupted leaves space counted that nobody uses. */
-    if (!disk->target || !image_check(disk->target, true, &check, error))
+    if (!disk->target || !image_repair(disk->target, error))
         return false;
     chain = chain_new_single(g_steal_pointer(&overlay), true);
     return write_overlays(job, chain, disk->target, NULL, error);
