@@ -191,7 +191,7 @@ bool machine_base(struct job *base, GError **error)
         return false;
     if (!machine_copy_files(job, error))
         return false;
-    machine_share_begin(job, job->domain);
+    machine_share_begin(job);
     ok = copy_bases(job, error);
     machine_share_end(job);
     base->report->passes = 1;

@@ -237,7 +237,7 @@ bool machine_prove(struct job *base, GError **error)
     struct machine_job *job = machine_of(base);
     bool ok;
 
-    machine_share_begin(job, job->arrived);
+    machine_share_begin(job);
     ok = prove_disks(job, error);
     machine_share_end(job);
     if (!ok && job->released)

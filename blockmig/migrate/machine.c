@@ -267,15 +267,16 @@ struct job_report *machine_job_resume(const struct move_request *request, const 
 
 static bool ask(void *opaque, uint64_t *requests, uint64_t *time_ns)
 {
-    return domain_disk_stats(opaque, requests, time_ns);
+    const struct machine_job *job = opaque;
+    struct domain *domain = job->arrived ? job->arrived : job->domain;
+
+    return domain && domain_disk_stats(domain, requests, time_ns);
 }
 
-void machine_share_begin(struct machine_job *job, struct domain *domain)
+void machine_share_begin(struct machine_job *job)
 {
-    if (domain && job->state.running && job->request->guest_share) {
+    if (job->state.running && job->request->guest_share)
         job->share = share_new(job->request->guest_share);
-        job->sharing = domain;
-    }
 }
 
 void machine_share_end(struct machine_job *job)
@@ -291,7 +292,7 @@ static bool cancelled(void *opaque)
     const struct job_listener *listener = job->base.listener;
 
     if (job->share)
-        share_look(job->share, job->throttle, ask, job->sharing);
+        share_look(job->share, job->throttle, ask, opaque);
 
     return !job->gone && !job->released && listener->cancelled && listener->cancelled(listener->opaque);
 }

@@ -101,7 +101,6 @@ struct machine_job {
     char **others;                    /* disks that stay as they are; NULL-terminated */
     struct throttle *throttle;
     struct share *share;        /* while the machine is left its part of the disks; NULL: it is not asked */
-    struct domain *sharing;     /* on whichever host it is then; borrowed */
     struct domain_guard *guard; /* NULL: nothing was suspended yet */
     bool stopped;               /* it stands still for the switch */
     bool off;                   /* shut down by us */
@@ -161,7 +160,7 @@ extern const struct method method_machine_mirror, method_machine_live, method_ma
 bool machine_is_cancelled(const struct machine_job *job, GError **error);
 void machine_copy_options(const struct machine_job *job, struct copy_options *options);
 /* --guest-share, until the end: while we read and write beside the machine. */
-void machine_share_begin(struct machine_job *job, struct domain *domain);
+void machine_share_begin(struct machine_job *job);
 void machine_share_end(struct machine_job *job);
 void machine_tell(const struct machine_job *job, const char *format, ...) G_GNUC_PRINTF(2, 3);
 void machine_disk_free(struct machine_disk *disk);
