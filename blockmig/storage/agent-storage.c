@@ -63,23 +63,23 @@ int storage_agent_compression(void)
 
 /* For all storages: they share the link. */
 static GMutex pace_lock;
-static struct pace paces[2]; /* of what is fetched, and of what is sent */
+static struct pace paces[2] = {PACE_INIT, PACE_INIT}; /* of what is fetched, and of what is sent */
 
 /* Begins a piece; the level of zstd. */
 static int choose_level(bool sent, unsigned *step)
 {
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&pace_lock);
 
-    *step = pace_step(&paces[sent]);
+    *step = pace_begin(&paces[sent]);
     return wanted_level >= 0 ? wanted_level : pace_level(*step);
 }
 
+/* It ends; `bytes` 0: it failed. */
 static void note_pace(bool sent, unsigned step, size_t bytes)
 {
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&pace_lock);
 
-    if (wanted_level < 0 && bytes >= PIECE / 4)
-        pace_note(&paces[sent], step, bytes, g_get_monotonic_time());
+    pace_end(&paces[sent], step, bytes >= PIECE / 4 ? bytes : 0, g_get_monotonic_time());
 }
 
 /* ---- handles ------------------------------------------------------------------------------------ */
@@ -251,12 +251,13 @@ static bool read_piece(struct storage *storage, uint8_t *buffer, size_t length, 
     g_autoptr(frame_parser_t) parser = frame_parser_new(arrived, &arrival);
     g_autoptr(GByteArray) answer = ask(storage, &request, error);
 
-    if (!answer || !frame_parser_feed(parser, answer->data, answer->len, error) ||
-        !frame_parser_end(parser, error))
-        return false;
-    note_pace(false, step, length);
-    return arrival.have == length ||
-           blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "the agent sent fewer bytes than it was asked for");
+    bool ok = answer && frame_parser_feed(parser, answer->data, answer->len, error) &&
+              frame_parser_end(parser, error);
+
+    note_pace(false, step, ok ? length : 0);
+    return ok &&
+           (arrival.have == length ||
+            blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "the agent sent fewer bytes than it was asked for"));
 }
 
 static bool agent_pread(struct storage *storage, void *buffer, size_t length, uint64_t offset, GError **error)
@@ -291,8 +292,7 @@ static bool write_piece(struct storage *storage, const uint8_t *data, size_t len
     request.data = level ? NULL : data;
     request.data_length = level ? 0 : length;
     answer = ask(storage, &request, error);
-    if (answer)
-        note_pace(true, step, length);
+    note_pace(true, step, answer ? length : 0);
     return answer != NULL;
 }
 
