@@ -73,7 +73,7 @@ struct storage_ops {
     bool (*check)(struct storage *storage, const void *buffer, size_t length, uint64_t offset,
                   GError **error);
     /* XXH3-128, canonical, of each `chunk` bytes of the range, as programs of the storage's host read them:
-     * 16 bytes each.  `length` is a multiple of `chunk`.  Optional: they are read. */
+     * 16 bytes each; the last one may be shorter.  Optional: they are read. */
     bool (*digests)(struct storage *storage, uint64_t offset, uint64_t length, uint32_t chunk,
                     uint8_t *digests, GError **error);
     /* Can start() use bytes of `seed`?  Optional: no. */

@@ -282,8 +282,8 @@ crash_verdict()
             *) verdict=$line ;;
         esac
         number=$((number + 1))
-    done < <(on "$1" virsh dumpxml --inactive "$2" | sed -n "s/.*<driver name='qemu' type='\([a-z0-9]*\)' cache.*/\1/p
-        s/.*<source file='\([^']*\)'.*/\1/p" | paste -d ' ' - -)
+    done < <(on "$1" virsh dumpxml --inactive "$2" | awk -F\' '/<disk /{disk = /device=.disk./}
+        disk && /<driver /{format = $4} disk && /<source file/{print format, $2}')
     on "$1" virsh -q start "$2" >&2
     wait_for 60 is_ready "$2" $(($(grep -c '^guest: ready' "$tmp/$2-console") + 1))
     grep -ac 'Kernel panic' "$tmp/$2-console" >"$tmp/$2-panics"

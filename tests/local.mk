@@ -155,6 +155,7 @@ dist_check_SCRIPTS += \
 	tests/luns-change-hands-with-their-machine.sh \
 	tests/block-devices-become-files-on-other-hosts.sh \
 	tests/machines-find-what-they-left-behind.sh \
+	tests/migrations-go-on-with-what-is-copied.sh \
 	tests/machines-go-to-other-hosts.sh \
 	tests/machines-may-go-off-once-they-arrived.sh \
 	tests/machines-survive-migrations-that-fail.sh \

@@ -42,27 +42,24 @@ static bool create_target(struct cold_job *job, struct copy_unit *unit, GError *
     return unit->target != NULL;
 }
 
-/* Space that a crash left counted but unused is given back, and whatever was written behind the
- * checkpoint is forgotten: from there on the image is as fresh as on the first run. */
-static bool reopen_target(struct cold_job *job, struct copy_unit *unit, GError **error)
+static struct image *open_parts(void *opaque, bool writable, GError **error)
 {
-    const char *preallocation = g_hash_table_lookup(unit->options, "preallocation");
-    g_autofree char *why = NULL;
-    GError *failure = NULL;
-    struct image *image = unit_open_parts(unit, &failure);
+    return writable ? unit_open_parts(opaque, error) : cold_reopen(opaque, error);
+}
 
-    if (!checkpoint_use_target(image, failure, unit->chain->size, parent_of(job, unit), &unit->target, &why,
-                               error))
-        return false;
-    if (why) {
-        job_notice(&job->base, "%s: copying it from the beginning", why);
-        unit->done.frontier = 0;
-        return true;
-    }
-    if (!cold_prove_window(job, unit, error))
-        return false;
-    return unit->done.frontier == 0 || checkpoint_empty_rest(&unit->done, unit->target, unit->chain->size,
-                                                             preallocation, unit->device, error);
+static bool take_up_target(struct cold_job *job, struct copy_unit *unit, GError **error)
+{
+    const struct checkpoint_target left = {.open = open_parts,
+                                           .opaque = unit,
+                                           .size = unit->chain->size,
+                                           .parent = parent_of(job, unit),
+                                           .preallocation =
+                                               g_hash_table_lookup(unit->options, "preallocation"),
+                                           .device = unit->device};
+    struct copy_options how = {.salvage = job->request->salvage};
+
+    cold_copy_options(job, &how);
+    return checkpoint_take_up(&unit->done, &job->base, &left, &how, &unit->target, error);
 }
 
 /* What the storage cannot do and the administrator should know; and what the copier must not do on it. */
@@ -79,13 +76,10 @@ static void prepare_storage(const struct cold_job *job, const struct image *targ
 
 static bool open_target(struct cold_job *job, struct copy_unit *unit, GError **error)
 {
-    if (unit->done.frontier > 0) {
-        if (!reopen_target(job, unit, error))
-            return false;
-        if (unit->done.frontier > 0)
-            return true;
-        g_clear_pointer(&unit->target, image_close);
-    }
+    if (unit->done.frontier > 0 && !take_up_target(job, unit, error))
+        return false;
+    if (unit->target)
+        return true;
     return journal_checkpoint_forget(job->base.journal, job->base.record, unit->index, error) &&
            create_target(job, unit, error);
 }

@@ -156,52 +156,50 @@ bool checkpoint_first_difference(struct chain *chain, const struct digest_table 
     return true;
 }
 
-bool checkpoint_prove(struct checkpoint *done, const struct job *job, struct image *written,
-                      const struct copy_options *how, GError **error)
+/* Checks the last stretch before the frontier, in the image as it is opened anew. */
+static bool prove_window(struct checkpoint *done, const struct job *job, const struct checkpoint_target *left,
+                         const struct copy_options *how, bool *same, GError **error)
 {
     uint64_t from = done->frontier > WINDOW_BYTES ? done->frontier - WINDOW_BYTES : 0;
-    g_autoptr(chain_t) chain = chain_new_single(written, true);
+    struct image *written = left->open(left->opaque, false, error);
+    g_autoptr(chain_t) chain = written ? chain_new_single(written, true) : NULL;
     uint64_t differs;
 
     from -= from % DIGEST_CHUNK_SIZE;
-    if (!checkpoint_first_difference(chain, done->digests, from, done->frontier, how, &differs, error))
+    if (!chain ||
+        !checkpoint_first_difference(chain, done->digests, from, done->frontier, how, &differs, error))
         return false;
-    if (differs < done->frontier) {
+    *same = differs == done->frontier;
+    if (!*same)
         job_notice(job,
                    "%s: what was written before the checkpoint at %" PRIu64
                    " is not on the medium from byte %" PRIu64 " on: copying it again from the beginning",
                    written->name, done->frontier, differs);
-        done->frontier = 0;
-    }
     return true;
 }
 
-bool checkpoint_use_target(struct image *opened, GError *failure, uint64_t size, struct image *parent,
-                           struct image **target, char **why, GError **error)
+/* *why, the caller's: what is there is of no use. */
+static struct image *open_left(const struct checkpoint_target *left, char **why, GError **error)
 {
     struct image_check check = {0};
-    g_autoptr(GError) local = failure;
-    g_autoptr(image_t) image = opened;
+    g_autoptr(GError) local = NULL;
+    g_autoptr(image_t) image = left->open(left->opaque, true, &local);
 
-    *target = NULL;
-    if (image && image->size < size)
+    if (image && image->size < left->size)
         *why = g_strdup_printf("%s has only %" PRIu64 " bytes", image->name, image->size);
     else if (image && image_check(image, true, &check, &local) && check.corruptions > 0)
         *why = g_strdup_printf("%s has %" PRIu64 " damaged entries: %s", image->name, check.corruptions,
                                check.finding);
-    else if (image && !local && parent)
-        image_check_parent(image, parent, &local);
-    if (!local && !*why)
-        *target = g_steal_pointer(&image);
+    else if (image && !local && left->parent)
+        image_check_parent(image, left->parent, &local);
     if (!local)
-        return true;
+        return *why ? NULL : g_steal_pointer(&image);
     if (g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED) ||
-        g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED)) {
+        g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED))
         *why = g_strdup(local->message);
-        return true;
-    }
-    g_propagate_error(error, g_steal_pointer(&local));
-    return false;
+    else
+        g_propagate_error(error, g_steal_pointer(&local));
+    return NULL;
 }
 
 /* What was preallocated stays allocated: it is emptied in place.  Only falloc has reserved the blocks
@@ -231,22 +229,46 @@ static bool empty_in_place(const struct checkpoint *done, struct image *target, 
     return true;
 }
 
-bool checkpoint_empty_rest(const struct checkpoint *done, struct image *target, uint64_t size,
-                           const char *preallocation, bool device, GError **error)
+static bool empty_rest(const struct checkpoint *done, const struct checkpoint_target *left,
+                       struct image *target, GError **error)
 {
-    bool falloc = g_strcmp0(preallocation, "falloc") == 0;
-    uint64_t done_offset, done_length;
+    bool falloc = g_strcmp0(left->preallocation, "falloc") == 0;
+    uint64_t size = left->size, done_offset, done_length;
 
     if (done->frontier >= size || image_is_differencing(target))
         return true;
-    if (!device && (falloc || g_strcmp0(preallocation, "metadata") == 0)) {
+    if (!left->device && (falloc || g_strcmp0(left->preallocation, "metadata") == 0)) {
         target->reads_zero = true;
         return empty_in_place(done, target, falloc, error) && image_flush(target, error);
     }
     if (!image_discard(target, done->frontier, size - done->frontier, &done_offset, &done_length, error))
         return false;
-    target->reads_zero = !device && done_offset <= done->frontier && done_offset + done_length >= size;
+    target->reads_zero = !left->device && done_offset <= done->frontier && done_offset + done_length >= size;
     return image_flush(target, error);
+}
+
+bool checkpoint_take_up(struct checkpoint *done, const struct job *job, const struct checkpoint_target *left,
+                        const struct copy_options *how, struct image **target, GError **error)
+{
+    g_autofree char *why = NULL;
+    GError *local = NULL;
+    g_autoptr(image_t) image = open_left(left, &why, &local);
+    bool usable = image != NULL;
+
+    if (local) {
+        g_propagate_error(error, local);
+        return false;
+    }
+    if (why)
+        job_notice(job, "%s: copying it from the beginning", why);
+    else if (!left->changed && !prove_window(done, job, left, how, &usable, error))
+        return false;
+    if (usable && !empty_rest(done, left, image, error))
+        return false;
+    if (!usable)
+        done->frontier = 0;
+    *target = usable ? g_steal_pointer(&image) : NULL;
+    return true;
 }
 
 /* ---- the source ----------------------------------------------------------------------------------- */

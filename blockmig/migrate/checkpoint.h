@@ -42,20 +42,26 @@ GArray *checkpoint_all_bad(const struct checkpoint *done, const GArray *now);
 bool checkpoint_first_difference(struct chain *chain, const struct digest_table *expected, uint64_t from,
                                  uint64_t to, const struct copy_options *how, uint64_t *differs,
                                  GError **error);
-/* Checks the last stretch before the frontier against its digests, on the medium; takes `written`, which was
- * opened anew.  If it is not as promised, that is told and the frontier becomes 0. */
-bool checkpoint_prove(struct checkpoint *done, const struct job *job, struct image *written,
-                      const struct copy_options *how, GError **error);
-/* What an earlier run left: `opened` for writing (taken), or the `failure` to do so (taken).  What is no
- * image of this size any more, has damaged tables or is no child of `parent` (NULL: need not be one) is of no
- * use: *why says so then, and *target is NULL.  A medium that does not answer is an error. */
-bool checkpoint_use_target(struct image *opened, GError *failure, uint64_t size, struct image *parent,
-                           struct image **target, char **why, GError **error);
-/* From the frontier on the target becomes as it was when it was created.  `preallocation` of its options, or
- * NULL.  Not so a child: zeros in it would hide its parent where the source has holes; what an earlier run
- * left there came from the same source, which has not changed, and is written once more. */
-bool checkpoint_empty_rest(const struct checkpoint *done, struct image *target, uint64_t size,
-                           const char *preallocation, bool device, GError **error);
+/* The image that an earlier run wrote to. */
+struct checkpoint_target {
+    struct image *(*open)(void *opaque, bool writable, GError **error);
+    void *opaque;
+    uint64_t size;             /* of the disk */
+    struct image *parent;      /* it was created as a child of this; or NULL */
+    const char *preallocation; /* of its options, or NULL */
+    bool device;
+    bool changed; /* on purpose, since the checkpoint: by overlays that were merged into it */
+};
+
+/* Opens it for writing, and makes it ready to be gone on with.  Leaks are repaired; the stretch before the
+ * frontier is compared with its digests, on the medium; from the frontier on it becomes as it was when it was
+ * created (not so a child: zeros in it would hide its parent where the source has holes; what an earlier run
+ * left there came from the same source, which has not changed, and is written once more).  What is no image
+ * of this size any more, is damaged, no child of the parent, or not as promised is of no use: that is told,
+ * *target is NULL, and the frontier 0.  A medium that does not answer is an error.  Of `how` counts how to
+ * stop, and what to do about what cannot be read. */
+bool checkpoint_take_up(struct checkpoint *done, const struct job *job, const struct checkpoint_target *left,
+                        const struct copy_options *how, struct image **target, GError **error);
 
 /* How the journal recognises that a source did not change: identity, size and mtime of every layer; a device
  * has no mtime that means anything, `*certain` is false then.  The caller's. */

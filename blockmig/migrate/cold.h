@@ -78,9 +78,6 @@ bool cold_open_seed(struct cold_job *job, GError **error);
 /* resume.c: finds what an earlier run left for these targets and decides: nothing, go on with it
  * (job->base.record, unit->done.frontier, digests, ...), or it is already done (job->base.already_there). */
 bool cold_look_for_earlier_run(struct cold_job *job, GError **error);
-/* Checks the last stretch before the frontier against its digests, on the medium. *frontier is lowered to the
- * first chunk that is not as promised. */
-bool cold_prove_window(struct cold_job *job, struct copy_unit *unit, GError **error);
 /* As checkpoint_first_difference(), from the beginning; what cannot be read and is salvaged counts as the
  * zeros that stand for it. */
 bool cold_first_difference(const struct cold_job *job, struct copy_unit *unit, struct chain *chain,

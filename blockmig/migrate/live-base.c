@@ -113,47 +113,30 @@ static bool check_source(struct live_job *job, struct live_disk *disk, GError **
     return true;
 }
 
-/* The stretch before the checkpoint is compared only as long as no overlay can have been merged into it; the
- * whole target is, in the end. */
-static bool prove_window(struct live_job *job, struct live_disk *disk, GError **error)
+static struct image *open_left(void *opaque, bool writable, GError **error)
 {
-    struct storage *storage;
-    struct image *written;
-    struct copy_options how = {0};
+    const struct live_disk *disk = opaque;
+    struct storage *storage =
+        live_storage_open(disk->target_path, writable ? FILE_WRITE : FILE_NO_LOCK, NULL, NULL, error);
 
-    if (disk->done.frontier == disk->size)
-        return true;
-    storage = live_storage_open(disk->target_path, FILE_NO_LOCK, NULL, NULL, error);
-    written = storage ? image_open(storage, disk->format, false, error) : NULL;
-    live_copy_options(job, &how);
-    how.progress = NULL;
-    return written && checkpoint_prove(&disk->done, &job->base, written, &how, error);
+    return storage ? image_open(storage, disk->format, writable, error) : NULL;
 }
 
-/* The frontier is 0 afterwards if there is nothing to go on from. */
-static bool reopen_target(struct live_job *job, struct live_disk *disk, GError **error)
+/* The stretch before the checkpoint is compared only as long as no overlay can have been merged into it; the
+ * whole target is, in the end. */
+static bool take_up_target(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    const char *preallocation = g_hash_table_lookup(disk->options, "preallocation");
-    struct storage *storage = live_storage_open(disk->target_path, FILE_WRITE, NULL, NULL, error);
-    g_autofree char *why = NULL;
-    GError *failure = NULL;
-    struct image *image;
+    const struct checkpoint_target left = {.open = open_left,
+                                           .opaque = disk,
+                                           .size = disk->size,
+                                           .preallocation =
+                                               g_hash_table_lookup(disk->options, "preallocation"),
+                                           .changed = disk->done.frontier == disk->size};
+    struct copy_options how = {0};
 
-    if (!storage)
-        return false;
-    image = image_open(storage, disk->format, true, &failure);
-    if (!checkpoint_use_target(image, failure, disk->size, NULL, &disk->target, &why, error))
-        return false;
-    if (why) {
-        job_notice(&job->base, "%s: copying it from the beginning", why);
-        disk->done.frontier = 0;
-    } else if (!prove_window(job, disk, error)) {
-        return false;
-    }
-    if (disk->done.frontier > 0)
-        return checkpoint_empty_rest(&disk->done, disk->target, disk->size, preallocation, false, error);
-    g_clear_pointer(&disk->target, image_close);
-    return true;
+    live_copy_options(job, &how);
+    how.progress = NULL;
+    return checkpoint_take_up(&disk->done, &job->base, &left, &how, &disk->target, error);
 }
 
 static bool open_target(struct live_job *job, struct live_disk *disk, GError **error)
@@ -162,9 +145,9 @@ static bool open_target(struct live_job *job, struct live_disk *disk, GError **e
         return false;
     if (disk->done.frontier > 0 && !disk->created)
         disk->done.frontier = 0;
-    if (disk->done.frontier > 0 && !reopen_target(job, disk, error))
+    if (disk->done.frontier > 0 && !take_up_target(job, disk, error))
         return false;
-    if (disk->done.frontier == 0 && !create_target(job, disk, error))
+    if (!disk->target && !create_target(job, disk, error))
         return false;
     if (disk->target->cluster_size < 4096)
         storage_file_avoid_direct(disk->target->storage);

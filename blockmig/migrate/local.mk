@@ -46,6 +46,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/machine-preflight.c \
 	blockmig/migrate/machine-prove.c \
 	blockmig/migrate/machine-recover.c \
+	blockmig/migrate/machine-resume.c \
 	blockmig/migrate/machine-settle.c \
 	blockmig/migrate/machine-switch.c \
 	blockmig/migrate/machine-unit.c \

@@ -90,15 +90,23 @@ static bool add_layers(struct machine_job *job, bool quiesce, GError **error)
     return true;
 }
 
-bool machine_snapshot(struct job *base, GError **error)
+/* All of it, before the first is touched: a later run finds them all, or none. */
+static bool save_machine(struct machine_job *job, GError **error)
 {
-    struct machine_job *job = machine_of(base);
-
     if (!machine_save_state(job, error))
         return false;
     for (guint i = 0; i < job->disks->len; i++)
         if (!machine_save_disk(job, machine_disk_at(job, i), error))
             return false;
+    return true;
+}
+
+bool machine_snapshot(struct job *base, GError **error)
+{
+    struct machine_job *job = machine_of(base);
+
+    if (!save_machine(job, error))
+        return false;
     /* What is copied by nobody needs no freezing. */
     return job->disks->len == 0 || add_layers(job, job->request->quiesce != QUIESCE_NO, error);
 }
@@ -133,6 +141,69 @@ static bool create_target(struct machine_job *job, struct machine_disk *disk, GE
            (storage_name_is_uri(disk->target_name) || storage_file_sync_directory(disk->target_name, error));
 }
 
+/* ---- one that an earlier run began --- */
+
+static struct image *open_left(void *opaque, bool writable, GError **error)
+{
+    const struct machine_disk *disk = opaque;
+
+    return machine_open_image(disk->target_name, disk->format, writable ? FILE_WRITE : FILE_NO_LOCK, error);
+}
+
+/* What it had shipped of overlays is shipped once more. */
+static bool take_up_target(struct machine_job *job, struct machine_disk *disk, GError **error)
+{
+    const struct checkpoint_target left = {.open = open_left,
+                                           .opaque = disk,
+                                           .size = disk->size,
+                                           .preallocation =
+                                               g_hash_table_lookup(disk->options, "preallocation"),
+                                           .changed = disk->done.frontier == disk->size};
+    struct copy_options how = {0};
+
+    machine_copy_options(job, &how);
+    how.progress = NULL;
+    return checkpoint_take_up(&disk->done, &job->base, &left, &how, &disk->target, error);
+}
+
+/* Nobody may have written below the overlays, if there are any. */
+static bool check_source(struct machine_job *job, struct machine_disk *disk, GError **error)
+{
+    bool certain;
+    g_autofree char *identity = checkpoint_source_identity(disk->base, &certain, error);
+
+    if (!identity)
+        return false;
+    if (disk->done.frontier > 0 && (!certain || g_strcmp0(identity, disk->frozen) != 0)) {
+        job_notice(&job->base, "%s may have changed since it was copied: copying it from the beginning",
+                   disk->path);
+        disk->done.frontier = 0;
+    }
+    g_free(disk->frozen);
+    disk->frozen = g_steal_pointer(&identity);
+    return machine_save_disk(job, disk, error);
+}
+
+static bool open_target(struct machine_job *job, struct machine_disk *disk, GError **error)
+{
+    if (disk->done.frontier > 0 && !take_up_target(job, disk, error))
+        return false;
+    if (disk->target)
+        return true;
+    checkpoint_begin(&disk->done, job->request->digest, disk->size);
+    return journal_checkpoint_forget(job->base.journal, job->base.record, disk->index, error) &&
+           (!disk->created || name_remove(disk->target_name, error)) && create_target(job, disk, error);
+}
+
+/* ---- copying --- */
+
+struct base_pass {
+    struct machine_job *job;
+    struct machine_disk *disk;
+    struct copy_options options; /* with the callbacks that every pass of a job has */
+    struct copy_result result;
+};
+
 static void tell_seed(const struct machine_job *job, const struct machine_disk *disk)
 {
     g_autofree char *all = units_format_size(disk->report->counters.bytes_written);
@@ -142,25 +213,58 @@ static void tell_seed(const struct machine_job *job, const struct machine_disk *
                  chain_layer(disk->seed, 0)->name);
 }
 
+static bool pass_cancelled(void *opaque)
+{
+    const struct base_pass *pass = opaque;
+
+    return pass->options.cancelled(pass->options.opaque);
+}
+
+static void pass_progress(void *opaque, const struct copy_counters *counters)
+{
+    const struct base_pass *pass = opaque;
+    struct copy_counters total;
+
+    checkpoint_add_counters(&pass->disk->done, counters, &total);
+    total.total = pass->disk->size;
+    pass->options.progress(pass->options.opaque, &total);
+}
+
+static bool pass_checkpoint(void *opaque, uint64_t frontier, const struct copy_map_sum *sum, GError **error)
+{
+    struct base_pass *pass = opaque;
+
+    pass->result.map_sum = *sum;
+    return checkpoint_save(&pass->disk->done, &pass->job->base, pass->disk->index, frontier, &pass->result,
+                           error);
+}
+
 static bool copy_base(struct machine_job *job, struct machine_disk *disk, GError **error)
 {
+    struct base_pass pass = {.job = job, .disk = disk};
     struct copy_options options = {0};
-    struct copy_result result = {0};
+    struct copy_counters total;
     uint64_t wire = agent_wire_bytes(), seeded = agent_seeded_bytes();
     bool ok;
 
-    g_clear_pointer(&disk->digests, digest_table_free);
-    disk->digests = digest_table_new(job->request->digest, disk->size);
-    machine_copy_options(job, &options);
-    options.digests = disk->digests;
+    machine_copy_options(job, &pass.options);
+    options = pass.options;
+    options.start = disk->done.frontier;
+    options.map_sum = disk->done.map_sum;
+    options.digests = disk->done.digests;
     options.seed = disk->seed;
-    ok = copy_run(disk->base, disk->target, &options, &result, error);
-    disk->report->counters = result.counters;
-    disk->report->engine = result.engine;
+    options.checkpoint = pass_checkpoint;
+    options.cancelled = pass_cancelled;
+    options.progress = pass_progress;
+    options.opaque = &pass;
+    ok = copy_run(disk->base, disk->target, &options, &pass.result, error);
+    checkpoint_add_counters(&disk->done, &pass.result.counters, &total);
+    disk->report->counters = total;
+    disk->report->engine = pass.result.engine;
     disk->report->bytes_wire += agent_wire_bytes() - wire;
     disk->report->bytes_seeded = agent_seeded_bytes() - seeded;
-    job->base.report->bytes_read += result.counters.bytes_read;
-    copy_result_clear(&result);
+    job->base.report->bytes_read += pass.result.counters.bytes_read;
+    copy_result_clear(&pass.result);
     if (ok && disk->seed)
         tell_seed(job, disk);
     g_clear_pointer(&disk->seed, chain_close);
@@ -173,10 +277,9 @@ static bool copy_bases(struct machine_job *job, GError **error)
         struct machine_disk *disk = machine_disk_at(job, i);
 
         machine_tell(job, "%s", disk->name);
-        if (!machine_save_disk(job, disk, error))
-            return false;
         disk->base = machine_open_layers(disk, 0, 0, error);
-        if (!disk->base || !create_target(job, disk, error) || !copy_base(job, disk, error))
+        if (!disk->base || !check_source(job, disk, error) || !open_target(job, disk, error) ||
+            (disk->done.frontier < disk->size && !copy_base(job, disk, error)))
             return false;
     }
     return true;
@@ -187,7 +290,7 @@ bool machine_base(struct job *base, GError **error)
     struct machine_job *job = machine_of(base);
     bool ok;
 
-    if (base->method == &method_machine_cold && !machine_save_state(job, error))
+    if (base->method == &method_machine_cold && !job->left && !save_machine(job, error))
         return false;
     if (!machine_copy_files(job, error))
         return false;

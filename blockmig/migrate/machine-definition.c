@@ -64,15 +64,20 @@ char *machine_top_of(const struct machine_disk *disk)
     return machine_layer_path(disk, disk->top);
 }
 
-char *machine_rewrite_source(const struct machine_job *job, const char *text,
+char *machine_bottom_of(const struct machine_disk *disk)
+{
+    return machine_layer_path(disk, 0);
+}
+
+char *machine_rewrite_source(const GPtrArray *disks, const char *text,
                              char *(*path)(const struct machine_disk *), GError **error)
 {
     g_autoptr(definition_t) definition = definition_parse(text, error);
 
     if (!definition)
         return NULL;
-    for (guint i = 0; i < job->disks->len; i++) {
-        const struct machine_disk *disk = machine_disk_at(job, i);
+    for (guint i = 0; i < disks->len; i++) {
+        const struct machine_disk *disk = g_ptr_array_index(disks, i);
         g_autofree char *file = path(disk);
         bool bottom = strcmp(file, disk->path) == 0;
 

@@ -16,4 +16,11 @@ bool machine_look_at_unit(struct machine_job *job, const struct definition *defi
 /* machine-method.c: chooses, and says why the better ones were passed over.  REFUSED: none is possible. */
 bool machine_choose_method(struct machine_job *job, const struct definition *definition, GError **error);
 
+/* machine-resume.c: after an interrupted run (job->left). */
+/* The machine's definition with its disks as they are without our overlays; the caller's. */
+char *machine_plain_definition(const struct machine_job *job, enum domain_view view, GError **error);
+/* What is there of a disk whose name and path are known. REFUSED: it is another than then. */
+bool machine_take_over(const struct machine_job *job, struct machine_disk *disk, GError **error);
+bool machine_has_all_that_is_left(const struct machine_job *job, GError **error);
+
 #endif

@@ -19,10 +19,10 @@ static bool open_machine(struct machine_job *job, GError **error)
 {
     const char *baggage;
 
-    if (!(job->domain = domain_open(job->here, job->request->machine, error)) ||
+    if ((!job->domain && !(job->domain = domain_open(job->here, job->request->machine, error))) ||
         !domain_look(job->domain, &job->state, error) ||
-        !(job->definition = domain_definition(
-              job->domain, job->state.persistent ? DOMAIN_PERSISTENT : DOMAIN_ACTIVE, error)) ||
+        !(job->definition = machine_plain_definition(
+              job, job->state.persistent ? DOMAIN_PERSISTENT : DOMAIN_ACTIVE, error)) ||
         !domain_has_baggage(job->domain, &baggage, error))
         return false;
     return !baggage ||
@@ -144,7 +144,7 @@ static bool choose_target(struct machine_job *job, struct machine_disk *disk, GE
     disk->target_path = target_named(job->directory, disk->path);
     disk->overlay_name = g_strconcat(disk->target_name, MACHINE_NEW, NULL);
     disk->overlay_path = g_strconcat(disk->target_path, MACHINE_NEW, NULL);
-    return is_free(job, disk->target_name, disk->index, error) &&
+    return (disk->created || is_free(job, disk->target_name, disk->index, error)) &&
            is_free(job, disk->overlay_name, disk->index, error);
 }
 
@@ -153,7 +153,7 @@ static bool check_leftovers(const struct machine_disk *disk, GError **error)
 {
     static const char *const suffixes[] = {".blockmig-1", ".blockmig-0", MACHINE_SOURCE, MACHINE_NEW};
 
-    for (unsigned i = 0; i < G_N_ELEMENTS(suffixes); i++) {
+    for (unsigned i = disk->top ? 1 : 0; i < G_N_ELEMENTS(suffixes); i++) {
         g_autofree char *path = g_strconcat(disk->stem, suffixes[i], NULL);
 
         if (g_file_test(path, G_FILE_TEST_EXISTS))
@@ -251,7 +251,7 @@ static bool add_disk(struct machine_job *job, const struct definition *definitio
     disk = machine_disk_new(job, name, path, error);
     if (!disk && unshared)
         g_prefix_error(error, "it is not the same for both hosts (%s), so it would be copied: ", unshared);
-    if (!disk || !check_device(job, disk, error) ||
+    if (!disk || !machine_take_over(job, disk, error) || !check_device(job, disk, error) ||
         !(disk->source_format = format_by_name(format ? format : format_raw.name, error)) ||
         !choose_target(job, disk, error) || !look_at_images(job, disk, error)) {
         g_prefix_error(error, "disk %s: ", name);
@@ -274,13 +274,26 @@ static struct machine_file *add_file(struct machine_job *job, const char *place,
     return file;
 }
 
+static bool is_same_content(struct storage *a, struct storage *b, bool *same, GError **error)
+{
+    size_t length = (size_t)((a->size + DIGEST_CHUNK_SIZE - 1) / DIGEST_CHUNK_SIZE * STORAGE_DIGEST);
+    g_autofree uint8_t *of_a = g_malloc(length), *of_b = g_malloc(length);
+
+    *same = a->size == b->size;
+    if (!*same)
+        return true;
+    if (!storage_digests(a, 0, a->size, DIGEST_CHUNK_SIZE, of_a, error) ||
+        !storage_digests(b, 0, b->size, DIGEST_CHUNK_SIZE, of_b, error))
+        return false;
+    *same = length == 0 || memcmp(of_a, of_b, length) == 0;
+    return true;
+}
+
 /* Is the same there already?  Anything else of that name is left alone. */
-static bool compare_file(struct machine_job *job, struct machine_file *file, GError **error)
+static bool compare_file(struct machine_file *file, GError **error)
 {
     struct name_info info;
     g_autoptr(storage_t) mine = NULL, theirs = NULL;
-    g_autofree uint8_t *a = NULL, *b = NULL;
-    uint64_t whole;
 
     if (!name_look(file->target_name, &info, error))
         return false;
@@ -288,18 +301,9 @@ static bool compare_file(struct machine_job *job, struct machine_file *file, GEr
         return true;
     mine = storage_open(file->path, FILE_NO_LOCK, NULL, NULL, error);
     theirs = mine ? storage_open(file->target_name, FILE_NO_LOCK, NULL, NULL, error) : NULL;
-    if (!theirs)
-        return false;
-    whole = (mine->size + DIGEST_CHUNK_SIZE - 1) / DIGEST_CHUNK_SIZE;
-    file->there = mine->size == theirs->size && mine->size % 4096 == 0;
-    a = g_malloc0(whole * 256 * STORAGE_DIGEST);
-    b = g_malloc0(whole * 256 * STORAGE_DIGEST);
-    if (file->there && (!storage_digests(mine, 0, mine->size, 4096, a, error) ||
-                        !storage_digests(theirs, 0, theirs->size, 4096, b, error)))
-        return false;
-    file->there = file->there && memcmp(a, b, (size_t)(mine->size / 4096 * STORAGE_DIGEST)) == 0;
-    return file->there || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already, and is not %s",
-                                        file->target_name, file->path);
+    return theirs && is_same_content(mine, theirs, &file->there, error) &&
+           (file->there || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already, and is not %s",
+                                         file->target_name, file->path));
 }
 
 static bool bring_file(struct machine_job *job, const char *place, const char *path, GError **error)
@@ -308,7 +312,7 @@ static bool bring_file(struct machine_job *job, const char *place, const char *p
 
     file->target_name = target_named(job->prefix, path);
     file->target_path = target_named(job->directory, path);
-    return compare_file(job, file, error);
+    return compare_file(file, error);
 }
 
 static bool look_at_medium(struct machine_job *job, const struct definition *definition, const char *name,
@@ -437,7 +441,7 @@ static bool look_at_disks(struct machine_job *job, const struct definition *defi
         ok = look_at_disk(job, definition, g_ptr_array_index(names, i), others, error);
     g_ptr_array_add(others, NULL);
     job->others = (char **)g_ptr_array_free(others, FALSE);
-    return ok &&
+    return ok && machine_has_all_that_is_left(job, error) &&
            (job->across || job->disks->len > 0 ||
             blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the machine has no disk that could be moved"));
 }
@@ -467,7 +471,7 @@ static bool check_space(struct machine_job *job, GError **error)
     for (guint i = 0; i < job->disks->len; i++) {
         const struct machine_disk *disk = machine_disk_at(job, i);
 
-        needed += disk->needed + overlay_room(disk);
+        needed += disk->needed - MIN(disk->needed, disk->done.before.bytes_written) + overlay_room(disk);
         if (job->state.active && !space_check(disk->stem, overlay_room(disk), 2, &space, error))
             return false;
     }
@@ -569,7 +573,7 @@ static bool look(struct machine_job *job, GError **error)
         return true;
     if (!open_machine(job, error))
         return false;
-    text = domain_definition(job->domain, job->state.active ? DOMAIN_ACTIVE : DOMAIN_PERSISTENT, error);
+    text = machine_plain_definition(job, job->state.active ? DOMAIN_ACTIVE : DOMAIN_PERSISTENT, error);
     definition = text ? definition_parse(text, error) : NULL;
     if (!definition || !check_target_is_free(job, error) || !check_references(job, definition, error) ||
         !look_at_disks(job, definition, error) || !look_at_nvram(job, definition, error) ||
@@ -586,7 +590,7 @@ bool machine_preflight(struct job *base, GError **error)
     g_autoptr(GError) local = NULL;
 
     if (look(job, &local)) {
-        if (!base->go_on_at && base->method == &method_machine_cold)
+        if (!base->go_on_at && (job->left || base->method == &method_machine_cold))
             base->go_on_at = "base";
         return true;
     }

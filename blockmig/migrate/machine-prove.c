@@ -204,6 +204,7 @@ static bool prove_disk(struct machine_job *job, struct machine_disk *disk, GErro
     /* By the method live the last layer is in the target's overlay, which was compared in the pause. */
     g_autoptr(chain_t) source = machine_open_layers(disk, 0, disk->merged, error);
     g_autoptr(chain_t) target = source ? machine_open_target(disk, error) : NULL;
+    g_autoptr(digest_table_t) digests = digest_table_new(job->request->digest, disk->size);
     struct proof proof = {.job = job, .disk = disk, .target = target};
     uint64_t wire = agent_wire_bytes();
     bool ok;
@@ -211,15 +212,13 @@ static bool prove_disk(struct machine_job *job, struct machine_disk *disk, GErro
     if (!target)
         return false;
     machine_tell(job, "%s", disk->name);
-    g_clear_pointer(&disk->digests, digest_table_free);
-    disk->digests = digest_table_new(job->request->digest, disk->size);
     g_mutex_init(&proof.lock);
     g_cond_init(&proof.done);
-    ok = run_proof(&proof, source, disk->digests, error);
+    ok = run_proof(&proof, source, digests, error);
     g_mutex_clear(&proof.lock);
     g_cond_clear(&proof.done);
     disk->report->bytes_wire += agent_wire_bytes() - wire;
-    return ok && job_write_receipt(&job->base, disk->report, disk->index, "", disk->digests, error) &&
+    return ok && job_write_receipt(&job->base, disk->report, disk->index, "", digests, error) &&
            machine_save_disk(job, disk, error);
 }
 

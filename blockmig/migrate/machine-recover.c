@@ -22,7 +22,8 @@ bool machine_save_disk(struct machine_job *job, const struct machine_disk *disk,
                                   .source_identity = disk->name,
                                   .target_identity = disk->target_path,
                                   .size = disk->size,
-                                  .receipt = disk->report->receipt};
+                                  .receipt = disk->report->receipt,
+                                  .frozen = disk->frozen};
 
     return journal_disk_save(job->base.journal, job->base.record, &record, error);
 }
@@ -133,6 +134,7 @@ static bool rebuild(struct machine_job *job, const struct journal_disk *saved, G
     disk->overlay_name = g_strconcat(disk->target_name, MACHINE_NEW, NULL);
     disk->overlay_path = g_strconcat(disk->target_path, MACHINE_NEW, NULL);
     disk->size = saved->size;
+    disk->frozen = g_strdup(saved->frozen);
     if (!(disk->source_format = format_by_name(saved->source_format, error)) ||
         !(disk->format = format_by_name(saved->target_format, error)))
         return false;
@@ -489,6 +491,7 @@ bool machine_recover(struct machine_job *job, GError **error)
     if (base->dry_run) {
         job_plan(base, "job %s of this machine is not finished (phase \"%s\"): that comes first", record->id,
                  record->phase);
+        base->go_on_at = "rollback"; /* or what it is then: nothing more is looked at now */
         return true;
     }
     if (!journal_job_claim(base->journal, record, error))
@@ -504,7 +507,11 @@ bool machine_recover(struct machine_job *job, GError **error)
         return false;
     if (!job->domain && !job->arrived && !job->let_go)
         return uncertain(job, "the machine is on neither host", error);
-    if (strcmp(base->go_on_at, "rollback") != 0 || job->wanted || job->give_up)
+    if (strcmp(base->go_on_at, "rollback") != 0 || job->give_up)
+        return true;
+    if (!machine_take_up(job, error))
+        return false;
+    if (job->left || job->wanted)
         return true;
     job->interrupted = false;
     return begin_anew(job, error);

@@ -44,8 +44,7 @@ bool machine_wait_until_ready(const struct machine_job *job, struct domain *doma
     }
 }
 
-/* What an interrupted run began may lead elsewhere. */
-static bool end_old_job(struct domain *domain, const char *disk, GError **error)
+bool machine_end_old_job(struct domain *domain, const char *disk, GError **error)
 {
     bool there, ready;
 
@@ -88,7 +87,7 @@ bool machine_commit_all(struct machine_job *job, struct domain *domain,
         g_autofree char *wanted = base(machine_disk_at(job, i));
         bool on;
 
-        if (!end_old_job(domain, disk, error) || !is_on(domain, disk, wanted, &on, error))
+        if (!machine_end_old_job(domain, disk, error) || !is_on(domain, disk, wanted, &on, error))
             return false;
         if (!on &&
             (!commit_one(job, domain, disk, wanted, error) || !is_on(domain, disk, wanted, &on, error)))
@@ -302,11 +301,6 @@ bool machine_cleanup(struct job *base, GError **error)
 
 /* ---- rollback ------------------------------------------------------------------------------------ */
 
-static char *layer_0_of(const struct machine_disk *disk)
-{
-    return g_strdup(disk->path);
-}
-
 static bool define_source(struct machine_job *job, GError **error)
 {
     g_autofree char *text = NULL, *xml = NULL;
@@ -315,7 +309,7 @@ static bool define_source(struct machine_job *job, GError **error)
     if (!job->state.persistent)
         return true;
     text = domain_definition(job->domain, DOMAIN_PERSISTENT, error);
-    xml = text ? machine_rewrite_source(job, text, layer_0_of, error) : NULL;
+    xml = text ? machine_rewrite_source(job->disks, text, machine_bottom_of, error) : NULL;
     same = xml ? domain_define(job->here, xml, error) : NULL;
     if (!same)
         return false;
@@ -332,7 +326,7 @@ static bool leave_overlays(struct machine_job *job, GError **error)
         return false;
     for (guint i = 0; i < job->disks->len; i++)
         g_clear_pointer(&machine_disk_at(job, i)->base, chain_close);
-    if (active && !machine_commit_all(job, job->domain, layer_0_of, error))
+    if (active && !machine_commit_all(job, job->domain, machine_bottom_of, error))
         return false;
     for (guint i = 0; i < job->disks->len; i++) {
         struct machine_disk *disk = machine_disk_at(job, i);

@@ -142,7 +142,7 @@ bool machine_remove_definition(struct machine_job *job, GError **error)
 
 bool machine_restore_definition(struct machine_job *job, const char *text, GError **error)
 {
-    g_autofree char *xml = machine_rewrite_source(job, text, machine_top_of, error);
+    g_autofree char *xml = machine_rewrite_source(job->disks, text, machine_top_of, error);
     struct domain *again = xml ? domain_define(job->here, xml, error) : NULL;
 
     if (!again)

@@ -110,6 +110,11 @@ char *machine_advise(const struct job *base, const GError *error)
             "the machine runs on the target; 'blockmig job resume %s' finishes what is left", id);
     if (g_error_matches(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED))
         return NULL;
+    if (job->left && !job->stopped)
+        return g_strdup_printf(
+            "the machine is where it was; 'blockmig job resume %s' goes on with what is copied, "
+            "'blockmig job cancel %s' gives it up",
+            id, id);
     return g_strdup_printf(
         "look at the machine on both hosts ('virsh list --all'); 'blockmig job resume %s' goes "
         "on from what it finds there",
@@ -123,11 +128,12 @@ void machine_disk_free(struct machine_disk *disk)
     chain_close(disk->base);
     chain_close(disk->seed);
     image_close(disk->target);
-    digest_table_free(disk->digests);
+    checkpoint_clear(&disk->done);
     g_clear_pointer(&disk->options, g_hash_table_unref);
     g_free(disk->name);
     g_free(disk->path);
     g_free(disk->stem);
+    g_free(disk->frozen);
     g_free(disk->target_name);
     g_free(disk->target_path);
     g_free(disk->overlay_name);
@@ -210,6 +216,7 @@ static void begin(struct machine_job *job)
 static void end(struct machine_job *job)
 {
     g_ptr_array_unref(job->disks);
+    g_clear_pointer(&job->left, g_ptr_array_unref);
     g_ptr_array_unref(job->files);
     g_ptr_array_unref(job->units);
     share_free(job->share);

@@ -17,6 +17,7 @@
 #ifndef BLOCKMIG_MIGRATE_MACHINE_H
 #define BLOCKMIG_MIGRATE_MACHINE_H
 
+#include "blockmig/migrate/checkpoint.h"
 #include "blockmig/migrate/phase.h"
 #include "blockmig/migrate/share.h"
 #include "blockmig/storage/agent-tunnel.h"
@@ -52,10 +53,11 @@ struct machine_disk {
     char *target_path; /* how the machine does */
     char *overlay_name, *overlay_path;
     bool created, overlay_created;
-    struct chain *base;   /* layer 0 and what is below it */
-    struct chain *seed;   /* an older copy on the target, of which nothing is believed; or NULL */
-    struct image *target; /* open while we write to it */
-    struct digest_table *digests;
+    struct chain *base;     /* layer 0 and what is below it */
+    struct chain *seed;     /* an older copy on the target, of which nothing is believed; or NULL */
+    struct image *target;   /* open while we write to it */
+    struct checkpoint done; /* of the base */
+    char *frozen; /* when it was copied: identity, size, mtime of layer 0 and those below; or NULL */
     struct disk_report *report; /* borrowed from the job's report */
 };
 
@@ -96,6 +98,7 @@ struct machine_job {
     char *id;                         /* of the job's own sockets in it */
     struct relay *libvirt;            /* to the other host's */
     GPtrArray *disks;                 /* of struct machine_disk */
+    GPtrArray *left;                  /* of the same: those of an earlier run, gone on with; or NULL */
     GPtrArray *files;                 /* of struct machine_file */
     GPtrArray *units;                 /* of struct machine_unit */
     char **others;                    /* disks that stay as they are; NULL-terminated */
@@ -216,18 +219,23 @@ void machine_return_units(struct machine_job *job);
 /* What an interrupted run claimed. */
 bool machine_find_units(struct machine_job *job, GError **error);
 
+/* machine-resume.c: the source is still the owner of an interrupted job, as machine-recover.c found out. What
+ * is copied already becomes job->left, if it can be gone on with. */
+bool machine_take_up(struct machine_job *job, GError **error);
+
 /* machine-definition.c */
 enum machine_stage { MACHINE_ARRIVES, MACHINE_SETTLED }; /* on its overlays; on the merged images */
 /* `text` with the names of the target; the caller's. */
 char *machine_rewrite(const struct machine_job *job, const char *text, enum machine_stage stage,
                       GError **error);
-/* `text`, a definition of the source, with each disk on the file that `path` says (the function's result is
- * taken), one of its layers. */
-char *machine_rewrite_source(const struct machine_job *job, const char *text,
+/* `text`, a definition of the source, with each of `disks` on the file that `path` says (the function's
+ * result is taken), one of its layers. */
+char *machine_rewrite_source(const GPtrArray *disks, const char *text,
                              char *(*path)(const struct machine_disk *), GError **error);
 /* The machine's own with a kernel that is nowhere, so that nobody can start it; the caller's. */
 char *machine_rewrite_barred(const struct machine_job *job, GError **error);
-char *machine_top_of(const struct machine_disk *disk); /* the file of its top layer; the caller's */
+char *machine_top_of(const struct machine_disk *disk);    /* the file of its top layer, and */
+char *machine_bottom_of(const struct machine_disk *disk); /* of layer 0; the caller's */
 /* The file or device that the disk of a definition is on; the caller's; NULL: none. */
 char *machine_source_of(const struct definition *definition, const char *disk);
 
@@ -235,6 +243,8 @@ char *machine_source_of(const struct definition *definition, const char *disk);
  */
 bool machine_wait_until_ready(const struct machine_job *job, struct domain *domain, const char *disk,
                               GError **error);
+/* What an interrupted run began for a disk may lead anywhere: it is ended without a pivot. */
+bool machine_end_old_job(struct domain *domain, const char *disk, GError **error);
 /* What the machine wrote to the overlay of each disk goes into the image at `base`. */
 bool machine_commit_all(struct machine_job *job, struct domain *domain,
                         char *(*base)(const struct machine_disk *), GError **error);

@@ -21,15 +21,6 @@ bool cold_first_difference(const struct cold_job *job, struct copy_unit *unit, s
     return checkpoint_first_difference(chain, unit->done.digests, 0, to, &how, differs, error);
 }
 
-bool cold_prove_window(struct cold_job *job, struct copy_unit *unit, GError **error)
-{
-    struct copy_options how = {.salvage = job->request->salvage};
-    struct image *image = cold_reopen(unit, error);
-
-    cold_copy_options(job, &how);
-    return image && checkpoint_prove(&unit->done, &job->base, image, &how, error);
-}
-
 static struct journal_disk *find_disk(GPtrArray *disks, unsigned index)
 {
     for (guint i = 0; i < disks->len; i++) {

@@ -11,8 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_DIGESTS 65536u /* in one answer */
-#define THREADS     16     /* requests under way for each storage */
+#define MAX_DIGESTS 65536u       /* in one answer, and */
+#define DIGESTED    (256u << 20) /* bytes of the file */
+#define THREADS     16           /* requests under way for each storage */
 #define ALIGNMENT   4096
 #define PIECE       (1u << 20) /* of a read, at most */
 #define ZSTD_LEVEL  1
@@ -542,8 +543,8 @@ static bool agent_digests(struct storage *storage, uint64_t offset, uint64_t len
         struct agent_request request = {.method = "GET", .most = MAX_DIGESTS * FRAME_DIGEST};
         size_t wanted;
 
-        piece = MIN(length, (uint64_t)MAX_DIGESTS * chunk);
-        wanted = (size_t)(piece / chunk * FRAME_DIGEST);
+        piece = MIN(length, MIN((uint64_t)MAX_DIGESTS * chunk, DIGESTED / chunk * chunk));
+        wanted = (size_t)((piece + chunk - 1) / chunk * FRAME_DIGEST);
         path = g_strdup_printf("/digests?offset=%" G_GUINT64_FORMAT "&length=%" G_GUINT64_FORMAT
                                "&chunk=%u&cached=1",
                                offset, piece, chunk);
