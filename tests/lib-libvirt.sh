@@ -128,11 +128,11 @@ two_hosts()
     done
 }
 
-# domain_xml NAME [--disk FILE:FORMAT | --on TYPE:SOURCE-XML]... [--append KERNEL-ARGUMENTS] [--extra DEVICE-XML]: prints a definition; files
-# are below /srv/store, unless named absolutely.
+# domain_xml NAME [--disk FILE:FORMAT | --on TYPE:SOURCE-XML]... [--append KERNEL-ARGUMENTS] [--extra DEVICE-XML] [--nvram FILE]:
+# prints a definition; files are below /srv/store, unless named absolutely.  With NVRAM the firmware is in flash.
 domain_xml()
 {
-    local name=$1 append='' extra='' disks='' letter file format
+    local name=$1 append='' extra='' disks='' firmware='' letter file format
     local letters=({a..z})
     shift
     while [ $# -gt 0 ]; do
@@ -153,6 +153,10 @@ domain_xml()
                 shift ;;
             --append) append=$2; shift ;;
             --extra) extra+=$2; shift ;;
+            --nvram)
+                firmware="<loader readonly='yes' type='pflash'>/usr/share/seabios/bios-256k.bin</loader>
+                    <nvram>/srv/store/$2</nvram>"
+                shift ;;
         esac
         shift
     done
@@ -161,7 +165,7 @@ domain_xml()
   <name>$name</name>
   <memory unit='MiB'>128</memory>
   <vcpu>1</vcpu>
-  <os><type arch='x86_64' machine='pc'>hvm</type>
+  <os><type arch='x86_64' machine='pc'>hvm</type>$firmware
     <kernel>$guest_build/vmlinuz</kernel><initrd>$guest_build/initramfs</initrd>
     <cmdline>console=ttyS0 quiet loglevel=1 panic=-1 nokaslr mitigations=off rdinit=/init $append</cmdline></os>
   <features><acpi/></features>

@@ -242,18 +242,36 @@ static bool copy_bytes(struct machine_job *job, const struct machine_file *file,
     return ok;
 }
 
+static bool copy_file(struct machine_job *job, struct machine_file *file, GError **error)
+{
+    machine_tell(job, "%s", file->path);
+    if (!job_event(&job->base, "intent", error, "create %s", file->target_name))
+        return false;
+    file->created = true;
+    return copy_bytes(job, file, error);
+}
+
+/* A hypervisor writes all of the NVRAM when it takes a running machine over; before one is started, it has to
+ * be copied when nobody writes to it any more (machine_copy_written_files()). */
 bool machine_copy_files(struct machine_job *job, GError **error)
 {
     for (guint i = 0; i < job->files->len; i++) {
         struct machine_file *file = g_ptr_array_index(job->files, i);
 
-        if (file->there || file->created)
-            continue;
-        machine_tell(job, "%s", file->path);
-        if (!job_event(&job->base, "intent", error, "create %s", file->target_name))
+        if (file->written && !job_event(&job->base, "fact", error, MACHINE_WRITES "%s", file->path))
             return false;
-        file->created = true;
-        if (!copy_bytes(job, file, error))
+        if (!file->there && !file->created && !copy_file(job, file, error))
+            return false;
+    }
+    return true;
+}
+
+bool machine_copy_written_files(struct machine_job *job, GError **error)
+{
+    for (guint i = 0; i < job->files->len; i++) {
+        struct machine_file *file = g_ptr_array_index(job->files, i);
+
+        if (file->written && (!name_remove(file->target_name, error) || !copy_file(job, file, error)))
             return false;
     }
     return true;

@@ -306,10 +306,12 @@ static bool compare_file(struct machine_file *file, GError **error)
                                          file->target_name, file->path));
 }
 
-static bool bring_file(struct machine_job *job, const char *place, const char *path, GError **error)
+static bool bring_file(struct machine_job *job, const char *place, const char *path, bool written,
+                       GError **error)
 {
     struct machine_file *file = add_file(job, place, path);
 
+    file->written = written;
     file->target_name = target_named(job->prefix, path);
     file->target_path = target_named(job->directory, path);
     return compare_file(file, error);
@@ -343,7 +345,7 @@ static bool look_at_medium(struct machine_job *job, const struct definition *def
         break;
     }
     if (path)
-        return bring_file(job, place, path, error);
+        return bring_file(job, place, path, false, error);
     return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                          "medium %s is in no file, and not known to be the same for both hosts (%s): "
                          "--cdrom=keep or --cdrom=eject",
@@ -358,7 +360,7 @@ static bool look_at_nvram(struct machine_job *job, const struct definition *defi
     if (!job->across || !path || !*path)
         return true;
     return machine_is_shared(job, path, &shared, error) &&
-           (shared || bring_file(job, "/domain/os/nvram", path, error));
+           (shared || bring_file(job, "/domain/os/nvram", path, true, error));
 }
 
 /* Kernels and firmware belong to the host. */

@@ -280,12 +280,38 @@ static bool keep_source(struct machine_job *job, struct machine_disk *disk, GErr
     return storage_file_sync_directory(kept, error);
 }
 
+/* The NVRAM: the same way as the disks.  An older one that was kept is of no use any more. */
+static bool leave_file(const struct machine_job *job, const char *path, GError **error)
+{
+    g_autofree char *kept = g_strconcat(path, MACHINE_SOURCE, NULL);
+
+    if ((job->request->delete_source ? g_unlink(path) : g_rename(path, kept)) == 0 || errno == ENOENT)
+        return true;
+    return blockmig_set_errno(error, errno, "%s %s", job->request->delete_source ? "removing" : "renaming",
+                              path);
+}
+
+static bool leave_files(struct machine_job *job, GError **error)
+{
+    g_autoptr(GPtrArray) events = journal_events(job->base.journal, job->base.record, error);
+
+    for (guint i = 0; events && i < events->len; i++) {
+        const struct journal_event *event = g_ptr_array_index(events, i);
+
+        if (strcmp(event->kind, "fact") == 0 && event->text &&
+            g_str_has_prefix(event->text, MACHINE_WRITES) &&
+            !leave_file(job, event->text + strlen(MACHINE_WRITES), error))
+            return false;
+    }
+    return events != NULL;
+}
+
 bool machine_cleanup(struct job *base, GError **error)
 {
     struct machine_job *job = machine_of(base);
 
     /* Whoever was killed just when the machine went on has only barred it. */
-    if (job->across && !machine_remove_definition(job, error))
+    if (job->across && (!machine_remove_definition(job, error) || !leave_files(job, error)))
         return false;
     for (guint i = 0; i < job->disks->len; i++) {
         struct machine_disk *disk = machine_disk_at(job, i);

@@ -233,8 +233,8 @@ bool machine_restart(struct job *base, GError **error)
     if (job->arrived ? !domain_start(job->arrived, false, error)
                      : !machine_create_target_overlays(job, error) || !machine_claim_units(job, error) ||
                            !shut_down(job, error) || !machine_ship_last(job, error) ||
-                           !machine_close_targets(job, error) || !machine_fence_units(job, error) ||
-                           !change_host(job, true, error))
+                           !machine_copy_written_files(job, error) || !machine_close_targets(job, error) ||
+                           !machine_fence_units(job, error) || !change_host(job, true, error))
         return false;
     job->released = true;
     if (job->stopped_at)

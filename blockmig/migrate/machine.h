@@ -31,6 +31,7 @@
 #define MACHINE_ARRIVED "the machine is on the target"
 #define MACHINE_PROVED  "proved"
 #define MACHINE_MERGED  "the machine writes to the merged target"
+#define MACHINE_WRITES  "the machine writes " /* a file of this host that is no disk */
 #define MACHINE_UNDONE  "nothing is left of it"
 
 #define MACHINE_NEW    ".blockmig-new"
@@ -73,7 +74,8 @@ struct machine_unit {
 struct machine_file {
     char *place; /* XPath of its name in the definition */
     char *path, *target_name, *target_path;
-    bool there; /* the same is there already */
+    bool written; /* by the machine, as NVRAM is */
+    bool there;   /* the same is there already */
     bool created;
 };
 
@@ -192,6 +194,8 @@ bool machine_create_target_overlays(struct machine_job *job, GError **error);
 /* What the job created there; false: something is left, which was told. */
 bool machine_remove_target(struct machine_job *job);
 bool machine_copy_files(struct machine_job *job, GError **error);
+/* Those that the machine may have written to since; it is off. */
+bool machine_copy_written_files(struct machine_job *job, GError **error);
 /* Overlays 1..top into layer 0, where no machine has them open; then they are removed. */
 bool machine_merge_overlays(struct machine_job *job, struct machine_disk *disk, GError **error);
 /* The target's overlay into the target, which stays open: as long as it is, no hypervisor gets the overlay

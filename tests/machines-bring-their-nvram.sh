@@ -1,0 +1,57 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# The NVRAM of a machine goes with it, as it is at the switch, by every method; where it was, nothing is left
+# under its name, so it may come back.
+. "${srcdir:-.}/tests/lib.sh"
+. "$srcdir/tests/lib-libvirt.sh"
+need_free 1G
+two_hosts
+
+must qemu-img create -q -f qcow2 "$tmp/one/srv/store/disk.qcow2" 32M
+random_file "$tmp/one/srv/store/vars.fd" 131072 3
+start_domain one web --disk disk.qcow2:qcow2 --nvram vars.fd --append 'rate=20 span=1M flush=32 log=1'
+
+# spoil FILE: its last 512 bytes become something else.
+spoil()
+{
+    printf %512s | dd of="$1" bs=512 seek=$(($(stat -c %s "$1") / 512 - 1)) conv=notrunc status=none
+}
+
+# is_copied: the NVRAM is on the other host, and other than here.
+is_copied()
+{
+    cmp -s "$tmp/$from/srv/store/vars.fd" "$tmp/$to/srv/store/vars.fd" && spoil "$tmp/$to/srv/store/vars.fd"
+}
+
+# comes FROM TO OPTIONS...
+comes()
+{
+    from=$1 to=$2
+    shift 2
+    local before
+    before=$(sha256sum <"$tmp/$from/srv/store/vars.fd")
+    on "$from" timeout 200 "$blockmig" migrate web "blockmig://$(address_of "$to")" --bandwidth=512KiB/s -v "$@" \
+        >"$tmp/out" 2>"$tmp/err" 3>&- &
+    local pid=$!
+    case $* in
+        *live* | *quick*) wait_for 30 is_copied ;;
+        *restart*)
+            wait_for 30 is_copied
+            wait_for 60 grep -q 'waiting for the guest' "$tmp/err"
+            domain_cmd "$from" web poweroff >/dev/null 2>&1 ;;
+    esac
+    wait "$pid"
+    is $? 0 "$*: from $from to $to" || cat "$tmp/err" >&2
+    is "$(sha256sum <"$tmp/$to/srv/store/vars.fd")" "$before" "  with the NVRAM as it was at the switch"
+    is "$(on "$to" virsh dumpxml --inactive web | grep -c '<nvram>/srv/store/vars.fd<')" 1 "  which the definition names"
+    is "$(ls "$tmp/$from/srv/store")" "$kept" "  and where it was it has no such name any more"
+}
+
+kept=$'disk.qcow2.blockmig-source\nvars.fd.blockmig-source' comes one two --method=live
+must rm "$tmp"/one/srv/store/*
+kept='' comes two one --method=quick --delete-source
+kept='' comes one two --method=restart --delete-source
+must on two virsh -q destroy web
+kept='' comes two one --method=cold --delete-source
+must on one virsh -q start web
+done_testing
