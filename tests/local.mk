@@ -34,6 +34,7 @@ dist_check_SCRIPTS += \
 	tests/qcow-images-read-the-same.sh \
 	tests/qcow2-images-of-qemu-read-the-same.sh \
 	tests/random-qcow2-writes-match-qemu-io.sh \
+	tests/raw-disks-of-odd-sizes-run.sh \
 	tests/room-is-measured-on-real-file-systems.sh \
 	tests/usage-errors-exit-2.sh \
 	tests/verify-names-the-differing-ranges.sh \
