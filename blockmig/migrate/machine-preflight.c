@@ -274,13 +274,41 @@ static struct machine_file *add_file(struct machine_job *job, const char *place,
     return file;
 }
 
+#define COMPARE_CHUNK 4096u
+
+/* Behind the last whole chunk. */
+static bool has_same_rest(struct storage *mine, struct storage *theirs, bool *same, GError **error)
+{
+    size_t length = mine->size % COMPARE_CHUNK;
+    uint8_t a[COMPARE_CHUNK], b[COMPARE_CHUNK];
+
+    if (!storage_pread(mine, a, length, mine->size - length, error) ||
+        !storage_pread(theirs, b, length, theirs->size - length, error))
+        return false;
+    *same = memcmp(a, b, length) == 0;
+    return true;
+}
+
+static bool has_same_bytes(struct storage *mine, struct storage *theirs, bool *same, GError **error)
+{
+    uint64_t whole = mine->size / COMPARE_CHUNK;
+    g_autofree uint8_t *a = g_malloc0(whole * STORAGE_DIGEST), *b = g_malloc0(whole * STORAGE_DIGEST);
+
+    *same = mine->size == theirs->size;
+    if (!*same)
+        return true;
+    if (!storage_digests(mine, 0, whole * COMPARE_CHUNK, COMPARE_CHUNK, a, error) ||
+        !storage_digests(theirs, 0, whole * COMPARE_CHUNK, COMPARE_CHUNK, b, error))
+        return false;
+    *same = whole == 0 || memcmp(a, b, whole * STORAGE_DIGEST) == 0;
+    return !*same || has_same_rest(mine, theirs, same, error);
+}
+
 /* Is the same there already?  Anything else of that name is left alone. */
-static bool compare_file(struct machine_job *job, struct machine_file *file, GError **error)
+static bool compare_file(struct machine_file *file, GError **error)
 {
     struct name_info info;
     g_autoptr(storage_t) mine = NULL, theirs = NULL;
-    g_autofree uint8_t *a = NULL, *b = NULL;
-    uint64_t whole;
 
     if (!name_look(file->target_name, &info, error))
         return false;
@@ -288,18 +316,9 @@ static bool compare_file(struct machine_job *job, struct machine_file *file, GEr
         return true;
     mine = storage_open(file->path, FILE_NO_LOCK, NULL, NULL, error);
     theirs = mine ? storage_open(file->target_name, FILE_NO_LOCK, NULL, NULL, error) : NULL;
-    if (!theirs)
-        return false;
-    whole = (mine->size + DIGEST_CHUNK_SIZE - 1) / DIGEST_CHUNK_SIZE;
-    file->there = mine->size == theirs->size && mine->size % 4096 == 0;
-    a = g_malloc0(whole * 256 * STORAGE_DIGEST);
-    b = g_malloc0(whole * 256 * STORAGE_DIGEST);
-    if (file->there && (!storage_digests(mine, 0, mine->size, 4096, a, error) ||
-                        !storage_digests(theirs, 0, theirs->size, 4096, b, error)))
-        return false;
-    file->there = file->there && memcmp(a, b, (size_t)(mine->size / 4096 * STORAGE_DIGEST)) == 0;
-    return file->there || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already, and is not %s",
-                                        file->target_name, file->path);
+    return theirs && has_same_bytes(mine, theirs, &file->there, error) &&
+           (file->there || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already, and is not %s",
+                                         file->target_name, file->path));
 }
 
 static bool bring_file(struct machine_job *job, const char *place, const char *path, GError **error)
@@ -308,7 +327,7 @@ static bool bring_file(struct machine_job *job, const char *place, const char *p
 
     file->target_name = target_named(job->prefix, path);
     file->target_path = target_named(job->directory, path);
-    return compare_file(job, file, error);
+    return compare_file(file, error);
 }
 
 static bool look_at_medium(struct machine_job *job, const struct definition *definition, const char *name,
