@@ -47,6 +47,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/machine-prove.c \
 	blockmig/migrate/machine-recover.c \
 	blockmig/migrate/machine-settle.c \
+	blockmig/migrate/machine-space.c \
 	blockmig/migrate/machine-switch.c \
 	blockmig/migrate/machine-unit.c \
 	blockmig/migrate/machine.c blockmig/migrate/machine.h \
@@ -60,6 +61,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/request-json.c blockmig/migrate/request-json.h \
 	blockmig/migrate/request.c \
 	blockmig/migrate/resume.c \
+	blockmig/migrate/room.c blockmig/migrate/room.h \
 	blockmig/migrate/unit-files.c \
 	blockmig/migrate/share.c blockmig/migrate/share.h \
 	blockmig/migrate/seed.c \

@@ -100,6 +100,7 @@ struct machine_job {
     GPtrArray *units;                 /* of struct machine_unit */
     char **others;                    /* disks that stay as they are; NULL-terminated */
     struct throttle *throttle;
+    struct machine_space *space;
     struct share *share;        /* while the machine is left its part of the disks; NULL: it is not asked */
     struct domain_guard *guard; /* NULL: nothing was suspended yet */
     bool stopped;               /* it stands still for the switch */
@@ -170,6 +171,14 @@ void machine_describe_disk(struct machine_job *job, struct machine_disk *disk);
 /* Its path tells whether it is a device, whose overlays need --scratch: REFUSED without it. */
 struct machine_disk *machine_disk_new(struct machine_job *job, const char *name, const char *path,
                                       GError **error);
+
+/* machine-space.c: the machine never meets a full datastore on the source because of us. */
+struct machine_space *machine_space_new(void);
+void machine_space_free(struct machine_space *space);
+/* Looks, if it is time to.  False: the overlays have to be rolled back, for the reason that machine_explain()
+ * puts in the place of an error CANCELLED. */
+bool machine_has_room(const struct machine_job *job);
+void machine_explain(const struct job *base, GError **error);
 
 /* machine-files.c */
 char *machine_layer_path(const struct machine_disk *disk, unsigned layer); /* the caller's */
