@@ -8,6 +8,7 @@ EXTRA_DIST += tests/helpers/iscsi-target.py tests/images tests/lib-hostile.sh te
 	tests/read-vhd.py tests/terminal.py tests/vhdx_image.py
 dist_check_SCRIPTS += \
 	tests/a-killed-migration-never-leaves-the-guest-paused.sh \
+	tests/copy-notices-a-source-that-changes.sh \
 	tests/copy-prints-one-json-object.sh \
 	tests/every-file-has-a-licence.sh \
 	tests/every-option-is-documented.sh \

@@ -58,7 +58,8 @@ bool checkpoint_empty_rest(const struct checkpoint *done, struct image *target, 
                            const char *preallocation, bool device, GError **error);
 
 /* How the journal recognises that a source did not change: identity, size and mtime of every layer; a device
- * has no mtime that means anything, `*certain` is false then.  The caller's. */
+ * has no mtime that means anything, `*certain` is false then.  An error if one of them lost its name to
+ * another file. The caller's. */
 char *checkpoint_source_identity(const struct chain *chain, bool *certain, GError **error);
 
 #endif
