@@ -468,7 +468,7 @@ static bool begin_anew(struct machine_job *job, GError **error)
     g_ptr_array_set_size(job->units, 0);
     g_ptr_array_set_size(base->report->disks, 0);
     g_clear_pointer(&base->report->advice, g_free);
-    job->off = job->gone = job->let_go = job->interrupted = false;
+    job->off = job->gone = job->let_go = job->interrupted = base->undone = false;
     base->report->phase = "preflight";
     base->go_on_at = NULL;
     return true;

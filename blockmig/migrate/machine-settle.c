@@ -360,6 +360,7 @@ bool machine_rollback(struct job *base, GError **error)
         return false;
     if (gone && !job_event(base, "result", error, MACHINE_UNDONE))
         return false;
+    base->undone = gone;
     base->report->advice = g_strdup_printf(
         "%s; %s", job->state.active ? "the machine runs on the source as before" : "the machine is as it was",
         gone ? "nothing is left of the migration"
