@@ -105,6 +105,28 @@ must on one virsh -q resume web
 must on one virsh -q destroy web
 must qemu-img check -q "$tmp/one$(domain_file one web --inactive)"
 
+# ---- others who do something with the machine --------------------------------------------------------
+
+must on one virsh -q start web
+wait_for 60 is_ready web 2
+was=$(files_of)
+must mkdir "$tmp/one/srv/third"
+on one timeout 200 "$blockmig" move web /srv/third --bandwidth=4MiB/s -v >"$tmp/out" 2>"$tmp/err" 3>&- </dev/null &
+wait_for 60 grep -q '^blockmig: base  vda' "$tmp/err"
+run on one "$blockmig" move "$(on one virsh domuuid web | head -n 1)" /srv/other
+is "$status" 3 "another command does not touch it, whatever it calls the machine"
+like "$err" "job .* moves this machine" "which is said"
+run on one env BLOCKMIG_STATE_DIR=/srv/state2 "$blockmig" move web /srv/other
+is "$status" 3 "nor does one that does not know of the move"
+like "$err" "blockmig-1, the overlay of another move" "which is said"
+must on one virsh -q snapshot-create-as web mine --disk-only --no-metadata
+wait $!
+is "$?" 4 "a snapshot that somebody makes ends the move" || diag "$(cat "$tmp/err")"
+like "$(cat "$tmp/err")" "somebody else has changed its layers: .*\.mine is where .*blockmig-1 was" "which is told"
+is "$(files_of)" "$was" "the machine is on its own disks"
+is "$(domain_verdict one web)" OK "and misses nothing"
+must on one virsh -q destroy web
+
 # ---- a datastore that the overlays would fill ---------------------------------------------------------
 
 must mkdir "$tmp/one/srv/small"

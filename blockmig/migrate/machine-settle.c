@@ -334,6 +334,8 @@ static bool leave_overlays(struct machine_job *job, GError **error)
         g_clear_pointer(&machine_disk_at(job, i)->base, chain_close);
     if (active && !machine_commit_all(job, job->domain, layer_0_of, error))
         return false;
+    if (!active && job->domain && !machine_check_layers(job, false, error))
+        return false;
     for (guint i = 0; i < job->disks->len; i++) {
         struct machine_disk *disk = machine_disk_at(job, i);
 

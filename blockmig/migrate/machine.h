@@ -240,6 +240,11 @@ char *machine_top_of(const struct machine_disk *disk); /* the file of its top la
 /* The file or device that the disk of a definition is on; the caller's; NULL: none. */
 char *machine_source_of(const struct definition *definition, const char *disk);
 
+/* Does the machine write to our top layer (or, if it is not `running`, to one of ours), above the others, and
+ * nothing else?  CANCELLED: somebody made a snapshot, or committed one, and what was written since is in no
+ * layer of ours. */
+bool machine_check_layers(const struct machine_job *job, bool running, GError **error);
+
 /* machine-settle.c: until both sides of the disk's block job are the same.  `job` NULL: cannot be cancelled.
  */
 bool machine_wait_until_ready(const struct machine_job *job, struct domain *domain, const char *disk,
