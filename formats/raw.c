@@ -42,6 +42,18 @@ static bool raw_measure(const struct image_create_options *options, uint64_t dat
     return true;
 }
 
+/* QEMU learns from reading the first block which alignment O_DIRECT wants.  A hole does not tell, nor does
+ * space that is only reserved: then it takes 4096, and refuses to write to an image whose size is no multiple
+ * of that. So the first block of such a file is always written. */
+static bool write_first_block(struct storage *storage, uint64_t length, GError **error)
+{
+    static const uint8_t zeros[4096];
+
+    if (!storage->growable || storage->size % sizeof(zeros) == 0)
+        return true;
+    return storage_pwrite(storage, zeros, (size_t)MIN(length, sizeof(zeros)), 0, error);
+}
+
 static bool raw_create(struct storage *storage, const struct image_create_options *options, GError **error)
 {
     enum raw_preallocation preallocation;
@@ -58,7 +70,7 @@ static bool raw_create(struct storage *storage, const struct image_create_option
         return false;
     if (preallocation != RAW_OFF && !storage_allocate(storage, 0, options->size, error))
         return false;
-    return storage_flush(storage, error);
+    return write_first_block(storage, options->size, error) && storage_flush(storage, error);
 }
 
 static bool raw_open(struct image *image, GError **error)
@@ -114,7 +126,8 @@ bool raw_place(struct image *image, uint64_t offset, uint64_t length, GArray *pl
 bool raw_zero(struct image *image, uint64_t offset, uint64_t length, uint64_t *done_offset,
               uint64_t *done_length, GError **error)
 {
-    if (!storage_zero(image->storage, offset, length, true, error))
+    if (!storage_zero(image->storage, offset, length, true, error) ||
+        (offset == 0 && !write_first_block(image->storage, length, error)))
         return false;
     *done_offset = offset;
     *done_length = length;

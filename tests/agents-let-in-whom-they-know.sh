@@ -67,6 +67,19 @@ run curl -s --http1.1 --tls-max 1.1 --cacert "$tmp/ca/ca-cert.pem" "https://loca
 check "old versions of TLS are not spoken" test "$status" -ne 0
 run curl -s "http://localhost:$port/v1" --max-time 5
 check "nor plain HTTP" test "$status" -ne 0
+
+# ---- clocks that are apart ----------------------------------------------------------------------------
+
+future=('activation_date = "2099-01-01 00:00:00 UTC"' 'expiration_date = "2099-12-31 00:00:00 UTC"')
+certificate "$tmp/early" client 'cn = admin@one' tls_www_client encryption_key signing_key "${future[@]}"
+fails_with 3 "a certificate that is not valid yet" as early blockmig info "$there/store/disk.raw"
+like "$err" "not yet valid" "is told"
+certificate "$tmp/later" server 'cn = localhost' 'dns_name = localhost' tls_www_server encryption_key signing_key "${future[@]}"
+printf '%s\n' '[agent]' listen=127.0.0.1:16612 "tls-directory=$tmp/later" 'allow=*' >"$tmp/later.conf"
+start_agent "$tmp/later.conf"
+fails_with 3 "an agent whose own is not" as admin blockmig info "blockmig://localhost:16612/store/disk.raw"
+like "$err" "have to be valid now, and this host's clock says 2" "is told with the time"
+
 fails_with 8 "an agent that is not there" as admin blockmig info "blockmig://localhost:1/store/disk.raw"
 fails_with 2 "a name without a datastore" as admin blockmig info "blockmig://localhost:$port/"
 is "$(grep -rlE 'PRIVATE KEY' "$BLOCKMIG_STATE_DIR")" "" "no key is in the journal"

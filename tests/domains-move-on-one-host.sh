@@ -104,4 +104,44 @@ is "$(guarded d)" paused "but not who was told to stay"
 must on one virsh -q resume web
 must on one virsh -q destroy web
 must qemu-img check -q "$tmp/one$(domain_file one web --inactive)"
+
+# ---- others who do something with the machine --------------------------------------------------------
+
+must on one virsh -q start web
+wait_for 60 is_ready web 2
+was=$(files_of)
+must mkdir "$tmp/one/srv/third"
+on one timeout 200 "$blockmig" move web /srv/third --bandwidth=4MiB/s -v >"$tmp/out" 2>"$tmp/err" 3>&- </dev/null &
+wait_for 60 grep -q '^blockmig: base  vda' "$tmp/err"
+run on one "$blockmig" move "$(on one virsh domuuid web | head -n 1)" /srv/other
+is "$status" 3 "another command does not touch it, whatever it calls the machine"
+like "$err" "job .* moves this machine" "which is said"
+run on one env BLOCKMIG_STATE_DIR=/srv/state2 "$blockmig" move web /srv/other
+is "$status" 3 "nor does one that does not know of the move"
+like "$err" "blockmig-1, the overlay of another move" "which is said"
+must on one virsh -q snapshot-create-as web mine --disk-only --no-metadata
+wait $!
+is "$?" 4 "a snapshot that somebody makes ends the move" || diag "$(cat "$tmp/err")"
+like "$(cat "$tmp/err")" "somebody else has changed its layers: .*\.mine is where .*blockmig-1 was" "which is told"
+is "$(files_of)" "$was" "the machine is on its own disks"
+is "$(domain_verdict one web)" OK "and misses nothing"
+must on one virsh -q destroy web
+
+# ---- a datastore that the overlays would fill ---------------------------------------------------------
+
+must mkdir "$tmp/one/srv/small"
+must on one mount -t tmpfs -o size=112M tmpfs /srv/small
+must on one qemu-img create -q -f qcow2 /srv/small/full.qcow2 128M
+must on one qemu-io -f qcow2 -c 'write -P 3 100M 20M' /srv/small/full.qcow2
+start_domain one full --disk /srv/small/full.qcow2:qcow2 --append 'rate=5 span=72M flush=8 log=1'
+on one timeout 200 "$blockmig" move full /srv/other --bandwidth=1MiB/s -v >"$tmp/out" 2>"$tmp/err" 3>&- </dev/null &
+wait_for 60 grep -q '^blockmig: base  vda' "$tmp/err"
+must domain_cmd one full 'rate 0'
+wait $!
+is "$?" 4 "a source that runs full ends the move" || diag "$(cat "$tmp/err")"
+like "$(cat "$tmp/err")" "/srv/small: only .* are free: the machine's overlays .* to be rolled back" "which is told"
+is "$(on one virsh domstate full --reason | head -n 1)" "running (booted)" "the machine never met a full datastore"
+is "$(on one ls /srv/small) $(domain_file one full)" "full.qcow2 /srv/small/full.qcow2" "it is on its own disk, and nothing is left"
+is "$(domain_verdict one full)" OK "it misses nothing"
+must on one virsh -q destroy full
 done_testing

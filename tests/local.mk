@@ -8,6 +8,7 @@ EXTRA_DIST += tests/helpers/iscsi-target.py tests/images tests/lib-hostile.sh te
 	tests/read-vhd.py tests/terminal.py tests/vhdx_image.py
 dist_check_SCRIPTS += \
 	tests/a-killed-migration-never-leaves-the-guest-paused.sh \
+	tests/copy-notices-a-source-that-changes.sh \
 	tests/copy-prints-one-json-object.sh \
 	tests/every-file-has-a-licence.sh \
 	tests/every-option-is-documented.sh \
@@ -34,6 +35,7 @@ dist_check_SCRIPTS += \
 	tests/qcow-images-read-the-same.sh \
 	tests/qcow2-images-of-qemu-read-the-same.sh \
 	tests/random-qcow2-writes-match-qemu-io.sh \
+	tests/raw-disks-of-odd-sizes-run.sh \
 	tests/room-is-measured-on-real-file-systems.sh \
 	tests/usage-errors-exit-2.sh \
 	tests/verify-names-the-differing-ranges.sh \

@@ -11,7 +11,8 @@ two_hosts
 
 must qemu-img create -q -f qcow2 "$tmp/one/srv/store/disk.qcow2" 128M
 must qemu-img create -q -f raw "$tmp/one/srv/store/data.img" 32M
-random_file "$tmp/one/srv/store/setup.iso" 3M 5
+# Sectors of 2048 bytes, and no whole number of pages.
+random_file "$tmp/one/srv/store/setup.iso" 3147776 5
 iso="<disk type='file' device='cdrom'><driver name='qemu' type='raw'/><source file='/srv/store/setup.iso'/>
     <target dev='hda' bus='ide'/><readonly/></disk>"
 start_domain one web --disk disk.qcow2:qcow2 --disk data.img:raw --extra "$iso" \

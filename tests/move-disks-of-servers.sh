@@ -91,6 +91,22 @@ run blockmig move "$socket" "$three" -O qcow2 --scratch "$tmp/scratch" "${patien
 moved qcow2
 run_ok "qcow2: the export holds an image" sh -c "qemu-img info -U '$three' | grep -q 'file format: qcow2'"
 
+must truncate -s 96M "$tmp/four.raw"
+serve four "$tmp/four.raw" raw
+four=$REPLY
+"$blockmig" move "$socket" "$four" -O raw --scratch "$tmp/scratch" "${patient[@]}" --bandwidth=8MiB/s -v >/dev/null 2>"$tmp/err" 3>&- </dev/null &
+pid=$!
+wait_for 20 grep -q '^blockmig: base' "$tmp/err"
+sleep 1
+kill -KILL "$server"
+wait "$pid"
+is "$?" 8 "a server that is killed ends the move" || diag "$(cat "$tmp/err")"
+is "$(newest_job .state)" rolled-back "which is rolled back"
+must rm "$tmp/four.sock"
+serve four "$tmp/four.raw" raw
+run blockmig move "$socket" "$four" -O raw --scratch "$tmp/scratch" "${patient[@]}" --json
+is "$status" 0 "and the same command moves the disk, once the server is back" || diag "$err"
+
 pauses=$(guest_pauses g | wc -l)
 run blockmig move "$socket" "$two" --scratch "$tmp/scratch" --max-pause=0 --json
 moved mirror

@@ -56,6 +56,7 @@ wrong 'which job' job cancel
 wrong 'no job "2026"' job show 2026
 wrong 'no unfinished job' job resume
 wrong 'too few arguments' info
+wrong 'argument 2 is empty' copy "$tmp/a" ''
 wrong 'unexpected argument' info "$tmp/a" "$tmp/b"
 wrong 'option -[a-z-]* could be several' info --ver "$tmp/a"
 wrong '"paper" ' info -f paper "$tmp/a"

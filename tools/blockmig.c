@@ -32,7 +32,7 @@ const struct command commands[] = {
      "compare two images, or an image with the receipt of its copy"},
     {"plan", COMMAND_PLAN, cmd_plan, "copy | move | migrate  ARGUMENTS",
      "preflight: say what a copy, move or migration would do; change nothing"},
-    {"job", COMMAND_JOB, cmd_job, "list | show [ID] | resume [ID] | cancel ID",
+    {"job", COMMAND_JOB, cmd_job, "list|show|resume|cancel|failback|finish [ID]",
      "look at, resume or give up jobs"},
     {"reservation", COMMAND_RESERVATION, cmd_reservation, "show | take | release  UNIT",
      "say or change which host may write to a shared LUN"},
@@ -90,8 +90,19 @@ static int cmd_help(const struct options *options, GError **error)
     return 0;
 }
 
+/* A variable of a script that was not set. */
+static bool check_empty(const struct options *options, GError **error)
+{
+    for (unsigned i = 0; i < options->argument_count; i++)
+        if (*(const char *)options->arguments->pdata[i] == '\0')
+            return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "argument %u is empty", i + 1);
+    return true;
+}
+
 bool command_arguments(const struct options *options, unsigned least, unsigned most, GError **error)
 {
+    if (!check_empty(options, error))
+        return false;
     if (options->argument_count >= least && options->argument_count <= most)
         return true;
     for (const struct command *command = commands; command->name; command++)

@@ -222,9 +222,13 @@ static void print_disk(const struct disk_report *disk, const char *what)
 
 static void print_pause(const struct job_report *report)
 {
+    g_autofree char *forecast = report->pause_forecast_ms >= 0
+                                    ? g_strdup_printf("forecast %.1f, ", report->pause_forecast_ms)
+                                    : g_strdup("");
+
     if (report->pause_ms >= 0)
-        output_pair("pause", "%.1f ms (forecast %.1f, allowed %.0f), after %u passes", report->pause_ms,
-                    report->pause_forecast_ms, report->max_pause_ms, report->passes);
+        output_pair("pause", "%.1f ms (%sallowed %.0f), after %u passes", report->pause_ms, forecast,
+                    report->max_pause_ms, report->passes);
     else if (strcmp(report->method, "mirror") == 0)
         output_pair("pause", "none for the switch, after %u passes", report->passes);
     if (report->snapshot_pause_ms >= 0)

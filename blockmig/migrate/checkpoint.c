@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "blockmig/migrate/checkpoint.h"
 
+#include "blockmig/storage/file.h"
+#include "blockmig/storage/names.h"
+
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -273,6 +276,17 @@ bool checkpoint_take_up(struct checkpoint *done, const struct job *job, const st
 
 /* ---- the source ----------------------------------------------------------------------------------- */
 
+/* Is the file at `path` still the one that is open? */
+static bool is_same_file(const struct storage *storage, const char *path, const struct stat *st,
+                         GError **error)
+{
+    char identity[NAME_IDENTITY];
+
+    storage_file_identity(st, identity, sizeof(identity));
+    return strcmp(identity, storage->identity) == 0 ||
+           blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "%s is another file now", path);
+}
+
 /* Adds what `storage`, which lies at `path`, is and when it was written to last. */
 static bool add_identity(GString *text, const struct storage *storage, const char *path, bool *certain,
                          GError **error)
@@ -282,12 +296,15 @@ static bool add_identity(GString *text, const struct storage *storage, const cha
 
     if (file && stat(path, &st) < 0)
         return blockmig_set_errno(error, errno, "%s", path);
+    if (file && !is_same_file(storage, path, &st, error))
+        return false;
     if (!file || S_ISBLK(st.st_mode)) {
         *certain = false;
+        st.st_size = (off_t)storage->size;
         memset(&st.st_mtim, 0, sizeof(st.st_mtim));
     }
     g_string_append_printf(text, "%s size %" PRIu64 " mtime %" PRId64 ".%09ld;", storage->identity,
-                           storage->size, (int64_t)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
+                           (uint64_t)st.st_size, (int64_t)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
     return true;
 }
 

@@ -64,7 +64,8 @@ bool checkpoint_take_up(struct checkpoint *done, const struct job *job, const st
                         const struct copy_options *how, struct image **target, GError **error);
 
 /* How the journal recognises that a source did not change: identity, size and mtime of every layer; a device
- * has no mtime that means anything, `*certain` is false then.  The caller's. */
+ * has no mtime that means anything, `*certain` is false then.  An error if one of them lost its name to
+ * another file. The caller's. */
 char *checkpoint_source_identity(const struct chain *chain, bool *certain, GError **error);
 
 #endif

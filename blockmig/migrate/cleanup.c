@@ -74,7 +74,8 @@ static bool delete_source(struct cold_job *job, GError **error)
 {
     const char *path = g_ptr_array_index(job->source->paths, 0);
 
-    if (!journal_event(job->base.journal, job->base.record, "intent", "delete the source", error))
+    if (!cold_check_sources(job, error) ||
+        !journal_event(job->base.journal, job->base.record, "intent", "delete the source", error))
         return false;
     if (g_unlink(path) < 0)
         return blockmig_set_errno(error, errno, "%s: cannot delete the source", path);

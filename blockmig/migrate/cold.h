@@ -68,6 +68,9 @@ bool cold_preflight(struct job *base, GError **error);
 bool cold_base(struct job *base, GError **error);
 bool cold_prove(struct job *base, GError **error);
 bool cold_cleanup(struct job *base, GError **error);
+/* prove.c: the source is what it was in preflight, as far as that can be told: before a copy is called
+ * proved, and before the source is deleted. */
+bool cold_check_sources(const struct cold_job *job, GError **error);
 /* cleanup.c: DIFFERENT if a finished copy has zeros where the source could not be read. */
 bool cold_tell_bad(const struct cold_job *job, GError **error);
 

@@ -288,6 +288,8 @@ static const char *recorded_result(const struct job *job, const GError *failure)
         return job->ended;
     if (!failure && job->end)
         return job->end;
+    if (job->undone)
+        return "rolled-back";
     return strcmp(job->report->result, "refused") == 0 ? "parked" : job->report->result;
 }
 

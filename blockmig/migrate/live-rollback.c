@@ -248,6 +248,7 @@ bool live_rollback(struct job *base, GError **error)
     for (guint i = 0; i < job->disks->len; i++)
         remove_target(job, live_disk_at(job, i));
     live_remove_below(job);
+    base->undone = true;
     if (!base->report->advice)
         base->report->advice =
             g_strdup(job->vm ? "the machine runs on the source as before; nothing is left of the move"

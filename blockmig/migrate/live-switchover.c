@@ -62,19 +62,6 @@ static bool prepare(struct live_job *job, GError **error)
     return job_event(&job->base, "intent", error, "switch %u disks to the target", job->disks->len);
 }
 
-/* QEMU learns from reading the first block which alignment O_DIRECT wants.  A hole does not tell: then it
- * takes 4096 and refuses to write to a raw image whose size is no multiple of that. */
-static bool write_first_block(const struct live_disk *disk, GError **error)
-{
-    struct storage *storage = disk->target->storage;
-    uint8_t block[4096];
-
-    if (!disk->target->identity || disk->size % sizeof(block) == 0 || disk->size < sizeof(block))
-        return true;
-    return storage_pread(storage, block, sizeof(block), 0, error) &&
-           storage_pwrite(storage, block, sizeof(block), 0, error);
-}
-
 bool live_ship_last(struct live_job *job, struct live_disk *disk, GError **error)
 {
     g_autofree char *path = live_layer_path(disk, disk->top);
@@ -82,8 +69,7 @@ bool live_ship_last(struct live_job *job, struct live_disk *disk, GError **error
     g_autoptr(chain_t) below = live_source_below(disk);
     struct live_shipment shipment = {.below = below};
 
-    if (!overlay || !live_ship(job, disk, overlay, disk->target, &shipment, error) ||
-        !write_first_block(disk, error))
+    if (!overlay || !live_ship(job, disk, overlay, disk->target, &shipment, error))
         return false;
     disk->report->bytes_in_pause = job->paused ? shipment.bytes : 0;
     g_clear_pointer(&disk->target, image_close);

@@ -48,6 +48,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/machine-recover.c \
 	blockmig/migrate/machine-resume.c \
 	blockmig/migrate/machine-settle.c \
+	blockmig/migrate/machine-space.c \
 	blockmig/migrate/machine-switch.c \
 	blockmig/migrate/machine-unit.c \
 	blockmig/migrate/machine.c blockmig/migrate/machine.h \
@@ -61,6 +62,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/request-json.c blockmig/migrate/request-json.h \
 	blockmig/migrate/request.c \
 	blockmig/migrate/resume.c \
+	blockmig/migrate/room.c blockmig/migrate/room.h \
 	blockmig/migrate/unit-files.c \
 	blockmig/migrate/share.c blockmig/migrate/share.h \
 	blockmig/migrate/seed.c \

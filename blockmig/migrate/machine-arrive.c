@@ -152,6 +152,18 @@ static bool ship(struct journey *journey, GError **error)
     return true;
 }
 
+/* While it travels libvirt lets nobody change them; between the last pass and that somebody may have. */
+static bool is_on_our_layers(struct machine_job *job, GError **error)
+{
+    g_autoptr(GError) local = NULL;
+
+    if (machine_check_layers(job, true, &local) ||
+        !g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED))
+        return true;
+    g_propagate_error(error, g_steal_pointer(&local));
+    return false;
+}
+
 /* Goes as far as it can go by now.  After an error nothing more is to be done. */
 static bool advance(struct journey *journey, GError **error)
 {
@@ -163,7 +175,7 @@ static bool advance(struct journey *journey, GError **error)
     }
     if (journey->stage == TRAVELS && stands_still(journey)) {
         close_door(journey, NULL);
-        if (journey->state && !ship(journey, error))
+        if ((!is_over(journey) && !is_on_our_layers(job, error)) || (journey->state && !ship(journey, error)))
             return false;
         reach(journey, STANDS);
     }

@@ -78,6 +78,8 @@ static bool freeze_as_asked(struct machine_job *job, bool quiesce, GError **erro
 
 static bool add_layers(struct machine_job *job, bool quiesce, GError **error)
 {
+    if (!machine_check_layers(job, true, error))
+        return false;
     if (!job_event(&job->base, "intent", error, "overlays %u over %u disks", machine_disk_at(job, 0)->top + 1,
                    job->disks->len))
         return false;
@@ -87,7 +89,7 @@ static bool add_layers(struct machine_job *job, bool quiesce, GError **error)
     }
     for (guint i = 0; i < job->disks->len; i++)
         machine_disk_at(job, i)->top++;
-    return true;
+    return machine_check_layers(job, true, error);
 }
 
 /* All of it, before the first is touched: a later run finds them all, or none. */

@@ -3,6 +3,7 @@
 #include "blockmig/migrate/machine.h"
 
 #include <string.h>
+#include <sys/stat.h>
 
 char *machine_source_of(const struct definition *definition, const char *disk)
 {
@@ -11,6 +12,75 @@ char *machine_source_of(const struct definition *definition, const char *disk)
 
     return definition_get(definition, path);
 }
+
+/* ---- is it still on our layers? -------------------------------------------------------------------- */
+
+/* Of the file that is `depth` below the one that the machine writes to; NULL: there is none, or it is not
+ * told. */
+static char *source_below(const struct definition *definition, const char *disk, unsigned depth)
+{
+    g_autoptr(GString) place = g_string_new(NULL);
+    g_autofree char *path = NULL;
+
+    g_string_printf(place, "/domain/devices/disk[target/@dev='%s']", disk);
+    for (unsigned i = 0; i < depth; i++)
+        g_string_append(place, "/backingStore");
+    path = g_strdup_printf("%s/source/@file | %s/source/@dev", place->str, place->str);
+    return definition_get(definition, path);
+}
+
+static bool is_same_file(const char *a, const char *b)
+{
+    struct stat one, other;
+
+    return stat(a, &one) == 0 && stat(b, &other) == 0 && one.st_dev == other.st_dev &&
+           one.st_ino == other.st_ino;
+}
+
+static bool check_disk(const struct definition *definition, const struct machine_disk *disk, unsigned top,
+                       GError **error)
+{
+    for (unsigned depth = 0; depth <= top; depth++) {
+        g_autofree char *wanted = machine_layer_path(disk, top - depth);
+        g_autofree char *found = source_below(definition, disk->name, depth);
+
+        if (found && !is_same_file(found, wanted))
+            return blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED,
+                                 "disk %s: somebody else has changed its layers: %s is where %s was",
+                                 disk->name, found, wanted);
+    }
+    return true;
+}
+
+/* A run that was killed may have made the next overlay and not put the machine on it. */
+static unsigned highest_in_use(const struct definition *definition, const struct machine_disk *disk)
+{
+    g_autofree char *now = machine_source_of(definition, disk->name);
+
+    for (unsigned layer = disk->top; now && layer > 0; layer--) {
+        g_autofree char *path = machine_layer_path(disk, layer);
+
+        if (is_same_file(now, path))
+            return layer;
+    }
+    return 0;
+}
+
+bool machine_check_layers(const struct machine_job *job, bool running, GError **error)
+{
+    g_autofree char *text = domain_definition(job->domain, DOMAIN_ACTIVE, error);
+    g_autoptr(definition_t) definition = text ? definition_parse(text, error) : NULL;
+
+    for (guint i = 0; definition && i < job->disks->len; i++) {
+        const struct machine_disk *disk = machine_disk_at(job, i);
+
+        if (!check_disk(definition, disk, running ? disk->top : highest_in_use(definition, disk), error))
+            return false;
+    }
+    return definition != NULL;
+}
+
+/* ---- other names ----------------------------------------------------------------------------------- */
 
 /* What lies below is told by the image's header, and what the last run made of it by nobody. */
 static void set_disk(struct definition *definition, const char *disk, const char *path, bool device,

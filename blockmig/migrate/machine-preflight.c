@@ -148,6 +148,22 @@ static bool choose_target(struct machine_job *job, struct machine_disk *disk, GE
            is_free(job, disk->overlay_name, disk->index, error);
 }
 
+/* Does the machine write to an overlay of a move that is not finished?  It belongs to that one: who does not
+ * know its journal would take it for the disk. */
+static bool check_name(const struct machine_job *job, const struct machine_disk *disk, GError **error)
+{
+    const char *domain = domain_name(job->domain);
+
+    return !g_regex_match_simple("\\.blockmig-(new|[0-9]+)$", disk->path, G_REGEX_DEFAULT,
+                                 G_REGEX_MATCH_DEFAULT) ||
+           blockmig_fail(
+               error, BLOCKMIG_ERROR_REFUSED,
+               "the machine is on %s, the overlay of another move, which comes first: 'blockmig job list' on "
+               "the host that began it. If its journal is lost, \"virsh blockcommit '%s' %s --active --pivot "
+               "--shallow\" merges it",
+               disk->path, domain, disk->name);
+}
+
 /* What an earlier move left is never written over. */
 static bool check_leftovers(const struct machine_disk *disk, GError **error)
 {
@@ -251,7 +267,8 @@ static bool add_disk(struct machine_job *job, const struct definition *definitio
     disk = machine_disk_new(job, name, path, error);
     if (!disk && unshared)
         g_prefix_error(error, "it is not the same for both hosts (%s), so it would be copied: ", unshared);
-    if (!disk || !machine_take_over(job, disk, error) || !check_device(job, disk, error) ||
+    if (!disk || !check_name(job, disk, error) || !machine_take_over(job, disk, error) ||
+        !check_device(job, disk, error) ||
         !(disk->source_format = format_by_name(format ? format : format_raw.name, error)) ||
         !choose_target(job, disk, error) || !look_at_images(job, disk, error)) {
         g_prefix_error(error, "disk %s: ", name);

@@ -53,30 +53,46 @@ static bool is_unfinished(const struct machine_job *job, const struct journal_jo
            !record_has_event(job, record, "result", MACHINE_UNDONE);
 }
 
-static bool is_meant(const struct machine_job *job, const struct journal_job *record)
+/* Whatever it was called then. `names`: those that it has now. */
+static bool is_of_machine(const struct journal_job *record, char *const *names)
 {
-    if (job->wanted)
-        return strcmp(record->id, job->wanted) == 0;
-    return strcmp(record->command, job->across ? "migrate" : "move") == 0 &&
-           strcmp(record->source, job->request->machine) == 0;
+    const char *command = record->command;
+
+    return (strcmp(command, "migrate") == 0 || strcmp(command, "move") == 0) &&
+           g_strv_contains((const char *const *)names, record->source);
 }
 
-/* The newest one, if it did not come to its end; the caller's. */
+/* Of the machine that is asked for; the caller's. It may be gone already. */
+static char **names_of(const struct machine_job *job)
+{
+    const char *asked = job->request->machine;
+    g_autoptr(domain_t) domain = domain_open(job->here, asked, NULL);
+    const char *const names[] = {asked, domain ? domain_name(domain) : NULL,
+                                 domain ? domain_uuid(domain) : NULL, NULL};
+
+    return g_strdupv((char **)names);
+}
+
+/* The newest one, if it did not come to its end; the caller's.  Nothing else is done to a machine while one
+ * runs. */
 static struct journal_job *find_record(struct machine_job *job, GError **error)
 {
     g_autoptr(GPtrArray) list = journal_job_list(job->base.journal, error);
+    const char *command = job->across ? "migrate" : "move";
+    g_auto(GStrv) names = names_of(job);
 
     for (guint i = 0; list && i < list->len; i++) {
         const struct journal_job *record = g_ptr_array_index(list, i);
 
-        if (!is_meant(job, record))
+        if (job->wanted ? strcmp(record->id, job->wanted) != 0 : !is_of_machine(record, names))
             continue;
         if (journal_job_alive(record)) {
             blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "job %s moves this machine (process %" PRId64 ")",
                           record->id, record->owner_pid);
             return NULL;
         }
-        return is_unfinished(job, record) ? journal_job_load(job->base.journal, record->id, error) : NULL;
+        if (job->wanted || strcmp(record->command, command) == 0)
+            return is_unfinished(job, record) ? journal_job_load(job->base.journal, record->id, error) : NULL;
     }
     return NULL;
 }
@@ -470,7 +486,7 @@ static bool begin_anew(struct machine_job *job, GError **error)
     g_ptr_array_set_size(job->units, 0);
     g_ptr_array_set_size(base->report->disks, 0);
     g_clear_pointer(&base->report->advice, g_free);
-    job->off = job->gone = job->let_go = job->interrupted = false;
+    job->off = job->gone = job->let_go = job->interrupted = base->undone = false;
     base->report->phase = "preflight";
     base->go_on_at = NULL;
     return true;

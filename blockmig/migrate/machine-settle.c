@@ -354,6 +354,8 @@ static bool leave_overlays(struct machine_job *job, GError **error)
         g_clear_pointer(&machine_disk_at(job, i)->base, chain_close);
     if (active && !machine_commit_all(job, job->domain, machine_bottom_of, error))
         return false;
+    if (!active && job->domain && !machine_check_layers(job, false, error))
+        return false;
     for (guint i = 0; i < job->disks->len; i++) {
         struct machine_disk *disk = machine_disk_at(job, i);
 
@@ -380,6 +382,7 @@ bool machine_rollback(struct job *base, GError **error)
         return false;
     if (gone && !job_event(base, "result", error, MACHINE_UNDONE))
         return false;
+    base->undone = gone;
     base->report->advice = g_strdup_printf(
         "%s; %s", job->state.active ? "the machine runs on the source as before" : "the machine is as it was",
         gone ? "nothing is left of the migration"

@@ -232,9 +232,10 @@ bool machine_restart(struct job *base, GError **error)
     /* An interrupted run came as far as the definition. */
     if (job->arrived ? !domain_start(job->arrived, false, error)
                      : !machine_create_target_overlays(job, error) || !machine_claim_units(job, error) ||
-                           !shut_down(job, error) || !machine_ship_last(job, error) ||
-                           !machine_copy_written_files(job, error) || !machine_close_targets(job, error) ||
-                           !machine_fence_units(job, error) || !change_host(job, true, error))
+                           !shut_down(job, error) || !machine_check_layers(job, true, error) ||
+                           !machine_ship_last(job, error) || !machine_copy_written_files(job, error) ||
+                           !machine_close_targets(job, error) || !machine_fence_units(job, error) ||
+                           !change_host(job, true, error))
         return false;
     job->released = true;
     if (job->stopped_at)
@@ -279,7 +280,7 @@ static bool begin_mirrors(struct machine_job *job, GError **error)
     for (guint i = 0; i < job->disks->len; i++)
         if (!machine_wait_until_ready(job, job->domain, machine_disk_at(job, i)->name, error))
             return false;
-    return true;
+    return machine_check_layers(job, true, error);
 }
 
 /* Both definitions name the new files at once. */

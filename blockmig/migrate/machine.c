@@ -29,7 +29,7 @@
     {"rollback", machine_rollback, "failed", NULL}
 /* clang-format on */
 
-#define HOOKS .describe = machine_describe, .advise = machine_advise
+#define HOOKS .describe = machine_describe, .advise = machine_advise, .explain = machine_explain
 
 const struct method method_machine_mirror = {
     .name = "mirror",
@@ -209,6 +209,7 @@ static void begin(struct machine_job *job)
     job->files = g_ptr_array_new_with_free_func((GDestroyNotify)machine_file_free);
     job->units = g_ptr_array_new_with_free_func((GDestroyNotify)machine_unit_free);
     job->throttle = throttle_new(request->bandwidth);
+    job->space = machine_space_new();
     job->base.report->verified = request->verify;
     job->base.report->max_pause_ms = request->max_pause;
 }
@@ -221,6 +222,7 @@ static void end(struct machine_job *job)
     g_ptr_array_unref(job->units);
     share_free(job->share);
     throttle_free(job->throttle);
+    machine_space_free(job->space);
     domain_guard_stop(job->guard);
     domain_close(job->arrived);
     domain_close(job->domain);
@@ -300,8 +302,9 @@ static bool cancelled(void *opaque)
 
     if (job->share)
         share_look(job->share, job->throttle, ask, opaque);
-
-    return !job->gone && !job->released && listener->cancelled && listener->cancelled(listener->opaque);
+    if (job->gone || job->released)
+        return false;
+    return !machine_has_room(job) || (listener->cancelled && listener->cancelled(listener->opaque));
 }
 
 bool machine_is_cancelled(const struct machine_job *job, GError **error)

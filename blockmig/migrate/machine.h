@@ -105,6 +105,7 @@ struct machine_job {
     GPtrArray *units;                 /* of struct machine_unit */
     char **others;                    /* disks that stay as they are; NULL-terminated */
     struct throttle *throttle;
+    struct machine_space *space;
     struct share *share;        /* while the machine is left its part of the disks; NULL: it is not asked */
     struct domain_guard *guard; /* NULL: nothing was suspended yet */
     bool stopped;               /* it stands still for the switch */
@@ -176,6 +177,14 @@ void machine_describe_disk(struct machine_job *job, struct machine_disk *disk);
 struct machine_disk *machine_disk_new(struct machine_job *job, const char *name, const char *path,
                                       GError **error);
 
+/* machine-space.c: the machine never meets a full datastore on the source because of us. */
+struct machine_space *machine_space_new(void);
+void machine_space_free(struct machine_space *space);
+/* Looks, if it is time to.  False: the overlays have to be rolled back, for the reason that machine_explain()
+ * puts in the place of an error CANCELLED. */
+bool machine_has_room(const struct machine_job *job);
+void machine_explain(const struct job *base, GError **error);
+
 /* machine-files.c */
 char *machine_layer_path(const struct machine_disk *disk, unsigned layer); /* the caller's */
 /* An image of one of the hosts, by a single connection. */
@@ -242,6 +251,11 @@ char *machine_top_of(const struct machine_disk *disk);    /* the file of its top
 char *machine_bottom_of(const struct machine_disk *disk); /* of layer 0; the caller's */
 /* The file or device that the disk of a definition is on; the caller's; NULL: none. */
 char *machine_source_of(const struct definition *definition, const char *disk);
+
+/* Does the machine write to our top layer (or, if it is not `running`, to one of ours), above the others, and
+ * nothing else?  CANCELLED: somebody made a snapshot, or committed one, and what was written since is in no
+ * layer of ours. */
+bool machine_check_layers(const struct machine_job *job, bool running, GError **error);
 
 /* machine-settle.c: until both sides of the disk's block job are the same.  `job` NULL: cannot be cancelled.
  */

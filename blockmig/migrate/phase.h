@@ -17,7 +17,8 @@ struct job {
     const struct method *method;
     const struct job_listener *listener;
     bool dry_run;
-    bool already_there;        /* a finished job left the target: only prove it again */
+    bool undone;        /* rolled back, with nothing left: whatever failed, nobody has to come back to it */
+    bool already_there; /* a finished job left the target: only prove it again */
     char *ended, *ended_error; /* how that job had ended before; NULL: it had not */
     struct journal *journal;
     struct journal_job *record; /* NULL until preflight has passed */

@@ -166,9 +166,30 @@ static bool prove_chain(struct cold_job *job, GError **error)
     return false;
 }
 
+static bool check_source(const struct copy_unit *unit, GError **error)
+{
+    bool certain;
+    g_autofree char *now = checkpoint_source_identity(unit->chain, &certain, error);
+
+    return now && (strcmp(now, unit->source_identity) == 0 ||
+                   blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "%s was written to while it was copied",
+                                 unit->report->source));
+}
+
+bool cold_check_sources(const struct cold_job *job, GError **error)
+{
+    for (guint i = 0; i < job->units->len; i++)
+        if (!check_source(g_ptr_array_index(job->units, i), error))
+            return false;
+    return true;
+}
+
 bool cold_prove(struct job *base, GError **error)
 {
     struct cold_job *job = cold_of(base);
+
+    if (!cold_check_sources(job, error))
+        return false;
     for (guint i = 0; i < job->units->len; i++)
         if (!prove_unit(job, g_ptr_array_index(job->units, i), error))
             return false;

@@ -48,7 +48,8 @@ void agent_client_set_up(const struct agent_client *client, CURL *handle, const 
 /* The agent's refusal, in its words as far as they are fit to be shown; *gone (may be NULL): there is no such
  * handle.  Always false. */
 bool agent_client_pass_on(const GByteArray *answer, long status, bool *gone, GError **error);
-/* Why there is no answer.  Always false. */
-bool agent_client_explain(const struct agent_client *client, CURLcode result, GError **error);
+/* Why there is no answer; `detail` as libcurl has it, or "".  Always false. */
+bool agent_client_explain(const struct agent_client *client, CURLcode result, const char *detail,
+                          GError **error);
 
 #endif

@@ -215,6 +215,7 @@ struct exchange {
     GByteArray *answer;
     int64_t later; /* microseconds after which the agent wants to be asked again */
     bool too_long;
+    char trouble[CURL_ERROR_SIZE]; /* what libcurl says about a failure, or "" */
 };
 
 static size_t send_part(char *buffer, size_t size, size_t count, void *opaque)
@@ -300,6 +301,7 @@ static void set_up(const struct agent_client *client, CURL *handle, struct excha
     agent_curl.easy_setopt(handle, CURLOPT_BUFFERSIZE, RECEIVE_BUFFER);
     agent_curl.easy_setopt(handle, CURLOPT_WRITEFUNCTION, take_part);
     agent_curl.easy_setopt(handle, CURLOPT_WRITEDATA, exchange);
+    agent_curl.easy_setopt(handle, CURLOPT_ERRORBUFFER, exchange->trouble);
     if (length == 0)
         return;
     agent_curl.easy_setopt(handle, CURLOPT_UPLOAD, 1L);
@@ -358,11 +360,13 @@ static CURLcode exchange_once(struct agent_client *client, struct exchange *exch
         return CURLE_OUT_OF_MEMORY;
     headers = agent_curl.slist_append(agent_curl.slist_append(NULL, client->session), "Expect:");
     exchange->sent = 0;
+    exchange->trouble[0] = '\0';
     g_byte_array_set_size(exchange->answer, 0);
     set_up(client, handle, exchange, url, headers);
     result = agent_curl.easy_perform(handle);
     agent_curl.easy_getinfo(handle, CURLINFO_RESPONSE_CODE, status);
     agent_curl.easy_getinfo(handle, CURLINFO_RETRY_AFTER, &later);
+    agent_curl.easy_setopt(handle, CURLOPT_ERRORBUFFER, NULL); /* the connection outlives the exchange */
     exchange->later = result == CURLE_OK ? CLAMP(later, 0, LONGEST_LATER) * G_USEC_PER_SEC : 0;
     __atomic_add_fetch(&wire_bytes, exchange->sent + exchange->answer->len, __ATOMIC_RELAXED);
     agent_curl.slist_free_all(headers);
@@ -469,15 +473,29 @@ bool agent_client_pass_on(const GByteArray *answer, long status, bool *gone, GEr
     return false;
 }
 
-bool agent_client_explain(const struct agent_client *client, CURLcode result, GError **error)
+/* Clocks that are apart make certificates bad: libcurl's words are the same for all that may be wrong with
+ * one. */
+static bool explain_certificate(const char *words, GError **error)
 {
+    g_autoptr(GDateTime) now = g_date_time_new_now_utc();
+    g_autofree char *time = g_date_time_format_iso8601(now);
+
+    return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "certificates: %s; they have to be valid now, and this host's clock says %s", words,
+                         time);
+}
+
+bool agent_client_explain(const struct agent_client *client, CURLcode result, const char *detail,
+                          GError **error)
+{
+    const char *words = *detail ? detail : agent_curl.easy_strerror(result);
     bool certificate = (result == CURLE_SSL_CERTPROBLEM || result == CURLE_PEER_FAILED_VERIFICATION ||
                         result == CURLE_SSL_CACERT_BADFILE) &&
                        is_hopeless(client, result);
 
-    return blockmig_fail(
-        error, certificate ? BLOCKMIG_ERROR_REFUSED : BLOCKMIG_ERROR_UNREACHABLE, "%s%s",
-        certificate ? "certificates: " : "the agent does not answer: ", agent_curl.easy_strerror(result));
+    return certificate
+               ? explain_certificate(words, error)
+               : blockmig_fail(error, BLOCKMIG_ERROR_UNREACHABLE, "the agent does not answer: %s", words);
 }
 
 static bool explain(const struct agent_client *client, const struct exchange *exchange, CURLcode result,
@@ -486,7 +504,7 @@ static bool explain(const struct agent_client *client, const struct exchange *ex
     if (exchange->too_long)
         return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "the agent's answer has more than %zu bytes",
                              exchange->request->most);
-    return agent_client_explain(client, result, error);
+    return agent_client_explain(client, result, exchange->trouble, error);
 }
 
 static GByteArray *ask(struct agent_client *client, const struct agent_request *request, bool *gone,

@@ -347,7 +347,7 @@ static void note_end(struct passage *passage, CURLcode result)
     if (result == CURLE_OK)
         agent_client_pass_on(passage->refusal, status, NULL, &local);
     else
-        agent_client_explain(passage->client, result, &local);
+        agent_client_explain(passage->client, result, "", &local);
     set_trouble(passage->state, local->message);
 }
 
