@@ -154,6 +154,7 @@ dist_check_SCRIPTS += \
 	tests/agents-look-only-at-units-they-may.sh \
 	tests/luns-change-hands-with-their-machine.sh \
 	tests/block-devices-become-files-on-other-hosts.sh \
+	tests/machines-fail-back-from-other-hosts.sh \
 	tests/machines-find-what-they-left-behind.sh \
 	tests/migrations-go-on-with-what-is-copied.sh \
 	tests/machines-go-to-other-hosts.sh \

@@ -365,7 +365,8 @@ static int job_window(const struct options *options, struct journal *journal, co
     const struct window_request request = {.state_dir = (char *)journal_directory(journal),
                                            .job = job->id,
                                            .failback = failback,
-                                           .max_pause = options->max_pause};
+                                           .max_pause = options->max_pause,
+                                           .failback_to = options->failback_to};
     return job_output_window(options, &request, error);
 }
 

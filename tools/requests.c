@@ -129,6 +129,7 @@ static struct move_request *machine_request(const struct options *options, const
     set_string(&request->target_format, options->target_format);
     set_string(&request->target_options, options->target_options);
     set_string(&request->scratch, options->scratch);
+    set_string(&request->failback_to, options->failback_to);
     set_string(&request->connection, options->connection);
     set_string(&request->state_dir, options->state_dir);
     set_strings(&request->disks, options->disks);

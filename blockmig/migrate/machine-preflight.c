@@ -535,14 +535,15 @@ static void write_plan(struct machine_job *job)
                 unit->name);
     }
     if (job->disks->len)
-        job_plan(base, job->request->delete_source ? "the source's disks are deleted after the proof"
-                                                   : "the source's disks are kept as NAME" MACHINE_SOURCE);
+        job_plan(base, !job->request->delete_source  ? "the source's disks are kept as NAME" MACHINE_SOURCE
+                       : job->request->keep_failback ? "the source's disks are kept as NAME" MACHINE_SOURCE
+                                                       ", and deleted when the way back is closed"
+                                                     : "the source's disks are deleted after the proof");
 }
 
 static const char *unsupported(const struct move_request *request)
 {
     return request->chain != CHAIN_FLATTEN        ? "--chain"
-           : request->keep_failback               ? "--keep-failback"
            : request->scratch && !request->across ? "--scratch"
            : request->sample                      ? "--sample"
            : request->on_busy == BUSY_THROTTLE    ? "--on-busy=throttle"
@@ -556,6 +557,10 @@ static bool check_request(const struct move_request *request, GError **error)
     if (what)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is not possible yet for a domain of libvirt",
                              what);
+    if (request->across && request->keep_failback && !request->failback_to)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                             "--keep-failback needs --failback-to=blockmig://HOST/DATASTORE: where the disks "
+                             "are now, as the other host names it");
     return !request->delete_source || request->verify == VERIFY_FULL ||
            blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
                          "--delete-source needs a proof: it goes with --verify=full only");
@@ -577,7 +582,8 @@ static bool look(struct machine_job *job, GError **error)
     definition = text ? definition_parse(text, error) : NULL;
     if (!definition || !check_target_is_free(job, error) || !check_references(job, definition, error) ||
         !look_at_disks(job, definition, error) || !look_at_nvram(job, definition, error) ||
-        !check_busy(job, error) || !machine_choose_method(job, definition, error) || !check_space(job, error))
+        !check_busy(job, error) || !machine_choose_method(job, definition, error) ||
+        !check_space(job, error) || !machine_check_way_back(job, error))
         return false;
     tell_expected(job, definition);
     write_plan(job);

@@ -48,7 +48,9 @@ static bool record_has_event(const struct machine_job *job, const struct journal
  * rolled back may have left something on a target that did not answer. */
 static bool is_unfinished(const struct machine_job *job, const struct journal_job *record)
 {
-    return (!record->result || strcmp(record->result, "done") != 0) &&
+    static const char *const ends[] = {"done", "failed-back", NULL};
+
+    return (!record->result || !g_strv_contains(ends, record->result)) &&
            record_has_event(job, record, "intent", "") &&
            !record_has_event(job, record, "result", MACHINE_UNDONE);
 }
@@ -61,14 +63,16 @@ static bool is_meant(const struct machine_job *job, const struct journal_job *re
            strcmp(record->source, job->request->machine) == 0;
 }
 
-/* The newest one, if it did not come to its end; the caller's. */
-static struct journal_job *find_record(struct machine_job *job, GError **error)
+/* What is older than the job whose machine goes back is over. */
+struct journal_job *machine_find_unfinished(struct machine_job *job, GError **error)
 {
     g_autoptr(GPtrArray) list = journal_job_list(job->base.journal, error);
 
     for (guint i = 0; list && i < list->len; i++) {
         const struct journal_job *record = g_ptr_array_index(list, i);
 
+        if (g_strcmp0(record->id, job->back_of) == 0)
+            return NULL;
         if (!is_meant(job, record))
             continue;
         if (journal_job_alive(record)) {
@@ -76,6 +80,8 @@ static struct journal_job *find_record(struct machine_job *job, GError **error)
                           record->id, record->owner_pid);
             return NULL;
         }
+        if (!machine_refuse_window(job, record, error))
+            return NULL;
         return is_unfinished(job, record) ? journal_job_load(job->base.journal, record->id, error) : NULL;
     }
     return NULL;
@@ -146,7 +152,7 @@ static bool rebuild(struct machine_job *job, const struct journal_disk *saved, G
     return true;
 }
 
-static bool rebuild_all(struct machine_job *job, GError **error)
+bool machine_rebuild_disks(struct machine_job *job, GError **error)
 {
     g_autoptr(GPtrArray) disks = journal_disk_list(job->base.journal, job->base.record, error);
 
@@ -480,7 +486,7 @@ bool machine_recover(struct machine_job *job, GError **error)
 {
     struct job *base = &job->base;
     GError *local = NULL;
-    g_autoptr(journal_job_t) record = base->journal ? find_record(job, &local) : NULL;
+    g_autoptr(journal_job_t) record = base->journal ? machine_find_unfinished(job, &local) : NULL;
 
     if (local) {
         g_propagate_error(error, local);
@@ -499,7 +505,7 @@ bool machine_recover(struct machine_job *job, GError **error)
     base->record = g_steal_pointer(&record);
     base->report->resumed = job->interrupted = true;
     note_state(job);
-    if (!use_method(job) || !rebuild_all(job, error) || !machine_find_units(job, error))
+    if (!use_method(job) || !machine_rebuild_disks(job, error) || !machine_find_units(job, error))
         return false;
     if (!(job->across       ? decide(job, error)
           : job->disks->len ? decide_here(job, error)

@@ -283,6 +283,7 @@ static bool keep_source(struct machine_job *job, struct machine_disk *disk, GErr
 bool machine_cleanup(struct job *base, GError **error)
 {
     struct machine_job *job = machine_of(base);
+    bool window = job->request->keep_failback > 0, delete = job->request->delete_source && !window;
 
     /* Whoever was killed just when the machine went on has only barred it. */
     if (job->across && !machine_remove_definition(job, error))
@@ -291,11 +292,13 @@ bool machine_cleanup(struct job *base, GError **error)
         struct machine_disk *disk = machine_disk_at(job, i);
 
         g_clear_pointer(&disk->base, chain_close);
-        if (!(job->request->delete_source ? delete_source(disk, error) : keep_source(job, disk, error)))
+        if (!(delete ? delete_source(disk, error) : keep_source(job, disk, error)))
             return false;
     }
-    if (job->request->delete_source)
+    if (delete)
         base->report->source = "deleted";
+    if (window)
+        base->go_on_at = "window";
     return true;
 }
 

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * Migrations that are led from here because another host asks for them: `blockmig migrate`, as processes of
+ * their own, which outlive the agent.
+ *
+ * The agent is confined, and what leads a migration must not be.  So a second process is started before that,
+ * which does nothing but this, ends with the agent, and takes JSON from it that it looks at itself.  No shell
+ * has a part in it.
+ *
+ * A migration has a directory, named by the id that its client made up:
+ *
+ *   lock     held by who leads it, while it lives
+ *   leader   the process that waits for its end
+ *   log      its messages
+ *   report   the object that it prints at its end
+ *   status   its exit status, once it has ended
+ */
+#ifndef BLOCKMIG_REMOTE_LEAD_H
+#define BLOCKMIG_REMOTE_LEAD_H
+
+#include <glib.h>
+#include <jansson.h>
+#include <stdbool.h>
+
+/* Starts that process; there must be no threads yet.  `program`: blockmig.  `directory` is made when it is
+ * needed. */
+bool lead_begin(const char *program, const char *directory, GError **error);
+
+/*
+ * Any thread may ask; the answer is the caller's, `arguments` are taken (NULL: none).
+ *
+ *   begin   {id, machine, target, ...}   an id that was there before does nothing
+ *   look    {id, offset}                 {running, log, offset; status and report once it has ended}
+ *   stop    {id}                         as SIGTERM: before the switch it is rolled back
+ *   reach   {file}                       {seen}: does this host see the file of another agent, to which it
+ * may also bring machines?
+ */
+json_t *lead_ask(const char *act, json_t *arguments, GError **error);
+
+#endif
