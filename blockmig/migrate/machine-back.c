@@ -102,22 +102,18 @@ static json_t *describe(const struct machine_job *job, const char *id)
     return object;
 }
 
-static bool begin(struct machine_job *job, char **id, GError **error)
+static bool begin(struct machine_job *job, const char *id, GError **error)
 {
     json_t *answer;
 
-    g_free(*id);
-    *id = agent_new_id();
-    if (!job_event(&job->base, "intent", error, ASKS "%s", *id))
+    if (!job_event(&job->base, "intent", error, ASKS "%s", id))
         return false;
-    answer = ask(job, "POST", MIGRATIONS, describe(job, *id), error);
+    answer = ask(job, "POST", MIGRATIONS, describe(job, id), error);
     json_decref(answer);
-    if (answer)
-        return true;
     /* Whether one that is silent has heard it is not known. */
-    if (!g_error_matches(*error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNREACHABLE))
-        job_event(&job->base, "result", NULL, "%s" CHANGED, *id);
-    return false;
+    if (!answer && !g_error_matches(*error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNREACHABLE))
+        job_event(&job->base, "result", NULL, "%s" CHANGED, id);
+    return answer != NULL;
 }
 
 /* ---- listening -------------------------------------------------------------------------------------- */
@@ -234,11 +230,13 @@ static int code_of(json_int_t status)
                                                                                    : BLOCKMIG_ERROR_FAILED;
 }
 
-static bool fail(struct machine_job *job, const char *id, json_int_t status, const json_t *report,
-                 GError **error)
+/* What is refused or rolled back there has changed nothing. */
+static void fail(struct machine_job *job, const char *id, const json_t *answer, GError **error)
 {
+    const json_t *report = json_object_get(answer, "report");
     const char *reason = json_string_value(json_object_get(report, "error"));
-    g_autofree char *advice = get_text(report, "advice");
+    const char *advice = json_string_value(json_object_get(report, "advice"));
+    json_int_t status = json_integer_value(json_object_get(answer, "status"));
 
     if (advice)
         job_notice(&job->base, "%s: %s", job->request->target, advice);
@@ -246,23 +244,39 @@ static bool fail(struct machine_job *job, const char *id, json_int_t status, con
                   reason ? reason : "it ended without saying why");
     if (status >= 2 && status <= 4)
         job_event(&job->base, "result", NULL, "%s" CHANGED, id);
-    return false;
 }
 
-/* *again: nobody knows what became of it, so it is to be asked for once more: what it left is found there. */
-static bool conclude(struct machine_job *job, const char *id, bool *again, GError **error)
+static bool has_succeeded(const json_t *answer)
+{
+    const json_t *status = json_object_get(answer, "status");
+
+    return json_is_integer(status) && json_integer_value(status) == 0;
+}
+
+/* One that ended otherwise, or of which nobody knows, is asked for once more: what it left is found there. */
+static bool take_up(struct machine_job *job, const char *id, bool *done, GError **error)
 {
     json_t *answer = follow(job, id, error);
-    const json_t *status = json_object_get(answer, "status"), *report = json_object_get(answer, "report");
-    bool ok = answer != NULL;
 
-    *again = answer && !json_is_integer(status);
-    if (ok && !*again && json_integer_value(status) == 0)
-        read_report(job, report);
-    else if (ok && !*again)
-        ok = fail(job, id, json_integer_value(status), report, error);
+    *done = has_succeeded(answer);
+    if (*done)
+        read_report(job, json_object_get(answer, "report"));
     json_decref(answer);
-    return ok;
+    return answer != NULL;
+}
+
+static bool set_out(struct machine_job *job, GError **error)
+{
+    g_autofree char *id = agent_new_id();
+    json_t *answer = begin(job, id, error) ? follow(job, id, error) : NULL;
+    bool done = has_succeeded(answer);
+
+    if (done)
+        read_report(job, json_object_get(answer, "report"));
+    else if (answer)
+        fail(job, id, answer, error);
+    json_decref(answer);
+    return done;
 }
 
 /* ---- where the machine is --------------------------------------------------------------------------- */
@@ -308,16 +322,10 @@ static bool find_machine(struct machine_job *job, bool *back, GError **error)
 bool machine_come_back(struct machine_job *job, GError **error)
 {
     g_autofree char *id = machine_open_run(job);
-    bool again = true, back = false;
+    bool done = false;
 
-    if (!machine_find_hosts(job, error) || (!id && !find_machine(job, &back, error)))
+    if (!machine_find_hosts(job, error) ||
+        !(id ? take_up(job, id, &done, error) : find_machine(job, &done, error)))
         return false;
-    if (back)
-        return true;
-    if (id && !conclude(job, id, &again, error))
-        return false;
-    while (again)
-        if (!begin(job, &id, error) || !conclude(job, id, &again, error))
-            return false;
-    return true;
+    return done || set_out(job, error);
 }

@@ -251,6 +251,8 @@ static bool add_disk(struct machine_job *job, const struct definition *definitio
     disk = machine_disk_new(job, name, path, error);
     if (!disk && unshared)
         g_prefix_error(error, "it is not the same for both hosts (%s), so it would be copied: ", unshared);
+    if (disk)
+        disk->off = !job->state.active;
     if (!disk || !machine_take_over(job, disk, error) || !check_device(job, disk, error) ||
         !(disk->source_format = format_by_name(format ? format : format_raw.name, error)) ||
         !choose_target(job, disk, error) || !look_at_images(job, disk, error)) {

@@ -44,6 +44,7 @@ struct machine_disk {
     char *path; /* of layer 0, in this host's definition */
     char *stem; /* what its overlays are called after: the same, or for a device a name in --scratch */
     bool device;
+    bool off; /* the machine is: nobody writes to it */
     const struct format *source_format;
     const struct format *format; /* on the target */
     GHashTable *options;
