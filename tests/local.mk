@@ -154,6 +154,7 @@ dist_check_SCRIPTS += \
 	tests/agents-look-only-at-units-they-may.sh \
 	tests/luns-change-hands-with-their-machine.sh \
 	tests/block-devices-become-files-on-other-hosts.sh \
+	tests/machines-fail-back-after-kills.sh \
 	tests/machines-fail-back-from-other-hosts.sh \
 	tests/machines-find-what-they-left-behind.sh \
 	tests/migrations-go-on-with-what-is-copied.sh \
@@ -162,6 +163,7 @@ dist_check_SCRIPTS += \
 	tests/machines-survive-migrations-that-fail.sh \
 	tests/migrations-bear-slow-links.sh \
 	tests/migrations-bear-what-happens-to-hosts.sh \
+	tests/domains-fail-back-on-one-host.sh \
 	tests/domains-move-on-one-host.sh \
 	tests/copies-cross-hosts.sh \
 	tests/seeds-spare-the-link.sh \
