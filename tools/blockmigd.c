@@ -154,7 +154,7 @@ static bool begin_to_lead(const struct agent_config *config, GError **error)
 {
     g_autofree char *state = journal_place(NULL), *directory = g_build_filename(state, "led", NULL);
 
-    return !config->machines || lead_begin(config->machines->program, directory, error);
+    return !config->machines || lead_begin(config->machines, directory, error);
 }
 
 static bool serve(GError **error)

@@ -339,6 +339,8 @@ static int cancel_move(const struct options *options, struct journal *journal, c
         return 0;
     if (g_strcmp0(job->result, "rolled-back") == 0)
         return tell_cancelled(options, job, error);
+    if (!refuse_window(journal, job, error))
+        return 0;
     if (!is_resumable(journal, job)) {
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
                     "job %s is %s: there is nothing to give up", job->id, job->result);

@@ -584,12 +584,11 @@ static bool look(struct machine_job *job, GError **error)
     definition = text ? definition_parse(text, error) : NULL;
     if (!definition || !check_target_is_free(job, error) || !check_references(job, definition, error) ||
         !look_at_disks(job, definition, error) || !look_at_nvram(job, definition, error) ||
-        !check_busy(job, error) || !machine_choose_method(job, definition, error) ||
-        !check_space(job, error) || !machine_check_way_back(job, error))
+        !check_busy(job, error) || !machine_choose_method(job, definition, error) || !check_space(job, error))
         return false;
     tell_expected(job, definition);
     write_plan(job);
-    return true;
+    return machine_check_way_back(job, error);
 }
 
 bool machine_preflight(struct job *base, GError **error)

@@ -14,10 +14,12 @@
 #include "blockmig/migrate/keeper.h"
 #include "blockmig/migrate/machine-look.h"
 #include "blockmig/migrate/request-json.h"
+#include "blockmig/migrate/units.h"
 #include "blockmig/storage/names.h"
 #include "blockmig/storage/uri.h"
 
 #include <string.h>
+#include <sys/stat.h>
 
 /* An event of the job: from then on it is known where the machine is. */
 #define BACK "the machine is back"
@@ -99,8 +101,13 @@ bool machine_check_way_back(struct machine_job *job, GError **error)
                              "machine back");
     directory = g_path_get_dirname(machine_disk_at(job, 0)->path);
     if (check_disks(job, directory, error) &&
-        (!job->across || machine_check_reach(job, job->request->failback_to, directory, error)))
+        (!job->across || machine_check_reach(job, job->request->failback_to, directory, error))) {
+        g_autofree char *time = units_format_duration((int64_t)job->request->keep_failback * 1000);
+
+        job_plan(&job->base, "the way back to %s stays open for %s",
+                 job->across ? job->request->failback_to : directory, time);
         return true;
+    }
     g_prefix_error(error, "--keep-failback: there would be no way back: ");
     return false;
 }
@@ -112,9 +119,22 @@ static char *kept_name(const struct machine_disk *disk)
     return g_strconcat(disk->path, MACHINE_SOURCE, NULL);
 }
 
-/* How to go back, and the files that are kept until then, by their identities: nothing else of these names is
- * ever removed. */
-static char *describe(const struct machine_job *job, GError **error)
+/* Of a file that nobody writes to; a boot of the host does not change it, as it does the number of the
+ * device. The caller's; NULL, and see errno: it cannot be looked at. */
+static char *mark_of(const char *name)
+{
+    struct stat st;
+
+    return lstat(name, &st) < 0 || !S_ISREG(st.st_mode)
+               ? NULL
+               : g_strdup_printf("%" G_GUINT64_FORMAT " %" G_GINT64_FORMAT " %" G_GINT64_FORMAT ".%09ld",
+                                 (uint64_t)st.st_ino, (int64_t)st.st_size, (int64_t)st.st_mtim.tv_sec,
+                                 st.st_mtim.tv_nsec);
+}
+
+/* How to go back, and the marks of the files that are kept until then: nothing else of these names is ever
+ * removed. */
+static char *describe(const struct machine_job *job)
 {
     g_autofree char *directory = g_path_get_dirname(machine_disk_at(job, 0)->path);
     json_t *facts = json_object(), *kept = json_array();
@@ -125,14 +145,9 @@ static char *describe(const struct machine_job *job, GError **error)
     json_object_set_new(facts, "delete_source", json_boolean(job->request->delete_source));
     json_object_set_new(facts, "kept", kept);
     for (guint i = 0; i < job->disks->len; i++) {
-        g_autofree char *name = kept_name(machine_disk_at(job, i));
-        struct name_info info;
+        g_autofree char *name = kept_name(machine_disk_at(job, i)), *mark = mark_of(name);
 
-        if (!name_look(name, &info, error)) {
-            json_decref(facts);
-            return NULL;
-        }
-        json_array_append_new(kept, json_string(info.identity));
+        json_array_append_new(kept, mark ? json_string(mark) : json_null());
     }
     return request_to_text(facts);
 }
@@ -141,10 +156,10 @@ bool machine_window(struct job *base, GError **error)
 {
     struct machine_job *job = machine_of(base);
     int64_t deadline = g_get_real_time() + (int64_t)job->request->keep_failback * 1000;
-    g_autofree char *facts = describe(job, error);
+    g_autofree char *facts = describe(job);
 
-    if (!facts || !journal_window_save(base->journal, base->record,
-                                       &(struct journal_window){.deadline = deadline, .facts = facts}, error))
+    if (!journal_window_save(base->journal, base->record,
+                             &(struct journal_window){.deadline = deadline, .facts = facts}, error))
         return false;
     base->report->failback_until = deadline;
     return job_event(base, "result", error, "the way back is open");
@@ -233,18 +248,13 @@ static char *advise(const struct job *base, const GError *error)
 /* Nothing but what was kept; if that was removed already, all is well. */
 static bool remove_one(struct machine_job *job, const struct machine_disk *disk, GError **error)
 {
-    const char *identity =
-        json_string_value(json_array_get(json_object_get(job->facts, "kept"), disk->index));
-    g_autofree char *name = kept_name(disk);
-    struct name_info info;
+    const char *kept = json_string_value(json_array_get(json_object_get(job->facts, "kept"), disk->index));
+    g_autofree char *name = kept_name(disk), *mark = mark_of(name);
 
-    if (!name_look(name, &info, error))
-        return false;
-    if (info.kind == NAME_FREE)
-        return true;
-    if (info.kind == NAME_FILE && g_strcmp0(info.identity, identity) == 0)
+    if (mark && g_strcmp0(mark, kept) == 0)
         return name_remove(name, error);
-    job_notice(&job->base, "%s is not the file that was kept: it is left", name);
+    if (name_exists(name))
+        job_notice(&job->base, "%s is not as it was when it was kept: it is left", name);
     return true;
 }
 

@@ -26,7 +26,7 @@
 #define KEEP_SECONDS (INT64_C(30) * 24 * 3600) /* that what became of a migration can be asked for */
 
 /* What the process that leads was started with. */
-static const char *program, *directory;
+static const char *program, *directory, *connection;
 static int channel = -1; /* of the agent, to it */
 
 /* ---- the command ------------------------------------------------------------------------------------ */
@@ -88,7 +88,7 @@ static GPtrArray *make_command(const json_t *arguments, GError **error)
     g_autoptr(GPtrArray) argv = g_ptr_array_new_with_free_func(g_free);
     const char *machine = get_text(arguments, "machine", error);
     const char *target = machine ? get_text(arguments, "target", error) : NULL;
-    static const char *const fixed[] = {"blockmig", "migrate", "--json", "--verbose"};
+    const char *const fixed[] = {"blockmig", "migrate", "--json", "--verbose", "--connect", connection};
 
     if (!target)
         return NULL;
@@ -256,14 +256,18 @@ static void lead(const struct led *led, char **argv)
 static GPtrArray *command; /* of begin(): what is to be led after the answer */
 static struct led led = {.lock = -1, .log = -1, .report = -1};
 
+static bool has_program(GError **error)
+{
+    return access(program, X_OK) == 0 ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: %s", program, g_strerror(errno));
+}
+
 static json_t *begin(const json_t *arguments, GError **error)
 {
     const char *id = get_id(arguments, error);
 
-    if (!id || !(command = make_command(arguments, error)))
+    if (!id || !(command = make_command(arguments, error)) || !has_program(error))
         return NULL;
-    if (access(program, X_OK) < 0)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: %s", program, g_strerror(errno)), NULL;
     forget_old();
     return make_place(id, &led, error) ? json_object() : NULL;
 }
@@ -369,7 +373,7 @@ static json_t *reach(const json_t *arguments, GError **error)
         return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "%s: blockmig://HOST/DATASTORE is expected", file),
                NULL;
     g_setenv("BLOCKMIG_AGENT_TIMEOUT", REACH_SECS, TRUE);
-    if (ask_agent(file, &info, error))
+    if (has_program(error) && ask_agent(file, &info, error))
         return json_pack("{s:b}", "seen", info.kind == NAME_FILE);
     (*error)->code = BLOCKMIG_ERROR_REFUSED;
     return NULL;
@@ -460,12 +464,13 @@ static void run(int ours)
     _exit(0);
 }
 
-bool lead_begin(const char *with, const char *in, GError **error)
+bool lead_begin(const struct agent_machines *machines, const char *in, GError **error)
 {
     int ends[2];
     pid_t pid;
 
-    program = g_strdup(with);
+    program = g_strdup(machines->program);
+    connection = g_strconcat("qemu+unix:///system?socket=", machines->libvirt, NULL);
     directory = g_strdup(in);
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
         return blockmig_set_errno(error, errno, "a socket");

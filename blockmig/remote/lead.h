@@ -18,13 +18,15 @@
 #ifndef BLOCKMIG_REMOTE_LEAD_H
 #define BLOCKMIG_REMOTE_LEAD_H
 
+#include "blockmig/remote/server-config.h"
+
 #include <glib.h>
 #include <jansson.h>
 #include <stdbool.h>
 
-/* Starts that process; there must be no threads yet.  `program`: blockmig.  `directory` is made when it is
- * needed. */
-bool lead_begin(const char *program, const char *directory, GError **error);
+/* Starts that process, for blockmig and libvirt as `machines` has them; there must be no threads yet.
+ * `directory` is made when it is needed. */
+bool lead_begin(const struct agent_machines *machines, const char *directory, GError **error);
 
 /*
  * Any thread may ask; the answer is the caller's, `arguments` are taken (NULL: none).
