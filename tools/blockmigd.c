@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <systemd/sd-daemon.h>
+#include <unistd.h>
 
 #define DEFAULT_CONFIG "/etc/blockmig/blockmigd.conf"
 #define END_SECONDS    10 /* that what was asked has to come to its end */
@@ -153,8 +154,20 @@ static struct server *open_server(struct agent_config *config, GError **error)
 static bool begin_to_lead(const struct agent_config *config, GError **error)
 {
     g_autofree char *state = journal_place(NULL), *directory = g_build_filename(state, "led", NULL);
+    int theirs;
+    pid_t pid;
 
-    return !config->machines || lead_begin(config->machines, directory, error);
+    if (!config->machines)
+        return true;
+    if (!lead_begin(config->machines, directory, &theirs, error))
+        return false;
+    signal(SIGCHLD, SIG_IGN); /* nobody waits for it */
+    pid = fork();
+    if (pid == 0)
+        _exit(lead_main(theirs));
+    close(theirs);
+    return pid > 0 ||
+           blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "no process to lead migrations can be made");
 }
 
 static bool serve(GError **error)

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <glib/gstdio.h>
 #include <signal.h>
+#include <spawn.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/prctl.h>
@@ -17,6 +18,7 @@
 #include <unistd.h>
 
 #define CHANNEL      3           /* descriptor of the process that leads */
+#define NOT_STARTED  127         /* exit status, as of a shell */
 #define LOCK         3           /* and of what it starts */
 #define MAX_REQUEST  (64u << 10) /* bytes */
 #define MAX_LOG      (64u << 10) /* bytes of it in one answer */
@@ -200,21 +202,26 @@ static bool make_place(const char *id, struct led *led, GError **error)
 }
 
 /* The lock goes with it, and to nobody whom it starts. */
-static void become(const struct led *led, char **argv)
+static bool start(const struct led *led, char **argv, pid_t *child)
 {
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attributes;
     sigset_t none;
-    int lock = fcntl(led->lock, F_DUPFD, 10), log = fcntl(led->log, F_DUPFD, 10),
-        report = fcntl(led->report, F_DUPFD, 10);
+    int fault;
 
     sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
-    dup2(report, STDOUT_FILENO);
-    dup2(log, STDERR_FILENO);
-    dup2(lock, LOCK);
-    closefrom(LOCK + 1);
-    execv(program, argv);
-    dprintf(STDERR_FILENO, "%s: %s\n", program, strerror(errno));
-    _exit(127);
+    posix_spawn_file_actions_init(&actions);
+    posix_spawnattr_init(&attributes);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+    posix_spawnattr_setsigmask(&attributes, &none);
+    posix_spawn_file_actions_adddup2(&actions, led->report, STDOUT_FILENO);
+    posix_spawn_file_actions_adddup2(&actions, led->log, STDERR_FILENO);
+    posix_spawn_file_actions_adddup2(&actions, led->lock, LOCK);
+    posix_spawn_file_actions_addclosefrom_np(&actions, LOCK + 1);
+    fault = posix_spawn(child, program, &actions, &attributes, argv, environ);
+    posix_spawnattr_destroy(&attributes);
+    posix_spawn_file_actions_destroy(&actions);
+    return fault == 0;
 }
 
 /* Waits for its end, and passes a SIGTERM on to it. */
@@ -245,10 +252,8 @@ static void lead(const struct led *led, char **argv)
     sigaddset(&signals, SIGCHLD);
     sigaddset(&signals, SIGTERM);
     sigprocmask(SIG_BLOCK, &signals, NULL);
-    child = fork();
-    if (child == 0)
-        become(led, argv);
-    write_number(led->place, "status", child < 0 ? 1 : wait_for_end(child, &signals));
+    write_number(led->place, "status",
+                 start(led, argv, &child) ? wait_for_end(child, &signals) : NOT_STARTED);
 }
 
 /* ---- acts ------------------------------------------------------------------------------------------- */
@@ -439,7 +444,21 @@ static ssize_t receive(char *buffer, size_t size, int *fd)
     return length;
 }
 
-static void run(int ours)
+bool lead_begin(const struct agent_machines *machines, const char *in, int *theirs, GError **error)
+{
+    int ends[2];
+
+    program = g_strdup(machines->program);
+    connection = g_strconcat("qemu+unix:///system?socket=", machines->libvirt, NULL);
+    directory = g_strdup(in);
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
+        return blockmig_set_errno(error, errno, "a socket");
+    channel = ends[0];
+    *theirs = ends[1];
+    return true;
+}
+
+int lead_main(int theirs)
 {
     g_autofree char *buffer = g_malloc(MAX_REQUEST);
     sigset_t none;
@@ -447,7 +466,7 @@ static void run(int ours)
     int fd;
 
     prctl(PR_SET_NAME, "blockmigd-lead");
-    dup2(ours, CHANNEL);
+    dup2(theirs, CHANNEL);
     closefrom(CHANNEL + 1);
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
@@ -456,30 +475,12 @@ static void run(int ours)
         if (fd >= 0 && fork() == 0) {
             close(CHANNEL);
             serve(fd, buffer, (size_t)length);
-            _exit(0);
+            return 0;
         }
         if (fd >= 0)
             close(fd);
     }
-    _exit(0);
-}
-
-bool lead_begin(const struct agent_machines *machines, const char *in, GError **error)
-{
-    int ends[2];
-    pid_t pid;
-
-    program = g_strdup(machines->program);
-    connection = g_strconcat("qemu+unix:///system?socket=", machines->libvirt, NULL);
-    directory = g_strdup(in);
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
-        return blockmig_set_errno(error, errno, "a socket");
-    pid = fork();
-    if (pid == 0)
-        run(ends[1]);
-    close(ends[1]);
-    channel = ends[0];
-    return pid > 0 || blockmig_set_errno(error, errno, "a process that leads migrations");
+    return 0;
 }
 
 /* ---- the agent -------------------------------------------------------------------------------------- */
@@ -511,7 +512,6 @@ static GByteArray *read_all(int fd)
     return bytes;
 }
 
-/* *said: there was an answer of some kind. */
 static json_t *converse(const char *text, GError **error)
 {
     int ends[2];
@@ -527,7 +527,8 @@ static json_t *converse(const char *text, GError **error)
     close(ends[0]);
     object = bytes ? json_loadb((const char *)bytes->data, bytes->len, 0, NULL) : NULL;
     if (!object)
-        blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "the process that leads migrations does not answer");
+        blockmig_fail(error, BLOCKMIG_ERROR_FAILED,
+                      "the process that leads migrations does not answer: the agent has to be started anew");
     return object;
 }
 

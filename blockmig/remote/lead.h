@@ -24,9 +24,11 @@
 #include <jansson.h>
 #include <stdbool.h>
 
-/* Starts that process, for blockmig and libvirt as `machines` has them; there must be no threads yet.
- * `directory` is made when it is needed. */
-bool lead_begin(const struct agent_machines *machines, const char *directory, GError **error);
+/* Before there are threads: a process that is forked then calls lead_main() with *theirs, exits with what
+ * that returns, and the other closes it.  For blockmig and libvirt as `machines` has them; `directory` is
+ * made when it is needed. */
+bool lead_begin(const struct agent_machines *machines, const char *directory, int *theirs, GError **error);
+int lead_main(int theirs);
 
 /*
  * Any thread may ask; the answer is the caller's, `arguments` are taken (NULL: none).
