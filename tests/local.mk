@@ -144,6 +144,7 @@ dist_check_SCRIPTS += \
 	tests/agents-bound-what-clients-take.sh \
 	tests/agents-digest-the-medium.sh \
 	tests/agents-end-in-order.sh \
+	tests/agents-lead-migrations.sh \
 	tests/agents-let-in-whom-they-know.sh \
 	tests/agents-of-other-versions-are-refused.sh \
 	tests/agents-read-their-configuration-anew.sh \

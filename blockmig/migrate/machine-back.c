@@ -87,9 +87,8 @@ char *machine_open_run(const struct machine_job *job)
 
 static json_t *describe(const struct machine_job *job, const char *id)
 {
-    g_autoptr(move_request_t) back = machine_request_back(job, job->window->failback_to);
     static const char *const cdrom[] = {"copy", "keep", "eject"};
-
+    g_autoptr(move_request_t) back = machine_request_back(job, job->window->failback_to);
     json_t *object =
         json_pack("{s:s, s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:s, s:s}", "id", id, "machine", back->machine,
                   "target", back->target, "delete_source", back->delete_source, "bandwidth",
@@ -319,6 +318,18 @@ static bool find_machine(struct machine_job *job, bool *back, GError **error)
 
 /* ---- all of it -------------------------------------------------------------------------------------- */
 
+/* What a migration that is over has brought here is not there any more, and asking for another is refused. */
+static bool was_brought(struct machine_job *job, GError **error)
+{
+    bool back;
+
+    if (!g_error_matches(*error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED) || !find_machine(job, &back, NULL) ||
+        !back)
+        return false;
+    g_clear_error(error);
+    return true;
+}
+
 bool machine_come_back(struct machine_job *job, GError **error)
 {
     g_autofree char *id = machine_open_run(job);
@@ -327,5 +338,5 @@ bool machine_come_back(struct machine_job *job, GError **error)
     if (!machine_find_hosts(job, error) ||
         !(id ? take_up(job, id, &done, error) : find_machine(job, &done, error)))
         return false;
-    return done || set_out(job, error);
+    return done || set_out(job, error) || (id && was_brought(job, error));
 }

@@ -563,6 +563,8 @@ static bool check_request(const struct move_request *request, GError **error)
         return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
                              "--keep-failback needs --failback-to=blockmig://HOST/DATASTORE: where the disks "
                              "are now, as the other host names it");
+    if (request->failback_to && !request->keep_failback)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "--failback-to goes with --keep-failback only");
     return !request->delete_source || request->verify == VERIFY_FULL ||
            blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
                          "--delete-source needs a proof: it goes with --verify=full only");

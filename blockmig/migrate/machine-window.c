@@ -317,7 +317,7 @@ struct move_request *machine_request_back(const struct machine_job *job, const c
 
     back->machine = g_strdup(there->machine);
     back->across = there->across;
-    back->target = g_strdup(to ? to : json_string_value(json_object_get(job->facts, "to")));
+    back->target = to ? g_strdup(to) : request_get_string(job->facts, "to");
     back->connection = g_strdup(there->connection);
     back->target_format = request_get_string(job->facts, "format");
     back->state_dir = g_strdup(job->window->state_dir);

@@ -6,14 +6,6 @@
  * The agent is confined, and what leads a migration must not be.  So a second process is started before that,
  * which does nothing but this, ends with the agent, and takes JSON from it that it looks at itself.  No shell
  * has a part in it.
- *
- * A migration has a directory, named by the id that its client made up:
- *
- *   lock     held by who leads it, while it lives
- *   leader   the process that waits for its end
- *   log      its messages
- *   report   the object that it prints at its end
- *   status   its exit status, once it has ended
  */
 #ifndef BLOCKMIG_REMOTE_LEAD_H
 #define BLOCKMIG_REMOTE_LEAD_H
