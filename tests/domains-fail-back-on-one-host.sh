@@ -101,8 +101,13 @@ must on one virsh -q destroy web
 
 # ---- off ----------------------------------------------------------------------------------------------
 
-run on one timeout 200 "$blockmig" move web /srv/store --keep-failback=1h --json
-is "$status/$(jq -r .method <<<"$out")" 0/cold "disks of a machine that is off are moved" || diag "$err"
+on one timeout 200 "$blockmig" move web /srv/store --keep-failback=1h --bandwidth=8MiB/s --json >"$tmp/cold.out" 2>"$tmp/cold.err" 3>&- </dev/null &
+pid=$!
+wait_for 20 test -s "$tmp/one/srv/store/data.img"
+fails_with 1 "nobody starts a machine while its disks are moved" on one virsh -q start web
+wait "$pid"
+status=$? out=$(cat "$tmp/cold.out")
+is "$status/$(jq -r .method <<<"$out")" 0/cold "disks of a machine that is off are moved" || diag "$(cat "$tmp/cold.err")"
 id=$(jq -r .job <<<"$out")
 at_exit end_keeper_of "$id"
 is "$(domain_file one web)" /srv/store/disk.qcow2 "its definition says where they are"
