@@ -97,6 +97,7 @@ allow=*
 directory=/srv/store
 [machines]
 allow=*
+program=$blockmig
 units=${units:-}
 END
     start on "$1" "${blockmigd:-$builddir/tools/blockmigd}" --config /srv/agent.conf

@@ -146,6 +146,7 @@ dist_check_SCRIPTS += \
 	tests/agents-bound-what-clients-take.sh \
 	tests/agents-digest-the-medium.sh \
 	tests/agents-end-in-order.sh \
+	tests/agents-lead-migrations.sh \
 	tests/agents-let-in-whom-they-know.sh \
 	tests/agents-of-other-versions-are-refused.sh \
 	tests/agents-read-their-configuration-anew.sh \
@@ -157,6 +158,8 @@ dist_check_SCRIPTS += \
 	tests/luns-change-hands-with-their-machine.sh \
 	tests/block-devices-become-files-on-other-hosts.sh \
 	tests/machines-bring-their-nvram.sh \
+	tests/machines-fail-back-after-kills.sh \
+	tests/machines-fail-back-from-other-hosts.sh \
 	tests/machines-find-what-they-left-behind.sh \
 	tests/migrations-go-on-with-what-is-copied.sh \
 	tests/machines-go-to-other-hosts.sh \
@@ -164,6 +167,7 @@ dist_check_SCRIPTS += \
 	tests/machines-survive-migrations-that-fail.sh \
 	tests/migrations-bear-slow-links.sh \
 	tests/migrations-bear-what-happens-to-hosts.sh \
+	tests/domains-fail-back-on-one-host.sh \
 	tests/domains-move-on-one-host.sh \
 	tests/copies-cross-hosts.sh \
 	tests/seeds-spare-the-link.sh \

@@ -2,9 +2,11 @@
 /* The agent of a host: reads its configuration, gives up what it does not need, and answers until it is told
  * to end. */
 #include "blockmig/remote/credentials.h"
+#include "blockmig/remote/lead.h"
 #include "blockmig/remote/server.h"
 #include "blockmig/storage/host.h"
 #include "blockmig/storage/sandbox.h"
+#include "blockmig/store/journal.h"
 #include "formats/error.h"
 
 #include <config.h>
@@ -15,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <systemd/sd-daemon.h>
+#include <unistd.h>
 
 #define DEFAULT_CONFIG "/etc/blockmig/blockmigd.conf"
 #define END_SECONDS    10 /* that what was asked has to come to its end */
@@ -147,6 +150,26 @@ static struct server *open_server(struct agent_config *config, GError **error)
     return server_open(config, inherited, (unsigned)MAX(count, 0), error);
 }
 
+/* While nothing is open yet and this is the only thread. */
+static bool begin_to_lead(const struct agent_config *config, GError **error)
+{
+    g_autofree char *state = journal_place(NULL), *directory = g_build_filename(state, "led", NULL);
+    int theirs;
+    pid_t pid;
+
+    if (!config->machines)
+        return true;
+    if (!lead_begin(config->machines, directory, &theirs, error))
+        return false;
+    signal(SIGCHLD, SIG_IGN); /* nobody waits for it */
+    pid = fork();
+    if (pid == 0)
+        _exit(lead_main(theirs));
+    close(theirs);
+    return pid > 0 ||
+           blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "no process to lead migrations can be made");
+}
+
 static bool serve(GError **error)
 {
     g_autoptr(agent_config_t) config = NULL;
@@ -156,7 +179,7 @@ static bool serve(GError **error)
 
     block_signals(&signals);
     config = agent_config_read(config_name(), error);
-    server = config ? open_server(config, error) : NULL;
+    server = config && (check_only || begin_to_lead(config, error)) ? open_server(config, error) : NULL;
     ok = server && (check_only || (confine(config, error) && server_start(server, error)));
     if (ok && !check_only)
         wait_for_the_end(server, &signals);

@@ -339,6 +339,8 @@ static int cancel_move(const struct options *options, struct journal *journal, c
         return 0;
     if (g_strcmp0(job->result, "rolled-back") == 0)
         return tell_cancelled(options, job, error);
+    if (!refuse_window(journal, job, error))
+        return 0;
     if (!is_resumable(journal, job)) {
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
                     "job %s is %s: there is nothing to give up", job->id, job->result);
@@ -365,7 +367,8 @@ static int job_window(const struct options *options, struct journal *journal, co
     const struct window_request request = {.state_dir = (char *)journal_directory(journal),
                                            .job = job->id,
                                            .failback = failback,
-                                           .max_pause = options->max_pause};
+                                           .max_pause = options->max_pause,
+                                           .failback_to = options->failback_to};
     return job_output_window(options, &request, error);
 }
 

@@ -51,6 +51,7 @@ struct options {
     unsigned on_busy; /* enum busy_policy */
     unsigned quiesce; /* enum quiesce_mode */
     char *scratch;
+    char *failback_to;
     char *connection; /* URI of a libvirt */
     unsigned cdrom;   /* enum cdrom_mode */
     char *seed;

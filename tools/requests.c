@@ -79,9 +79,9 @@ struct copy_request *requests_copy(const struct options *options, const char *so
 }
 
 /* What contradicts itself. */
-static bool check_move(const struct options *options, GError **error)
+static bool check_move(const struct options *options, const char *machine, GError **error)
 {
-    if (options->method == METHOD_COLD)
+    if (options->method == METHOD_COLD && g_str_has_prefix(machine, "qmp:"))
         return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
                              "move: --method=cold is for images that nobody uses: see blockmig copy");
     if (options->method > METHOD_MIRROR)
@@ -129,6 +129,7 @@ static struct move_request *machine_request(const struct options *options, const
     set_string(&request->target_format, options->target_format);
     set_string(&request->target_options, options->target_options);
     set_string(&request->scratch, options->scratch);
+    set_string(&request->failback_to, options->failback_to);
     set_string(&request->connection, options->connection);
     set_string(&request->state_dir, options->state_dir);
     set_strings(&request->disks, options->disks);
@@ -151,7 +152,7 @@ static struct move_request *machine_request(const struct options *options, const
 struct move_request *requests_move(const struct options *options, const char *machine, const char *target,
                                    GError **error)
 {
-    return check_move(options, error) ? machine_request(options, machine, target) : NULL;
+    return check_move(options, machine, error) ? machine_request(options, machine, target) : NULL;
 }
 
 struct move_request *requests_migrate(const struct options *options, const char *machine, const char *target,

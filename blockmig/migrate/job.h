@@ -90,6 +90,7 @@ struct move_request {
     enum verify_mode verify;
     enum digest_algorithm digest;
     uint64_t keep_failback; /* milliseconds that the way back stays open; 0: it closes at once */
+    char *failback_to;      /* of a migration: the URI by which the other host names where the disks were */
     char *scratch;          /* directory for overlays that have no place beside the source */
     unsigned sample;        /* milliseconds that a plan watches the machine; 0: not at all */
     bool delete_source;
@@ -206,6 +207,7 @@ struct window_request {
     char *job;         /* id */
     bool failback;     /* go back; false: close the window */
     int64_t max_pause; /* milliseconds; negative: as in the move */
+    char *failback_to; /* instead of that of the migration; or NULL */
 };
 
 /* Goes back, or closes the window; the report and the error as of copy_job_run().  What cannot be done now

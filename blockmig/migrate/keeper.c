@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "blockmig/migrate/keeper.h"
 
+#include "blockmig/migrate/machine.h"
 #include "blockmig/storage/file.h"
 #include "blockmig/vm/spawn.h"
 
@@ -71,7 +72,7 @@ void keeper_start(const struct job *job)
                    error->message);
 }
 
-void keeper_end(const struct journal_window *window)
+static void end_keeper(const struct journal_window *window)
 {
     struct pollfd end = {.events = POLLIN};
 
@@ -88,6 +89,32 @@ void keeper_end(const struct journal_window *window)
         poll(&end, 1, END_TIMEOUT);
     }
     close(end.fd);
+}
+
+bool keeper_take(struct job *base, const char *id, GError **error)
+{
+    GError *local = NULL;
+    g_autoptr(journal_job_t) record = journal_job_load(base->journal, id, &local);
+    g_autoptr(journal_window_t) window = record ? journal_window_load(base->journal, record, &local) : NULL;
+
+    if (local) {
+        g_propagate_error(error, local);
+        return false;
+    }
+    if (!record)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "there is no job \"%s\"", id);
+    if (!window || window->deadline == 0)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                             "job %s has kept no way back: it is a %s by method %s", record->id,
+                             record->command, record->method);
+    if (record->result)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the way back of job %s is closed: it is %s",
+                             record->id, record->result);
+    if (!journal_job_claim(base->journal, record, error))
+        return false;
+    end_keeper(window);
+    base->record = g_steal_pointer(&record);
+    return true;
 }
 
 /* ---- the process ----------------------------------------------------------------------------------- */
@@ -121,11 +148,13 @@ static void hold(GPtrArray *held, const char *path)
 }
 
 /* All layers of the source, and what is below the target's overlay.  Where a lock cannot be had somebody else
- * has one. */
+ * has one.  A domain writes to its target under its own name, and what is kept of its source is not
+ * believed when it goes back. */
 static GPtrArray *hold_frozen(struct journal *journal, const struct journal_job *job)
 {
     GPtrArray *held = g_ptr_array_new_with_free_func(storage_release);
-    g_autoptr(GPtrArray) disks = journal_disk_list(journal, job, NULL);
+    g_autoptr(GPtrArray) disks =
+        machine_is_domain(job->source) ? NULL : journal_disk_list(journal, job, NULL);
 
     for (guint i = 0; disks && i < disks->len; i++) {
         const struct journal_disk *disk = g_ptr_array_index(disks, i);

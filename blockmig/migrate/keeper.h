@@ -3,8 +3,8 @@
  * The keeper of a move that waits: our own program again, in a session of its own.
  *
  * Of a failback window: it sleeps until the window ends and then closes it.  Meanwhile it holds the image
- * locks of what is frozen on both sides.  The journal knows it; if it dies, the window is overdue some time,
- * and closed by the next command.
+ * locks of what is frozen on both sides; of a domain nothing is.  The journal knows it; if it dies, the
+ * window is overdue some time, and closed by the next command.
  *
  * Of a parked move: it watches the source's datastore until somebody goes on with the move, and gives the
  * move up when that runs full (live-parked.c).  If it dies, nobody does.
@@ -21,8 +21,9 @@ bool keeper_wanted(int argc, char **argv);
 int keeper_main(char **argv);
 /* Returns when the keeper is there.  A job that waits for nothing, or has a keeper, gets none. */
 void keeper_start(const struct job *job);
-/* Ends that of a window, unless it is this process. */
-void keeper_end(const struct journal_window *window);
+/* The job of a window that is open becomes this process's, and its keeper has ended, unless it is this
+ * process.  USAGE: it has no window; REFUSED: that is closed, or somebody else is at it. */
+bool keeper_take(struct job *base, const char *id, GError **error);
 
 /* live-parked.c: returns when the parked move has to be given up, with the reason in `error`; false: when it
  * is not parked any more. */

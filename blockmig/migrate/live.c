@@ -108,10 +108,10 @@ static struct job_report *run(struct live_job *job, const struct job_listener *l
 struct job_report *move_job_run(const struct move_request *request, const struct job_listener *listener,
                                 bool dry_run, GError **error)
 {
-    if (machine_is_domain(request->machine))
-        return machine_job_run(request, listener, dry_run, error);
     if (!dry_run)
         window_close_overdue(request, listener);
+    if (machine_is_domain(request->machine))
+        return machine_job_run(request, listener, dry_run, error);
     return run(&(struct live_job){.request = request, .base.dry_run = dry_run}, listener, error);
 }
 

@@ -36,6 +36,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/live-watch.c blockmig/migrate/live-watch.h \
 	blockmig/migrate/live.c blockmig/migrate/live.h \
 	blockmig/migrate/machine-arrive.c \
+	blockmig/migrate/machine-back.c \
 	blockmig/migrate/machine-compare.c \
 	blockmig/migrate/machine-copy.c \
 	blockmig/migrate/machine-definition.c \
@@ -51,6 +52,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/machine-space.c \
 	blockmig/migrate/machine-switch.c \
 	blockmig/migrate/machine-unit.c \
+	blockmig/migrate/machine-window.c blockmig/migrate/machine-window.h \
 	blockmig/migrate/machine.c blockmig/migrate/machine.h \
 	blockmig/migrate/metadata.c blockmig/migrate/metadata.h \
 	blockmig/migrate/move-request.c \

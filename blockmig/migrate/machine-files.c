@@ -31,10 +31,11 @@ struct image *machine_open_image(const char *name, const struct format *format, 
     return image;
 }
 
-/* What the machine has open may be followed, whoever else locks it. */
+/* What the machine has open may be followed, whoever else locks it; one that is off is not started meanwhile.
+ */
 static struct chain *open_base(const struct machine_disk *disk, GError **error)
 {
-    unsigned flags = FILE_NO_LOCK | FILE_MODEST;
+    unsigned flags = disk->off ? FILE_MODEST : FILE_NO_LOCK | FILE_MODEST;
     struct chain_policy policy = {.open = storage_open_for_chain, .opaque = &flags};
 
     return chain_open(disk->path, disk->source_format, &policy, error);

@@ -75,7 +75,7 @@ static char *cold_objection(const struct machine_job *job, const struct definiti
 
 static char *mirror_objection(const struct machine_job *job, const struct definition *definition)
 {
-    return job->state.active ? NULL : g_strdup("the machine is off: copy its images instead");
+    return job->state.active ? NULL : g_strdup("the machine is off");
 }
 
 /* The machine's disks are all on units that the kernels of both hosts have, and that can be reserved. */
@@ -117,6 +117,7 @@ static const struct candidate across[] = {
 static const struct candidate here[] = {
     {&method_machine_mirror, MOVE_MIRROR, mirror_objection,
      "it runs on; what is written last goes to both sides"},
+    {&method_machine_cold, MOVE_COLD, cold_objection, "it is off, and its definition changes"},
 };
 
 static bool take(struct machine_job *job, const struct candidate *candidate)

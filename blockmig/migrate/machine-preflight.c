@@ -267,6 +267,8 @@ static bool add_disk(struct machine_job *job, const struct definition *definitio
     disk = machine_disk_new(job, name, path, error);
     if (!disk && unshared)
         g_prefix_error(error, "it is not the same for both hosts (%s), so it would be copied: ", unshared);
+    if (disk)
+        disk->off = !job->state.active;
     if (!disk || !check_name(job, disk, error) || !machine_take_over(job, disk, error) ||
         !check_device(job, disk, error) ||
         !(disk->source_format = format_by_name(format ? format : format_raw.name, error)) ||
@@ -554,14 +556,15 @@ static void write_plan(struct machine_job *job)
                 unit->name);
     }
     if (job->disks->len)
-        job_plan(base, job->request->delete_source ? "the source's disks are deleted after the proof"
-                                                   : "the source's disks are kept as NAME" MACHINE_SOURCE);
+        job_plan(base, !job->request->delete_source  ? "the source's disks are kept as NAME" MACHINE_SOURCE
+                       : job->request->keep_failback ? "the source's disks are kept as NAME" MACHINE_SOURCE
+                                                       ", and deleted when the way back is closed"
+                                                     : "the source's disks are deleted after the proof");
 }
 
 static const char *unsupported(const struct move_request *request)
 {
     return request->chain != CHAIN_FLATTEN        ? "--chain"
-           : request->keep_failback               ? "--keep-failback"
            : request->scratch && !request->across ? "--scratch"
            : request->sample                      ? "--sample"
            : request->on_busy == BUSY_THROTTLE    ? "--on-busy=throttle"
@@ -575,6 +578,12 @@ static bool check_request(const struct move_request *request, GError **error)
     if (what)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s is not possible yet for a domain of libvirt",
                              what);
+    if (request->across && request->keep_failback && !request->failback_to)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                             "--keep-failback needs --failback-to=blockmig://HOST/DATASTORE: where the disks "
+                             "are now, as the other host names it");
+    if (request->failback_to && !request->keep_failback)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "--failback-to goes with --keep-failback only");
     return !request->delete_source || request->verify == VERIFY_FULL ||
            blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
                          "--delete-source needs a proof: it goes with --verify=full only");
@@ -600,7 +609,7 @@ static bool look(struct machine_job *job, GError **error)
         return false;
     tell_expected(job, definition);
     write_plan(job);
-    return true;
+    return machine_check_way_back(job, error);
 }
 
 bool machine_preflight(struct job *base, GError **error)

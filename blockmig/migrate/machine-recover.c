@@ -48,7 +48,9 @@ static bool record_has_event(const struct machine_job *job, const struct journal
  * rolled back may have left something on a target that did not answer. */
 static bool is_unfinished(const struct machine_job *job, const struct journal_job *record)
 {
-    return (!record->result || strcmp(record->result, "done") != 0) &&
+    static const char *const ends[] = {"done", "failed-back", NULL};
+
+    return (!record->result || !g_strv_contains(ends, record->result)) &&
            record_has_event(job, record, "intent", "") &&
            !record_has_event(job, record, "result", MACHINE_UNDONE);
 }
@@ -73,9 +75,9 @@ static char **names_of(const struct machine_job *job)
     return g_strdupv((char **)names);
 }
 
-/* The newest one, if it did not come to its end; the caller's.  Nothing else is done to a machine while one
- * runs. */
-static struct journal_job *find_record(struct machine_job *job, GError **error)
+/* Nothing else is done to a machine while one runs.  What is older than the job whose machine goes back is
+ * over. */
+struct journal_job *machine_find_unfinished(struct machine_job *job, GError **error)
 {
     g_autoptr(GPtrArray) list = journal_job_list(job->base.journal, error);
     const char *command = job->across ? "migrate" : "move";
@@ -84,6 +86,8 @@ static struct journal_job *find_record(struct machine_job *job, GError **error)
     for (guint i = 0; list && i < list->len; i++) {
         const struct journal_job *record = g_ptr_array_index(list, i);
 
+        if (g_strcmp0(record->id, job->back_of) == 0)
+            return NULL;
         if (job->wanted ? strcmp(record->id, job->wanted) != 0 : !is_of_machine(record, names))
             continue;
         if (journal_job_alive(record)) {
@@ -91,6 +95,8 @@ static struct journal_job *find_record(struct machine_job *job, GError **error)
                           record->id, record->owner_pid);
             return NULL;
         }
+        if (!machine_refuse_window(job, record, error))
+            return NULL;
         if (job->wanted || strcmp(record->command, command) == 0)
             return is_unfinished(job, record) ? journal_job_load(job->base.journal, record->id, error) : NULL;
     }
@@ -162,7 +168,7 @@ static bool rebuild(struct machine_job *job, const struct journal_disk *saved, G
     return true;
 }
 
-static bool rebuild_all(struct machine_job *job, GError **error)
+bool machine_rebuild_disks(struct machine_job *job, GError **error)
 {
     g_autoptr(GPtrArray) disks = journal_disk_list(job->base.journal, job->base.record, error);
 
@@ -496,7 +502,7 @@ bool machine_recover(struct machine_job *job, GError **error)
 {
     struct job *base = &job->base;
     GError *local = NULL;
-    g_autoptr(journal_job_t) record = base->journal ? find_record(job, &local) : NULL;
+    g_autoptr(journal_job_t) record = base->journal ? machine_find_unfinished(job, &local) : NULL;
 
     if (local) {
         g_propagate_error(error, local);
@@ -515,7 +521,7 @@ bool machine_recover(struct machine_job *job, GError **error)
     base->record = g_steal_pointer(&record);
     base->report->resumed = job->interrupted = true;
     note_state(job);
-    if (!use_method(job) || !rebuild_all(job, error) || !machine_find_units(job, error))
+    if (!use_method(job) || !machine_rebuild_disks(job, error) || !machine_find_units(job, error))
         return false;
     if (!(job->across       ? decide(job, error)
           : job->disks->len ? decide_here(job, error)

@@ -281,17 +281,16 @@ static bool keep_source(struct machine_job *job, struct machine_disk *disk, GErr
 }
 
 /* The NVRAM: the same way as the disks.  An older one that was kept is of no use any more. */
-static bool leave_file(const struct machine_job *job, const char *path, GError **error)
+static bool leave_file(const char *path, bool delete, GError **error)
 {
     g_autofree char *kept = g_strconcat(path, MACHINE_SOURCE, NULL);
 
-    if ((job->request->delete_source ? g_unlink(path) : g_rename(path, kept)) == 0 || errno == ENOENT)
+    if ((delete ? g_unlink(path) : g_rename(path, kept)) == 0 || errno == ENOENT)
         return true;
-    return blockmig_set_errno(error, errno, "%s %s", job->request->delete_source ? "removing" : "renaming",
-                              path);
+    return blockmig_set_errno(error, errno, "%s %s", delete ? "removing" : "renaming", path);
 }
 
-static bool leave_files(struct machine_job *job, GError **error)
+static bool leave_files(struct machine_job *job, bool delete, GError **error)
 {
     g_autoptr(GPtrArray) events = journal_events(job->base.journal, job->base.record, error);
 
@@ -300,7 +299,7 @@ static bool leave_files(struct machine_job *job, GError **error)
 
         if (strcmp(event->kind, "fact") == 0 && event->text &&
             g_str_has_prefix(event->text, MACHINE_WRITES) &&
-            !leave_file(job, event->text + strlen(MACHINE_WRITES), error))
+            !leave_file(event->text + strlen(MACHINE_WRITES), delete, error))
             return false;
     }
     return events != NULL;
@@ -309,19 +308,22 @@ static bool leave_files(struct machine_job *job, GError **error)
 bool machine_cleanup(struct job *base, GError **error)
 {
     struct machine_job *job = machine_of(base);
+    bool window = job->request->keep_failback > 0, delete = job->request->delete_source && !window;
 
     /* Whoever was killed just when the machine went on has only barred it. */
-    if (job->across && (!machine_remove_definition(job, error) || !leave_files(job, error)))
+    if (job->across && (!machine_remove_definition(job, error) || !leave_files(job, delete, error)))
         return false;
     for (guint i = 0; i < job->disks->len; i++) {
         struct machine_disk *disk = machine_disk_at(job, i);
 
         g_clear_pointer(&disk->base, chain_close);
-        if (!(job->request->delete_source ? delete_source(disk, error) : keep_source(job, disk, error)))
+        if (!(delete ? delete_source(disk, error) : keep_source(job, disk, error)))
             return false;
     }
-    if (job->request->delete_source)
+    if (delete)
         base->report->source = "deleted";
+    if (window)
+        base->go_on_at = "window";
     return true;
 }
 

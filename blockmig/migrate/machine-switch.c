@@ -243,12 +243,21 @@ bool machine_restart(struct job *base, GError **error)
     return job_event(base, "result", error, MACHINE_ARRIVED);
 }
 
+/* On this host a definition takes the place of the one before in one step. */
+static bool define_anew(struct machine_job *job, GError **error)
+{
+    g_autofree char *xml = machine_rewrite(job, job->definition, MACHINE_ARRIVES, error);
+
+    job->arrived = xml ? domain_define(job->here, xml, error) : NULL;
+    return job->arrived != NULL;
+}
+
 bool machine_hand_over(struct job *base, GError **error)
 {
     struct machine_job *job = machine_of(base);
 
     if (!job->arrived && (!machine_claim_units(job, error) || !machine_fence_units(job, error) ||
-                          !change_host(job, false, error)))
+                          !(job->across ? change_host(job, false, error) : define_anew(job, error))))
         return false;
     job->released = true;
     if (job->state.autostart && !domain_set_autostart(job->arrived, true, error))

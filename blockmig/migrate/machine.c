@@ -7,11 +7,14 @@
  *                                    v                                            v
  *                                rollback                         failed (the machine is on the target)
  *
+ * With --keep-failback "window" follows cleanup (machine-window.c).
+ *
  * "|": from here on the target is the truth.  An interrupted job is rolled back, or goes on behind the "|",
  * by what both hosts say (machine-recover.c).  A machine that is off has neither snapshot nor converge.
  */
 #include "blockmig/migrate/machine.h"
 
+#include "blockmig/migrate/keeper.h"
 #include "blockmig/migrate/target.h"
 
 #include <string.h>
@@ -26,6 +29,7 @@
     {"prove", machine_prove, "settle", NULL},                \
     {"settle", machine_settle, "cleanup", NULL},             \
     {"cleanup", machine_cleanup, "done", NULL},              \
+    {"window", machine_window, NULL, NULL},                  \
     {"rollback", machine_rollback, "failed", NULL}
 /* clang-format on */
 
@@ -80,6 +84,7 @@ const struct method method_machine_cold = {
             {"prove", machine_prove, "switchover", "rollback"},
             {"switchover", machine_hand_over, "cleanup", "rollback"},
             {"cleanup", machine_cleanup, "done", NULL},
+            {"window", machine_window, NULL, NULL},
             {"rollback", machine_rollback, "failed", NULL},
             {NULL},
         },
@@ -230,6 +235,7 @@ static void end(struct machine_job *job)
         domain_host_close(job->there);
     domain_host_close(job->here);
     relay_close(job->libvirt);
+    json_decref(job->facts);
     g_strfreev(job->others);
     g_free(job->definition);
     g_free(job->prefix);
@@ -238,19 +244,36 @@ static void end(struct machine_job *job)
     g_free(job->id);
 }
 
-static struct job_report *run(struct machine_job *job, const struct job_listener *listener, GError **error)
+/* Waits until somebody says how it goes on, or the keeper does. */
+static bool is_open(const struct job *base)
+{
+    return base->record && !base->record->result;
+}
+
+struct job_report *machine_run(struct machine_job *job, const struct method *method, const char *command,
+                               const struct job_listener *listener, GError **error)
 {
     struct job *base = &job->base;
 
-    base->method = job->request->across ? &method_machine_live : &method_machine_mirror;
+    base->method = method;
     base->listener = listener;
     base->report = job_report_new();
-    base->report->command = job->request->across ? "migrate" : "move";
+    base->report->command = command;
     begin(job);
     job_run(base, job->request->state_dir, error);
     end(job);
+    if (is_open(base))
+        keeper_start(base);
     job_clear(base);
     return base->report;
+}
+
+static struct job_report *run(struct machine_job *job, const struct job_listener *listener, GError **error)
+{
+    bool across = job->request->across;
+
+    return machine_run(job, across ? &method_machine_live : &method_machine_mirror,
+                       across ? "migrate" : "move", listener, error);
 }
 
 struct job_report *machine_job_run(const struct move_request *request, const struct job_listener *listener,

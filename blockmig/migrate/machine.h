@@ -25,6 +25,8 @@
 #include "blockmig/vm/domain-guard.h"
 #include "blockmig/vm/domain.h"
 
+#include <jansson.h>
+
 /* Events that a later run looks for.  After "proved" the target is not frozen any more. */
 #define MACHINE_REMOVES "remove the source's definition"
 #define MACHINE_LETS_GO "let the machine go on, on the target"
@@ -43,6 +45,7 @@ struct machine_disk {
     char *path; /* of layer 0, in this host's definition */
     char *stem; /* what its overlays are called after: the same, or for a device a name in --scratch */
     bool device;
+    bool off; /* the machine is: nobody writes to it */
     const struct format *source_format;
     const struct format *format; /* on the target */
     GHashTable *options;
@@ -84,11 +87,14 @@ struct machine_job {
     const struct move_request *request;
     const char *wanted; /* id of the unfinished job that is meant; NULL: whatever there is of this machine */
     bool give_up;       /* it is to be rolled back */
-    bool interrupted;   /* what is here was left by an earlier run */
-    bool across;        /* to another host */
-    bool shared;        /* both hosts see some of its disks, which are not copied */
-    bool shared_files;  /* some of those are files */
-    bool cached;        /* and one of them may keep something of theirs in its memory */
+    const struct window_request *window; /* what is done about this job's failback window; NULL: it moves */
+    json_t *facts;                       /* of that window */
+    const char *back_of; /* id of the job whose machine goes back, which therefore is not in the way */
+    bool interrupted;    /* what is here was left by an earlier run */
+    bool across;         /* to another host */
+    bool shared;         /* both hosts see some of its disks, which are not copied */
+    bool shared_files;   /* some of those are files */
+    bool cached;         /* and one of them may keep something of theirs in its memory */
     struct domain_host *here, *there; /* the same for a move on this host */
     struct domain *domain, *arrived;  /* NULL: not there (any more) */
     struct domain_state state;        /* of the domain, before */
@@ -139,6 +145,9 @@ struct job_report *machine_job_run(const struct move_request *request, const str
                                    bool dry_run, GError **error);
 struct job_report *machine_job_resume(const struct move_request *request, const char *id, bool give_up,
                                       const struct job_listener *listener, GError **error);
+/* `move`: that of the window's job. */
+struct job_report *machine_window_run(const struct window_request *window, const struct move_request *move,
+                                      const struct job_listener *listener, GError **error);
 
 /* ---- phases ---- */
 bool machine_preflight(struct job *base, GError **error);
@@ -153,6 +162,7 @@ bool machine_change_hands(struct job *base, GError **error); /* or of its units,
 bool machine_prove(struct job *base, GError **error);
 bool machine_settle(struct job *base, GError **error);
 bool machine_cleanup(struct job *base, GError **error);
+bool machine_window(struct job *base, GError **error); /* with --keep-failback */
 bool machine_rollback(struct job *base, GError **error);
 void machine_describe(const struct job *base, struct journal_job *record);
 char *machine_advise(const struct job *base, const GError *error);
@@ -162,7 +172,9 @@ extern const struct method method_machine_mirror, method_machine_live, method_ma
 
 /* ---- what they share ---- */
 
-/* machine.c */
+/* machine.c: runs the job, whose request is set, to its end; the caller's. */
+struct job_report *machine_run(struct machine_job *job, const struct method *method, const char *command,
+                               const struct job_listener *listener, GError **error);
 bool machine_is_cancelled(const struct machine_job *job, GError **error);
 void machine_copy_options(const struct machine_job *job, struct copy_options *options);
 /* --guest-share, until the end: while we read and write beside the machine. */
@@ -290,12 +302,22 @@ char *machine_definition_path(const struct machine_job *job); /* where it is sav
 /* The top layers, too, are merged into the target: the machine does not write any more. */
 bool machine_ship_last(struct machine_job *job, GError **error);
 
+/* machine-window.c: REFUSED if --keep-failback asks for a way back that there would not be. */
+bool machine_check_way_back(struct machine_job *job, GError **error);
+/* REFUSED if the job has a window that is open. */
+bool machine_refuse_window(const struct machine_job *job, const struct journal_job *record, GError **error);
+
 /* machine-recover.c: an event of the job of this kind, whose text begins so. */
 bool machine_has_event(const struct machine_job *job, const char *kind, const char *beginning);
 /* What the target has of a machine that does not run there is ended and removed. */
 bool machine_end_there(struct machine_job *job, GError **error);
 /* Is there an interrupted job of this machine?  Then base->go_on_at is set. */
 bool machine_recover(struct machine_job *job, GError **error);
+/* The newest one, the caller's; NULL and no error: it came to its end.  REFUSED: it runs, or its window is
+ * open. */
+struct journal_job *machine_find_unfinished(struct machine_job *job, GError **error);
+/* As the journal has them. */
+bool machine_rebuild_disks(struct machine_job *job, GError **error);
 /* What the machine was before: for who goes on. */
 bool machine_save_state(struct machine_job *job, GError **error);
 bool machine_save_disk(struct machine_job *job, const struct machine_disk *disk, GError **error);

@@ -41,6 +41,7 @@ void move_request_free(struct move_request *request)
     g_free(request->target_format);
     g_free(request->target_options);
     g_free(request->scratch);
+    g_free(request->failback_to);
     g_free(request->state_dir);
     g_free(request);
 }
@@ -73,6 +74,7 @@ char *move_request_to_json(const struct move_request *request)
     request_set_string(object, "target_format", request->target_format);
     request_set_string(object, "target_options", request->target_options);
     request_set_string(object, "scratch", scratch);
+    request_set_string(object, "failback_to", request->failback_to);
     return request_to_text(object);
 }
 
@@ -119,6 +121,7 @@ static bool request_from_object(struct move_request *request, json_t *object, GE
     request->target_format = request_get_string(object, "target_format");
     request->target_options = request_get_string(object, "target_options");
     request->scratch = request_get_string(object, "scratch");
+    request->failback_to = request_get_string(object, "failback_to");
     request->bandwidth = (uint64_t)json_integer_value(json_object_get(object, "bandwidth"));
     if (json_object_get(object, "guest_share"))
         request->guest_share = (unsigned)json_integer_value(json_object_get(object, "guest_share"));
@@ -147,9 +150,9 @@ struct move_request *move_request_from_json(const char *text, GError **error)
 }
 
 /* They do not change what is written to the target. */
-static const char *const free_keys[] = {"bandwidth",     "guest_share", "max_pause",     "method",
-                                        "on_busy",       "quiesce",     "keep_failback", "verify",
-                                        "delete_source", "shutdown",    "force",         NULL};
+static const char *const free_keys[] = {
+    "bandwidth", "guest_share",   "max_pause", "method", "on_busy",     "quiesce", "keep_failback",
+    "verify",    "delete_source", "shutdown",  "force",  "failback_to", NULL};
 
 bool move_request_same(const char *a, const char *b)
 {

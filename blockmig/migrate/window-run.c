@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* `job failback`, `job finish` and what the keeper does: a window that was opened by an earlier process. */
 #include "blockmig/migrate/keeper.h"
+#include "blockmig/migrate/machine.h"
 #include "blockmig/migrate/window.h"
 #include "blockmig/store/receipt.h"
 
@@ -13,36 +14,6 @@ struct window_job {
 };
 
 /* ---- what it is about ------------------------------------------------------------------------------ */
-
-/* Then the job is ours, and its keeper has ended. */
-static bool take(struct window_job *job, GError **error)
-{
-    struct job *base = &job->live.base;
-    const char *id = job->request->job;
-    GError *local = NULL;
-    g_autoptr(journal_job_t) record = journal_job_load(base->journal, id, &local);
-    g_autoptr(journal_window_t) window = record ? journal_window_load(base->journal, record, &local) : NULL;
-
-    if (local) {
-        g_propagate_error(error, local);
-        return false;
-    }
-    if (!record)
-        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "there is no job \"%s\"", id);
-    if (!window || window->deadline == 0)
-        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
-                             "job %s has kept no way back: it is a %s by method %s", record->id,
-                             record->command, record->method);
-    if (record->result)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the way back of job %s is closed: it is %s",
-                             record->id, record->result);
-    if (!journal_job_claim(base->journal, record, error))
-        return false;
-    keeper_end(window);
-    base->record = g_steal_pointer(&record);
-    job->live.window = base->record->id;
-    return true;
-}
 
 /* The way back is always proved in full, because the target's files are removed after it. */
 static bool load_request(struct window_job *job, GError **error)
@@ -154,8 +125,11 @@ bool window_preflight(struct job *base, GError **error)
     g_autoptr(window_facts_t) facts = NULL;
     enum window_place place = ON_TARGET;
 
-    if (!take(job, error) || !load_request(job, error) || !reach(live, error) ||
-        !(facts = window_facts_load(live, error)) || !window_look(live, facts, &place, error))
+    if (!keeper_take(base, job->request->job, error))
+        return false;
+    live->window = base->record->id;
+    if (!load_request(job, error) || !reach(live, error) || !(facts = window_facts_load(live, error)) ||
+        !window_look(live, facts, &place, error))
         return false;
     live->interrupted = true; /* whatever this does may have been begun by an earlier run */
     live->pivoted = place == ON_TARGET || place == TARGET_SETTLED;
@@ -181,8 +155,8 @@ bool window_settle(struct job *base, GError **error)
 
 /* ---- the job --------------------------------------------------------------------------------------- */
 
-struct job_report *window_job_run(const struct window_request *request, const struct job_listener *listener,
-                                  GError **error)
+static struct job_report *run(const struct window_request *request, const struct job_listener *listener,
+                              GError **error)
 {
     struct window_job job = {
         .live = {.base = {.method = &method_window, .listener = listener, .report = job_report_new()}},
@@ -193,6 +167,29 @@ struct job_report *window_job_run(const struct window_request *request, const st
     live_run(&job.live, request->state_dir, error);
     move_request_free(job.move);
     return report;
+}
+
+/* The move of a domain that the window is of; NULL: it is of something else. */
+static struct move_request *move_of_domain(const struct window_request *request)
+{
+    g_autoptr(journal_t) journal =
+        journal_exists(request->state_dir) ? journal_open(request->state_dir, NULL) : NULL;
+    g_autoptr(journal_job_t) job = journal ? journal_job_load(journal, request->job, NULL) : NULL;
+    struct move_request *move = NULL;
+
+    if (job && job->request && strcmp(job->command, "copy") != 0 && machine_is_domain(job->source))
+        move = move_request_from_json(job->request, NULL);
+    if (move)
+        move->state_dir = g_strdup(request->state_dir);
+    return move;
+}
+
+struct job_report *window_job_run(const struct window_request *request, const struct job_listener *listener,
+                                  GError **error)
+{
+    g_autoptr(move_request_t) move = move_of_domain(request);
+
+    return move ? machine_window_run(request, move, listener, error) : run(request, listener, error);
 }
 
 /* Whoever should have closed it is not there any more. */

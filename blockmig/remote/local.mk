@@ -3,6 +3,8 @@ libengine_a_SOURCES += \
 	blockmig/remote/credentials.c blockmig/remote/credentials.h \
 	blockmig/remote/datastore.c blockmig/remote/datastore.h \
 	blockmig/remote/handle.c blockmig/remote/handle.h \
+	blockmig/remote/lead.c blockmig/remote/lead.h \
+	blockmig/remote/led.c blockmig/remote/led.h \
 	blockmig/remote/machines.c blockmig/remote/machines.h \
 	blockmig/remote/peer.c blockmig/remote/peer.h \
 	blockmig/remote/rate.c blockmig/remote/rate.h \

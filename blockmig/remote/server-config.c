@@ -32,6 +32,7 @@ static void machines_free(struct agent_machines *machines)
     g_strfreev(machines->units);
     g_free(machines->libvirt);
     g_free(machines->directory);
+    g_free(machines->program);
     g_free(machines);
 }
 
@@ -113,7 +114,7 @@ static char *get_path(GKeyFile *file, const char *group, const char *key, const 
 
 static bool read_machines(struct agent_config *config, GKeyFile *file, const char *group, GError **error)
 {
-    static const char *const known[] = {"allow", "libvirt", "directory", "units", NULL};
+    static const char *const known[] = {"allow", "libvirt", "directory", "units", "program", NULL};
     struct agent_machines *machines = config->machines = g_new0(struct agent_machines, 1);
 
     if (!check_keys(file, group, known, error))
@@ -122,9 +123,11 @@ static bool read_machines(struct agent_config *config, GKeyFile *file, const cha
     machines->units = g_key_file_get_string_list(file, group, "units", NULL, NULL);
     machines->libvirt = get_path(file, group, "libvirt", "/run/libvirt/libvirt-sock");
     machines->directory = get_path(file, group, "directory", "/run/blockmig/machines");
-    return (g_path_is_absolute(machines->libvirt) && g_path_is_absolute(machines->directory)) ||
-           blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: libvirt= and directory= want absolute paths",
-                         group);
+    machines->program = get_path(file, group, "program", BINDIR "/blockmig");
+    return (g_path_is_absolute(machines->libvirt) && g_path_is_absolute(machines->directory) &&
+            g_path_is_absolute(machines->program)) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                         "[%s]: libvirt=, directory= and program= want absolute paths", group);
 }
 
 /* One that is not given stays what it is. */
@@ -264,8 +267,9 @@ static bool was_served(const struct agent_config *first, const struct agent_data
 /* Who may use them may change. */
 static bool same_machines(const struct agent_machines *first, const struct agent_machines *now)
 {
-    return !now || (first && strcmp(first->libvirt, now->libvirt) == 0 &&
-                    strcmp(first->directory, now->directory) == 0);
+    return !now ||
+           (first && strcmp(first->libvirt, now->libvirt) == 0 &&
+            strcmp(first->directory, now->directory) == 0 && strcmp(first->program, now->program) == 0);
 }
 
 bool agent_config_can_follow(const struct agent_config *config, const struct agent_config *first,
@@ -279,7 +283,7 @@ bool agent_config_can_follow(const struct agent_config *config, const struct age
     if (!same_machines(first->machines, config->machines))
         return blockmig_fail(
             error, BLOCKMIG_ERROR_REFUSED,
-            "[machines]: libvirt= and directory= are read at the start only: it takes a restart");
+            "[machines]: libvirt=, directory= and program= are read at the start only: it takes a restart");
     if ((agent_config_has_devices(config) && !agent_config_has_devices(first)) ||
         (agent_config_has_servers(config) && !agent_config_has_servers(first)))
         return blockmig_fail(

@@ -19,6 +19,7 @@
  *   allow=PATTERN;...         by whom: who may do that has this host's libvirt, and with it the host
  *   libvirt=PATH              the daemon's socket (/run/libvirt/libvirt-sock)
  *   directory=DIR             for sockets on which they are received (/run/blockmig/machines)
+ *   program=PATH              blockmig, which leads migrations away from here (where it was installed)
  *   units=PATTERN;...         block devices (absolute paths) and URIs that their disks may be on; none if not
  * given
  */
@@ -37,7 +38,7 @@ struct agent_datastore {
 
 struct agent_machines {
     char **allow, **units;
-    char *libvirt, *directory;
+    char *libvirt, *directory, *program;
 };
 
 struct agent_config {

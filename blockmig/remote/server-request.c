@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What may be asked: one function for each line of the table at the end. */
 #include "blockmig/remote/datastore.h"
+#include "blockmig/remote/lead.h"
 #include "blockmig/remote/machines.h"
 #include "blockmig/remote/server-internal.h"
 #include "blockmig/storage/agent-client.h"
@@ -231,6 +232,46 @@ static bool use_unit(struct request *request, GError **error)
     request->answer = unit_to_json(unit);
     json_object_set_new(request->answer, "aborted", json_boolean(aborted));
     return true;
+}
+
+/* For who may do as much by libvirt's own means. */
+static bool ask_leader(struct request *request, const char *act, json_t *arguments, GError **error)
+{
+    if (find_machines(request, error))
+        request->answer = lead_ask(act, json_incref(arguments), error);
+    return request->answer != NULL;
+}
+
+static bool begin_migration(struct request *request, GError **error)
+{
+    return ask_leader(request, "begin", request->arguments, error);
+}
+
+static bool reach_agent(struct request *request, GError **error)
+{
+    return ask_leader(request, "reach", request->arguments, error);
+}
+
+static bool ask_about_migration(struct request *request, const char *act, uint64_t offset, GError **error)
+{
+    json_t *arguments = json_pack("{s:s, s:I}", "id", request->parts[0], "offset", (json_int_t)offset);
+    bool ok = ask_leader(request, act, arguments, error);
+
+    json_decref(arguments);
+    return ok;
+}
+
+static bool look_at_migration(struct request *request, GError **error)
+{
+    uint64_t offset;
+
+    return get_number(request, "offset", &offset, error) &&
+           ask_about_migration(request, "look", offset, error);
+}
+
+static bool stop_migration(struct request *request, GError **error)
+{
+    return ask_about_migration(request, "stop", 0, error);
 }
 
 static bool open_tunnel(struct request *request, GError **error)
@@ -582,6 +623,10 @@ static const struct route routes[] = {
     {"POST", "/v1/datastores/*/files/**", BODY_JSON, true, rename_file},
     {"GET", "/v1/machines", BODY_NONE, false, tell_machines},
     {"POST", "/v1/machines/units", BODY_JSON, false, use_unit},
+    {"POST", "/v1/machines/reach", BODY_JSON, false, reach_agent},
+    {"POST", "/v1/machines/migrations", BODY_JSON, false, begin_migration},
+    {"GET", "/v1/machines/migrations/*", BODY_NONE, false, look_at_migration},
+    {"DELETE", "/v1/machines/migrations/*", BODY_NONE, false, stop_migration},
     {"GET", "/v1/tunnels/*/**", BODY_NONE, false, open_tunnel},
     {"POST", "/v1/tunnels/*/**", BODY_STREAM, false, fill_tunnel},
     {"POST", "/v1/framed-tunnels/*/**", BODY_STREAM_OF_FRAMES, false, fill_tunnel},
