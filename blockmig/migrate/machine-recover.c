@@ -64,11 +64,11 @@ static bool is_of_machine(const struct journal_job *record, char *const *names)
            g_strv_contains((const char *const *)names, record->source);
 }
 
-/* Of the machine that is asked for; the caller's. It may be gone already. */
+/* Of the machine that is asked for; the caller's.  It may be gone already, or its host is not asked yet. */
 static char **names_of(const struct machine_job *job)
 {
     const char *asked = job->request->machine;
-    g_autoptr(domain_t) domain = domain_open(job->here, asked, NULL);
+    g_autoptr(domain_t) domain = job->here ? domain_open(job->here, asked, NULL) : NULL;
     const char *const names[] = {asked, domain ? domain_name(domain) : NULL,
                                  domain ? domain_uuid(domain) : NULL, NULL};
 

@@ -305,6 +305,14 @@ static bool leave_files(struct machine_job *job, bool delete, GError **error)
     return events != NULL;
 }
 
+static void note_target(const struct machine_disk *disk)
+{
+    struct name_info info;
+
+    if (name_look(disk->target_name, &info, NULL))
+        disk->report->target_allocated = info.allocated;
+}
+
 bool machine_cleanup(struct job *base, GError **error)
 {
     struct machine_job *job = machine_of(base);
@@ -317,6 +325,7 @@ bool machine_cleanup(struct job *base, GError **error)
         struct machine_disk *disk = machine_disk_at(job, i);
 
         g_clear_pointer(&disk->base, chain_close);
+        note_target(disk);
         if (!(delete ? delete_source(disk, error) : keep_source(job, disk, error)))
             return false;
     }
