@@ -7,7 +7,8 @@
 need_free 1G
 two_hosts
 
-must qemu-img create -q -f qcow2 "$tmp/one/srv/store/disk.qcow2" 32M
+random_file "$tmp/noise" $((16 << 20)) 5
+must qemu-img convert -f raw -O qcow2 "$tmp/noise" "$tmp/one/srv/store/disk.qcow2"
 random_file "$tmp/one/srv/store/vars.fd" 131072 3
 start_domain one web --disk disk.qcow2:qcow2 --nvram vars.fd --append 'rate=20 span=1M flush=32 log=1'
 
@@ -30,7 +31,7 @@ comes()
     shift 2
     local before
     before=$(sha256sum <"$tmp/$from/srv/store/vars.fd")
-    on "$from" timeout 200 "$blockmig" migrate web "blockmig://$(address_of "$to")" --bandwidth=512KiB/s -v "$@" \
+    on "$from" timeout 200 "$blockmig" migrate web "blockmig://$(address_of "$to")" --bandwidth=4MiB/s -v "$@" \
         >"$tmp/out" 2>"$tmp/err" 3>&- &
     local pid=$!
     case $* in
