@@ -274,6 +274,67 @@ bool checkpoint_take_up(struct checkpoint *done, const struct job *job, const st
     return true;
 }
 
+/* ---- copying ------------------------------------------------------------------------------------- */
+
+struct pass {
+    struct checkpoint *done;
+    const struct job *job;
+    unsigned index;
+    const struct copy_options *how;
+    struct copy_result result;
+};
+
+static bool pass_cancelled(void *opaque)
+{
+    const struct pass *pass = opaque;
+
+    return pass->how->cancelled(pass->how->opaque);
+}
+
+static void pass_progress(void *opaque, const struct copy_counters *counters)
+{
+    const struct pass *pass = opaque;
+    struct copy_counters total;
+
+    checkpoint_add_counters(pass->done, counters, &total);
+    total.total = digest_table_size(pass->done->digests);
+    pass->how->progress(pass->how->opaque, &total);
+}
+
+static bool pass_checkpoint(void *opaque, uint64_t frontier, const struct copy_map_sum *sum, GError **error)
+{
+    struct pass *pass = opaque;
+
+    pass->result.map_sum = *sum;
+    return checkpoint_save(pass->done, pass->job, pass->index, frontier, &pass->result, error);
+}
+
+bool checkpoint_copy(struct checkpoint *done, const struct job *job, unsigned index, struct chain *source,
+                     struct image *target, const struct copy_options *how, struct disk_report *report,
+                     GError **error)
+{
+    struct pass pass = {.done = done, .job = job, .index = index, .how = how};
+    struct copy_options options = *how;
+    struct copy_counters total;
+    bool ok;
+
+    options.start = done->frontier;
+    options.map_sum = done->map_sum;
+    options.digests = done->digests;
+    options.checkpoint = pass_checkpoint;
+    options.cancelled = pass_cancelled;
+    options.progress = pass_progress;
+    options.opaque = &pass;
+    ok = copy_run(source, target, &options, &pass.result, error);
+    checkpoint_add_counters(done, &pass.result.counters, &total);
+    report->counters = done->before = total;
+    report->engine = pass.result.engine;
+    done->map_sum = pass.result.map_sum;
+    job->report->bytes_read += pass.result.counters.bytes_read;
+    copy_result_clear(&pass.result);
+    return ok;
+}
+
 /* ---- the source ----------------------------------------------------------------------------------- */
 
 /* Is the file at `path` still the one that is open? */

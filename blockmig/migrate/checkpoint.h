@@ -63,6 +63,12 @@ struct checkpoint_target {
 bool checkpoint_take_up(struct checkpoint *done, const struct job *job, const struct checkpoint_target *left,
                         const struct copy_options *how, struct image **target, GError **error);
 
+/* Copies from the frontier to the end, with checkpoints.  `how` has all but where to begin; its callbacks are
+ * told what all runs did.  The counters of the disk's report, too, and of done->before. */
+bool checkpoint_copy(struct checkpoint *done, const struct job *job, unsigned index, struct chain *source,
+                     struct image *target, const struct copy_options *how, struct disk_report *report,
+                     GError **error);
+
 /* How the journal recognises that a source did not change: identity, size and mtime of every layer; a device
  * has no mtime that means anything, `*certain` is false then.  An error if one of them lost its name to
  * another file. The caller's. */

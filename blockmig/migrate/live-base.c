@@ -13,13 +13,6 @@
 #include <glib/gstdio.h>
 #include <string.h>
 
-struct base_pass {
-    struct live_job *job;
-    struct live_disk *disk;
-    struct copy_options options; /* with the callbacks that every pass of a job has */
-    struct copy_result result;
-};
-
 /* ---- a new target ---- */
 
 struct image *live_create_target(struct live_job *job, const char *path, const struct format *format,
@@ -156,32 +149,6 @@ static bool open_target(struct live_job *job, struct live_disk *disk, GError **e
 
 /* ---- copying ---- */
 
-static bool cancelled(void *opaque)
-{
-    const struct base_pass *pass = opaque;
-
-    return pass->options.cancelled(pass->options.opaque);
-}
-
-static void progress(void *opaque, const struct copy_counters *counters)
-{
-    const struct base_pass *pass = opaque;
-    struct copy_counters total;
-
-    checkpoint_add_counters(&pass->disk->done, counters, &total);
-    total.total = pass->disk->size;
-    pass->options.progress(pass->options.opaque, &total);
-}
-
-static bool checkpoint(void *opaque, uint64_t frontier, const struct copy_map_sum *sum, GError **error)
-{
-    struct base_pass *pass = opaque;
-
-    pass->result.map_sum = *sum;
-    return checkpoint_save(&pass->disk->done, &pass->job->base, pass->disk->index, frontier, &pass->result,
-                           error);
-}
-
 struct chain *live_source_below(const struct live_disk *disk)
 {
     return disk->backing_name ? chain_view(disk->base, 1, chain_depth(disk->base) - 1, false) : NULL;
@@ -222,28 +189,11 @@ static bool copy_top(struct live_job *job, struct live_disk *disk, GError **erro
 
 static bool copy_disk(struct live_job *job, struct live_disk *disk, GError **error)
 {
-    struct base_pass pass = {.job = job, .disk = disk};
-    struct copy_options options;
-    struct copy_counters total;
-    bool ok;
+    struct copy_options options = {0};
 
-    live_copy_options(job, &pass.options);
-    options = pass.options;
-    options.start = disk->done.frontier;
-    options.map_sum = disk->done.map_sum;
-    options.digests = disk->done.digests;
-    options.checkpoint = checkpoint;
-    options.cancelled = cancelled;
-    options.progress = progress;
-    options.opaque = &pass;
-    ok = copy_run(disk->base, disk->target, &options, &pass.result, error);
-    checkpoint_add_counters(&disk->done, &pass.result.counters, &total);
-    disk->report->counters = disk->done.before = total;
-    disk->done.map_sum = pass.result.map_sum;
-    job->base.report->bytes_read += pass.result.counters.bytes_read;
-    disk->report->engine = pass.result.engine;
-    copy_result_clear(&pass.result);
-    return ok;
+    live_copy_options(job, &options);
+    return checkpoint_copy(&disk->done, &job->base, disk->index, disk->base, disk->target, &options,
+                           disk->report, error);
 }
 
 /* Preflight has not chosen those of an interrupted job. */

@@ -199,13 +199,6 @@ static bool open_target(struct machine_job *job, struct machine_disk *disk, GErr
 
 /* ---- copying --- */
 
-struct base_pass {
-    struct machine_job *job;
-    struct machine_disk *disk;
-    struct copy_options options; /* with the callbacks that every pass of a job has */
-    struct copy_result result;
-};
-
 static void tell_seed(const struct machine_job *job, const struct machine_disk *disk)
 {
     g_autofree char *all = units_format_size(disk->report->counters.bytes_written);
@@ -215,58 +208,18 @@ static void tell_seed(const struct machine_job *job, const struct machine_disk *
                  chain_layer(disk->seed, 0)->name);
 }
 
-static bool pass_cancelled(void *opaque)
-{
-    const struct base_pass *pass = opaque;
-
-    return pass->options.cancelled(pass->options.opaque);
-}
-
-static void pass_progress(void *opaque, const struct copy_counters *counters)
-{
-    const struct base_pass *pass = opaque;
-    struct copy_counters total;
-
-    checkpoint_add_counters(&pass->disk->done, counters, &total);
-    total.total = pass->disk->size;
-    pass->options.progress(pass->options.opaque, &total);
-}
-
-static bool pass_checkpoint(void *opaque, uint64_t frontier, const struct copy_map_sum *sum, GError **error)
-{
-    struct base_pass *pass = opaque;
-
-    pass->result.map_sum = *sum;
-    return checkpoint_save(&pass->disk->done, &pass->job->base, pass->disk->index, frontier, &pass->result,
-                           error);
-}
-
 static bool copy_base(struct machine_job *job, struct machine_disk *disk, GError **error)
 {
-    struct base_pass pass = {.job = job, .disk = disk};
     struct copy_options options = {0};
-    struct copy_counters total;
     uint64_t wire = agent_wire_bytes(), seeded = agent_seeded_bytes();
     bool ok;
 
-    machine_copy_options(job, &pass.options);
-    options = pass.options;
-    options.start = disk->done.frontier;
-    options.map_sum = disk->done.map_sum;
-    options.digests = disk->done.digests;
+    machine_copy_options(job, &options);
     options.seed = disk->seed;
-    options.checkpoint = pass_checkpoint;
-    options.cancelled = pass_cancelled;
-    options.progress = pass_progress;
-    options.opaque = &pass;
-    ok = copy_run(disk->base, disk->target, &options, &pass.result, error);
-    checkpoint_add_counters(&disk->done, &pass.result.counters, &total);
-    disk->report->counters = total;
-    disk->report->engine = pass.result.engine;
+    ok = checkpoint_copy(&disk->done, &job->base, disk->index, disk->base, disk->target, &options,
+                         disk->report, error);
     disk->report->bytes_wire += agent_wire_bytes() - wire;
     disk->report->bytes_seeded = agent_seeded_bytes() - seeded;
-    job->base.report->bytes_read += pass.result.counters.bytes_read;
-    copy_result_clear(&pass.result);
     if (ok && disk->seed)
         tell_seed(job, disk);
     g_clear_pointer(&disk->seed, chain_close);
