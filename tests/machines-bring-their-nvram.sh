@@ -54,5 +54,16 @@ kept='' comes two one --method=quick --delete-source
 kept='' comes one two --method=restart --delete-source
 must on two virsh -q destroy web
 kept='' comes two one --method=cold --delete-source
-must on one virsh -q start web
+
+# The way back: what is kept is the NVRAM, too, and goes when it is of no use any more.
+window=(--keep-failback=1h --failback-to=blockmig://192.0.2.1/store --delete-source)
+kept=$'disk.qcow2.blockmig-source\nvars.fd.blockmig-source' comes one two --method=cold "${window[@]}"
+job=$(on one "$blockmig" job list --json | jq -r '.jobs[0].job')
+run on one "$blockmig" job failback "$job"
+is "$status" 0 "it is brought back" || diag "$err"
+is "$(ls "$tmp/one/srv/store") $(ls "$tmp/two/srv/store")" $'disk.qcow2\nvars.fd ' "with its NVRAM, and nothing else is left"
+kept=$'disk.qcow2.blockmig-source\nvars.fd.blockmig-source' comes one two --method=cold "${window[@]}"
+run on one "$blockmig" job finish "$(on one "$blockmig" job list --json | jq -r '.jobs[0].job')"
+is "$status $(ls "$tmp/one/srv/store")" "0 " "the way back is closed: nothing is kept"
+must on two virsh -q start web
 done_testing

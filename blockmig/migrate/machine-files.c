@@ -267,6 +267,22 @@ bool machine_copy_files(struct machine_job *job, GError **error)
     return true;
 }
 
+GPtrArray *machine_written_files(const struct machine_job *job, GError **error)
+{
+    g_autoptr(GPtrArray) events = journal_events(job->base.journal, job->base.record, error);
+    GPtrArray *paths = events ? g_ptr_array_new_with_free_func(g_free) : NULL;
+
+    for (guint i = 0; events && i < events->len; i++) {
+        const struct journal_event *event = g_ptr_array_index(events, i);
+        const char *path = event->text ? event->text + strlen(MACHINE_WRITES) : NULL;
+
+        if (strcmp(event->kind, "fact") == 0 && path && g_str_has_prefix(event->text, MACHINE_WRITES) &&
+            !g_ptr_array_find_with_equal_func(paths, path, g_str_equal, NULL))
+            g_ptr_array_add(paths, g_strdup(path));
+    }
+    return paths;
+}
+
 bool machine_copy_written_files(struct machine_job *job, GError **error)
 {
     for (guint i = 0; i < job->files->len; i++) {

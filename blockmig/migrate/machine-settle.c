@@ -292,17 +292,12 @@ static bool leave_file(const char *path, bool delete, GError **error)
 
 static bool leave_files(struct machine_job *job, bool delete, GError **error)
 {
-    g_autoptr(GPtrArray) events = journal_events(job->base.journal, job->base.record, error);
+    g_autoptr(GPtrArray) paths = machine_written_files(job, error);
 
-    for (guint i = 0; events && i < events->len; i++) {
-        const struct journal_event *event = g_ptr_array_index(events, i);
-
-        if (strcmp(event->kind, "fact") == 0 && event->text &&
-            g_str_has_prefix(event->text, MACHINE_WRITES) &&
-            !leave_file(event->text + strlen(MACHINE_WRITES), delete, error))
+    for (guint i = 0; paths && i < paths->len; i++)
+        if (!leave_file(g_ptr_array_index(paths, i), delete, error))
             return false;
-    }
-    return events != NULL;
+    return paths != NULL;
 }
 
 static void note_target(const struct machine_disk *disk)

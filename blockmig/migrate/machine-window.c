@@ -78,14 +78,6 @@ static bool check_disks(struct machine_job *job, const char *directory, GError *
     for (guint i = 0; i < job->disks->len; i++)
         if (!check_disk(job, machine_disk_at(job, i), directory, error))
             return false;
-    for (guint i = 0; i < job->files->len; i++) {
-        const struct machine_file *file = g_ptr_array_index(job->files, i);
-
-        if (strcmp(file->place, "/domain/os/nvram") == 0)
-            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                                 "%s, its NVRAM, may change, and nothing is written over the one here",
-                                 file->path);
-    }
     return true;
 }
 
@@ -114,9 +106,20 @@ bool machine_check_way_back(struct machine_job *job, GError **error)
 
 /* ---- facts ------------------------------------------------------------------------------------------ */
 
-static char *kept_name(const struct machine_disk *disk)
+/* The names of what is kept on the source: the disks, in their order, and then what else the machine wrote
+ * to; the caller's. */
+static GPtrArray *kept_names(const struct machine_job *job, GError **error)
 {
-    return g_strconcat(disk->path, MACHINE_SOURCE, NULL);
+    GPtrArray *names = machine_written_files(job, error);
+
+    for (guint i = 0; names && i < job->disks->len; i++)
+        g_ptr_array_insert(names, (gint)i, g_strdup(machine_disk_at(job, i)->path));
+    for (guint i = 0; names && i < names->len; i++) {
+        g_autofree char *path = g_ptr_array_index(names, i);
+
+        g_ptr_array_index(names, i) = g_strconcat(path, MACHINE_SOURCE, NULL);
+    }
+    return names;
 }
 
 /* Of a file that nobody writes to; a boot of the host does not change it, as it does the number of the
@@ -134,20 +137,27 @@ static char *mark_of(const char *name)
 
 /* How to go back, and the marks of the files that are kept until then: nothing else of these names is ever
  * removed. */
-static char *describe(const struct machine_job *job)
+static char *describe(const struct machine_job *job, GError **error)
 {
     g_autofree char *directory = g_path_get_dirname(machine_disk_at(job, 0)->path);
-    json_t *facts = json_object(), *kept = json_array();
+    g_autoptr(GPtrArray) names = kept_names(job, error);
+    json_t *facts, *kept;
 
+    if (!names)
+        return NULL;
+    facts = json_object();
+    kept = json_object();
     request_set_string(facts, "to", job->across ? job->request->failback_to : directory);
     if (job->request->target_format)
         request_set_string(facts, "format", machine_disk_at(job, 0)->source_format->name);
     json_object_set_new(facts, "delete_source", json_boolean(job->request->delete_source));
     json_object_set_new(facts, "kept", kept);
-    for (guint i = 0; i < job->disks->len; i++) {
-        g_autofree char *name = kept_name(machine_disk_at(job, i)), *mark = mark_of(name);
+    for (guint i = 0; i < names->len; i++) {
+        const char *name = g_ptr_array_index(names, i);
+        g_autofree char *mark = mark_of(name);
 
-        json_array_append_new(kept, mark ? json_string(mark) : json_null());
+        if (mark)
+            json_object_set_new(kept, name, json_string(mark));
     }
     return request_to_text(facts);
 }
@@ -156,10 +166,10 @@ bool machine_window(struct job *base, GError **error)
 {
     struct machine_job *job = machine_of(base);
     int64_t deadline = g_get_real_time() + (int64_t)job->request->keep_failback * 1000;
-    g_autofree char *facts = describe(job);
+    g_autofree char *facts = describe(job, error);
 
-    if (!journal_window_save(base->journal, base->record,
-                             &(struct journal_window){.deadline = deadline, .facts = facts}, error))
+    if (!facts || !journal_window_save(base->journal, base->record,
+                                       &(struct journal_window){.deadline = deadline, .facts = facts}, error))
         return false;
     base->report->failback_until = deadline;
     return job_event(base, "result", error, "the way back is open");
@@ -246,10 +256,10 @@ static char *advise(const struct job *base, const GError *error)
 /* ---- closing it ------------------------------------------------------------------------------------- */
 
 /* Nothing but what was kept; if that was removed already, all is well. */
-static bool remove_one(struct machine_job *job, const struct machine_disk *disk, GError **error)
+static bool remove_one(struct machine_job *job, const char *name, GError **error)
 {
-    const char *kept = json_string_value(json_array_get(json_object_get(job->facts, "kept"), disk->index));
-    g_autofree char *name = kept_name(disk), *mark = mark_of(name);
+    const char *kept = json_string_value(json_object_get(json_object_get(job->facts, "kept"), name));
+    g_autofree char *mark = mark_of(name);
 
     if (mark && g_strcmp0(mark, kept) == 0)
         return name_remove(name, error);
@@ -275,15 +285,19 @@ static bool is_on_target(struct machine_job *job, const struct machine_disk *dis
 static bool close_window(struct job *base, GError **error)
 {
     struct machine_job *job = machine_of(base);
+    g_autoptr(GPtrArray) names = NULL;
     bool all = true;
 
     if (!json_is_true(json_object_get(job->facts, "delete_source")))
         return true;
-    for (guint i = 0; i < job->disks->len; i++) {
-        const struct machine_disk *disk = machine_disk_at(job, i);
-        bool there;
+    if (!(names = kept_names(job, error)))
+        return false;
+    for (guint i = 0; i < names->len; i++) {
+        bool there = all; /* what is no disk goes with all of them */
 
-        if (!is_on_target(job, disk, &there, error) || (there && !remove_one(job, disk, error)))
+        if (i < job->disks->len && !is_on_target(job, machine_disk_at(job, i), &there, error))
+            return false;
+        if (there && !remove_one(job, g_ptr_array_index(names, i), error))
             return false;
         all = all && there;
     }
@@ -396,10 +410,11 @@ static bool come_back(struct job *base, GError **error)
 static bool remove_kept(struct job *base, GError **error)
 {
     struct machine_job *job = machine_of(base);
+    g_autoptr(GPtrArray) names = kept_names(job, error);
 
     base->end = "failed-back";
-    for (guint i = 0; i < job->disks->len; i++)
-        if (!remove_one(job, machine_disk_at(job, i), error))
+    for (guint i = 0; names && i < names->len; i++)
+        if (!remove_one(job, g_ptr_array_index(names, i), error))
             return false;
-    return true;
+    return names != NULL;
 }

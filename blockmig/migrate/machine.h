@@ -215,6 +215,8 @@ bool machine_create_target_overlays(struct machine_job *job, GError **error);
 /* What the job created there; false: something is left, which was told. */
 bool machine_remove_target(struct machine_job *job);
 bool machine_copy_files(struct machine_job *job, GError **error);
+/* Their paths here, by the journal; the caller's. */
+GPtrArray *machine_written_files(const struct machine_job *job, GError **error);
 /* Those that the machine may have written to since; it is off. */
 bool machine_copy_written_files(struct machine_job *job, GError **error);
 /* Overlays 1..top into layer 0, where no machine has them open; then they are removed. */
