@@ -35,7 +35,8 @@ is "$status" 1 "a disk that another file has replaced"
 like "$err" "disk.raw is another file now" "is told"
 is "$(cat disk.raw)" other "and the other file is not deleted"
 
-must qemu-img convert -f raw -O qcow2 new/disk.raw.blockmig-part base.qcow2
+must qemu-img convert -f raw -O qcow2 new/disk.raw base.qcow2
+rm new/disk.raw
 must qemu-img create -q -f qcow2 -F qcow2 -b base.qcow2 top.qcow2
 meanwhile 'touch base.qcow2' --chain=keep top.qcow2 new/
 is "$status" 1 "a layer that is written to"

@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "blockmig/migrate/checkpoint.h"
 
-#include "blockmig/storage/file.h"
-#include "blockmig/storage/names.h"
-
 #include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -337,17 +334,6 @@ bool checkpoint_copy(struct checkpoint *done, const struct job *job, unsigned in
 
 /* ---- the source ----------------------------------------------------------------------------------- */
 
-/* Is the file at `path` still the one that is open? */
-static bool is_same_file(const struct storage *storage, const char *path, const struct stat *st,
-                         GError **error)
-{
-    char identity[NAME_IDENTITY];
-
-    storage_file_identity(st, identity, sizeof(identity));
-    return strcmp(identity, storage->identity) == 0 ||
-           blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "%s is another file now", path);
-}
-
 /* Adds what `storage`, which lies at `path`, is and when it was written to last. */
 static bool add_identity(GString *text, const struct storage *storage, const char *path, bool *certain,
                          GError **error)
@@ -355,10 +341,9 @@ static bool add_identity(GString *text, const struct storage *storage, const cha
     bool file = !storage_name_is_uri(path);
     struct stat st = {0};
 
-    if (file && stat(path, &st) < 0)
+    /* Of the file that is open, whatever has its name by now. */
+    if (file && (storage->buffered_fd >= 0 ? fstat(storage->buffered_fd, &st) : stat(path, &st)) < 0)
         return blockmig_set_errno(error, errno, "%s", path);
-    if (file && !is_same_file(storage, path, &st, error))
-        return false;
     if (!file || S_ISBLK(st.st_mode)) {
         *certain = false;
         st.st_size = (off_t)storage->size;

@@ -69,12 +69,29 @@ static bool delete_data(struct cold_job *job, const struct image *image, GError 
     return image_files_remove_data(image, error);
 }
 
+/* Is the file that was copied still the one of that name? */
+static bool check_name(const struct image *image, const char *path, GError **error)
+{
+    char identity[NAME_IDENTITY];
+    struct stat st;
+
+    if (image->storage->buffered_fd < 0)
+        return true;
+    if (stat(path, &st) < 0)
+        return blockmig_set_errno(error, errno, "%s", path);
+    storage_file_identity(&st, identity, sizeof(identity));
+    return strcmp(identity, image->storage->identity) == 0 ||
+           blockmig_fail(error, BLOCKMIG_ERROR_FAILED,
+                         "%s is another file now, and not deleted; the copy of the one before is complete",
+                         path);
+}
+
 /* Backing files stay: other overlays may stand on them. */
 static bool delete_source(struct cold_job *job, GError **error)
 {
     const char *path = g_ptr_array_index(job->source->paths, 0);
 
-    if (!cold_check_sources(job, error) ||
+    if (!cold_check_sources(job, error) || !check_name(chain_layer(job->source, 0), path, error) ||
         !journal_event(job->base.journal, job->base.record, "intent", "delete the source", error))
         return false;
     if (g_unlink(path) < 0)
