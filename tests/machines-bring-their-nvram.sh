@@ -50,10 +50,15 @@ comes()
 
 kept=$'disk.qcow2.blockmig-source\nvars.fd.blockmig-source' comes one two --method=live
 must rm "$tmp"/one/srv/store/*
-kept='' comes two one --method=quick --delete-source
-kept='' comes one two --method=restart --delete-source
-must on two virsh -q destroy web
-kept='' comes two one --method=cold --delete-source
+pick restart 'quick restart'
+from=two
+for method in $REPLY; do
+    [ $from = two ] && to=one || to=two
+    kept='' comes $from $to --method=$method --delete-source
+    from=$to
+done
+must on "$from" virsh -q destroy web
+[ "$from" = one ] || kept='' comes two one --method=cold --delete-source
 
 # The way back: what is kept is the NVRAM, too, and goes when it is of no use any more.
 window=(--keep-failback=1h --failback-to=blockmig://192.0.2.1/store --delete-source)

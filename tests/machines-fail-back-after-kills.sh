@@ -119,7 +119,7 @@ for what in asking leading waiting the-agent everything; do
         cases+=("$what:$phase")
     done
 done
-some 2 "${cases[@]}"
+some 1 "${cases[@]}"
 for case in "${chosen[@]}"; do
     round "${case%%:*}" "${case#*:}"
 done
