@@ -3,10 +3,11 @@
 
 #include <glib.h>
 
-#define ENOUGH_BYTES   (16u << 20) /* of content for a measurement, or */
-#define ENOUGH_TIME    (G_USEC_PER_SEC / 2)
-#define LONGEST        64  /* interval between trials, and */
-#define LONGER         4   /* how much longer it gets after one that was lost */
+#define ENOUGH_BYTES   (16u << 20) /* of content for a measurement, and */
+#define LEAST_TIME     (G_USEC_PER_SEC / 8)
+#define ENOUGH_TIME    (G_USEC_PER_SEC / 2) /* whatever came */
+#define LONGEST        64                   /* interval between trials, and */
+#define LONGER         2                    /* how much longer it gets after one that was lost */
 #define WINS           2   /* one after the other: content differs, too, from one measurement to the next; */
 #define CLEARLY        1.5 /* by so much once is enough */
 #define WORTH_MORE     1.05
@@ -56,11 +57,12 @@ static double worth(unsigned from, unsigned to)
  * longer each time. */
 static void judge(struct pace *pace)
 {
-    double least = worth(pace->step, pace->trying) * pace->rate[pace->step];
-    bool won = pace->rate[pace->trying] > least, clearly = pace->rate[pace->trying] > CLEARLY * least;
+    double least = worth(pace->step, pace->trying) * pace->rate[pace->step], rate = pace->rate[pace->trying];
+    bool won = rate > least, clearly = won ? rate > CLEARLY * least : rate * CLEARLY < least;
+    unsigned longer = pace->interval * (clearly ? LONGER * LONGER : LONGER);
 
-    pace->wins = clearly ? WINS : won ? pace->wins + 1 : 0;
-    pace->interval = won ? 1 : MIN(LONGER * pace->interval, LONGEST);
+    pace->wins = !won ? 0 : clearly ? WINS : pace->wins + 1;
+    pace->interval = won ? 1 : MIN(longer, LONGEST);
     if (won)
         pace->rate[pace->step] = 0;
     if (pace->wins == WINS) {
@@ -103,7 +105,7 @@ void pace_end(struct pace *pace, unsigned step, size_t bytes, int64_t now)
         return;
     }
     pace->bytes += bytes;
-    if (pace->bytes < ENOUGH_BYTES && now - pace->begin < ENOUGH_TIME)
+    if (now - pace->begin < (pace->bytes < ENOUGH_BYTES ? ENOUGH_TIME : LEAST_TIME))
         return;
     if (!pace->warm) {
         pace->warm = true;

@@ -90,7 +90,7 @@ static void test_soon(void)
     drive(&slow, 117, 100000, 800, of_slow, &now);
     g_assert_cmpuint(of_slow[0], <=, 800 / 16);
     drive(&fast, 10000, 100000, 800, of_fast, &now);
-    g_assert_cmpuint(of_fast[0], >=, 800 - 800 / 10);
+    g_assert_cmpuint(of_fast[0], >=, 800 - 800 / 8);
 }
 
 /* Content that packs badly for a while, and well when the other way is tried, decides nothing for long. */
