@@ -230,6 +230,21 @@ killed_in()
     [ $? -ge 128 ]
 }
 
+# job ARGUMENTS...: `blockmig job` on the host one; sets out, err and status, as run does.
+job()
+{
+    run on one timeout 200 "$blockmig" job "$@"
+}
+
+# end_keeper_of JOB: of the host one; its way back stays open for good.
+end_keeper_of()
+{
+    local pid
+    pid=$(on one "$blockmig" job show --json "$1" | jq -r '.failback.keeper // empty')
+    [ -z "$pid" ] || on one kill -KILL "$pid" 2>/dev/null
+    return 0
+}
+
 # running_on NAME: the hosts on which its processors run, in one line.
 running_on()
 {

@@ -26,20 +26,6 @@ goes()
     at_exit end_keeper_of "$id"
 }
 
-# end_keeper_of JOB
-end_keeper_of()
-{
-    local pid
-    pid=$(on one "$blockmig" job show --json "$1" | jq -r '.failback.keeper // empty')
-    [ -z "$pid" ] || on one kill -KILL "$pid" 2>/dev/null
-    return 0
-}
-
-job()
-{
-    run on one timeout 200 "$blockmig" job "$@"
-}
-
 state()
 {
     on one "$blockmig" job show --json "$id" | jq -r .state

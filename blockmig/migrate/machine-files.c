@@ -274,10 +274,13 @@ GPtrArray *machine_written_files(const struct machine_job *job, GError **error)
 
     for (guint i = 0; events && i < events->len; i++) {
         const struct journal_event *event = g_ptr_array_index(events, i);
-        const char *path = event->text ? event->text + strlen(MACHINE_WRITES) : NULL;
+        const char *path;
 
-        if (strcmp(event->kind, "fact") == 0 && path && g_str_has_prefix(event->text, MACHINE_WRITES) &&
-            !g_ptr_array_find_with_equal_func(paths, path, g_str_equal, NULL))
+        if (strcmp(event->kind, "fact") != 0 || !event->text ||
+            !g_str_has_prefix(event->text, MACHINE_WRITES))
+            continue;
+        path = event->text + strlen(MACHINE_WRITES);
+        if (!g_ptr_array_find_with_equal_func(paths, path, g_str_equal, NULL))
             g_ptr_array_add(paths, g_strdup(path));
     }
     return paths;
