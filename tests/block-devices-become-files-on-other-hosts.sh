@@ -80,7 +80,6 @@ must on one virsh -q destroy again
 migrate one again blockmig://192.0.2.2 --scratch=/srv/scratch --json
 is "$status" 0 "one that is off goes, too" || diag "$err"
 is "$(jq -r .method <<<"$out")$(defined_on again)" "coldtwo " "and is defined there"
-must on two virsh -q start again
-wait_for 60 is_ready again 2
+start_again two again
 is "$(domain_verdict two again)" OK "when it is started it misses nothing"
 done_testing

@@ -97,15 +97,13 @@ is "$status/$(jq -r .method <<<"$out")" 0/cold "disks of a machine that is off a
 id=$(jq -r .job <<<"$out")
 at_exit end_keeper_of "$id"
 is "$(domain_file one web)" /srv/store/disk.qcow2 "its definition says where they are"
-must on one virsh -q start web
-wait_for 60 is_ready web 2 || not_ok "it starts from there"
+start_again one web
 verdict "started there"
 sleep 1
 must on one virsh -q destroy web
 job failback "$id" --json
 is "$status/$(jq -r .method <<<"$out")" 0/cold "and moved back with what it wrote since" || diag "$err"
 is "$(both)" "data.img.blockmig-source disk.qcow2.blockmig-source /data.img disk.qcow2 " "the others are kept"
-must on one virsh -q start web
-wait_for 60 is_ready web 3 || not_ok "it starts"
+start_again one web
 verdict "off and on again"
 done_testing

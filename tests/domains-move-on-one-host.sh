@@ -107,8 +107,7 @@ must qemu-img check -q "$tmp/one$(domain_file one web --inactive)"
 
 # ---- others who do something with the machine --------------------------------------------------------
 
-must on one virsh -q start web
-wait_for 60 is_ready web 2
+start_again one web
 was=$(files_of)
 must mkdir "$tmp/one/srv/third"
 on one timeout 200 "$blockmig" move web /srv/third --bandwidth=4MiB/s -v >"$tmp/out" 2>"$tmp/err" 3>&- </dev/null &

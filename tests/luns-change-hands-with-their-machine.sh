@@ -131,7 +131,6 @@ must "${third[@]}" release "$device"
 migrate "$from" web "blockmig://${address[$to]}" --json
 is "$status" 0 "one that is off goes, too" || diag "$err"
 is "$(jq -r .method <<<"$out") $(running_on web)$(defined_on web)$(holder)" "san $to $to" "with its LUN"
-must on "$to" virsh -q start web
-wait_for 60 is_ready web 2
+start_again "$to" web
 owned_by "$to" "started there"
 done_testing

@@ -119,8 +119,7 @@ is "$status/$(jq -r .method <<<"$out")" "0/cold" "a machine that is off is broug
 is "$(defined_on web)" "one " "and is defined there alone"
 is "$(files "$tmp/one/srv/store")/$(files "$tmp/two/srv/store")" \
     "data.img disk.qcow2 /data.img.blockmig-source disk.qcow2.blockmig-source " "the other host keeps its own"
-must on one virsh -q start web
-wait_for 60 is_ready web 2 || not_ok "it starts"
+start_again one web
 is "$(domain_verdict one web)" OK "the guest misses nothing"
 must domain_cmd one web start
 migrate one web blockmig://192.0.2.2 --keep-failback=1h "--failback-to=$back"

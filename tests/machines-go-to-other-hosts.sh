@@ -63,13 +63,14 @@ like "$err" "did not shut down within 2 s" "is told"
 is "$(running_on web)$(defined_on web)" "one one " "and runs on"
 is "$(files "$tmp/one/srv/store")$(files "$tmp/two/srv/store")" "data.img disk.qcow2 setup.iso setup.iso " \
     "nothing is left of it"
+boots=$(boots_of web)
 on one timeout 200 "$blockmig" migrate web blockmig://192.0.2.2 --method=restart --delete-source -v \
     >"$tmp/out" 2>"$tmp/err" 3>&- </dev/null &
 wait_for 60 grep -q 'waiting for the guest' "$tmp/err"
 domain_cmd one web poweroff >/dev/null
 wait $!
 is "$?" 0 "one that does starts on the other host" || diag "$(cat "$tmp/err")"
-wait_for 60 is_ready web 2
+wait_ready web "$boots"
 is "$(running_on web)$(defined_on web)" "two two " "and is there alone"
 is "$(domain_verdict two web)" OK "the guest that was started misses nothing"
 must on two virsh -q destroy web
@@ -78,8 +79,7 @@ migrate two web blockmig://192.0.2.1 --delete-source --json
 is "$status" 0 "cold: one that is off goes, too" || diag "$err"
 is "$(jq -r .method <<<"$out")" cold "by the method for that"
 is "$(running_on web)$(defined_on web)" "one " "it is defined on the other host alone, and does not run"
-must on one virsh -q start web
-wait_for 60 is_ready web 3
+start_again one web
 is "$(domain_verdict one web)" OK "and when it is started it misses nothing"
 
 # ---- both hosts see the disk ------------------------------------------------------------------------

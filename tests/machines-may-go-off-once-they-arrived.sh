@@ -42,22 +42,13 @@ goes_off()
     wait_for 5 is_off "$1" || must on "$1" virsh -q destroy web
 }
 
-# comes_up HOST: it is started by hand.
-comes_up()
-{
-    local boots
-    boots=$(grep -c '^guest: ready' "$tmp/web-console")
-    must on "$1" virsh -q start web
-    wait_for 60 is_ready web $((boots + 1)) || must false "the guest starts again"
-}
-
 # is_whole SAY HOST DIRECTORY: nothing but its disks is there, which its definition names, and nothing of it is lost.
 is_whole()
 {
     is "$(domain_file "$2" web --inactive)" "$3/disk.qcow2" "$1: its definition names the merged image"
     is "$(files "$tmp/$2$3")" "data.img disk.qcow2 " "$1: nothing else is there"
     must qemu-img check -q -U "$tmp/$2$3/disk.qcow2"
-    is_off "$2" && comes_up "$2"
+    is_off "$2" && start_again "$2" web
     is "$(domain_verdict "$2" web)" OK "$1: it misses nothing"
     must domain_cmd "$2" web start
 }
@@ -167,7 +158,7 @@ case_started_again()
 {
     go held_in $from prove
     goes_off $to
-    comes_up $to
+    start_again $to web
     ended "started again" "$to "
     is_whole "started again" $to /srv/store
     turn

@@ -99,8 +99,7 @@ must on $home virsh -q destroy web
 for meanwhile in nothing ran; do
     running='' killed base:has_checkpoint $home "${slowly[@]}" --method=cold
     if [ $meanwhile = ran ]; then
-        must on $home virsh -q start web
-        wait_for 60 is_ready web $(($(grep -c '^guest: ready' "$tmp/web-console") + 1))
+        start_again $home web
         sleep 2
         must on $home virsh -q destroy web
     fi
@@ -108,8 +107,6 @@ done
 migrate $home web "blockmig://$(address_of $away)" --json "${slowly[@]}" --method=cold
 is "$status" 0 "the same command ends it" || diag "$err"
 like "$err" 'may have changed since it was copied: copying it from the beginning' "  from the beginning, as it ran meanwhile"
-boots=$(grep -c '^guest: ready' "$tmp/web-console")
-must on $away virsh -q start web
-wait_for 60 is_ready web $((boots + 1))
+start_again $away web
 is "$(domain_verdict $away web)" OK "  the guest misses nothing"
 done_testing
