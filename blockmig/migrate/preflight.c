@@ -193,13 +193,33 @@ static bool name_is_free(const struct cold_job *job, struct unit_file *file, GEr
                          file->target_path);
 }
 
+/* Whatever else began a part may want to go on with it: a job of another target, or of another journal. */
+static bool part_is_free(const struct cold_job *job, const struct unit_file *file, GError **error)
+{
+    struct name_info info;
+
+    if (is_ours(job) || job->request->force || job->request->restart)
+        return true;
+    if (!name_look(file->part_path, &info, error))
+        return false;
+    if (info.kind == NAME_FREE || (info.kind == NAME_FILE && info.size == 0))
+        return true;
+    return blockmig_fail(
+        error, BLOCKMIG_ERROR_REFUSED,
+        "%s exists, and no earlier run of this copy began it: remove it, or --force replaces it",
+        file->part_path);
+}
+
 static bool target_is_free(const struct cold_job *job, struct copy_unit *unit, GError **error)
 {
     if (unit->device)
         return device_is_free(job, unit, error);
-    for (guint i = 0; i < unit->files->len; i++)
-        if (!name_is_free(job, g_ptr_array_index(unit->files, i), error))
+    for (guint i = 0; i < unit->files->len; i++) {
+        struct unit_file *file = g_ptr_array_index(unit->files, i);
+
+        if (!part_is_free(job, file, error) || !name_is_free(job, file, error))
             return false;
+    }
     return true;
 }
 
