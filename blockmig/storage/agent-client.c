@@ -108,6 +108,20 @@ static char *new_session(void)
     return g_strconcat(AGENT_SESSION_HEADER ": ", id, NULL);
 }
 
+static bool pair_is_good(const struct agent_client *client, GError **error)
+{
+    gnutls_certificate_credentials_t pair;
+    int result = gnutls_certificate_allocate_credentials(&pair);
+
+    if (result >= 0) {
+        result =
+            gnutls_certificate_set_x509_key_file(pair, client->certificate, client->key, GNUTLS_X509_FMT_PEM);
+        gnutls_certificate_free_credentials(pair);
+    }
+    return result >= 0 || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s with the key %s: %s",
+                                        client->certificate, client->key, gnutls_strerror(result));
+}
+
 /* Said here, for who is told only that the handshake failed looks elsewhere. */
 static bool has_credentials(const struct agent_client *client, GError **error)
 {
@@ -118,7 +132,7 @@ static bool has_credentials(const struct agent_client *client, GError **error)
             return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                                  "%s: %s (BLOCKMIG_AGENT_TLS names its directory)", files[i],
                                  g_strerror(errno));
-    return true;
+    return pair_is_good(client, error);
 }
 
 static void client_free(struct agent_client *client)
