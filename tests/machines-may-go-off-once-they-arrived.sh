@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: LGPL-2.1-or-later
 # A machine that goes off between its arrival and the end of the job has lost nothing when it is started again,
-# whether blockmig lives, is killed, or finds that it was started meanwhile.
+# whether blockmig lives, is killed, or finds that it was started meanwhile.  One that stands still is told of.
 . "${srcdir:-.}/tests/lib.sh"
 . "$srcdir/tests/lib-libvirt.sh"
 need_tool sqlite3
@@ -184,6 +184,17 @@ case_killed_when_it_was_let_go()
     turn
 }
 
+case_stopped()
+{
+    go held_in $from settle
+    must on $to virsh -q suspend web
+    ended "stopped by hand" "$to "
+    like "$(cat "$tmp/held.err")" "the machine stands still: 'virsh resume web' lets it go on" "stopped by hand: and that is told"
+    must on $to virsh -q resume web
+    is_whole "stopped by hand" $to /srv/store
+    turn
+}
+
 # cases COUNT NAME...: so many of them.
 cases()
 {
@@ -195,6 +206,7 @@ cases()
 }
 
 use_seed
+case_stopped
 cases 2 off off_while_it_is_settled killed started_again one_disk_is_merged killed_when_it_was_let_go
 
 # ---- on one host ------------------------------------------------------------------------------------

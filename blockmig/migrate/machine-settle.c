@@ -308,6 +308,18 @@ static void note_target(const struct machine_disk *disk)
         disk->report->target_allocated = info.allocated;
 }
 
+/* After the switch nobody watches its datastore, and it may have been stopped by hand. */
+static void tell_if_it_stands_still(struct machine_job *job)
+{
+    struct domain_state now;
+
+    if (job->state.running && job->arrived && domain_look(job->arrived, &now, NULL) && now.active &&
+        !now.running)
+        job_notice(&job->base, "the machine stands still%s: 'virsh resume %s' lets it go on",
+                   now.faulted ? ", as one of its disks met an error, or found no room" : "",
+                   domain_name(job->arrived));
+}
+
 bool machine_cleanup(struct job *base, GError **error)
 {
     struct machine_job *job = machine_of(base);
@@ -328,6 +340,7 @@ bool machine_cleanup(struct job *base, GError **error)
         base->report->source = "deleted";
     if (window)
         base->go_on_at = "window";
+    tell_if_it_stands_still(job);
     return true;
 }
 

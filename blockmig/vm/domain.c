@@ -260,10 +260,10 @@ bool domain_said(const struct domain *domain, bool fine, GError **error)
 
 bool domain_look(struct domain *domain, struct domain_state *state, GError **error)
 {
-    int word = 0, persistent, autostart = 0;
+    int word = 0, reason = 0, persistent, autostart = 0;
 
     *state = (struct domain_state){false};
-    if (!domain_said(domain, libvirt.DomainGetState(domain->object, &word, NULL, 0) == 0, error))
+    if (!domain_said(domain, libvirt.DomainGetState(domain->object, &word, &reason, 0) == 0, error))
         return false;
     persistent = libvirt.DomainIsPersistent(domain->object);
     if (!domain_said(domain, persistent >= 0, error))
@@ -272,6 +272,7 @@ bool domain_look(struct domain *domain, struct domain_state *state, GError **err
         libvirt.DomainGetAutostart(domain->object, &autostart);
     state->active = word != VIR_DOMAIN_SHUTOFF && word != VIR_DOMAIN_CRASHED && word != VIR_DOMAIN_NOSTATE;
     state->running = word == VIR_DOMAIN_RUNNING || word == VIR_DOMAIN_BLOCKED;
+    state->faulted = word == VIR_DOMAIN_PAUSED && reason == VIR_DOMAIN_PAUSED_IOERROR;
     state->persistent = persistent == 1;
     state->autostart = autostart == 1;
     return true;

@@ -44,6 +44,7 @@ const char *domain_uuid(const struct domain *domain);
 
 struct domain_state {
     bool active, running; /* it has a process; its processors run */
+    bool faulted;         /* they do not, as a disk gave its hypervisor an error, or no room */
     bool persistent, autostart;
 };
 
