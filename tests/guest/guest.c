@@ -346,7 +346,8 @@ static void judge(struct verdict *verdict, const struct disk *disk, uint64_t blo
     if (last > 0)
         fault = stamp_fault(found, disk->stream.disk, block, disk->stream.seed, last);
     else if (stamp_read(found) == STAMP_WHOLE && found->seed == disk->stream.seed)
-        fault = "foreign data"; /* ours, where we did not write */
+        /* Ours, where we did not write: or where we do not remember it. */
+        fault = found->disk == disk->stream.disk && found->block == block ? "newer data" : "foreign data";
     verdict->checked += last > 0;
     if (fault == NULL)
         return;
