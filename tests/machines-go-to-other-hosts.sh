@@ -7,6 +7,10 @@
 need_free 2G
 emulator=$tmp/run-qemu
 slow_syncs run-qemu /usr/bin/qemu-system-x86_64 "$tmp/slow"
+printf '#!/bin/sh\nexport LOST_WAKEUPS=%s LD_PRELOAD=%s\nexec %s "$@"\n' \
+    "$tmp/lost-wakeups" "$builddir/tests/helpers/lost-wakeups.so" "$blockmig" >"$tmp/run-blockmig"
+must chmod 755 "$tmp/run-blockmig"
+blockmig=$tmp/run-blockmig
 two_hosts
 
 must qemu-img create -q -f qcow2 "$tmp/one/srv/store/disk.qcow2" 128M
@@ -102,4 +106,5 @@ is "$(jq -c '[.method, (.disks | length)]' <<<"$out")" '["live",0]' "is not copi
 is "$(running_on both)$(defined_on both)" "two two " "its machine is on the other host alone"
 is "$(domain_verdict two both)" OK "and misses nothing"
 is "$(files "$tmp/shared")" "disk.qcow2 " "nothing else is in the datastore"
+is "$(cat "$tmp/lost-wakeups" 2>/dev/null | wc -l)" 0 "no two threads wait for answers on one connection to libvirt"
 done_testing

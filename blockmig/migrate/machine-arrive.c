@@ -41,7 +41,6 @@ struct journey {
     int process;                   /* of the source; -1: not to be seen */
     int64_t began, since[RELEASED + 1];
     /* Of the thread, until it is over. */
-    struct domain *arrived;
     GError *error;
     bool ok;
     gint over; /* atomic */
@@ -93,11 +92,8 @@ static bool is_there(struct journey *journey)
     struct machine_job *job = journey->job;
     struct domain_state now;
 
-    if (is_over(journey)) {
-        if (journey->ok && !job->arrived)
-            job->arrived = g_steal_pointer(&journey->arrived);
+    if (is_over(journey))
         return journey->ok;
-    }
     if (domain_host_times(job->there, machine_uuid(job)).stopped <= journey->began)
         return false;
     if (!job->arrived)
@@ -164,12 +160,20 @@ static bool is_on_our_layers(struct machine_job *job, GError **error)
     return false;
 }
 
+/* It is there, if libvirt's word is to be believed. */
+static bool meet(struct journey *journey, GError **error)
+{
+    struct machine_job *job = journey->job;
+
+    return job->arrived || (job->arrived = domain_open(job->there, machine_uuid(job), error));
+}
+
 /* Goes as far as it can go by now.  After an error nothing more is to be done. */
 static bool advance(struct journey *journey, GError **error)
 {
     struct machine_job *job = journey->job;
 
-    if (is_done(journey) && !close_door(journey, error)) {
+    if (is_done(journey) && (!meet(journey, error) || !close_door(journey, error))) {
         job->uncertain = journey->stage < RELEASED;
         return false;
     }
@@ -204,8 +208,7 @@ static gpointer travel(gpointer data)
 {
     struct journey *journey = data;
 
-    journey->ok = domain_migrate(journey->job->domain, journey->job->there, &journey->what, &journey->arrived,
-                                 &journey->error);
+    journey->ok = domain_migrate(journey->job->domain, journey->job->there, &journey->what, &journey->error);
     g_atomic_int_set(&journey->over, 1);
     return NULL;
 }
@@ -241,20 +244,21 @@ static bool carry(struct journey *journey, GError **error)
     GThread *thread = g_thread_new("journey", travel, journey);
     int64_t next = journey->began + PATIENCE;
     unsigned downtime = journey->what.max_downtime;
-    bool told = false, ok = true;
+    bool told = false, ended = false, ok = true;
 
     for (unsigned tick = 1; !is_over(journey); tick++) {
         struct domain_progress now;
 
-        if (ok && !(ok = advance(journey, error)) && journey->stage == TRAVELS)
-            domain_migration_abort(job->domain);
+        ok = ok && advance(journey, error);
         if (journey->stage == TRAVELS) {
             if (tick % PROGRESS_TICKS == 0 && domain_migration_progress(job->domain, &now))
                 tell_progress(job, &now);
             allow_more(journey, &downtime, &next);
-            if (!told && machine_is_cancelled(job, NULL)) {
+            told = told || machine_is_cancelled(job, NULL);
+            /* Once there is something that can be ended. */
+            if ((told || !ok) && !ended && domain_migration_progress(job->domain, &now)) {
                 domain_migration_abort(job->domain);
-                told = true;
+                ended = true;
             }
         }
         g_usleep(TICK);
@@ -387,7 +391,6 @@ static bool describe(struct machine_job *job, const struct ways *ways, struct do
 static void journey_clear(struct journey *journey)
 {
     machine_comparison_free(journey->comparison);
-    g_clear_pointer(&journey->arrived, domain_close);
     g_free((char *)journey->what.xml);
     g_free((char *)journey->what.persistent_xml);
     g_strfreev((char **)journey->what.disks);

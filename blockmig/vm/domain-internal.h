@@ -80,6 +80,7 @@ extern struct libvirt {
 
 struct domain_host {
     virConnectPtr connection;
+    char *uri; /* NULL: libvirt's default */
     char *name;
     int callback;
     GMutex lock;       /* of what the thread of the events touches: */
@@ -93,6 +94,8 @@ struct domain {
     char uuid[VIR_UUID_STRING_BUFLEN];
 };
 
+/* A connection of its own, to be closed; `who` stands in front of an error, UNREACHABLE. */
+virConnectPtr libvirt_connect(const char *uri, const char *who, GError **error);
 /* Passes a result on; a failed one gets libvirt's reason, with `who` in front. */
 bool libvirt_said(const char *who, bool fine, GError **error);
 bool domain_said(const struct domain *domain, bool fine, GError **error);

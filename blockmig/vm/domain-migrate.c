@@ -38,22 +38,40 @@ static unsigned flags_of(const struct domain_journey *journey)
            (journey->cautious ? 0 : VIR_MIGRATE_UNSAFE);
 }
 
-bool domain_migrate(struct domain *domain, struct domain_host *to, const struct domain_journey *journey,
-                    struct domain **arrived, GError **error)
+static bool carry(virDomainPtr object, virConnectPtr to, const struct domain_journey *journey)
 {
     struct parameters parameters = {NULL};
-    virDomainPtr object;
+    virDomainPtr arrived;
 
     if (journey->max_downtime)
-        domain_migration_allow(domain, journey->max_downtime);
+        libvirt.DomainMigrateSetMaxDowntime(object, journey->max_downtime, 0);
     add_parameters(&parameters, journey);
-    object = libvirt.DomainMigrate3(domain->object, to->connection, parameters.list,
-                                    (unsigned)parameters.count, flags_of(journey));
+    arrived =
+        libvirt.DomainMigrate3(object, to, parameters.list, (unsigned)parameters.count, flags_of(journey));
     libvirt.TypedParamsFree(parameters.list, parameters.count);
-    if (!domain_said(domain, object != NULL, error))
-        return false;
-    *arrived = libvirt_domain(to, object);
-    return true;
+    if (arrived)
+        libvirt.DomainFree(arrived);
+    return arrived != NULL;
+}
+
+/* Over connections of its own: when two threads share one, libvirt 9.0 loses the word that the second has
+ * something to say if the first is just about to wait, and then neither hears of anything until the next
+ * keepalive, seconds later. */
+bool domain_migrate(struct domain *domain, struct domain_host *to, const struct domain_journey *journey,
+                    GError **error)
+{
+    virConnectPtr from = libvirt_connect(domain->host->uri, domain->host->name, error);
+    virConnectPtr there = from ? libvirt_connect(to->uri, to->name, error) : NULL;
+    virDomainPtr object = there ? libvirt.DomainLookupByUUIDString(from, domain->uuid) : NULL;
+    bool ok = there && domain_said(domain, object && carry(object, there, journey), error);
+
+    if (object)
+        libvirt.DomainFree(object);
+    if (there)
+        libvirt.ConnectClose(there);
+    if (from)
+        libvirt.ConnectClose(from);
+    return ok;
 }
 
 bool domain_migration_progress(struct domain *domain, struct domain_progress *progress)

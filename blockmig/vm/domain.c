@@ -98,27 +98,32 @@ static int changed(virConnectPtr connection, virDomainPtr object, int event, int
     return 0;
 }
 
+virConnectPtr libvirt_connect(const char *uri, const char *who, GError **error)
+{
+    virConnectPtr connection = libvirt.ConnectOpen(uri);
+
+    if (connection)
+        libvirt.ConnectSetKeepAlive(connection, KEEPALIVE_SECONDS, KEEPALIVE_COUNT);
+    else if (!libvirt_said(who, false, error) && error && *error)
+        (*error)->code = BLOCKMIG_ERROR_UNREACHABLE;
+    return connection;
+}
+
 struct domain_host *domain_host_open(const char *uri, const char *name, GError **error)
 {
     struct domain_host *host;
-    virConnectPtr connection;
+    virConnectPtr connection = prepare(error) ? libvirt_connect(uri, name, error) : NULL;
 
-    if (!prepare(error))
+    if (!connection)
         return NULL;
-    connection = libvirt.ConnectOpen(uri);
-    if (!libvirt_said(name, connection != NULL, error)) {
-        if (error && *error)
-            (*error)->code = BLOCKMIG_ERROR_UNREACHABLE;
-        return NULL;
-    }
     host = g_new0(struct domain_host, 1);
     host->connection = connection;
+    host->uri = g_strdup(uri);
     host->name = g_strdup(name);
     host->times = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     g_mutex_init(&host->lock);
     host->callback = libvirt.ConnectDomainEventRegisterAny(connection, NULL, VIR_DOMAIN_EVENT_ID_LIFECYCLE,
                                                            VIR_DOMAIN_EVENT_CALLBACK(changed), host, NULL);
-    libvirt.ConnectSetKeepAlive(connection, KEEPALIVE_SECONDS, KEEPALIVE_COUNT);
     return host;
 }
 
@@ -131,6 +136,7 @@ void domain_host_close(struct domain_host *host)
     libvirt.ConnectClose(host->connection);
     g_hash_table_unref(host->times);
     g_mutex_clear(&host->lock);
+    g_free(host->uri);
     g_free(host->name);
     g_free(host);
 }

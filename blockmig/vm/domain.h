@@ -5,7 +5,7 @@
  *
  * Errors: UNREACHABLE when the connection is gone (what was asked last may have happened), REFUSED for what
  * is not there, FAILED in libvirt's words; the domain's or the host's name stands in front.  One thread asks
- * a domain at a time; a migration runs in a thread of its own.
+ * a host and its domains at a time; only domain_migrate() may run in another one meanwhile.
  */
 #ifndef BLOCKMIG_VM_DOMAIN_H
 #define BLOCKMIG_VM_DOMAIN_H
@@ -117,10 +117,10 @@ struct domain_progress {
     uint64_t disk_total, disk_left;
 };
 
-/* Blocks until the machine is there, where it stands still: *arrived, the caller's.  After an error it is, as
- * far as libvirt can tell, where it was. */
+/* Blocks until the machine is there, where it stands still.  After an error it is, as far as libvirt can tell,
+ * where it was. */
 bool domain_migrate(struct domain *domain, struct domain_host *to, const struct domain_journey *journey,
-                    struct domain **arrived, GError **error);
+                    GError **error);
 /* From any thread, while domain_migrate() runs in another. */
 bool domain_migration_progress(struct domain *domain, struct domain_progress *progress);
 /* How long the machine may stand still for the last of its memory, milliseconds. */

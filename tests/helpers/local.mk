@@ -35,3 +35,8 @@ CLEANFILES += tests/helpers/slow-syncs.so
 noinst_DATA += tests/helpers/slow-syncs.so
 tests/helpers/slow-syncs.so: tests/helpers/slow-syncs.c
 	$(AM_V_CC)$(MKDIR_P) $(@D) && $(CC) -O2 -Wall -fPIC -shared -o $@ $<
+EXTRA_DIST += tests/helpers/lost-wakeups.c
+CLEANFILES += tests/helpers/lost-wakeups.so
+noinst_DATA += tests/helpers/lost-wakeups.so
+tests/helpers/lost-wakeups.so: tests/helpers/lost-wakeups.c
+	$(AM_V_CC)$(MKDIR_P) $(@D) && $(CC) -O2 -Wall -fPIC -shared -o $@ $<
