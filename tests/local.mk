@@ -152,6 +152,7 @@ dist_check_SCRIPTS += \
 	tests/agents-read-their-configuration-anew.sh \
 	tests/agents-serve-only-their-datastores.sh \
 	tests/agents-start-when-asked.sh \
+	tests/agents-take-nothing-but-states-of-tpms.sh \
 	tests/copies-across-hosts-go-on.sh \
 	tests/disks-that-both-hosts-reach-are-not-copied.sh \
 	tests/agents-look-only-at-units-they-may.sh \
