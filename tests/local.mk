@@ -159,6 +159,7 @@ dist_check_SCRIPTS += \
 	tests/luns-change-hands-with-their-machine.sh \
 	tests/block-devices-become-files-on-other-hosts.sh \
 	tests/machines-bring-their-nvram.sh \
+	tests/machines-bring-their-tpm.sh \
 	tests/machines-fail-back-after-kills.sh \
 	tests/machines-fail-back-from-other-hosts.sh \
 	tests/machines-find-what-they-left-behind.sh \
