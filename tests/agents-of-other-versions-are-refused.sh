@@ -36,6 +36,13 @@ like "$err" "nothing of that kind is served" "in its words"
 is "$(running_on web)$(domain_file one web)$(files "$tmp/one/srv/store")$(files "$tmp/two/srv/store")" \
     "one /srv/store/disk.qcow2disk.qcow2 " "nothing was changed"
 
+through '"tpm":' '"tqm":'
+domain_xml sealed --extra "<tpm model='tpm-crb'><backend type='emulator' version='2.0'/></tpm>" >"$tmp/one/srv/sealed.xml"
+must on one virsh -q define /srv/sealed.xml
+migrate one sealed "$there"
+is "$status" 3 "one that takes no state of TPMs is refused by a machine that is off and has one" || diag "$err"
+like "$err" "cold: the agent there takes no state of a TPM" "with the reason"
+
 through 'Blockmig-Tunnel: framed' 'Blockmig-Tunnel: folded' /v1/framed-tunnels /v1/folded-tunnels
 migrate one web "$there" --compress=zstd --delete-source
 is "$status" 0 "one that cannot unpack memory gets it as it is" || diag "$err"

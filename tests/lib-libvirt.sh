@@ -9,7 +9,7 @@
 #     start_domain one web --disk disk.qcow2:qcow2
 #
 # A host NAME is namespaces (mount, UTS, network, processes) of which $tmp/NAME/pid is the first process.  What
-# it has of its own: /run, /etc/libvirt, /etc/pki, /var/lib/libvirt, and /srv, which is $tmp/NAME/srv.
+# it has of its own: /run, /etc/libvirt, /etc/pki, /var/lib/libvirt, what swtpm keeps, and /srv, which is $tmp/NAME/srv.
 
 . "$srcdir/tests/guest/lib-guest.sh"
 . "$srcdir/tests/lib-agent.sh"
@@ -37,7 +37,8 @@ host_set_up()
     ip link set lo up
     mount -t proc proc /proc
     mount -t tmpfs tmpfs /run
-    for directory in /etc/libvirt /etc/pki /var/lib/libvirt /var/cache/libvirt /var/log/libvirt; do
+    for directory in /etc/libvirt /etc/pki /var/lib/libvirt /var/cache/libvirt /var/log/libvirt /var/lib/swtpm-localca \
+        /var/log/swtpm; do
         [ -d "$directory" ] || continue
         mount -t tmpfs tmpfs "$directory"
     done

@@ -152,12 +152,14 @@ dist_check_SCRIPTS += \
 	tests/agents-read-their-configuration-anew.sh \
 	tests/agents-serve-only-their-datastores.sh \
 	tests/agents-start-when-asked.sh \
+	tests/agents-take-nothing-but-states-of-tpms.sh \
 	tests/copies-across-hosts-go-on.sh \
 	tests/disks-that-both-hosts-reach-are-not-copied.sh \
 	tests/agents-look-only-at-units-they-may.sh \
 	tests/luns-change-hands-with-their-machine.sh \
 	tests/block-devices-become-files-on-other-hosts.sh \
 	tests/machines-bring-their-nvram.sh \
+	tests/machines-bring-their-tpm.sh \
 	tests/machines-fail-back-after-kills.sh \
 	tests/machines-fail-back-from-other-hosts.sh \
 	tests/machines-find-what-they-left-behind.sh \

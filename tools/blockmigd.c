@@ -76,6 +76,13 @@ static void allow_units(struct sandbox *sandbox, const struct agent_config *conf
     sandbox_allow_iscsi(sandbox);
 }
 
+static void allow_datastore(struct sandbox *sandbox, const struct agent_datastore *datastore)
+{
+    sandbox_allow(sandbox, datastore->directory,
+                  datastore->read_only ? SANDBOX_READ
+                                       : SANDBOX_READ | SANDBOX_WRITE | SANDBOX_CREATE | SANDBOX_REMOVE);
+}
+
 /* Everything that is opened from now on lies in a datastore, or is what is read anew. */
 static bool confine(const struct agent_config *config, GError **error)
 {
@@ -83,13 +90,10 @@ static bool confine(const struct agent_config *config, GError **error)
     g_autofree char *directory = g_path_get_dirname(config_name());
     g_autofree char *name = g_path_get_basename(config_name());
 
-    for (guint i = 0; i < config->datastores->len; i++) {
-        const struct agent_datastore *datastore = g_ptr_array_index(config->datastores, i);
-
-        sandbox_allow(sandbox, datastore->directory,
-                      datastore->read_only ? SANDBOX_READ
-                                           : SANDBOX_READ | SANDBOX_WRITE | SANDBOX_CREATE | SANDBOX_REMOVE);
-    }
+    for (guint i = 0; i < config->datastores->len; i++)
+        allow_datastore(sandbox, g_ptr_array_index(config->datastores, i));
+    if (config->machines && config->machines->tpm->fd >= 0)
+        allow_datastore(sandbox, config->machines->tpm);
     host_boot_id();
     allow_anew(sandbox, directory, name);
     allow_units(sandbox, config);

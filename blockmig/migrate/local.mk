@@ -51,6 +51,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/machine-settle.c \
 	blockmig/migrate/machine-space.c \
 	blockmig/migrate/machine-switch.c \
+	blockmig/migrate/machine-tpm.c \
 	blockmig/migrate/machine-unit.c \
 	blockmig/migrate/machine-window.c blockmig/migrate/machine-window.h \
 	blockmig/migrate/machine.c blockmig/migrate/machine.h \

@@ -50,8 +50,7 @@ static bool ask_for_file(struct machine_job *job, const char *uri, const char *n
 /* A file that is made here under a name that nobody guesses is seen from there, or not. */
 bool machine_check_reach(struct machine_job *job, const char *uri, const char *directory, GError **error)
 {
-    g_autofree char *id = agent_new_id(), *name = g_strconcat(".blockmig-probe-", id, NULL);
-    g_autofree char *path = g_build_filename(directory, name, NULL);
+    g_autofree char *name = name_new_probe(), *path = g_build_filename(directory, name, NULL);
     struct storage *probe = storage_open(path, FILE_WRITE | FILE_CREATE, NULL, NULL, error);
     bool seen = probe && ask_for_file(job, uri, name, error);
 

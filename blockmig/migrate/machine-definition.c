@@ -121,6 +121,8 @@ char *machine_rewrite(const struct machine_job *job, const char *text, enum mach
     for (guint i = 0; i < job->files->len; i++) {
         const struct machine_file *file = g_ptr_array_index(job->files, i);
 
+        if (!file->place)
+            continue;
         if (file->target_path)
             definition_set(definition, file->place, file->target_path);
         else

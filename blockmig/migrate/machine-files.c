@@ -243,27 +243,44 @@ static bool copy_bytes(struct machine_job *job, const struct machine_file *file,
     return ok;
 }
 
-static bool copy_file(struct machine_job *job, struct machine_file *file, GError **error)
+/* Whoever creates it on the target: what is rolled back goes. */
+static bool announce(struct machine_job *job, struct machine_file *file, GError **error)
 {
-    machine_tell(job, "%s", file->path);
-    if (!job_event(&job->base, "intent", error, "create %s", file->target_name))
-        return false;
     file->created = true;
-    return copy_bytes(job, file, error);
+    return job_event(&job->base, "intent", error, "create %s", file->target_name);
 }
 
-/* A hypervisor writes all of the NVRAM when it takes a running machine over; before one is started, it has to
- * be copied when nobody writes to it any more (machine_copy_written_files()). */
+static bool copy_file(struct machine_job *job, struct machine_file *file, GError **error)
+{
+    if (file->late && !g_file_test(file->path, G_FILE_TEST_EXISTS))
+        return true;
+    machine_tell(job, "%s", file->path);
+    return announce(job, file, error) && copy_bytes(job, file, error);
+}
+
+static bool is_written(const struct machine_file *file)
+{
+    return file->written || file->late;
+}
+
+/* A hypervisor writes all of the NVRAM when it takes a running machine over, and the TPM its files; before
+ * one is started, they have to be copied when nobody writes to them any more (machine_copy_written_files()).
+ */
+static bool bring_file(struct machine_job *job, struct machine_file *file, GError **error)
+{
+    if (file->late && job->state.active)
+        return announce(job, file, error);
+    return (!file->written || job_event(&job->base, "fact", error, MACHINE_WRITES "%s", file->path)) &&
+           (file->there || file->created || copy_file(job, file, error));
+}
+
 bool machine_copy_files(struct machine_job *job, GError **error)
 {
-    for (guint i = 0; i < job->files->len; i++) {
-        struct machine_file *file = g_ptr_array_index(job->files, i);
-
-        if (file->written && !job_event(&job->base, "fact", error, MACHINE_WRITES "%s", file->path))
+    if (job->tpm && !job_event(&job->base, "fact", error, MACHINE_WRITES "%s", job->tpm))
+        return false;
+    for (guint i = 0; i < job->files->len; i++)
+        if (!bring_file(job, g_ptr_array_index(job->files, i), error))
             return false;
-        if (!file->there && !file->created && !copy_file(job, file, error))
-            return false;
-    }
     return true;
 }
 
@@ -291,8 +308,34 @@ bool machine_copy_written_files(struct machine_job *job, GError **error)
     for (guint i = 0; i < job->files->len; i++) {
         struct machine_file *file = g_ptr_array_index(job->files, i);
 
-        if (file->written && (!name_remove(file->target_name, error) || !copy_file(job, file, error)))
+        if (is_written(file) && (!name_remove(file->target_name, error) || !copy_file(job, file, error)))
             return false;
     }
     return true;
+}
+
+static bool remove_content(const char *path, GError **error)
+{
+    g_autoptr(GDir) dir = g_dir_open(path, 0, error);
+    const char *name;
+
+    while (dir && (name = g_dir_read_name(dir))) {
+        g_autofree char *inner = g_build_filename(path, name, NULL);
+
+        if (!machine_remove_path(inner, error))
+            return false;
+    }
+    return dir != NULL;
+}
+
+bool machine_remove_path(const char *path, GError **error)
+{
+    struct name_info info;
+
+    if (!name_look(path, &info, error))
+        return false;
+    if (info.kind != NAME_DIRECTORY)
+        return name_remove(path, error);
+    return remove_content(path, error) &&
+           (g_rmdir(path) == 0 || blockmig_set_errno(error, errno, "removing %s", path));
 }

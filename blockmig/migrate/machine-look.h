@@ -9,6 +9,12 @@
 bool machine_find_hosts(struct machine_job *job, GError **error);
 /* Is the directory of `path`, a file of this host, the one on the target? */
 bool machine_is_shared(struct machine_job *job, const char *path, bool *shared, GError **error);
+/* Does this host's `directory` have what is made at `prefix`, on the target? */
+bool machine_sees(const char *directory, const char *prefix, bool *seen, GError **error);
+/* machine-tpm.c: is there an emulated TPM, whose state goes with the machine? */
+bool machine_look_at_tpm(struct machine_job *job, const struct definition *definition, GError **error);
+/* Why its state cannot be brought while the machine is off; NULL: it can. The caller's. */
+char *machine_tpm_objection(const struct machine_job *job, const struct definition *definition);
 /* machine-unit.c: is the disk on a block device or a server's unit that both hosts reach?  Then, if it
  * `writes`, it is one of job->units. *reason, the caller's: why not; NULL: it is on neither. */
 bool machine_look_at_unit(struct machine_job *job, const struct definition *definition, const char *disk,

@@ -51,26 +51,18 @@ static char *live_objection(const struct machine_job *job, const struct definiti
     return reason ? reason : cpu_objection(job, definition);
 }
 
-/* What a machine leaves behind when it is off has to be brought by somebody. */
-static char *off_objection(const struct definition *definition)
-{
-    if (definition_count(definition, "/domain/devices/tpm/backend[@type='emulator']"))
-        return g_strdup("the state of its TPM is brought only while it runs");
-    return NULL;
-}
-
 static char *restart_objection(const struct machine_job *job, const struct definition *definition)
 {
     char *reason = not_active(job);
 
     if (!reason && !job->state.persistent)
         reason = g_strdup("it has no definition that outlives its shutdown");
-    return reason ? reason : off_objection(definition);
+    return reason ? reason : machine_tpm_objection(job, definition);
 }
 
 static char *cold_objection(const struct machine_job *job, const struct definition *definition)
 {
-    return job->state.active ? g_strdup("the machine is not off") : off_objection(definition);
+    return job->state.active ? g_strdup("the machine is not off") : machine_tpm_objection(job, definition);
 }
 
 static char *mirror_objection(const struct machine_job *job, const struct definition *definition)
@@ -103,7 +95,7 @@ static char *san_objection(const struct machine_job *job, const struct definitio
 
     if (reason)
         return reason;
-    return job->state.active ? live_objection(job, definition) : off_objection(definition);
+    return job->state.active ? live_objection(job, definition) : machine_tpm_objection(job, definition);
 }
 
 static const struct candidate across[] = {

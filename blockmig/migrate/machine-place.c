@@ -4,6 +4,7 @@
 #include "blockmig/migrate/machine.h"
 #include "blockmig/storage/agent-client.h"
 #include "blockmig/storage/names.h"
+#include "blockmig/storage/tpm.h"
 #include "blockmig/storage/uri.h"
 
 #include <errno.h>
@@ -21,6 +22,14 @@ static char *with_datastore(const char *uri, const char *datastore)
     if (slash && slash[1])
         return g_strdup(uri);
     return g_strdup_printf("%.*s/%s", (int)(slash ? slash - uri : (gssize)strlen(uri)), uri, datastore);
+}
+
+/* Another datastore of the same agent. */
+static char *beside(const char *uri, const char *datastore)
+{
+    const char *host = strstr(uri, "://") + strlen("://");
+
+    return g_strdup_printf("%.*s/%s", (int)(strchrnul(host, '/') - uri), uri, datastore);
 }
 
 /* The one that is named, or the only one. */
@@ -67,6 +76,8 @@ static bool use_datastore(struct machine_job *job, const json_t *answer, const c
     g_strchomp(job->prefix);
     while (g_str_has_suffix(job->prefix, "/"))
         job->prefix[strlen(job->prefix) - 1] = '\0';
+    job->tpms_path = g_strdup(json_string_value(json_object_get(answer, "tpm")));
+    job->tpms = job->tpms_path ? beside(uri, TPM_DATASTORE) : NULL;
     job->directory = *path ? g_build_filename(directory, path, NULL) : g_strdup(directory);
     return true;
 }
@@ -162,23 +173,25 @@ bool machine_find_hosts(struct machine_job *job, GError **error)
 /* ---- do both see the same files? ------------------------------------------------------------------ */
 
 /* A file that is made there under a name that nobody guesses is seen here, or not. */
-bool machine_is_shared(struct machine_job *job, const char *path, bool *shared, GError **error)
+bool machine_sees(const char *directory, const char *prefix, bool *seen, GError **error)
 {
-    g_autofree char *directory = g_path_get_dirname(path), *id = NULL, *name = NULL, *base = NULL,
-                    *here = NULL;
-    struct storage *probe;
+    g_autofree char *base = name_new_probe();
+    g_autofree char *name = g_strconcat(prefix, "/", base, NULL);
+    g_autofree char *here = g_build_filename(directory, base, NULL);
+    struct storage *probe = storage_open(name, FILE_WRITE | FILE_CREATE, NULL, NULL, error);
 
-    *shared = false;
-    if (!job->across || strcmp(directory, job->directory) != 0)
-        return true;
-    id = agent_new_id();
-    base = g_strconcat(".blockmig-probe-", id, NULL);
-    name = g_strconcat(job->prefix, "/", base, NULL);
-    here = g_build_filename(directory, base, NULL);
-    probe = storage_open(name, FILE_WRITE | FILE_CREATE, NULL, NULL, error);
     if (!probe)
         return false;
-    *shared = g_file_test(here, G_FILE_TEST_EXISTS);
+    *seen = g_file_test(here, G_FILE_TEST_EXISTS);
     storage_close(probe);
     return name_remove(name, error);
+}
+
+bool machine_is_shared(struct machine_job *job, const char *path, bool *shared, GError **error)
+{
+    g_autofree char *directory = g_path_get_dirname(path);
+
+    *shared = false;
+    return !job->across || strcmp(directory, job->directory) != 0 ||
+           machine_sees(directory, job->prefix, shared, error);
 }

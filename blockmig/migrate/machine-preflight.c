@@ -63,7 +63,9 @@ static bool check_references(struct machine_job *job, const struct definition *d
     g_autoptr(GPtrArray) networks =
         definition_all(definition, "/domain/devices/interface[@type='network']/source/@network");
     g_autoptr(GPtrArray) pools = definition_all(definition, "/domain/devices/disk/source/@pool");
-    g_autoptr(GPtrArray) secrets = definition_all(definition, "/domain/devices/disk//secret/@uuid");
+    g_autoptr(GPtrArray) secrets =
+        definition_all(definition, "/domain/devices/disk//secret/@uuid | "
+                                   "/domain/devices/tpm/backend/encryption/@secret");
     g_autoptr(GPtrArray) bridges = definition_all(definition, "/domain/devices/interface/source/@bridge");
 
     for (guint i = 0; job->across && i < networks->len; i++)
@@ -533,6 +535,8 @@ static void write_plan(struct machine_job *job)
     for (guint i = 0; i < job->files->len; i++) {
         const struct machine_file *file = g_ptr_array_index(job->files, i);
 
+        if (file->late)
+            continue; /* one line for all of them */
         job_plan(base, "%s %s%s%s",
                  !file->target_name ? "eject"
                  : file->there      ? "already there:"
@@ -605,7 +609,8 @@ static bool look(struct machine_job *job, GError **error)
     definition = text ? definition_parse(text, error) : NULL;
     if (!definition || !check_target_is_free(job, error) || !check_references(job, definition, error) ||
         !look_at_disks(job, definition, error) || !look_at_nvram(job, definition, error) ||
-        !check_busy(job, error) || !machine_choose_method(job, definition, error) || !check_space(job, error))
+        !machine_look_at_tpm(job, definition, error) || !check_busy(job, error) ||
+        !machine_choose_method(job, definition, error) || !check_space(job, error))
         return false;
     tell_expected(job, definition);
     write_plan(job);

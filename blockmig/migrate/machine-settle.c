@@ -280,14 +280,18 @@ static bool keep_source(struct machine_job *job, struct machine_disk *disk, GErr
     return storage_file_sync_directory(kept, error);
 }
 
-/* The NVRAM: the same way as the disks.  An older one that was kept is of no use any more. */
+/* The NVRAM, and the TPM's state: the same way as the disks.  An older one that was kept is of no use any
+ * more. */
 static bool leave_file(const char *path, bool delete, GError **error)
 {
     g_autofree char *kept = g_strconcat(path, MACHINE_SOURCE, NULL);
 
-    if ((delete ? g_unlink(path) : g_rename(path, kept)) == 0 || errno == ENOENT)
-        return true;
-    return blockmig_set_errno(error, errno, "%s %s", delete ? "removing" : "renaming", path);
+    if (!name_exists(path))
+        return true; /* by an earlier run, or by libvirt, with a machine that is not persistent */
+    if (delete)
+        return machine_remove_path(path, error);
+    return machine_remove_path(kept, error) &&
+           (g_rename(path, kept) == 0 || blockmig_set_errno(error, errno, "renaming %s", path));
 }
 
 static bool leave_files(struct machine_job *job, bool delete, GError **error)

@@ -122,13 +122,41 @@ static GPtrArray *kept_names(const struct machine_job *job, GError **error)
     return names;
 }
 
-/* Of a file that nobody writes to; a boot of the host does not change it, as it does the number of the
- * device. The caller's; NULL, and see errno: it cannot be looked at. */
+static char *mark_of(const char *name);
+
+static int compare(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* Those of what is in it, each with its name; the caller's. */
+static char *mark_of_directory(const char *path)
+{
+    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+    g_autoptr(GPtrArray) marks = g_ptr_array_new_with_free_func(g_free);
+    const char *name;
+
+    while (dir && (name = g_dir_read_name(dir))) {
+        g_autofree char *inner = g_build_filename(path, name, NULL), *mark = mark_of(inner);
+
+        g_ptr_array_add(marks, g_strdup_printf("%s (%s)", name, mark ? mark : ""));
+    }
+    g_ptr_array_sort(marks, compare);
+    g_ptr_array_add(marks, NULL);
+    return dir ? g_strjoinv(" ", (char **)marks->pdata) : NULL;
+}
+
+/* Of a file that nobody writes to, or a directory of such; a boot of the host does not change it, as it does
+ * the number of the device. The caller's; NULL: it cannot be looked at. */
 static char *mark_of(const char *name)
 {
     struct stat st;
 
-    return lstat(name, &st) < 0 || !S_ISREG(st.st_mode)
+    if (lstat(name, &st) < 0)
+        return NULL;
+    if (S_ISDIR(st.st_mode))
+        return mark_of_directory(name);
+    return !S_ISREG(st.st_mode)
                ? NULL
                : g_strdup_printf("%" G_GUINT64_FORMAT " %" G_GINT64_FORMAT " %" G_GINT64_FORMAT ".%09ld",
                                  (uint64_t)st.st_ino, (int64_t)st.st_size, (int64_t)st.st_mtim.tv_sec,
@@ -262,7 +290,7 @@ static bool remove_one(struct machine_job *job, const char *name, GError **error
     g_autofree char *mark = mark_of(name);
 
     if (mark && g_strcmp0(mark, kept) == 0)
-        return name_remove(name, error);
+        return machine_remove_path(name, error);
     if (name_exists(name))
         job_notice(&job->base, "%s is not as it was when it was kept: it is left", name);
     return true;

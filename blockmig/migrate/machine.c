@@ -240,6 +240,9 @@ static void end(struct machine_job *job)
     g_free(job->definition);
     g_free(job->prefix);
     g_free(job->directory);
+    g_free(job->tpms);
+    g_free(job->tpms_path);
+    g_free(job->tpm);
     g_free(job->sockets);
     g_free(job->id);
 }

@@ -33,7 +33,7 @@
 #define MACHINE_ARRIVED "the machine is on the target"
 #define MACHINE_PROVED  "proved"
 #define MACHINE_MERGED  "the machine writes to the merged target"
-#define MACHINE_WRITES  "the machine writes " /* a file of this host that is no disk */
+#define MACHINE_WRITES  "the machine writes " /* a file or directory of this host that is no disk */
 #define MACHINE_UNDONE  "nothing is left of it"
 
 #define MACHINE_NEW    ".blockmig-new"
@@ -75,9 +75,10 @@ struct machine_unit {
 
 /* A file that belongs to the machine and is copied as it is. */
 struct machine_file {
-    char *place; /* XPath of its name in the definition */
+    char *place; /* XPath of its name in the definition; NULL: libvirt knows it without */
     char *path, *target_name, *target_path;
     bool written; /* by the machine, as NVRAM is */
+    bool late;    /* the same, and it comes with the memory of a machine that runs; it may not be there */
     bool there;   /* the same is there already */
     bool created;
 };
@@ -101,6 +102,8 @@ struct machine_job {
     char *definition;                 /* as it was before: persistent if it is, else active */
     char *prefix;                     /* what stands before the names of files on the target */
     char *directory;                  /* the same for the machine */
+    char *tpms, *tpms_path;           /* of the state of TPMs there: prefix, directory; NULL: it takes none */
+    char *tpm;                        /* directory of what belongs to the machine here; NULL: it stays */
     struct agent_client *agent;       /* of the target's host; NULL: this host */
     char *sockets;                    /* directory for those of the hypervisors */
     char *id;                         /* of the job's own sockets in it */
@@ -215,10 +218,12 @@ bool machine_create_target_overlays(struct machine_job *job, GError **error);
 /* What the job created there; false: something is left, which was told. */
 bool machine_remove_target(struct machine_job *job);
 bool machine_copy_files(struct machine_job *job, GError **error);
-/* Their paths here, by the journal; the caller's. */
+/* Their paths here, by the journal, those of directories among them; the caller's. */
 GPtrArray *machine_written_files(const struct machine_job *job, GError **error);
 /* Those that the machine may have written to since; it is off. */
 bool machine_copy_written_files(struct machine_job *job, GError **error);
+/* A file, or a directory with all that is in it; if it is not there, all is well. */
+bool machine_remove_path(const char *path, GError **error);
 /* Overlays 1..top into layer 0, where no machine has them open; then they are removed. */
 bool machine_merge_overlays(struct machine_job *job, struct machine_disk *disk, GError **error);
 /* The target's overlay into the target, which stays open: as long as it is, no hypervisor gets the overlay

@@ -16,7 +16,7 @@
 
 /* A directory below the datastore, and the last part of a name in it. */
 struct place {
-    int directory;
+    int directory;     /* -1: it is not there, and neither is the file */
     char *base, *path; /* the path from the root */
 };
 
@@ -31,7 +31,7 @@ static void place_clear(struct place *place)
 typedef struct place place_t; /* for g_auto only */
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(place_t, place_clear)
 
-static bool is_a_name(const char *name, GError **error)
+static bool is_a_name(const struct agent_datastore *datastore, const char *name, GError **error)
 {
     g_auto(GStrv) parts = g_strsplit(name, "/", -1);
 
@@ -41,22 +41,52 @@ static bool is_a_name(const char *name, GError **error)
     for (char **part = parts; *part; part++)
         if (!**part || strcmp(*part, ".") == 0 || strcmp(*part, "..") == 0)
             return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "'%s' is not a name below a datastore", name);
+    if (datastore->is_name && !datastore->is_name(name))
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "'%s' is no name in %s", name, datastore->name);
     return *parts != NULL || blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "an empty name");
 }
 
-static bool find_place(const struct agent_datastore *datastore, const char *name, struct place *place,
-                       GError **error)
+/* No link is followed, and nothing outside reached. */
+static int open_below(const struct agent_datastore *datastore, const char *directory)
 {
-    g_autofree char *directory = g_path_get_dirname(name);
     struct open_how how = {.flags = O_RDONLY | O_DIRECTORY | O_CLOEXEC,
                            .resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS};
 
+    return (int)syscall(SYS_openat2, datastore->fd, directory, &how, sizeof(how));
+}
+
+/* With those above it.  Others may pass, if they know the names. */
+static bool make_directory(const struct agent_datastore *datastore, const char *directory)
+{
+    g_autofree char *above = g_path_get_dirname(directory), *base = g_path_get_basename(directory);
+    int fd = -1;
+    bool made;
+
+    if (strcmp(directory, ".") == 0)
+        return true;
+    made = make_directory(datastore, above) && (fd = open_below(datastore, above)) >= 0 &&
+           (mkdirat(fd, base, 0711) == 0 ? fsync(fd) == 0 : errno == EEXIST);
+    if (fd >= 0)
+        close(fd);
+    return made;
+}
+
+/* To `create` a file in it? */
+static bool find_place(const struct agent_datastore *datastore, const char *name, bool create,
+                       struct place *place, GError **error)
+{
+    g_autofree char *directory = g_path_get_dirname(name);
+
     *place = (struct place){.directory = -1};
-    if (!is_a_name(name, error))
+    if (!is_a_name(datastore, name, error))
         return false;
     place->base = g_path_get_basename(name);
     place->path = g_build_filename(datastore->directory, name, NULL);
-    place->directory = (int)syscall(SYS_openat2, datastore->fd, directory, &how, sizeof(how));
+    if (create && datastore->is_name && !make_directory(datastore, directory))
+        return blockmig_set_errno(error, errno, "%s/%s: making its directory", datastore->name, name);
+    place->directory = open_below(datastore, directory);
+    if (place->directory < 0 && errno == ENOENT && datastore->is_name)
+        return true;
     return place->directory >= 0 || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s/%s: its directory: %s",
                                                   datastore->name, name, g_strerror(errno));
 }
@@ -64,7 +94,8 @@ static bool find_place(const struct agent_datastore *datastore, const char *name
 static bool look_at(const struct agent_datastore *datastore, const char *name, const struct place *place,
                     struct name_info *info, GError **error)
 {
-    return name_look_at(place->directory, place->base, info) ||
+    *info = (struct name_info){.kind = NAME_FREE};
+    return place->directory < 0 || name_look_at(place->directory, place->base, info) ||
            blockmig_set_errno(error, errno, "%s/%s", datastore->name, name);
 }
 
@@ -94,7 +125,8 @@ struct storage *datastore_open(const struct agent_datastore *datastore, const ch
     g_autofree char *real = NULL;
     struct name_info named;
 
-    if (!find_place(datastore, name, &place, error) || !may_open(datastore, name, &place, flags, error))
+    if (!find_place(datastore, name, flags & FILE_CREATE, &place, error) ||
+        !may_open(datastore, name, &place, flags, error))
         return NULL;
     storage = storage_file_open(place.path, flags, NULL, &real, error);
     if (!storage || !look_at(datastore, name, &place, &named, error))
@@ -118,8 +150,8 @@ bool datastore_look(const struct agent_datastore *datastore, const char *name, s
     g_auto(place_t) place = {.directory = -1};
 
     *info = (struct name_info){.kind = NAME_DIRECTORY};
-    return !*name ||
-           (find_place(datastore, name, &place, error) && look_at(datastore, name, &place, info, error));
+    return !*name || (find_place(datastore, name, false, &place, error) &&
+                      look_at(datastore, name, &place, info, error));
 }
 
 bool datastore_remove(const struct agent_datastore *datastore, const char *name, GError **error)
@@ -127,7 +159,7 @@ bool datastore_remove(const struct agent_datastore *datastore, const char *name,
     g_auto(place_t) place;
     struct name_info info;
 
-    if (!find_place(datastore, name, &place, error) || !look_at(datastore, name, &place, &info, error))
+    if (!find_place(datastore, name, false, &place, error) || !look_at(datastore, name, &place, &info, error))
         return false;
     if (info.kind == NAME_FREE)
         return true;
@@ -144,7 +176,7 @@ bool datastore_rename(const struct agent_datastore *datastore, const char *from,
     g_auto(place_t) new = {.directory = -1};
 
     *taken = false;
-    if (!find_place(datastore, from, &old, error) || !find_place(datastore, to, &new, error))
+    if (!find_place(datastore, from, false, &old, error) || !find_place(datastore, to, false, &new, error))
         return false;
     return name_take_at(old.directory, old.base, new.directory, new.base, replaces, taken) ||
            blockmig_set_errno(error, errno, "%s/%s: taking the name %s", datastore->name, from, to);

@@ -120,6 +120,7 @@ bool lead_begin(const struct agent_machines *machines, const char *directory, in
     int ends[2];
 
     led_set_up(machines->program, directory, machines->libvirt);
+    g_setenv("BLOCKMIG_TPM_DIRECTORY", machines->tpm->directory, TRUE);
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) < 0)
         return blockmig_set_errno(error, errno, "a socket");
     channel = ends[0];

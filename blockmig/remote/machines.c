@@ -71,7 +71,14 @@ static void remove_sockets(const char *directory)
         g_dir_close(dir);
 }
 
-bool machines_prepare(const struct agent_machines *machines, GError **error)
+/* As libvirt does at the first machine that has one. */
+static void prepare_tpm(struct agent_datastore *tpm)
+{
+    if (tpm->fd < 0 && g_mkdir(tpm->directory, 0711) == 0)
+        agent_datastore_reach(tpm);
+}
+
+bool machines_prepare(struct agent_machines *machines, GError **error)
 {
     struct stat st;
 
@@ -81,6 +88,7 @@ bool machines_prepare(const struct agent_machines *machines, GError **error)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: others may write there",
                              machines->directory);
     remove_sockets(machines->directory);
+    prepare_tpm(machines->tpm);
     return true;
 }
 

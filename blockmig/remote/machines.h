@@ -13,8 +13,9 @@
 #include <microhttpd.h>
 
 /* Makes the directory if it is not there, for this user alone, and removes sockets in it that nobody listens
- * to. */
-bool machines_prepare(const struct agent_machines *machines, GError **error);
+ * to.  Makes that for the state of TPMs, too, if libvirt has not yet; where that cannot be, none are taken.
+ */
+bool machines_prepare(struct agent_machines *machines, GError **error);
 
 struct tunnel;
 

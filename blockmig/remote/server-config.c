@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "blockmig/remote/server-config.h"
 
+#include "blockmig/storage/tpm.h"
 #include "formats/error.h"
 
 #include <errno.h>
@@ -33,6 +34,7 @@ static void machines_free(struct agent_machines *machines)
     g_free(machines->libvirt);
     g_free(machines->directory);
     g_free(machines->program);
+    g_clear_pointer(&machines->tpm, datastore_free);
     g_free(machines);
 }
 
@@ -70,6 +72,19 @@ static bool check_keys(GKeyFile *file, const char *group, const char *const *kno
     return true;
 }
 
+bool agent_datastore_reach(struct agent_datastore *datastore)
+{
+    char real[PATH_MAX];
+
+    if (!realpath(datastore->directory, real))
+        return false;
+    g_free(datastore->directory);
+    datastore->directory = g_strdup(real);
+    /* With O_PATH also a confined process gets so far as to say what is wrong with it. */
+    datastore->fd = access(real, R_OK | X_OK) < 0 ? -1 : open(real, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    return datastore->fd >= 0;
+}
+
 static bool is_plain_name(const char *name)
 {
     return *name && *name != '.' && !strpbrk(name, "/?#%") && g_utf8_validate(name, -1, NULL);
@@ -79,8 +94,6 @@ static bool read_datastore(struct agent_config *config, GKeyFile *file, const ch
 {
     static const char *const known[] = {"directory", "allow", "read-only", NULL};
     struct agent_datastore *datastore = g_new0(struct agent_datastore, 1);
-    g_autofree char *directory = g_key_file_get_string(file, group, "directory", NULL);
-    char real[PATH_MAX];
 
     datastore->fd = -1;
     datastore->name = g_strstrip(g_strdup(group + strlen(DATASTORE_GROUP)));
@@ -89,18 +102,13 @@ static bool read_datastore(struct agent_config *config, GKeyFile *file, const ch
         return false;
     if (!is_plain_name(datastore->name))
         return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: not a name for a datastore", group);
-    if (!directory || !g_path_is_absolute(directory))
+    datastore->directory = g_key_file_get_string(file, group, "directory", NULL);
+    if (!datastore->directory || !g_path_is_absolute(datastore->directory))
         return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: directory= wants an absolute path", group);
-    if (!realpath(directory, real))
-        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: %s: %s", group, directory,
-                             g_strerror(errno));
-    datastore->directory = g_strdup(real);
     datastore->allow = g_key_file_get_string_list(file, group, "allow", NULL, NULL);
     datastore->read_only = g_key_file_get_boolean(file, group, "read-only", NULL);
-    /* With O_PATH also a confined process gets so far as to say what is wrong with it. */
-    datastore->fd = access(real, R_OK | X_OK) < 0 ? -1 : open(real, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    return datastore->fd >= 0 ||
-           blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: %s: %s", group, real, g_strerror(errno));
+    return agent_datastore_reach(datastore) || blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "[%s]: %s: %s",
+                                                             group, datastore->directory, g_strerror(errno));
 }
 
 static char *get_path(GKeyFile *file, const char *group, const char *key, const char *otherwise)
@@ -112,9 +120,24 @@ static char *get_path(GKeyFile *file, const char *group, const char *key, const 
     return path;
 }
 
+/* Nobody has to have it who takes no machine with a TPM. */
+static struct agent_datastore *read_tpm(GKeyFile *file, const char *group, char *const *allow)
+{
+    struct agent_datastore *datastore = g_new0(struct agent_datastore, 1);
+
+    datastore->name = g_strdup(TPM_DATASTORE);
+    datastore->directory = get_path(file, group, "tpm-directory", TPM_DIRECTORY);
+    datastore->allow = allow ? g_strdupv((char **)allow) : g_new0(char *, 1);
+    datastore->is_name = tpm_is_name;
+    datastore->fd = -1;
+    agent_datastore_reach(datastore);
+    return datastore;
+}
+
 static bool read_machines(struct agent_config *config, GKeyFile *file, const char *group, GError **error)
 {
-    static const char *const known[] = {"allow", "libvirt", "directory", "units", "program", NULL};
+    static const char *const known[] = {"allow",   "libvirt",       "directory", "units",
+                                        "program", "tpm-directory", NULL};
     struct agent_machines *machines = config->machines = g_new0(struct agent_machines, 1);
 
     if (!check_keys(file, group, known, error))
@@ -124,10 +147,12 @@ static bool read_machines(struct agent_config *config, GKeyFile *file, const cha
     machines->libvirt = get_path(file, group, "libvirt", "/run/libvirt/libvirt-sock");
     machines->directory = get_path(file, group, "directory", "/run/blockmig/machines");
     machines->program = get_path(file, group, "program", BINDIR "/blockmig");
+    machines->tpm = read_tpm(file, group, machines->allow);
     return (g_path_is_absolute(machines->libvirt) && g_path_is_absolute(machines->directory) &&
-            g_path_is_absolute(machines->program)) ||
+            g_path_is_absolute(machines->program) && g_path_is_absolute(machines->tpm->directory)) ||
            blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
-                         "[%s]: libvirt=, directory= and program= want absolute paths", group);
+                         "[%s]: libvirt=, directory=, program= and tpm-directory= want absolute paths",
+                         group);
 }
 
 /* One that is not given stays what it is. */
@@ -213,7 +238,9 @@ const struct agent_datastore *agent_config_datastore(const struct agent_config *
         if (strcmp(datastore->name, name) == 0)
             return datastore;
     }
-    return NULL;
+    return config->machines && config->machines->tpm->fd >= 0 && strcmp(name, TPM_DATASTORE) == 0
+               ? config->machines->tpm
+               : NULL;
 }
 
 bool agent_config_allows(char *const *patterns, const char *name)
@@ -269,7 +296,8 @@ static bool same_machines(const struct agent_machines *first, const struct agent
 {
     return !now ||
            (first && strcmp(first->libvirt, now->libvirt) == 0 &&
-            strcmp(first->directory, now->directory) == 0 && strcmp(first->program, now->program) == 0);
+            strcmp(first->directory, now->directory) == 0 && strcmp(first->program, now->program) == 0 &&
+            strcmp(first->tpm->directory, now->tpm->directory) == 0);
 }
 
 bool agent_config_can_follow(const struct agent_config *config, const struct agent_config *first,
@@ -281,9 +309,9 @@ bool agent_config_can_follow(const struct agent_config *config, const struct age
                              "listen=, socket= and tls-directory= are read at the start only: it takes a "
                              "restart to change them");
     if (!same_machines(first->machines, config->machines))
-        return blockmig_fail(
-            error, BLOCKMIG_ERROR_REFUSED,
-            "[machines]: libvirt=, directory= and program= are read at the start only: it takes a restart");
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "[machines]: libvirt=, directory=, program= and tpm-directory= are read at the "
+                             "start only: it takes a restart");
     if ((agent_config_has_devices(config) && !agent_config_has_devices(first)) ||
         (agent_config_has_servers(config) && !agent_config_has_servers(first)))
         return blockmig_fail(

@@ -20,6 +20,7 @@
  *   libvirt=PATH              the daemon's socket (/run/libvirt/libvirt-sock)
  *   directory=DIR             for sockets on which they are received (/run/blockmig/machines)
  *   program=PATH              blockmig, which leads migrations away from here (where it was installed)
+ *   tpm-directory=DIR         where libvirt keeps the state of TPMs (/var/lib/libvirt/swtpm)
  *   units=PATTERN;...         block devices (absolute paths) and URIs that their disks may be on; none if not
  * given
  */
@@ -33,12 +34,16 @@ struct agent_datastore {
     char *name, *directory; /* the directory really, without links */
     char **allow;           /* NULL: everybody whom the agent lets in */
     bool read_only;
-    int fd; /* of the directory */
+    /* Only these names, and their directories are made with them; NULL: all, in directories that are there.
+     */
+    bool (*is_name)(const char *name);
+    int fd; /* of the directory; -1: it is not there */
 };
 
 struct agent_machines {
     char **allow, **units;
     char *libvirt, *directory, *program;
+    struct agent_datastore *tpm; /* for the state of TPMs, and for those who may move machines */
 };
 
 struct agent_config {
@@ -56,6 +61,8 @@ struct agent_config *agent_config_ref(struct agent_config *config);
 void agent_config_unref(struct agent_config *config); /* NULL is allowed */
 /* NULL: there is none of that name. */
 const struct agent_datastore *agent_config_datastore(const struct agent_config *config, const char *name);
+/* The directory, which is there (now): its real name, and open.  False: see errno. */
+bool agent_datastore_reach(struct agent_datastore *datastore);
 /* Does one of the patterns fit? */
 bool agent_config_allows(char *const *patterns, const char *name);
 /* Can machines stand on block devices; on what URIs name?  `config` may have no machines. */

@@ -185,6 +185,8 @@ static bool tell_machines(struct request *request, GError **error)
     }
     request->answer = json_pack("{s:s, s:s, s:o}", "host", g_get_host_name(), "directory",
                                 machines->directory, "datastores", directories);
+    if (machines->tpm->fd >= 0)
+        json_object_set_new(request->answer, "tpm", json_string(machines->tpm->directory));
     return true;
 }
 

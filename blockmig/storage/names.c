@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 #include "blockmig/storage/names.h"
 
+#include "blockmig/storage/agent-client.h"
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/uri.h"
 #include "formats/error.h"
@@ -11,6 +12,20 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#define PROBE ".blockmig-probe-"
+
+char *name_new_probe(void)
+{
+    g_autofree char *id = agent_new_id();
+
+    return g_strconcat(PROBE, id, NULL);
+}
+
+bool name_is_probe(const char *name)
+{
+    return g_str_has_prefix(name, PROBE) && agent_is_id(name + strlen(PROBE));
+}
 
 /* ---- of this host ------------------------------------------------------------------------------- */
 

@@ -44,6 +44,9 @@ bool name_is_plain(const struct name_info *info);
 bool name_is_of(const struct name_info *info, const struct storage *storage);
 /* Is there anything of that name?  Who cannot be asked is taken to have nothing. */
 bool name_exists(const char *name);
+/* One that nobody guesses, for a file that tells whether two hosts see the same directory; the caller's. */
+char *name_new_probe(void);
+bool name_is_probe(const char *name);
 /* A file; one that is not there is no error. */
 bool name_remove(const char *name, GError **error);
 /* The file `from` gets the name `to` in the same directory, durably.  Nothing loses its name by that but the
