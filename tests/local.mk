@@ -166,7 +166,7 @@ dist_check_SCRIPTS += \
 	tests/migrations-go-on-with-what-is-copied.sh \
 	tests/machines-go-to-other-hosts.sh \
 	tests/machines-may-go-off-once-they-arrived.sh \
-	tests/machines-survive-migrations-that-fail.sh \
+	tests/layers-that-libvirt-forgot-are-found.sh tests/machines-survive-migrations-that-fail.sh \
 	tests/migrations-bear-slow-links.sh \
 	tests/migrations-bear-what-happens-to-hosts.sh \
 	tests/domains-fail-back-on-one-host.sh \

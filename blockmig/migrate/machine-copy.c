@@ -37,13 +37,13 @@ static bool create_overlays(struct machine_job *job, GError **error)
     return true;
 }
 
+/* libvirt may have failed after the hypervisor did it: whoever recovers looks at what is left. */
 static void remove_next(const struct machine_job *job)
 {
     for (guint i = 0; i < job->disks->len; i++) {
         const struct machine_disk *disk = machine_disk_at(job, i);
-        g_autofree char *path = machine_layer_path(disk, disk->top + 1);
 
-        g_unlink(path);
+        machine_remove_spare_overlay(disk, disk->top + 1);
     }
 }
 

@@ -359,6 +359,8 @@ static bool back_home(struct machine_job *job, const struct side *here, GError *
 {
     bool barred = machine_has_event(job, "intent", MACHINE_REMOVES);
 
+    if (here->there && job->domain && !machine_check_astray(job, here->state.active, error))
+        return false;
     if ((!here->there || (job->state.persistent && barred)) && !define_again(job, error))
         return false;
     if (here->state.active && !here->state.running && job->state.running &&

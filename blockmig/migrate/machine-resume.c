@@ -8,8 +8,6 @@
 #include "blockmig/migrate/machine-look.h"
 #include "blockmig/storage/names.h"
 
-#include <errno.h>
-#include <glib/gstdio.h>
 #include <string.h>
 
 static bool is_before_the_switch(const struct machine_job *job)
@@ -26,21 +24,6 @@ static bool is_same_request(const struct machine_job *job)
     return job->wanted || move_request_same(job->base.record->request, text);
 }
 
-/* Which layer does the machine write to? */
-static bool find_top(const struct machine_disk *disk, const struct definition *definition, unsigned *top)
-{
-    g_autofree char *now = machine_source_of(definition, disk->name);
-
-    for (unsigned n = 0; now && n <= disk->top; n++) {
-        g_autofree char *path = machine_layer_path(disk, n);
-
-        *top = n;
-        if (strcmp(now, path) == 0)
-            return true;
-    }
-    return false;
-}
-
 /* A disk that was resized has it only in its top layer. */
 static bool is_of_size(const struct machine_disk *disk, unsigned layer)
 {
@@ -51,7 +34,6 @@ static bool is_of_size(const struct machine_disk *disk, unsigned layer)
     return image && image->size == disk->size;
 }
 
-/* An overlay that was made last may not be used yet. */
 static bool look_at_layers(struct machine_job *job, bool *fits, GError **error)
 {
     g_autofree char *text = NULL;
@@ -69,10 +51,9 @@ static bool look_at_layers(struct machine_job *job, bool *fits, GError **error)
         struct machine_disk *disk = machine_disk_at(job, i);
         unsigned top;
 
-        if (disk->device || !find_top(disk, definition, &top) || (top > 0) != now.active ||
-            !is_of_size(disk, top))
+        if (disk->device || !machine_find_layer(disk, definition, &top) || top != disk->top ||
+            (top > 0) != now.active || !is_of_size(disk, top))
             return true;
-        disk->merged = top;
     }
     *fits = true;
     return true;
@@ -99,18 +80,6 @@ static bool load_checkpoints(struct machine_job *job, bool *any, GError **error)
     return true;
 }
 
-static bool remove_spare_overlays(struct machine_disk *disk, GError **error)
-{
-    for (; disk->top > disk->merged; disk->top--) {
-        g_autofree char *path = machine_layer_path(disk, disk->top);
-
-        if (g_unlink(path) < 0 && errno != ENOENT)
-            return blockmig_set_errno(error, errno, "removing %s", path);
-    }
-    disk->merged = 0;
-    return true;
-}
-
 /* What stood ready for the switch, and the files that belong to the machine: they may have changed. */
 static bool remove_rest(struct machine_job *job, GError **error)
 {
@@ -118,9 +87,9 @@ static bool remove_rest(struct machine_job *job, GError **error)
         struct machine_disk *disk = machine_disk_at(job, i);
 
         if ((job->state.active && !machine_end_old_job(job->domain, disk->name, error)) ||
-            !remove_spare_overlays(disk, error) ||
             (disk->overlay_created && !name_remove(disk->overlay_name, error)))
             return false;
+        disk->merged = 0;
     }
     for (guint i = 0; i < job->files->len; i++)
         if (!name_remove(((struct machine_file *)g_ptr_array_index(job->files, i))->target_name, error))

@@ -276,6 +276,16 @@ char *machine_source_of(const struct definition *definition, const char *disk);
  * layer of ours. */
 bool machine_check_layers(const struct machine_job *job, bool running, GError **error);
 
+/* machine-astray.c: the overlay goes, unless it holds anything or somebody has it open; false: it is left. */
+bool machine_remove_spare_overlay(const struct machine_disk *disk, unsigned layer);
+/* Which of the disk's layers does the definition name?  False: none. */
+bool machine_find_layer(const struct machine_disk *disk, const struct definition *definition,
+                        unsigned *layer);
+/* Before an interrupted job of a machine that is here is undone, or gone on with: overlays above the one that
+ * libvirt knows are spare, and removed, or what a machine that is off wrote last.  FAILED: it writes to one
+ * of them; UNCERTAIN: to which of two it wrote last cannot be told. */
+bool machine_check_astray(struct machine_job *job, bool active, GError **error);
+
 /* machine-settle.c: until both sides of the disk's block job are the same.  `job` NULL: cannot be cancelled.
  */
 bool machine_wait_until_ready(const struct machine_job *job, struct domain *domain, const char *disk,
