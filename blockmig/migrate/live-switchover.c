@@ -125,12 +125,12 @@ static bool pivot(struct live_job *job, GError **error)
 
 static bool ship_all(struct live_job *job, GError **error)
 {
-    struct live_limit *limit = live_limit_begin(job);
+    struct pause_limit *limit = live_limit_begin(job);
     bool ok = true;
 
     for (guint i = 0; ok && i < job->disks->len; i++)
         ok = live_ship_last(job, live_disk_at(job, i), error);
-    ok &= live_limit_end(limit, error);
+    ok &= live_limit_end(job, limit, error);
     live_step(job, "ship");
     return ok;
 }

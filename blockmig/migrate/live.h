@@ -207,11 +207,10 @@ bool live_pause(struct live_job *job, live_node_fn from, live_node_fn to, int64_
 bool live_pause_merged(struct live_job *job, GError **error);
 bool live_resume(struct live_job *job, int64_t *time, GError **error);
 
-/* live-limit.c: from here on the shipping of a pause may hang, not the machine.  Until the end the caller
- * must not use job->vm.  PARKED if the limit was exceeded, in place of whatever error there was: the machine
- * runs on where it was then. */
-struct live_limit *live_limit_begin(struct live_job *job);
-bool live_limit_end(struct live_limit *limit, GError **error);
+/* live-limit.c: from here on the shipping of a pause may hang, not the machine.  Until the end (as
+ * pause_limit_end()) the caller must not use job->vm. */
+struct pause_limit *live_limit_begin(struct live_job *job);
+bool live_limit_end(struct live_job *job, struct pause_limit *limit, GError **error);
 
 /* The guard, started if there is none yet. */
 bool live_guard(struct live_job *job, GError **error);

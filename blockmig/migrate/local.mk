@@ -58,6 +58,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/metadata.c blockmig/migrate/metadata.h \
 	blockmig/migrate/move-request.c \
 	blockmig/migrate/phase.h \
+	blockmig/migrate/pause.c blockmig/migrate/pause.h \
 	blockmig/migrate/place.c blockmig/migrate/place.h \
 	blockmig/migrate/preflight.c \
 	blockmig/migrate/prove.c \
