@@ -8,7 +8,7 @@ mixed_file "$tmp/disk" 20M 9
 must qemu-img convert -O qcow2 "$tmp/disk" "$tmp/disk.qcow2"
 mkdir "$tmp/store" "$tmp/state-of-plan"
 
-keys='command dirty_rate disks duration_s failback forecast frozen_ms job max_pause_ms method on_busy passes pause_forecast_ms pause_ms phase plan receipt result resumed sandbox schema ship_rate snapshot_frozen_ms snapshot_pause_ms source space_available space_needed started write_limit'
+keys='command dirty_rate disks duration_s failback forecast frozen_ms job max_pause_ms method on_busy passes pause_forecast_ms pause_kept pause_ms phase plan receipt result resumed sandbox schema ship_rate snapshot_frozen_ms snapshot_pause_ms source space_available space_needed started write_limit'
 disk_keys='bad_ranges bytes_cloned bytes_in_pause bytes_read bytes_seeded bytes_verified bytes_wire bytes_written bytes_zero digest digest_of_layer disk engine receipt source source_allocated source_format target target_allocated target_format verified virtual_size'
 
 # object RESULT WHAT [EXTRA KEYS]

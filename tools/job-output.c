@@ -125,6 +125,11 @@ static json_t *failback_to_json(const struct job_report *report)
                      "finish", finish);
 }
 
+static bool is_pause_longer(const struct job_report *report)
+{
+    return report->pause_ms > report->max_pause_ms;
+}
+
 static json_t *report_to_json(const struct job_report *report, const GError *failure)
 {
     json_t *object = json_object(), *disks = json_array();
@@ -143,6 +148,8 @@ static json_t *report_to_json(const struct job_report *report, const GError *fai
     set_pause(object, "pause_forecast_ms", report->pause_forecast_ms);
     set_pause(object, "snapshot_pause_ms", report->snapshot_pause_ms);
     set_pause(object, "max_pause_ms", report->max_pause_ms);
+    json_object_set_new(object, "pause_kept",
+                        report->pause_ms < 0 ? json_null() : json_boolean(!is_pause_longer(report)));
     set_pause(object, "frozen_ms", report->frozen_ms);
     set_pause(object, "snapshot_frozen_ms", report->snapshot_frozen_ms);
     set_rate(object, "dirty_rate", report->dirty_rate);
@@ -227,8 +234,9 @@ static void print_pause(const struct job_report *report)
                                     : g_strdup("");
 
     if (report->pause_ms >= 0)
-        output_pair("pause", "%.1f ms (%sallowed %.0f), after %u passes", report->pause_ms, forecast,
-                    report->max_pause_ms, report->passes);
+        output_pair("pause", "%.1f ms (%sallowed %.0f%s), after %u passes", report->pause_ms, forecast,
+                    report->max_pause_ms, is_pause_longer(report) ? ": longer than that" : "",
+                    report->passes);
     else if (strcmp(report->method, "mirror") == 0)
         output_pair("pause", "none for the switch, after %u passes", report->passes);
     if (report->snapshot_pause_ms >= 0)

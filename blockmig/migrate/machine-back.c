@@ -197,6 +197,13 @@ static struct disk_report *read_disk(const json_t *object, enum digest_algorithm
     return disk;
 }
 
+static double get_pause(const json_t *object, const char *key)
+{
+    const json_t *value = json_object_get(object, key);
+
+    return json_is_number(value) ? json_number_value(value) : -1;
+}
+
 /* As the command there has printed it. */
 static void read_report(struct machine_job *job, const json_t *object)
 {
@@ -209,8 +216,9 @@ static void read_report(struct machine_job *job, const json_t *object)
     report->method = g_intern_string(method ? method : "live");
     report->source = g_strcmp0(source, "deleted") == 0 ? "deleted" : "kept";
     report->passes = (unsigned)get_number(object, "passes");
-    if (json_is_number(json_object_get(object, "pause_ms")))
-        report->pause_ms = json_number_value(json_object_get(object, "pause_ms"));
+    report->pause_ms = get_pause(object, "pause_ms");
+    report->pause_forecast_ms = get_pause(object, "pause_forecast_ms");
+    report->max_pause_ms = get_pause(object, "max_pause_ms");
     json_array_foreach(json_object_get(object, "disks"), i, disk)
         g_ptr_array_add(report->disks, read_disk(disk, job->request->digest));
     machine_adopt_report(job, report);

@@ -380,6 +380,8 @@ void machine_adopt_report(struct machine_job *job, struct job_report *of)
 
     report->method = of->method;
     report->pause_ms = of->pause_ms;
+    report->pause_forecast_ms = of->pause_forecast_ms;
+    report->max_pause_ms = of->max_pause_ms;
     report->passes = of->passes;
     report->bytes_read = of->bytes_read;
     report->source = of->source;
