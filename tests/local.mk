@@ -171,6 +171,7 @@ dist_check_SCRIPTS += \
 	tests/migrations-bear-what-happens-to-hosts.sh \
 	tests/domains-fail-back-on-one-host.sh \
 	tests/domains-move-on-one-host.sh \
+	tests/pauses-of-domains-are-kept.sh \
 	tests/copies-cross-hosts.sh \
 	tests/seeds-spare-the-link.sh \
 	tests/tunnels-carry-frames.sh

@@ -137,7 +137,8 @@ static struct move_request *machine_request(const struct options *options, const
     request->bandwidth = options->bandwidth;
     request->delete_source = options->delete_source;
     request->force = options->force;
-    if (options->max_pause >= 0)
+    request->max_pause_named = options->max_pause >= 0;
+    if (request->max_pause_named)
         request->max_pause = (unsigned)options->max_pause;
     if (options->guest_share >= 0)
         request->guest_share = (unsigned)options->guest_share;
@@ -173,6 +174,10 @@ struct move_request *requests_migrate(const struct options *options, const char 
                NULL;
     if (options->max_pause > LONGEST_PAUSE)
         return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "migrate: --max-pause is more than an hour"), NULL;
+    if (options->max_pause == 0)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                             "migrate: --max-pause=0: no machine goes to another host without a pause"),
+               NULL;
     if (options->compress && !storage_agent_choose_compression(options->compress, error))
         return NULL;
     struct move_request *request = machine_request(options, machine, target);

@@ -83,6 +83,7 @@ struct move_request {
     unsigned guest_share; /* percent of its requests that the machine keeps while the disk is copied; 0:
                              whatever is left */
     unsigned max_pause;   /* milliseconds; 0: none at all */
+    bool max_pause_named; /* it is not the default; not in the journal, for only preflight says something */
     enum move_method method;
     enum busy_policy on_busy;
     enum quiesce_mode quiesce;

@@ -43,6 +43,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/machine-files.c \
 	blockmig/migrate/machine-look.h \
 	blockmig/migrate/machine-method.c \
+	blockmig/migrate/machine-pause.c \
 	blockmig/migrate/machine-place.c \
 	blockmig/migrate/machine-preflight.c \
 	blockmig/migrate/machine-prove.c \

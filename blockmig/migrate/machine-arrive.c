@@ -8,6 +8,11 @@
  * libvirt ends the process here last of all, and looks only every 200 ms whether it has; the kernel tells at
  * once.  A process that is gone cannot go on, whatever libvirt's daemons still say to each other: so then
  * nobody has to wait for them.  Where the process cannot be seen, what libvirt returns is waited for.
+ *
+ * By live the memory waits in our tunnel twice.  Nothing of it passes until the mirrors run and the
+ * comparison that comes in the pause is expected to fit.  And the last byte does not until the source's
+ * hypervisor has given its images up, so that both sides stay as they are, and they were compared: without
+ * that byte the target never has the machine, and until then it may go on here.
  */
 #include "blockmig/migrate/machine.h"
 
@@ -22,12 +27,11 @@
 #define FIRST_DOWNTIME 20u
 
 enum stage {
-    TRAVELS, /* it runs here, or is being carried */
-    STANDS,  /* it stands still for good, and nobody can start it here any more; by quick, its disks are whole
-                on the target, which its memory waits for with its last byte; else they need not be whole here
-              */
-    THERE,   /* the target has all of it, standing still */
-    COMPARED, /* and what was mirrored is what is here; once its process here is gone, it goes on there: */
+    TRAVELS,  /* it runs here, or is being carried */
+    STANDS,   /* it stands still, and nobody can start it here any more; by quick its disks are whole on the
+                 target; else they need not be whole here */
+    COMPARED, /* what was mirrored is what is here; where locks do not tell when, only once it is there */
+    THERE,    /* the target has all of it, standing still; once its process here is gone, it goes on there: */
     RELEASED,
 };
 
@@ -36,8 +40,9 @@ struct journey {
     struct domain_journey what;
     bool barred, removed; /* the source's definition */
     enum stage stage;
-    struct comparison *comparison; /* by live; NULL: nothing is compared */
-    struct relay *state;           /* by quick, of its memory; borrowed */
+    struct comparison *comparison; /* by live; NULL: nothing is compared (any more) */
+    struct relay *state;           /* of its memory, as long as that is held; borrowed */
+    bool set_out;                  /* the memory has */
     int process;                   /* of the source; -1: not to be seen */
     int64_t began, since[RELEASED + 1];
     /* Of the thread, until it is over. */
@@ -70,19 +75,23 @@ static void reach(struct journey *journey, enum stage stage)
     journey->since[stage] = g_get_monotonic_time();
 }
 
+static int64_t stopped_at(const struct machine_job *job)
+{
+    return domain_host_times(job->here, machine_uuid(job)).stopped;
+}
+
 /* The event comes before what the guest wrote is in its images: QEMU sends it, then it drains and flushes. By
  * quick all of this is over when the first of the memory comes. */
 static bool stands_still(const struct journey *journey)
 {
     const struct machine_job *job = journey->job;
-    int64_t stopped = domain_host_times(job->here, machine_uuid(job)).stopped;
 
     if (is_over(journey))
         return journey->ok;
-    if (journey->state)
+    if (is_quick(job))
         return relay_has_begun(journey->state);
     /* One that stood still before has no such moment: once the target expects it, it is as good. */
-    return job->state.running ? stopped > journey->began
+    return job->state.running ? stopped_at(job) > journey->began
                               : domain_host_times(job->there, machine_uuid(job)).started > journey->began;
 }
 
@@ -111,19 +120,6 @@ static bool is_gone_here(const struct journey *journey)
                                 process.revents & POLLIN);
 }
 
-static bool compare(struct journey *journey, GError **error)
-{
-    struct machine_job *job = journey->job;
-
-    if (!journey->comparison || machine_comparison_end(journey->comparison, error))
-        return true;
-    job->uncertain = !g_error_matches(*error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT);
-    job->base.report->advice =
-        g_strdup("the machine stands still on the target; the source's disks are kept with "
-                 "all that it wrote");
-    return false;
-}
-
 /* libvirt lets a definition be replaced while the machine leaves, and removed afterwards. */
 static bool close_door(struct journey *journey, GError **error)
 {
@@ -137,6 +133,12 @@ static bool close_door(struct journey *journey, GError **error)
     return journey->removed;
 }
 
+/* What waited for it gets all of the memory: from here on nothing is given up. */
+static void let_go(struct journey *journey)
+{
+    relay_hold(g_steal_pointer(&journey->state), RELAY_HOLDS_NOTHING);
+}
+
 /* The target's hypervisor reads the tables of its images again when it has all of the memory; before that
  * they have to be as they stay. */
 static bool ship(struct journey *journey, GError **error)
@@ -144,7 +146,97 @@ static bool ship(struct journey *journey, GError **error)
     journey->job->stopped = true;
     if (!machine_ship_last(journey->job, error) || !machine_close_targets(journey->job, error))
         return false;
-    relay_let(g_steal_pointer(&journey->state));
+    let_go(journey);
+    return true;
+}
+
+/* From any thread; without the end of the memory it goes on here. */
+static void turn_back(struct journey *journey)
+{
+    if (journey->state)
+        relay_cut(journey->state);
+    domain_migration_abort(journey->job->domain);
+}
+
+static void give_up(void *opaque)
+{
+    struct journey *journey = opaque;
+
+    g_atomic_int_set(&journey->job->given_up, 1);
+    turn_back(journey);
+}
+
+/* The first of the memory comes when the mirrors run. */
+static bool set_out(struct journey *journey, GError **error)
+{
+    if (journey->set_out || !journey->state || is_quick(journey->job) || !relay_has_begun(journey->state))
+        return true;
+    if (!machine_look_forward(journey->job, journey->comparison, &journey->set_out, error))
+        return false;
+    if (journey->set_out)
+        relay_hold(journey->state, RELAY_HOLDS_LAST_BYTE);
+    return true;
+}
+
+/* Does nobody write here any more, and nothing wait for it in the hypervisor's memory?  Then the mirrors have
+ * ended, too. */
+static bool has_given_up_images(const struct machine_job *job)
+{
+    for (guint i = 0; i < job->disks->len; i++)
+        if (machine_is_written(machine_disk_at(job, i)))
+            return false;
+    return true;
+}
+
+static bool compare(struct journey *journey, GError **error)
+{
+    struct comparison *comparison = g_steal_pointer(&journey->comparison);
+    bool ok = !comparison || machine_comparison_end(comparison, error);
+
+    machine_comparison_free(comparison);
+    return ok;
+}
+
+static bool compare_before(struct journey *journey, GError **error)
+{
+    struct machine_job *job = journey->job;
+    struct pause_limit *limit = machine_limit_begin(job, stopped_at(job), give_up, journey);
+    bool ok = compare(journey, error);
+
+    if (!machine_limit_end(job, limit, error) || !ok)
+        return false;
+    let_go(journey);
+    return true;
+}
+
+static bool compare_there(struct journey *journey, GError **error)
+{
+    struct machine_job *job = journey->job;
+
+    if (compare(journey, error))
+        return true;
+    job->uncertain = !g_error_matches(*error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT);
+    job->base.report->advice =
+        g_strdup("the machine stands still on the target; the source's disks are kept with "
+                 "all that it wrote");
+    return false;
+}
+
+/* While its memory is held, as soon as that can be said; else when it is there. */
+static bool compare_in_time(struct journey *journey, GError **error)
+{
+    if (!journey->state) {
+        if (!is_there(journey))
+            return true;
+        if (!compare_there(journey, error))
+            return false;
+    } else {
+        if (!has_given_up_images(journey->job))
+            return true;
+        if (!compare_before(journey, error))
+            return false;
+    }
+    reach(journey, COMPARED);
     return true;
 }
 
@@ -177,20 +269,19 @@ static bool advance(struct journey *journey, GError **error)
         job->uncertain = journey->stage < RELEASED;
         return false;
     }
+    if (journey->stage == TRAVELS && !set_out(journey, error))
+        return false;
     if (journey->stage == TRAVELS && stands_still(journey)) {
         close_door(journey, NULL);
-        if ((!is_over(journey) && !is_on_our_layers(job, error)) || (journey->state && !ship(journey, error)))
+        if ((!is_over(journey) && !is_on_our_layers(job, error)) || (is_quick(job) && !ship(journey, error)))
             return false;
         reach(journey, STANDS);
     }
-    if (journey->stage == STANDS && is_there(journey))
+    if (journey->stage == STANDS && !compare_in_time(journey, error))
+        return false;
+    if (journey->stage == COMPARED && is_there(journey))
         reach(journey, THERE);
-    if (journey->stage == THERE) {
-        if (!compare(journey, error))
-            return false;
-        reach(journey, COMPARED);
-    }
-    if (journey->stage == COMPARED && is_gone_here(journey)) {
+    if (journey->stage == THERE && is_gone_here(journey)) {
         if (!machine_fence_units(job, error)) {
             job->uncertain = true;
             return false;
@@ -226,16 +317,33 @@ static void tell_progress(const struct machine_job *job, const struct domain_pro
         listener->progress(listener->opaque, job->base.report->phase, &counters);
 }
 
+/* What the rest of the pause leaves of it for the last of the memory. */
+static unsigned longest_downtime(const struct machine_job *job)
+{
+    double left = job->request->max_pause - MAX(job->base.report->pause_forecast_ms, 0);
+
+    return left > FIRST_DOWNTIME ? (unsigned)left : FIRST_DOWNTIME;
+}
+
 /* The longer it lasts, the longer the last step may be. */
 static void allow_more(struct journey *journey, unsigned *downtime, int64_t *next)
 {
     const struct machine_job *job = journey->job;
 
-    if (*downtime == 0 || *downtime >= job->request->max_pause || g_get_monotonic_time() <= *next)
+    if (*downtime == 0 || *downtime >= longest_downtime(job) || g_get_monotonic_time() <= *next)
         return;
-    *downtime = MIN(2 * *downtime, job->request->max_pause);
+    *downtime = MIN(2 * *downtime, longest_downtime(job));
     domain_migration_allow(job->domain, *downtime);
     *next += PATIENCE;
+}
+
+/* QEMU 7.2 waits for ever, with the machine, if it is told to cancel between its stop and the end of the
+ * mirrors. */
+static bool may_turn_back(const struct journey *journey)
+{
+    if (is_quick(journey->job) || !journey->state || !stands_still(journey))
+        return journey->stage == TRAVELS;
+    return has_given_up_images(journey->job);
 }
 
 static bool carry(struct journey *journey, GError **error)
@@ -255,11 +363,12 @@ static bool carry(struct journey *journey, GError **error)
                 tell_progress(job, &now);
             allow_more(journey, &downtime, &next);
             told = told || machine_is_cancelled(job, NULL);
-            /* Once there is something that can be ended. */
-            if ((told || !ok) && !ended && domain_migration_progress(job->domain, &now)) {
-                domain_migration_abort(job->domain);
-                ended = true;
-            }
+        }
+        /* Once there is something that can be ended. */
+        if ((told || !ok) && !ended && may_turn_back(journey) &&
+            domain_migration_progress(job->domain, &now)) {
+            turn_back(journey);
+            ended = true;
         }
         g_usleep(TICK);
     }
@@ -350,9 +459,8 @@ static bool open_ways(struct machine_job *job, struct ways *ways, GError **error
 
     ways->state_uri = g_strconcat("unix://", state_path, NULL);
     ways->disks_uri = g_strconcat("unix://", disks_path, NULL);
-    ways->state =
-        relay_open(job->agent, job->id, state_path, RELAY_PACKED | (is_quick(job) ? RELAY_HELD : 0), error);
-    ways->disks = ways->state ? relay_open(job->agent, disks, disks_path, RELAY_PACKED, error) : NULL;
+    ways->state = relay_open(job->agent, job->id, state_path, true, error);
+    ways->disks = ways->state ? relay_open(job->agent, disks, disks_path, true, error) : NULL;
     return ways->disks != NULL;
 }
 
@@ -398,6 +506,21 @@ static void journey_clear(struct journey *journey)
         close(journey->process);
 }
 
+/* What quick ships, and what live compares, comes before its end.  When it may be compared only locks tell.
+ */
+static void hold_memory(struct journey *journey, struct relay *state)
+{
+    const struct machine_job *job = journey->job;
+    bool told = job->disks->len > 0;
+
+    for (guint i = 0; told && i < job->disks->len; i++)
+        told = machine_is_written(machine_disk_at(job, i));
+    if (!is_quick(job) && !told)
+        return;
+    relay_hold(state, is_quick(job) ? RELAY_HOLDS_LAST_BYTE : RELAY_HOLDS_ALL);
+    journey->state = state;
+}
+
 static bool travel_by(struct journey *journey, const struct ways *ways, GError **error)
 {
     struct machine_job *job = journey->job;
@@ -407,8 +530,7 @@ static bool travel_by(struct journey *journey, const struct ways *ways, GError *
     journey->process = domain_process_open(job->domain);
     if (journey->what.live)
         journey->comparison = machine_comparison_start(job);
-    else
-        journey->state = ways->state;
+    hold_memory(journey, ways->state);
     journey->began = g_get_monotonic_time();
     return conclude(journey, carry(journey, error), error);
 }
@@ -429,12 +551,12 @@ static bool tell_pause(const struct journey *journey, GError **error)
     const struct machine_job *job = journey->job;
     const int64_t *since = journey->since;
 
-    return job_event(&job->base, "result", error,
-                     "the pause: %.1f ms until it was known, %.1f ms until it was there, comparison %.1f ms, "
-                     "%.1f ms until it went on",
-                     milliseconds(domain_host_times(job->here, machine_uuid(job)).stopped, since[STANDS]),
-                     milliseconds(since[STANDS], since[THERE]), milliseconds(since[THERE], since[COMPARED]),
-                     milliseconds(since[COMPARED], since[RELEASED]));
+    return job_event(
+        &job->base, "result", error,
+        "the pause: %.1f ms until it was known, %.1f ms until it was compared, %.1f ms until it was "
+        "there, %.1f ms until it went on",
+        milliseconds(stopped_at(job), since[STANDS]), milliseconds(since[STANDS], since[COMPARED]),
+        milliseconds(since[COMPARED], since[THERE]), milliseconds(since[THERE], since[RELEASED]));
 }
 
 static bool depart(struct machine_job *job, GError **error)
@@ -467,6 +589,9 @@ static bool finish(struct machine_job *job, GError **error)
 bool machine_arrive(struct job *base, GError **error)
 {
     struct machine_job *job = machine_of(base);
+    GError *failure = NULL;
 
-    return job->arrived ? finish(job, error) : depart(job, error);
+    if (job->arrived)
+        return finish(job, error);
+    return depart(job, &failure) || machine_try_again(job, failure, error);
 }

@@ -20,8 +20,9 @@
 #include <string.h>
 
 #define BLOCK      4096u
-#define UNIT       65536u /* of what is digested beforehand */
-#define MOST_UNITS 65536u /* that are remembered of a disk: 16 MiB of digests */
+#define UNIT       65536u               /* of what is digested beforehand */
+#define MOST_UNITS 65536u               /* that are remembered of a disk: 16 MiB of digests */
+#define PIECE      (UINT64_C(16) << 20) /* of what is digested in the pause, before it may be given up */
 #define TICK       (G_USEC_PER_SEC / 20)
 
 typedef uint8_t digest[XXH3_DIGEST];
@@ -52,6 +53,8 @@ struct comparison {
     GPtrArray *disks; /* of struct disk_proof */
     GThread *thread;  /* looks ahead; then digests the source's side */
     gint stands;      /* atomic: the machine does */
+    gint asked;       /* atomic: for a rehearsal, which is not over yet */
+    double rehearsed; /* the seconds that the last took; negative: it could not be told.  Once it is over */
 };
 
 /* ---- while the machine runs ---------------------------------------------------------------------- */
@@ -109,13 +112,26 @@ static bool look_ahead(struct disk_proof *proof, GError **error)
 
 /* ---- the source's side --------------------------------------------------------------------------- */
 
+static bool is_given_up(const struct disk_proof *proof, GError **error)
+{
+    return g_atomic_int_get(&proof->comparison->job->given_up) &&
+           !blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED, "the comparison was given up");
+}
+
 /* Digests of a storage's blocks from its beginning. */
-static GByteArray *digest_blocks(struct storage *storage, GError **error)
+static GByteArray *digest_blocks(const struct disk_proof *proof, struct storage *storage, GError **error)
 {
     GByteArray *digests = g_byte_array_new();
+    uint64_t end = storage->size / BLOCK * BLOCK, length;
+    bool ok = true;
 
-    g_byte_array_set_size(digests, (guint)(storage->size / BLOCK * XXH3_DIGEST));
-    if (storage_digests(storage, 0, storage->size / BLOCK * BLOCK, BLOCK, digests->data, error))
+    g_byte_array_set_size(digests, (guint)(end / BLOCK * XXH3_DIGEST));
+    for (uint64_t at = 0; ok && at < end; at += length) {
+        length = MIN(PIECE, end - at);
+        ok = !is_given_up(proof, error) &&
+             storage_digests(storage, at, length, BLOCK, digests->data + at / BLOCK * XXH3_DIGEST, error);
+    }
+    if (ok)
         return digests;
     g_byte_array_unref(digests);
     return NULL;
@@ -127,19 +143,13 @@ static bool look_here(struct disk_proof *proof, GError **error)
 
     return (proof->below || (proof->below = machine_open_layers(disk, 0, disk->top - 1, error))) &&
            (proof->own = machine_open_layers(disk, disk->top, disk->top, error)) &&
-           (proof->own_digests = digest_blocks(chain_layer(proof->own, 0)->storage, error));
+           (proof->own_digests = digest_blocks(proof, chain_layer(proof->own, 0)->storage, error));
 }
 
-static gpointer watch_source(gpointer data)
+static gpointer look_here_all(gpointer data)
 {
     struct comparison *comparison = data;
 
-    while (!g_atomic_int_get(&comparison->stands)) {
-        for (guint i = 0; i < comparison->disks->len; i++)
-            look_ahead(g_ptr_array_index(comparison->disks, i), NULL);
-        for (unsigned tick = 0; tick < 10 && !g_atomic_int_get(&comparison->stands); tick++)
-            g_usleep(TICK / 10);
-    }
     for (guint i = 0; i < comparison->disks->len; i++) {
         struct disk_proof *proof = g_ptr_array_index(comparison->disks, i);
 
@@ -252,6 +262,8 @@ static bool compare_maps(struct disk_proof *proof, GError **error)
     size_t count;
 
     for (uint64_t at = 0, end; at < size; at = end) {
+        if (is_given_up(proof, error))
+            return false;
         if (at >= extent_end(&mine) && !chain_map(proof->own, at, size - at, &mine, 1, &count, error))
             return false;
         if (at >= extent_end(&there) && !chain_map(proof->other, at, size - at, &there, 1, &count, error))
@@ -267,7 +279,7 @@ static gpointer digest_there(gpointer data)
 {
     struct disk_proof *proof = data;
 
-    proof->other_digests = digest_blocks(chain_layer(proof->other, 0)->storage, &proof->other_error);
+    proof->other_digests = digest_blocks(proof, chain_layer(proof->other, 0)->storage, &proof->other_error);
     return NULL;
 }
 
@@ -299,6 +311,7 @@ static void forget(struct disk_proof *proof)
     g_clear_pointer(&proof->merged, chain_close);
     g_clear_pointer(&proof->own_digests, g_byte_array_unref);
     g_clear_pointer(&proof->other_digests, g_byte_array_unref);
+    g_clear_error(&proof->own_error);
     g_array_set_size(proof->found, 0);
 }
 
@@ -308,6 +321,50 @@ static bool compare_disk(struct disk_proof *proof, GError **error)
            (proof->other_digests || look_there(proof, error)) && compare_maps(proof, error);
 }
 
+static bool look_there_all(struct comparison *comparison, GError **error)
+{
+    for (guint i = 0; i < comparison->disks->len; i++)
+        if (!look_there(g_ptr_array_index(comparison->disks, i), error))
+            return false;
+    return true;
+}
+
+/* ---- looking ahead ------------------------------------------------------------------------------- */
+
+/* All that the comparison will do, as long as nothing has to be mended; what it finds is not believed. */
+static double rehearse(struct comparison *comparison)
+{
+    int64_t begin = g_get_monotonic_time();
+    GThread *here = g_thread_new("here", look_here_all, comparison);
+    bool ok = look_there_all(comparison, NULL);
+
+    g_thread_join(here);
+    for (guint i = 0; i < comparison->disks->len; i++) {
+        struct disk_proof *proof = g_ptr_array_index(comparison->disks, i);
+
+        ok = ok && !proof->own_error && compare_maps(proof, NULL);
+        forget(proof);
+    }
+    return ok ? (double)(g_get_monotonic_time() - begin) / G_USEC_PER_SEC : -1;
+}
+
+static gpointer watch_source(gpointer data)
+{
+    struct comparison *comparison = data;
+
+    while (!g_atomic_int_get(&comparison->stands)) {
+        for (guint i = 0; i < comparison->disks->len; i++)
+            look_ahead(g_ptr_array_index(comparison->disks, i), NULL);
+        if (g_atomic_int_get(&comparison->asked)) {
+            comparison->rehearsed = rehearse(comparison);
+            g_atomic_int_set(&comparison->asked, 0);
+        }
+        for (unsigned tick = 0; tick < 10 && !g_atomic_int_get(&comparison->stands); tick++)
+            g_usleep(TICK / 10);
+    }
+    return look_here_all(comparison);
+}
+
 /* ---- what differs is written again --------------------------------------------------------------- */
 
 static bool mend_block(struct disk_proof *proof, struct storage *overlay, const struct difference *one,
@@ -315,6 +372,8 @@ static bool mend_block(struct disk_proof *proof, struct storage *overlay, const 
 {
     uint8_t block[BLOCK];
 
+    if (is_given_up(proof, error))
+        return false;
     if (!one->there)
         return blockmig_fail(error, BLOCKMIG_ERROR_DIFFERENT,
                              "%s differs from the source in what was written last, at %" PRIu64,
@@ -374,7 +433,6 @@ static void proof_free(gpointer data)
     g_array_unref(proof->found);
     chain_close(proof->below);
     g_hash_table_unref(proof->known);
-    g_clear_error(&proof->own_error);
     g_free(proof);
 }
 
@@ -404,14 +462,26 @@ static void end_thread(struct comparison *comparison)
         g_thread_join(g_steal_pointer(&comparison->thread));
 }
 
+void machine_comparison_rehearse(struct comparison *comparison)
+{
+    g_atomic_int_set(&comparison->asked, 1);
+}
+
+bool machine_comparison_is_rehearsed(const struct comparison *comparison, double *seconds)
+{
+    if (g_atomic_int_get(&comparison->asked))
+        return false;
+    *seconds = comparison->rehearsed;
+    return true;
+}
+
 /* Both sides are digested at once. */
 bool machine_comparison_end(struct comparison *comparison, GError **error)
 {
-    bool ok = true;
+    bool ok;
 
     g_atomic_int_set(&comparison->stands, 1);
-    for (guint i = 0; ok && i < comparison->disks->len; i++)
-        ok = look_there(g_ptr_array_index(comparison->disks, i), error);
+    ok = look_there_all(comparison, error);
     end_thread(comparison);
     for (guint i = 0; ok && i < comparison->disks->len; i++)
         ok = settle_disk(g_ptr_array_index(comparison->disks, i), error);

@@ -17,8 +17,9 @@
 #include <string.h>
 
 #define MAX_PASSES  12u
-#define SMALL_BYTES (UINT64_C(4) << 20) /* what is not worth another pass */
-#define SHRINKS     0.75                /* a pass of less than this part of the one before is */
+#define SMALL_BYTES (UINT64_C(4) << 20)  /* what is not worth another pass */
+#define SHRINKS     0.75                 /* a pass of less than this part of the one before is */
+#define PATIENCE    (5 * G_USEC_PER_SEC) /* with a hypervisor that is about to leave an image */
 
 /* ---- snapshots ----------------------------------------------------------------------------------- */
 
@@ -51,6 +52,8 @@ static bool freeze(struct machine_job *job, bool quiesce, GError **error)
 {
     g_autofree struct domain_overlay *overlays = g_new0(struct domain_overlay, job->disks->len);
     g_autoptr(GPtrArray) paths = g_ptr_array_new_with_free_func(g_free);
+    int64_t begin;
+    bool ok;
 
     for (guint i = 0; i < job->disks->len; i++) {
         const struct machine_disk *disk = machine_disk_at(job, i);
@@ -58,7 +61,10 @@ static bool freeze(struct machine_job *job, bool quiesce, GError **error)
         g_ptr_array_add(paths, machine_layer_path(disk, disk->top + 1));
         overlays[i] = (struct domain_overlay){disk->name, g_ptr_array_index(paths, i)};
     }
-    return domain_snapshot(job->domain, overlays, job->disks->len, job->others, quiesce, error);
+    begin = g_get_monotonic_time();
+    ok = domain_snapshot(job->domain, overlays, job->disks->len, job->others, quiesce, error);
+    job->layer_time = (double)(g_get_monotonic_time() - begin) / G_USEC_PER_SEC;
+    return ok;
 }
 
 /* With the guest's file systems frozen if that is asked for and can be had. */
@@ -355,6 +361,38 @@ bool machine_open_targets_again(struct machine_job *job, GError **error)
         disk->target = machine_open_image(disk->target_name, disk->format, FILE_WRITE | FILE_NO_LOCK, error);
         if (!disk->target)
             return false;
+    }
+    return true;
+}
+
+/* Whoever had it open is about to be gone. */
+static struct image *open_left_target(struct machine_disk *disk, GError **error)
+{
+    int64_t until = g_get_monotonic_time() + PATIENCE;
+
+    for (;;) {
+        GError *local = NULL;
+        struct image *target = open_left(disk, true, &local);
+
+        if (target || g_get_monotonic_time() > until) {
+            if (local)
+                g_propagate_error(error, local);
+            return target;
+        }
+        g_error_free(local);
+        g_usleep(G_USEC_PER_SEC / 20);
+    }
+}
+
+bool machine_take_targets_back(struct machine_job *job, GError **error)
+{
+    for (guint i = 0; i < job->disks->len; i++) {
+        struct machine_disk *disk = machine_disk_at(job, i);
+
+        if (!name_remove(disk->overlay_name, error) || !(disk->target = open_left_target(disk, error)))
+            return false;
+        if (disk->target->cluster_size < 4096)
+            storage_file_avoid_direct(disk->target->storage);
     }
     return true;
 }

@@ -3,12 +3,15 @@
 #include "blockmig/migrate/machine.h"
 #include "blockmig/migrate/target.h"
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/lock.h"
 #include "blockmig/storage/names.h"
 #include "blockmig/storage/uri.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <glib/gstdio.h>
 #include <string.h>
+#include <unistd.h>
 
 /* 4 KiB of granularity, and few tables. */
 #define OVERLAY_OPTIONS "extended_l2=on,cluster_size=128k"
@@ -83,6 +86,17 @@ struct chain *machine_open_target(const struct machine_disk *disk, GError **erro
 struct chain *machine_open_target_overlay(const struct machine_disk *disk, GError **error)
 {
     return open_single(disk->overlay_name, &format_qcow2, true, error);
+}
+
+bool machine_is_written(const struct machine_disk *disk)
+{
+    g_autofree char *path = machine_layer_path(disk, disk->top);
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    bool written = fd >= 0 && image_is_written(fd);
+
+    if (fd >= 0)
+        close(fd);
+    return written;
 }
 
 /* ---- overlays ------------------------------------------------------------------------------------ */

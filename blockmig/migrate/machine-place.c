@@ -117,7 +117,7 @@ static bool open_libvirt_there(struct machine_job *job, GError **error)
     name = g_strconcat(job->id, "-libvirt", NULL);
     path = g_build_filename(job->sockets, name, NULL);
     uri = g_strconcat("qemu+unix:///system?socket=", path, NULL);
-    if (!(job->libvirt = relay_open(job->agent, "libvirt", path, 0, error)))
+    if (!(job->libvirt = relay_open(job->agent, "libvirt", path, false, error)))
         return false;
     job->there = domain_host_open(uri, job->request->target, error);
     if (job->there)

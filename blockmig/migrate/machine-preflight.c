@@ -545,6 +545,7 @@ static void write_plan(struct machine_job *job)
     }
     if (job->disks->len)
         job_plan(base, "space: about %s on the target", needed);
+    machine_plan_pause(job);
     if (job->across)
         job_plan(base,
                  "the definition is removed here before the machine goes on there; it is kept in the state "
@@ -568,11 +569,12 @@ static void write_plan(struct machine_job *job)
 
 static const char *unsupported(const struct move_request *request)
 {
-    return request->chain != CHAIN_FLATTEN        ? "--chain"
-           : request->scratch && !request->across ? "--scratch"
-           : request->sample                      ? "--sample"
-           : request->on_busy == BUSY_THROTTLE    ? "--on-busy=throttle"
-                                                  : NULL;
+    return request->chain != CHAIN_FLATTEN                      ? "--chain"
+           : request->scratch && !request->across               ? "--scratch"
+           : request->sample                                    ? "--sample"
+           : request->on_busy == BUSY_THROTTLE                  ? "--on-busy=throttle"
+           : request->on_busy == BUSY_MIRROR && request->across ? "--on-busy=mirror across hosts"
+                                                                : NULL;
 }
 
 static bool check_request(const struct move_request *request, GError **error)

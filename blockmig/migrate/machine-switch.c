@@ -38,6 +38,7 @@ static bool stop(struct machine_job *job, GError **error)
     if (!domain_guard_arm(job->guard, error))
         return false;
     job->stopped = true;
+    job->stopped_at = g_get_monotonic_time();
     return domain_suspend(job->domain, error);
 }
 
@@ -52,20 +53,6 @@ static void go_on(struct machine_job *job)
     domain_guard_disarm(job->guard);
 }
 
-/* Between libvirt's own words for "suspended" and "resumed", as they reach us. */
-static void note_pause(struct machine_job *job, struct domain_host *to)
-{
-    int64_t stopped = domain_host_times(job->here, machine_uuid(job)).stopped, resumed;
-
-    if (!job->state.running)
-        return;
-    for (int tries = 0; (resumed = domain_host_times(to, machine_uuid(job)).resumed) <= stopped && tries < 50;
-         tries++)
-        g_usleep(TICK / 4);
-    if (stopped > 0 && resumed > stopped)
-        job->base.report->pause_ms = (double)(resumed - stopped) / 1000;
-}
-
 /* Whoever finds the machine on neither host has to know whether it went on here last, or there. */
 bool machine_release(struct machine_job *job, GError **error)
 {
@@ -73,7 +60,7 @@ bool machine_release(struct machine_job *job, GError **error)
         (job->state.running && !domain_resume(job->arrived, error)))
         return false;
     job->released = true;
-    note_pause(job, job->there);
+    machine_note_pause(job, job->there);
     return job_event(&job->base, "result", error, MACHINE_ARRIVED);
 }
 
@@ -317,10 +304,46 @@ static bool pivot(struct machine_job *job, GError **error)
     return true;
 }
 
-static bool stop_and_compare(struct machine_job *job, GError **error)
+/* The limit's thread: the domain is asked by nobody else meanwhile. */
+static void give_up(void *opaque)
+{
+    struct machine_job *job = opaque;
+
+    g_atomic_int_set(&job->given_up, 1);
+    if (domain_resume(job->domain, NULL))
+        job->stopped = false;
+}
+
+static bool wait_until_it_fits(struct machine_job *job, struct comparison *comparison, GError **error)
+{
+    bool fits = false;
+
+    while (machine_look_forward(job, comparison, &fits, error)) {
+        if (fits)
+            return true;
+        if (machine_is_cancelled(job, error))
+            return false;
+        g_usleep(TICK / 4);
+    }
+    return false;
+}
+
+static bool stop_and_compare(struct machine_job *job, struct comparison *comparison, GError **error)
+{
+    struct pause_limit *limit;
+    bool ok;
+
+    if (!stop(job, error))
+        return false;
+    limit = machine_limit_begin(job, job->stopped_at, give_up, job);
+    ok = machine_comparison_end(comparison, error);
+    return machine_limit_end(job, limit, error) && ok;
+}
+
+static bool prove_mirrors(struct machine_job *job, GError **error)
 {
     struct comparison *comparison = machine_comparison_start(job);
-    bool ok = stop(job, error) && machine_comparison_end(comparison, error);
+    bool ok = wait_until_it_fits(job, comparison, error) && stop_and_compare(job, comparison, error);
 
     machine_comparison_free(comparison);
     return ok;
@@ -328,18 +351,18 @@ static bool stop_and_compare(struct machine_job *job, GError **error)
 
 static bool switch_over(struct machine_job *job, GError **error)
 {
-    bool pause = job->request->max_pause > 0;
-
-    if (!pause)
-        job_notice(&job->base, "without a pause nobody can compare what was written last: it is as the "
-                               "hypervisor's mirror has it");
-    return (!pause || stop_and_compare(job, error)) && pivot(job, error);
+    if (job->request->max_pause > 0 && !job->without_pause)
+        return prove_mirrors(job, error) && pivot(job, error);
+    job_notice(&job->base, "without a pause nobody can compare what was written last: it is as the "
+                           "hypervisor's mirror has it");
+    return pivot(job, error);
 }
 
 bool machine_mirror(struct job *base, GError **error)
 {
     struct machine_job *job = machine_of(base);
-    bool ok, paused = false;
+    GError *failure = NULL;
+    bool ok, paused;
 
     if (!machine_close_targets(job, error) || !machine_create_target_overlays(job, error) ||
         !job_event(base, "intent", error, "mirror the overlays onto the target") ||
@@ -347,15 +370,22 @@ bool machine_mirror(struct job *base, GError **error)
         end_mirrors(job);
         return false;
     }
-    ok = switch_over(job, error);
-    if (!ok)
+    ok = switch_over(job, &failure);
+    if (!ok && !job->released) {
+        go_on(job);
         end_mirrors(job);
+        return machine_try_again(job, failure, error);
+    }
+    if (!ok) {
+        g_propagate_error(error, failure);
+        end_mirrors(job);
+    }
     job->arrived = domain_open(job->here, domain_uuid(job->domain), NULL);
     paused = job->stopped;
     go_on(job);
     if (!ok)
         return false;
     if (paused)
-        note_pause(job, job->here);
+        machine_note_pause(job, job->here);
     return set_persistent(job, error) && job_event(base, "result", error, MACHINE_ARRIVED);
 }

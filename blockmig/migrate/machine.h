@@ -18,6 +18,7 @@
 #define BLOCKMIG_MIGRATE_MACHINE_H
 
 #include "blockmig/migrate/checkpoint.h"
+#include "blockmig/migrate/pause.h"
 #include "blockmig/migrate/phase.h"
 #include "blockmig/migrate/share.h"
 #include "blockmig/storage/agent-tunnel.h"
@@ -125,6 +126,11 @@ struct machine_job {
     bool let_go;                /* an earlier run came so far, or was about to */
     int64_t stopped_at;         /* monotonic; 0: never */
     uint64_t last_bytes;        /* of the last pass */
+    double layer_time;          /* seconds that the hypervisor took for the last overlays */
+    int given_up;               /* atomic: the last pause came to its limit */
+    unsigned tries;             /* of the switch that failed for its pause */
+    unsigned rehearsals;        /* of the comparison, in this try */
+    bool without_pause;         /* the switch is made so, for all that was tried took too long */
 };
 
 static inline struct machine_job *machine_of(struct job *base)
@@ -201,6 +207,8 @@ bool machine_has_room(const struct machine_job *job);
 void machine_explain(const struct job *base, GError **error);
 
 /* machine-files.c */
+/* Has a hypervisor its top layer open to write to it, as far as locks tell? */
+bool machine_is_written(const struct machine_disk *disk);
 char *machine_layer_path(const struct machine_disk *disk, unsigned layer); /* the caller's */
 /* An image of one of the hosts, by a single connection. */
 struct image *machine_open_image(const char *name, const struct format *format, unsigned flags,
@@ -237,6 +245,25 @@ bool machine_ship(struct machine_job *job, struct machine_disk *disk, unsigned t
 bool machine_close_targets(struct machine_job *job, GError **error);
 /* For who writes more into them while a hypervisor has them open that does not read them yet. */
 bool machine_open_targets_again(struct machine_job *job, GError **error);
+/* After a switch that was given up: the hypervisors have left them, and their overlays are removed. */
+bool machine_take_targets_back(struct machine_job *job, GError **error);
+
+struct comparison;
+
+/* machine-pause.c: what the pause of live and of a move on this host is expected to be, and what is done if
+ * it gets too long.  One call after the other until *fits, or PARKED. */
+bool machine_look_forward(struct machine_job *job, struct comparison *comparison, bool *fits, GError **error);
+/* The machine stands still since `begin` (monotonic); what pause_limit_begin() has, with job->given_up. NULL:
+ * it stood still before, so there is nothing to limit. */
+struct pause_limit *machine_limit_begin(struct machine_job *job, int64_t begin, void (*give_up)(void *opaque),
+                                        void *opaque);
+bool machine_limit_end(struct machine_job *job, struct pause_limit *limit, GError **error);
+/* The machine runs where it was, and the switch failed for this reason, which is taken.  If its pause was too
+ * long it may be tried again: then true, and the job goes on in converge. */
+bool machine_try_again(struct machine_job *job, GError *failure, GError **error);
+void machine_plan_pause(const struct machine_job *job);
+/* Between libvirt's own words for "suspended" and "resumed", as they reach us. */
+void machine_note_pause(struct machine_job *job, struct domain_host *to);
 
 /* machine-unit.c: who may write to the units, once the machine leaves. Nothing if no reservation changes
  * hands. */
@@ -298,9 +325,14 @@ bool machine_commit_all(struct machine_job *job, struct domain *domain,
 
 /* machine-compare.c: do the overlays on the target hold what the top layers of the source do?  From the start
  * on a thread of its own looks ahead; at the end the machine stands still on both sides, nothing of it is in
- * a hypervisor's memory any more, and what differs is mended. DIFFERENT: that was not possible. */
+ * a hypervisor's memory any more, and what differs is mended. DIFFERENT: that was not possible.  It ends
+ * early when job->given_up is set. */
 struct comparison;
 struct comparison *machine_comparison_start(struct machine_job *job);
+/* While the machine runs, and its writes go to both sides: asks how long it will take. */
+void machine_comparison_rehearse(struct comparison *comparison);
+/* False: not known yet.  *seconds is negative if it could not be told. */
+bool machine_comparison_is_rehearsed(const struct comparison *comparison, double *seconds);
 bool machine_comparison_end(struct comparison *comparison, GError **error);
 void machine_comparison_free(struct comparison *comparison); /* NULL is allowed */
 

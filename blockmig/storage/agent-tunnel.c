@@ -36,7 +36,7 @@
 struct relay {
     struct agent_client *client;
     char *name, *path;
-    unsigned flags;
+    bool packed;
     int fd;
     int wake[2]; /* closing it ends the thread */
     GThread *thread;
@@ -46,7 +46,8 @@ struct relay {
 /* Outlives the relay as long as there are passages. */
 struct relay_state {
     gatomicrefcount references;
-    gint held;  /* atomic */
+    gint hold;  /* atomic: enum relay_hold */
+    gint cut;   /* atomic: what is held goes nowhere */
     gint begun; /* atomic: something came from here */
     GMutex lock;
     char *trouble;
@@ -130,9 +131,14 @@ static void set_up(const struct agent_client *client, CURL *handle, const char *
 
 /* ---- from here ----------------------------------------------------------------------------------- */
 
-static bool is_held(const struct passage *passage)
+static bool holds(const struct passage *passage, enum relay_hold least)
 {
-    return g_atomic_int_get(&passage->state->held) != 0;
+    return g_atomic_int_get(&passage->state->hold) >= (gint)least;
+}
+
+static bool is_ended(const struct passage *passage)
+{
+    return g_atomic_int_get(&passage->ended) || g_atomic_int_get(&passage->state->cut);
 }
 
 static ssize_t receive(const struct passage *passage, char *buffer, size_t room, int flags)
@@ -145,22 +151,40 @@ static ssize_t receive(const struct passage *passage, char *buffer, size_t room,
     return done;
 }
 
-/* Until there is more behind the byte that is held back, or all may go; false: there is nobody to go to. */
+static bool has_more(const struct passage *passage)
+{
+    char next;
+
+    return receive(passage, &next, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+}
+
+/* Until something may go; false: there is nobody to go to. */
+static bool wait_to_begin(const struct passage *passage)
+{
+    while (holds(passage, RELAY_HOLDS_ALL)) {
+        if (is_ended(passage))
+            return false;
+        if (has_more(passage))
+            g_atomic_int_set(&passage->state->begun, 1);
+        g_usleep(HELD_TICK);
+    }
+    return true;
+}
+
+/* Until there is more behind the byte that is held back, or all may go. */
 static bool wait_for_more(const struct passage *passage)
 {
-    while (is_held(passage)) {
-        char next;
-
-        if (g_atomic_int_get(&passage->ended))
+    while (holds(passage, RELAY_HOLDS_LAST_BYTE)) {
+        if (is_ended(passage))
             return false;
-        if (receive(passage, &next, 1, MSG_PEEK | MSG_DONTWAIT) > 0)
+        if (has_more(passage))
             return true;
         g_usleep(HELD_TICK);
     }
     return true;
 }
 
-/* Waits for something; -1: it broke.  While the relay is held, the last byte that came waits for the next. */
+/* Waits for something; -1: it broke.  While the last byte is held, what came last waits for the next. */
 static ssize_t fetch(struct passage *passage, char *buffer, size_t room)
 {
     size_t have;
@@ -168,7 +192,7 @@ static ssize_t fetch(struct passage *passage, char *buffer, size_t room)
     do {
         ssize_t done;
 
-        if (passage->has_last && !wait_for_more(passage))
+        if (!wait_to_begin(passage) || (passage->has_last && !wait_for_more(passage)))
             return -1;
         have = passage->has_last ? 1 : 0;
         buffer[0] = passage->last;
@@ -178,7 +202,7 @@ static ssize_t fetch(struct passage *passage, char *buffer, size_t room)
         have += (size_t)MAX(done, 0);
         if (have > 0)
             g_atomic_int_set(&passage->state->begun, 1);
-        passage->has_last = have > 0 && is_held(passage);
+        passage->has_last = have > 0 && holds(passage, RELAY_HOLDS_LAST_BYTE);
         if (passage->has_last)
             passage->last = buffer[--have];
     } while (have == 0 && passage->has_last);
@@ -396,7 +420,7 @@ static void pass_on(struct relay *relay, int fd)
     passage->name = g_strdup(relay->name);
     passage->id = agent_new_id();
     passage->fd = fd;
-    passage->packed = relay->flags & RELAY_PACKED;
+    passage->packed = relay->packed;
     passage->refusal = g_byte_array_new();
     g_thread_unref(g_thread_new("tunnel", carry, passage));
 }
@@ -441,7 +465,7 @@ static int listen_at(const char *path, GError **error)
     return -1;
 }
 
-struct relay *relay_open(struct agent_client *client, const char *name, const char *path, unsigned flags,
+struct relay *relay_open(struct agent_client *client, const char *name, const char *path, bool packed,
                          GError **error)
 {
     struct relay *relay;
@@ -457,20 +481,24 @@ struct relay *relay_open(struct agent_client *client, const char *name, const ch
     relay->client = client;
     relay->name = g_strdup(name);
     relay->path = g_strdup(path);
-    relay->flags = flags;
+    relay->packed = packed;
     relay->fd = fd;
     memcpy(relay->wake, wake, sizeof(wake));
     relay->state = g_new0(struct relay_state, 1);
     g_atomic_ref_count_init(&relay->state->references);
-    relay->state->held = flags & RELAY_HELD ? 1 : 0;
     g_mutex_init(&relay->state->lock);
     relay->thread = g_thread_new("relay", serve, relay);
     return relay;
 }
 
-void relay_let(struct relay *relay)
+void relay_hold(struct relay *relay, enum relay_hold hold)
 {
-    g_atomic_int_set(&relay->state->held, 0);
+    g_atomic_int_set(&relay->state->hold, (gint)hold);
+}
+
+void relay_cut(struct relay *relay)
+{
+    g_atomic_int_set(&relay->state->cut, 1);
 }
 
 bool relay_has_begun(const struct relay *relay)

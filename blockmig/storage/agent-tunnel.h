@@ -10,16 +10,18 @@
 
 struct relay;
 
-enum relay_flags {
-    RELAY_HELD = 1,   /* the other side gets all but the last byte, until relay_let() */
-    RELAY_PACKED = 2, /* what goes there may be compressed, as was chosen (agent-storage.h) */
-};
+/* What the other side does not get yet of what comes from here. */
+enum relay_hold { RELAY_HOLDS_NOTHING, RELAY_HOLDS_LAST_BYTE, RELAY_HOLDS_ALL };
 
 /* A socket at `path` of this host; who connects to it is connected to what the agent's host has under `name`.
- * The directory must be there; what stands at `path` is replaced. */
-struct relay *relay_open(struct agent_client *client, const char *name, const char *path, unsigned flags,
+ * The directory must be there; what stands at `path` is replaced.  `packed`: what goes there may be
+ * compressed, as was chosen (agent-storage.h). */
+struct relay *relay_open(struct agent_client *client, const char *name, const char *path, bool packed,
                          GError **error);
-void relay_let(struct relay *relay);
+/* At first it holds nothing; less may be held later, from any thread. */
+void relay_hold(struct relay *relay, enum relay_hold hold);
+/* What is held now never gets there; who waits for it there sees the end.  From any thread. */
+void relay_cut(struct relay *relay);
 /* Who connected here has sent something. */
 bool relay_has_begun(const struct relay *relay);
 /* Connections that are open come to their own end. */

@@ -123,3 +123,10 @@ bool image_lock(int fd, bool writing, bool *supported, GError **error)
     return test_all(fd, want->held, LOCK_UNSHARED_BASE, "", error) &&
            test_all(fd, want->unshared, LOCK_HELD_BASE, "shared ", error);
 }
+
+bool image_is_written(int fd)
+{
+    bool free;
+
+    return byte_test(fd, LOCK_HELD_BASE + WRITE, &free) == 0 && !free;
+}

@@ -10,5 +10,7 @@
  * description.  A conflict is a REFUSED error that names the lock; *supported becomes false, without an
  * error, where the file system has no locks. */
 bool image_lock(int fd, bool writer, bool *supported, GError **error);
+/* Does somebody hold the lock of a writer?  Where there are no locks nobody does. */
+bool image_is_written(int fd);
 
 #endif

@@ -18,13 +18,18 @@ noinst_DATA += tests/helpers/kill-at-commit.so
 tests/helpers/kill-at-commit.so: tests/helpers/kill-at-commit.c
 	$(AM_V_CC)$(MKDIR_P) $(@D) && $(CC) -O2 -Wall -fPIC -shared -o $@ $<
 # For nbdkit, which loads nothing that is built with sanitizers.
-EXTRA_DIST += tests/helpers/waiting-medium.c
+EXTRA_DIST += tests/helpers/waiting-medium.c tests/helpers/stands-still.h
 if HAVE_NBDKIT
 CLEANFILES += tests/helpers/waiting-medium.so
 noinst_DATA += tests/helpers/waiting-medium.so
 endif
-tests/helpers/waiting-medium.so: tests/helpers/waiting-medium.c
+tests/helpers/waiting-medium.so: tests/helpers/waiting-medium.c tests/helpers/stands-still.h
 	$(AM_V_CC)$(MKDIR_P) $(@D) && $(CC) $(NBDKIT_CFLAGS) -D_GNU_SOURCE -O2 -Wall -fPIC -shared -pthread -o $@ $<
+EXTRA_DIST += tests/helpers/waiting-reads.c
+CLEANFILES += tests/helpers/waiting-reads.so
+noinst_DATA += tests/helpers/waiting-reads.so
+tests/helpers/waiting-reads.so: tests/helpers/waiting-reads.c tests/helpers/stands-still.h
+	$(AM_V_CC)$(MKDIR_P) $(@D) && $(CC) -O2 -Wall -fPIC -shared -pthread -o $@ $<
 EXTRA_DIST += tests/helpers/reserving-device.c
 CLEANFILES += tests/helpers/reserving-device.so
 noinst_DATA += tests/helpers/reserving-device.so
