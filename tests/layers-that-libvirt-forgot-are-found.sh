@@ -90,8 +90,10 @@ done
 start_again one web
 command=(move web /srv/store)
 forgotten 1 "${command[@]}"
+sleep 1
 goes_off
 start_again one web
+sleep 1
 goes_off
 run on one timeout 200 "$blockmig" "${command[@]}"
 is "$status" 9 "started without it: nobody can tell what is right" || diag "$err"
