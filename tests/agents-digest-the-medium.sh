@@ -26,14 +26,17 @@ flip()
     must dd if="$tmp/byte" of="$1" bs=1 seek="$2" conv=notrunc,fsync status=none
 }
 
-# digests: got is what the agent says of each range.
+# digests: got is what the agent says of each range, and together what it says if it is asked once.
 digests()
 {
-    local range urls=()
+    local range urls=() list
+    printf -v list ',%s' "${ranges[@]/+/:}"
     for range in "${ranges[@]}"; do
         urls+=("http://agent/v1/handles/$handle/digests?offset=${range%+*}&length=${range#*+}&chunk=${range#*+}")
     done
     mapfile -t got < <(curl -s --unix-socket "$tmp/agent.sock" "${urls[@]}" | xxd -p -c 16)
+    mapfile -t together < <(curl -s --unix-socket "$tmp/agent.sock" "http://agent/v1/handles/$handle/digests?ranges=${list:1}" |
+        xxd -p -c 16)
 }
 
 # damage_shows WHAT BYTE: in each of the ranges that has this byte, and in no other.
@@ -51,6 +54,7 @@ damage_shows()
         [ "${got[i]}" = "${right[i]}" ] || shows+=" ${ranges[i]}"
     done
     is "$shows" "$wanted" "$1: damage of byte $2 shows where it is"
+    is "${together[*]}" "${got[*]}" "$1: whether the ranges are asked for together or not"
     flip "$image" "$at"
 }
 
@@ -94,6 +98,10 @@ directory=$tmp/$what"
         damage_shows "$what" $byte
     done
     holes_are_zeros "$what"
+    for byte in 0:0 0:4194305 1:-1 0 -1:4096 x 0:1,, "$(printf '0:1,%.0s' {1..64})0:1"; do
+        ask GET "/v1/handles/$handle/digests?ranges=$byte"
+        is "$http" 400 "$what: ranges=${byte:0:20} is refused"
+    done
     stop_process "$agent"
 }
 

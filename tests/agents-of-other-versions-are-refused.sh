@@ -43,7 +43,7 @@ migrate one sealed "$there"
 is "$status" 3 "one that takes no state of TPMs is refused by a machine that is off and has one" || diag "$err"
 like "$err" "cold: the agent there takes no state of a TPM" "with the reason"
 
-through 'Blockmig-Tunnel: framed' 'Blockmig-Tunnel: folded' /v1/framed-tunnels /v1/folded-tunnels
+through 'Blockmig-Tunnel: framed' 'Blockmig-Tunnel: folded' /v1/framed-tunnels /v1/folded-tunnels '"ranges":true' '"rangez":true'
 migrate one web "$there" --compress=zstd --delete-source
 is "$status" 0 "one that cannot unpack memory gets it as it is" || diag "$err"
 is "$(running_on web)$(defined_on web)" "two two " "the machine is there alone"

@@ -152,8 +152,18 @@ lie digests
 fails_with 6 "a medium that has other bytes" blockmig copy -q "$tmp/disk.raw" "$store/lie.raw"
 like "$err" "another digest" "is found by its digests"
 check "and what is wrong gets no name" test ! -e "$tmp/store/lie.raw"
+# Pieces that are small go several in one request.
+must truncate -s 8M "$tmp/scattered.raw"
+for ((at = 0; at < 1600; at += 16)); do
+    dd if="$tmp/disk.raw" of="$tmp/scattered.raw" bs=4k count=1 skip=$at seek=$at conv=notrunc status=none
+done
+fails_with 6 "and in small pieces" blockmig copy -q "$tmp/scattered.raw" "$store/scattered.raw"
+like "$err" "another digest" "too"
 run blockmig job cancel
 stop_process "$liar"
+export BLOCKMIG_AGENT_SOCKET=$tmp/agent.sock
+check "who does not lie gets all of them" blockmig copy -q --restart "$tmp/scattered.raw" "$store/scattered.raw"
+check "as they are" cmp "$tmp/scattered.raw" "$tmp/store/scattered.raw"
 for kind in content short garbage size endless; do
     lie $kind
     run timeout 60 "$builddir/tools/blockmig" copy -q --restart "$store/source.raw" "$tmp/lie.raw"

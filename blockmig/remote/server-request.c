@@ -20,15 +20,16 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#define MAX_JSON        (64u << 10) /* bytes of a body */
-#define MAX_READ        (16u << 20) /* bytes in one answer */
-#define MAX_PROVED      (UINT64_C(1) << 30)
-#define MAX_CHUNKS      65536u
-#define MAX_RANGES      1024u
-#define PAGE            4096u
-#define FASTEST_LEVEL   -7
-#define STRONGEST_LEVEL 19
-#define STEP            (1u << 20)
+#define MAX_JSON          (64u << 10) /* bytes of a body */
+#define MAX_READ          (16u << 20) /* bytes in one answer */
+#define MAX_PROVED        (UINT64_C(1) << 30)
+#define MAX_CHUNKS        65536u
+#define MAX_DIGEST_RANGES 64u
+#define MAX_RANGES        1024u
+#define PAGE              4096u
+#define FASTEST_LEVEL     -7
+#define STRONGEST_LEVEL   19
+#define STEP              (1u << 20)
 
 enum body { BODY_NONE, BODY_JSON, BODY_FRAMES, BODY_STREAM, BODY_STREAM_OF_FRAMES };
 
@@ -367,11 +368,11 @@ static json_t *describe_handle(const struct handle *handle)
 {
     const struct storage *storage = handle->storage;
 
-    return json_pack("{s:s, s:I, s:I, s:s, s:s, s:b, s:b, s:b}", "handle", handle->id, "size",
+    return json_pack("{s:s, s:I, s:I, s:s, s:s, s:b, s:b, s:b, s:b}", "handle", handle->id, "size",
                      (json_int_t)storage->size, "allocated",
                      (json_int_t)storage_file_allocated(handle->storage), "identity", storage->identity,
                      "boot", host_boot_id(), "writable", storage->writable, "reads_zero", storage->reads_zero,
-                     "lockable", storage_file_lockable(handle->storage));
+                     "lockable", storage_file_lockable(handle->storage), "ranges", true);
 }
 
 static bool tell_handle(struct request *request, GError **error)
@@ -531,11 +532,46 @@ static bool read_medium(struct storage *storage, void *buffer, size_t length, ui
 }
 
 /* Of the medium; with "cached=1" of what this host's programs see, a hypervisor's page cache included. */
+static bool read_range(const char *text, uint64_t *offset, uint64_t *length, GError **error)
+{
+    g_auto(GStrv) parts = g_strsplit(text, ":", 2);
+
+    return (g_strv_length(parts) == 2 &&
+            g_ascii_string_to_unsigned(parts[0], 10, 0, INT64_MAX - FRAME_CONTENT, offset, NULL) &&
+            g_ascii_string_to_unsigned(parts[1], 10, 1, FRAME_CONTENT, length, NULL)) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                         "ranges: '%s' is not OFFSET:LENGTH, of at most %u bytes", text, FRAME_CONTENT);
+}
+
+/* Of each range the digest, past every cache. */
+static bool send_digests_of(struct request *request, const char *list, GError **error)
+{
+    g_auto(GStrv) ranges = g_strsplit(list, ",", MAX_DIGEST_RANGES + 1);
+    unsigned count = g_strv_length(ranges);
+
+    if (count > MAX_DIGEST_RANGES)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "ranges: more than %u", MAX_DIGEST_RANGES);
+    request->octets = g_byte_array_new();
+    g_byte_array_set_size(request->octets, count * FRAME_DIGEST);
+    for (unsigned i = 0; i < count; i++) {
+        uint64_t offset, length;
+
+        if (!read_range(ranges[i], &offset, &length, error) ||
+            !storage_digests_by(request->handle->storage, read_medium, offset, length, (uint32_t)length,
+                                request->octets->data + i * FRAME_DIGEST, error))
+            return false;
+    }
+    return true;
+}
+
 static bool send_digests(struct request *request, GError **error)
 {
     const char *cached = MHD_lookup_connection_value(request->connection, MHD_GET_ARGUMENT_KIND, "cached");
+    const char *ranges = MHD_lookup_connection_value(request->connection, MHD_GET_ARGUMENT_KIND, "ranges");
     uint64_t offset, length, chunk;
 
+    if (ranges)
+        return send_digests_of(request, ranges, error);
     if (!get_range(request, MAX_PROVED, &offset, &length, error) ||
         !get_number(request, "chunk", &chunk, error))
         return false;

@@ -13,7 +13,10 @@
 
 #define MAX_DIGESTS 65536u       /* in one answer, and */
 #define DIGESTED    (256u << 20) /* bytes of the file */
-#define THREADS     16           /* requests under way for each storage */
+#define THREADS     16           /* requests under way for each storage, */
+#define SENDERS     4            /* of these with small writes, and with small checks, */
+#define SMALL       (32u << 10)
+#define TOGETHER    64u /* so many in one request */
 #define ALIGNMENT   4096
 #define PIECE       (1u << 20) /* of a read, at most */
 #define ZSTD_LEVEL  1
@@ -22,14 +25,22 @@
 #define SEED_LEAST  4096
 #define MAX_OPENED  20 /* times that a file is opened again for one request: an agent that comes and goes */
 
+/* Small requests that wait for a sender. */
+struct bundle {
+    GQueue waiting;
+    unsigned senders;
+};
+
 struct agent_storage {
     struct agent_client *client;
     struct agent_address address;
     unsigned flags;
     GMutex lock;
-    char *handle; /* "/v1/handles/..." */
-    char *boot;   /* of the agent's host */
-    bool lost;    /* what was written since the last flush may be */
+    char *handle;      /* "/v1/handles/..." */
+    char *boot;        /* of the agent's host */
+    bool lost;         /* what was written since the last flush may be */
+    bool takes_ranges; /* several, to digest, in one request */
+    struct bundle writes, checks;
     GThreadPool *threads;
 };
 
@@ -148,6 +159,7 @@ static bool take_handle(struct storage *storage, const json_t *answer, GError **
     agent->handle = g_strdup_printf("/v1/handles/%s", handle);
     g_free(agent->boot);
     agent->boot = g_strdup(boot);
+    agent->takes_ranges = json_is_true(json_object_get(answer, "ranges"));
     if (!storage->identity) {
         storage->identity = g_steal_pointer(&full);
         storage->size = size;
@@ -508,6 +520,17 @@ static bool agent_flush(struct storage *storage, GError **error)
 
 /* ---- proving ------------------------------------------------------------------------------------ */
 
+static bool has_digest(const void *data, size_t length, uint64_t offset, const uint8_t *there, GError **error)
+{
+    uint8_t here[FRAME_DIGEST];
+
+    xxh3_digest(data, length, here);
+    return memcmp(here, there, FRAME_DIGEST) == 0 ||
+           blockmig_fail(error, BLOCKMIG_ERROR_DIFFERENT,
+                         "bytes %" G_GUINT64_FORMAT "+%zu have another digest there than here", offset,
+                         length);
+}
+
 static bool agent_check(struct storage *storage, const void *buffer, size_t length, uint64_t offset,
                         GError **error)
 {
@@ -517,7 +540,6 @@ static bool agent_check(struct storage *storage, const void *buffer, size_t leng
         g_autofree char *path = NULL;
         g_autoptr(GByteArray) answer = NULL;
         struct agent_request request = {.method = "GET", .most = 65536};
-        uint8_t digest[FRAME_DIGEST];
 
         piece = MIN(length, FRAME_CONTENT);
         path = g_strdup_printf("/digests?offset=%" G_GUINT64_FORMAT "&length=%zu&chunk=%zu", offset, piece,
@@ -525,11 +547,11 @@ static bool agent_check(struct storage *storage, const void *buffer, size_t leng
         request.path = path;
         if (!(answer = ask(storage, &request, error)))
             return false;
-        xxh3_digest(data, piece, digest);
-        if (answer->len != FRAME_DIGEST || memcmp(answer->data, digest, FRAME_DIGEST) != 0)
-            return blockmig_fail(error, BLOCKMIG_ERROR_DIFFERENT,
-                                 "bytes %" G_GUINT64_FORMAT "+%zu have another digest there than here",
-                                 offset, piece);
+        if (answer->len != FRAME_DIGEST)
+            return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "the agent's answer has %u bytes, not %u",
+                                 answer->len, FRAME_DIGEST);
+        if (!has_digest(data, piece, offset, answer->data, error))
+            return false;
     }
     return true;
 }
@@ -560,11 +582,126 @@ static bool agent_digests(struct storage *storage, uint64_t offset, uint64_t len
     return true;
 }
 
+/* ---- small ones, several in one request ----------------------------------------------------------- */
+
+static struct bundle *bundle_of(struct agent_storage *agent, const struct storage_request *request)
+{
+    if (request->length > SMALL || request->seed_count)
+        return NULL;
+    return request->check ? (agent->takes_ranges ? &agent->checks : NULL)
+                          : (request->write ? &agent->writes : NULL);
+}
+
+static void write_together(struct storage *storage, const GPtrArray *some, GError **errors)
+{
+    g_autoptr(GByteArray) body = g_byte_array_new(), answer = NULL;
+    g_autoptr(GError) error = NULL;
+    struct agent_request request = {.method = "POST", .path = "/extents", .most = 65536};
+    uint64_t end = 0;
+    unsigned step;
+    int level = choose_level(true, &step);
+    size_t bytes = 0;
+
+    for (guint i = 0; i < some->len; i++) {
+        const struct storage_request *one = g_ptr_array_index(some, i);
+
+        frame_put_data(body, one->offset, one->buffer, one->length, level);
+        bytes += one->length;
+        end = MAX(end, one->offset + one->length);
+    }
+    request.head = body->data;
+    request.head_length = body->len;
+    answer = ask(storage, &request, &error);
+    note_pace(true, step, answer ? bytes : 0);
+    if (answer)
+        storage_grown(storage, end);
+    for (guint i = 0; error && i < some->len; i++)
+        errors[i] = g_error_copy(error);
+}
+
+static void check_together(struct storage *storage, const GPtrArray *some, GError **errors)
+{
+    g_autoptr(GString) path = g_string_new("/digests?ranges=");
+    g_autoptr(GByteArray) answer = NULL;
+    g_autoptr(GError) error = NULL;
+    struct agent_request request = {.method = "GET", .most = 65536};
+
+    for (guint i = 0; i < some->len; i++) {
+        const struct storage_request *one = g_ptr_array_index(some, i);
+
+        g_string_append_printf(path, "%s%" G_GUINT64_FORMAT ":%zu", i ? "," : "", one->offset, one->length);
+    }
+    request.path = path->str;
+    answer = ask(storage, &request, &error);
+    if (answer && answer->len != some->len * FRAME_DIGEST)
+        blockmig_fail(&error, BLOCKMIG_ERROR_FAILED, "the agent's answer has %u bytes, not %u", answer->len,
+                      some->len * FRAME_DIGEST);
+    for (guint i = 0; i < some->len; i++) {
+        const struct storage_request *one = g_ptr_array_index(some, i);
+
+        if (error)
+            errors[i] = g_error_copy(error);
+        else
+            has_digest(one->buffer, one->length, one->offset, answer->data + i * FRAME_DIGEST, &errors[i]);
+    }
+}
+
+/* Those that came while another request was under way; empty: none, and there is a sender less. */
+static GPtrArray *take_some(struct agent_storage *agent, struct bundle *bundle)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&agent->lock);
+    GPtrArray *some = g_ptr_array_new();
+
+    while (some->len < TOGETHER && bundle->waiting.length)
+        g_ptr_array_add(some, g_queue_pop_head(&bundle->waiting));
+    bundle->senders -= some->len == 0;
+    return some;
+}
+
+static void send_bundle(struct storage *storage, struct bundle *bundle)
+{
+    struct agent_storage *agent = storage->opaque;
+
+    for (;;) {
+        g_autoptr(GPtrArray) some = take_some(agent, bundle);
+        GError *errors[TOGETHER] = {NULL};
+
+        if (some->len == 0)
+            return;
+        (bundle == &agent->checks ? check_together : write_together)(storage, some, errors);
+        for (guint i = 0; i < some->len; i++) {
+            struct storage_request *request = g_ptr_array_index(some, i);
+
+            request->done(request, errors[i]);
+        }
+    }
+}
+
+/* Does a sender have to be woken? */
+static bool leave(struct agent_storage *agent, struct bundle *bundle, struct storage_request *request)
+{
+    g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&agent->lock);
+    bool wake = bundle->senders < SENDERS;
+
+    g_queue_push_tail(&bundle->waiting, request);
+    bundle->senders += wake;
+    return wake;
+}
+
+/* ---- many at once --------------------------------------------------------------------------------- */
+
+/* `data`: a request, or a bundle for a sender. */
 static void work(gpointer data, gpointer opaque)
 {
+    struct storage *storage = opaque;
+    struct agent_storage *agent = storage->opaque;
     struct storage_request *request = data;
     GError *error = NULL;
 
+    if (data == &agent->writes || data == &agent->checks) {
+        send_bundle(storage, data);
+        return;
+    }
     if (request->check)
         agent_check(opaque, request->buffer, request->length, request->offset, &error);
     else if (request->write)
@@ -578,7 +715,12 @@ static void agent_start(struct storage *storage, struct storage_request *request
 {
     struct agent_storage *agent = storage->opaque;
 
-    g_thread_pool_push(agent->threads, request, NULL);
+    struct bundle *bundle = bundle_of(agent, request);
+
+    if (!bundle)
+        g_thread_pool_push(agent->threads, request, NULL);
+    else if (leave(agent, bundle, request))
+        g_thread_pool_push(agent->threads, bundle, NULL);
 }
 
 static bool read_status(const json_t *ranges, uint64_t length, bool *data, uint64_t *run, GError **error)
