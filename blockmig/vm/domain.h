@@ -117,8 +117,8 @@ struct domain_progress {
     uint64_t disk_total, disk_left;
 };
 
-/* Blocks until the machine is there, where it stands still.  After an error it is, as far as libvirt can tell,
- * where it was. */
+/* Blocks until the machine is there, where it stands still.  After an error it is, as far as libvirt can
+ * tell, where it was. */
 bool domain_migrate(struct domain *domain, struct domain_host *to, const struct domain_journey *journey,
                     GError **error);
 /* From any thread, while domain_migrate() runs in another. */
