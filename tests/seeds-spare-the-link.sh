@@ -23,7 +23,7 @@ seeded()
     shift 2
     rm -f "$tmp/store/$name"
     run_ok "$name: copied" blockmig copy --json --compress=off --seed "$seed" "$@" "$tmp/disk.raw" "$store/$name"
-    wire=$(jq '.disks[0].bytes_wire' <<<"$out")
+    wire=$(jq '.disks[0].bytes_wire' <<<"$out") spared=$(jq '.disks[0].bytes_seeded' <<<"$out")
     is "$(jq -r '.disks[0].verified' <<<"$out")" full "$name: proved"
     check "$name: right" qemu-img compare -q -f raw "$tmp/disk.raw" "$tmp/store/$name"
 }
@@ -55,6 +55,30 @@ check "one that is larger helps, too ($wire bytes)" test "$wire" -lt $((size / 1
 random_file "$tmp/store/other.raw" $size 12
 seeded h.raw other.raw
 check "one of another disk costs little ($wire bytes)" test "$wire" -lt $((size * 21 / 20))
+
+# ---- content that shifts ------------------------------------------------------------------------------
+
+must mv "$tmp/disk.raw" "$tmp/disk.kept"
+must cp "$tmp/old.raw" "$tmp/store/was.raw"
+{
+    head -c 5001 /dev/urandom
+    head -c 9000000 "$tmp/old.raw"
+    head -c 777 /dev/urandom
+    tail -c +9100001 "$tmp/old.raw"
+} >"$tmp/disk.raw"
+seeded shifted.raw was.raw
+check "what has moved in a file is not sent ($wire bytes)" test "$wire" -lt $((size / 10))
+check "nor is it counted as sent" test "$spared" -gt $((size * 9 / 10))
+# The second half before the first.
+{ tail -c +12582913 "$tmp/old.raw"; head -c 12582912 "$tmp/old.raw"; echo; } >"$tmp/disk.raw"
+seeded turned.raw was.raw
+check "in whatever order ($wire bytes)" test "$wire" -lt $((size / 10))
+head -c 3000 "$tmp/old.raw" >"$tmp/disk.raw"
+seeded tiny.raw was.raw
+: >"$tmp/store/nothing.raw"
+must cp "$tmp/old.raw" "$tmp/disk.raw"
+seeded whole.raw nothing.raw
+must mv "$tmp/disk.kept" "$tmp/disk.raw"
 
 # ---- seeds that change, and that lie ----------------------------------------------------------------
 

@@ -131,6 +131,8 @@ static bool copy_unit(struct cold_job *job, struct copy_unit *unit, GError **err
     uint64_t wire = agent_wire_bytes(), seeded = agent_seeded_bytes();
     bool ok;
 
+    if (!cold_shift_seed(job, unit, cancelled, &pass, error))
+        return false;
     cold_copy_options(job, &options);
     options.start = unit->done.frontier;
     options.read_back = job->request->verify != VERIFY_NONE;

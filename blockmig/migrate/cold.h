@@ -78,6 +78,13 @@ bool cold_tell_bad(const struct cold_job *job, GError **error);
 bool cold_choose_targets(struct cold_job *job, GError **error);
 /* seed.c: opens what the request names as a seed, if it does.  REFUSED and USAGE errors. */
 bool cold_open_seed(struct cold_job *job, GError **error);
+/* May what the seed has be at other places of the unit?  A disk keeps its size, a file whose content shifts
+ * hardly does. */
+bool cold_seed_shifts(const struct cold_job *job, const struct copy_unit *unit);
+/* Then it is searched for: job->seed has what is found at its new places.  CANCELLED; anything else is a
+ * notice. */
+bool cold_shift_seed(struct cold_job *job, const struct copy_unit *unit, bool (*cancelled)(void *opaque),
+                     void *opaque, GError **error);
 /* resume.c: finds what an earlier run left for these targets and decides: nothing, go on with it
  * (job->base.record, unit->done.frontier, digests, ...), or it is already done (job->base.already_there). */
 bool cold_look_for_earlier_run(struct cold_job *job, GError **error);

@@ -326,7 +326,10 @@ static void write_plan(struct cold_job *job)
                      unit->done.frontier, job->base.record->id);
     }
     if (job->seed)
-        job_plan(&job->base, "what %s has at the same place of the disk is not sent",
+        job_plan(&job->base,
+                 cold_seed_shifts(job, g_ptr_array_index(job->units, 0))
+                     ? "what %s has, at whatever place, is not sent"
+                     : "what %s has at the same place of the disk is not sent",
                  chain_layer(job->seed, 0)->name);
     job_plan(&job->base, "space: at most %s on the target", needed);
     g_string_replace(proof, "%s", where, 0);

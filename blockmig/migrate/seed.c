@@ -7,9 +7,11 @@
  */
 #include "blockmig/migrate/cold.h"
 #include "blockmig/storage/agent-client.h"
+#include "blockmig/storage/agent-storage.h"
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/foreign.h"
 #include "blockmig/storage/names.h"
+#include "blockmig/storage/shift.h"
 #include "blockmig/storage/uri.h"
 
 #include <string.h>
@@ -57,4 +59,47 @@ bool cold_open_seed(struct cold_job *job, GError **error)
     if (!job->seed)
         g_prefix_error(error, "--seed: ");
     return job->seed != NULL;
+}
+
+bool cold_seed_shifts(const struct cold_job *job, const struct copy_unit *unit)
+{
+    const struct image *seed = job->seed ? chain_layer(job->seed, 0) : NULL;
+
+    return seed && seed->identity && unit->format->flags & FORMAT_IDENTITY &&
+           seed->size != unit->chain->size && MAX(seed->size, unit->chain->size) <= SHIFT_LARGEST;
+}
+
+static void tell_unshifted(const struct cold_job *job, const char *name, const GError *why)
+{
+    job_notice(&job->base, "%s: what has moved in it is sent: %s", name, why->message);
+}
+
+bool cold_shift_seed(struct cold_job *job, const struct copy_unit *unit, bool (*cancelled)(void *opaque),
+                     void *opaque, GError **error)
+{
+    const char *name = job->seed ? chain_layer(job->seed, 0)->name : NULL;
+    g_autoptr(storage_t) seed = NULL;
+    g_autoptr(GByteArray) signature = NULL;
+    g_autoptr(GError) local = NULL;
+    struct chain *shifted;
+
+    if (!cold_seed_shifts(job, unit))
+        return true;
+    seed = storage_open(name, FILE_NO_LOCK, NULL, NULL, &local);
+    signature = seed ? storage_agent_signature(seed, &local) : NULL;
+    if (!signature) {
+        tell_unshifted(job, name, local);
+        return true;
+    }
+    shifted = shift_find(unit->chain, g_steal_pointer(&seed), signature, cancelled, opaque, &local);
+    if (g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED)) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return false;
+    }
+    if (shifted) {
+        chain_close(job->seed);
+        job->seed = shifted;
+    } else
+        tell_unshifted(job, name, local);
+    return true;
 }

@@ -9,6 +9,7 @@
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/frame.h"
 #include "blockmig/storage/host.h"
+#include "blockmig/storage/shift.h"
 #include "blockmig/storage/unit.h"
 #include "formats/bytes.h"
 #include "formats/error.h"
@@ -368,11 +369,11 @@ static json_t *describe_handle(const struct handle *handle)
 {
     const struct storage *storage = handle->storage;
 
-    return json_pack("{s:s, s:I, s:I, s:s, s:s, s:b, s:b, s:b, s:b}", "handle", handle->id, "size",
+    return json_pack("{s:s, s:I, s:I, s:s, s:s, s:b, s:b, s:b, s:b, s:b}", "handle", handle->id, "size",
                      (json_int_t)storage->size, "allocated",
                      (json_int_t)storage_file_allocated(handle->storage), "identity", storage->identity,
                      "boot", host_boot_id(), "writable", storage->writable, "reads_zero", storage->reads_zero,
-                     "lockable", storage_file_lockable(handle->storage), "ranges", true);
+                     "lockable", storage_file_lockable(handle->storage), "ranges", true, "signature", true);
 }
 
 static bool tell_handle(struct request *request, GError **error)
@@ -585,6 +586,12 @@ static bool send_digests(struct request *request, GError **error)
                               (uint32_t)chunk, request->octets->data, error);
 }
 
+static bool send_signature(struct request *request, GError **error)
+{
+    request->octets = shift_signature(request->handle->storage, error);
+    return request->octets != NULL;
+}
+
 static bool send_status(struct request *request, GError **error)
 {
     json_t *ranges = request->answer = json_array();
@@ -674,6 +681,7 @@ static const struct route routes[] = {
     {"GET", "/v1/handles/*/extents", BODY_NONE, false, read_extents},
     {"POST", "/v1/handles/*/extents", BODY_FRAMES, false, write_extents},
     {"GET", "/v1/handles/*/digests", BODY_NONE, false, send_digests},
+    {"GET", "/v1/handles/*/signature", BODY_NONE, false, send_signature},
     {"GET", "/v1/handles/*/status", BODY_NONE, false, send_status},
     {"POST", "/v1/handles/*/flush", BODY_JSON, false, flush_handle},
     {"POST", "/v1/handles/*/resize", BODY_JSON, false, resize_handle},

@@ -5,6 +5,7 @@
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/frame.h"
 #include "blockmig/storage/pace.h"
+#include "blockmig/storage/shift.h"
 #include "formats/error.h"
 #include "formats/xxh3.h"
 
@@ -40,6 +41,7 @@ struct agent_storage {
     char *boot;        /* of the agent's host */
     bool lost;         /* what was written since the last flush may be */
     bool takes_ranges; /* several, to digest, in one request */
+    bool signs;        /* has signatures for files whose content shifts */
     struct bundle writes, checks;
     GThreadPool *threads;
 };
@@ -160,6 +162,7 @@ static bool take_handle(struct storage *storage, const json_t *answer, GError **
     g_free(agent->boot);
     agent->boot = g_strdup(boot);
     agent->takes_ranges = json_is_true(json_object_get(answer, "ranges"));
+    agent->signs = json_is_true(json_object_get(answer, "signature"));
     if (!storage->identity) {
         storage->identity = g_steal_pointer(&full);
         storage->size = size;
@@ -580,6 +583,17 @@ static bool agent_digests(struct storage *storage, uint64_t offset, uint64_t len
         digests += wanted;
     }
     return true;
+}
+
+GByteArray *storage_agent_signature(struct storage *storage, GError **error)
+{
+    const struct agent_storage *agent = storage->opaque;
+    struct agent_request request = {.method = "GET", .path = "/signature", .most = SHIFT_SIGNATURE};
+
+    if (agent->signs)
+        return ask(storage, &request, error);
+    blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the agent makes no signatures");
+    return NULL;
 }
 
 /* ---- small ones, several in one request ----------------------------------------------------------- */

@@ -15,6 +15,9 @@
  */
 struct storage *storage_agent_open(const char *uri, unsigned flags, GError **error);
 
+/* Of a storage of an agent, as shift_signature(); the caller's. REFUSED: it makes none. */
+GByteArray *storage_agent_signature(struct storage *storage, GError **error);
+
 extern const struct name_ops storage_agent_names;
 
 /* How data goes from now on, for all storages and tunnels: "off", "zstd" or "zstd:LEVEL" (1 to 19), or

@@ -33,6 +33,7 @@ libengine_a_SOURCES += \
 	blockmig/storage/sandbox.c blockmig/storage/sandbox.h \
 	blockmig/storage/scsi.c blockmig/storage/scsi.h \
 	blockmig/storage/signature.c blockmig/storage/signature.h \
+	blockmig/storage/shift.c blockmig/storage/shift.h \
 	blockmig/storage/tpm.c blockmig/storage/tpm.h \
 	blockmig/storage/unit.c blockmig/storage/unit.h \
 	blockmig/storage/uri.c blockmig/storage/uri.h \

@@ -4,6 +4,8 @@ check_PROGRAMS += tests/unit/chain-qemu.t
 tests_unit_chain_qemu_t_SOURCES = tests/unit/chain-qemu.c tests/unit/harness.h
 check_PROGRAMS += tests/unit/device.t
 tests_unit_device_t_SOURCES = tests/unit/device.c tests/unit/harness.h
+check_PROGRAMS += tests/unit/shift.t
+tests_unit_shift_t_SOURCES = tests/unit/shift.c
 check_PROGRAMS += tests/unit/frame.t
 tests_unit_frame_t_SOURCES = tests/unit/frame.c
 
