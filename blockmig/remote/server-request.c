@@ -588,7 +588,15 @@ static bool send_digests(struct request *request, GError **error)
 
 static bool send_signature(struct request *request, GError **error)
 {
-    request->octets = shift_signature(request->handle->storage, error);
+    uint64_t offset, length, block;
+
+    if (!get_range(request, SHIFT_PART, &offset, &length, error) ||
+        !get_number(request, "block", &block, error))
+        return false;
+    if (block < SHIFT_SMALLEST || block > SHIFT_BLOCK_MOST)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "block: %u to %u bytes are possible",
+                             SHIFT_SMALLEST, SHIFT_BLOCK_MOST);
+    request->octets = shift_signature(request->handle->storage, offset, length, (uint32_t)block, error);
     return request->octets != NULL;
 }
 

@@ -12,19 +12,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_DIGESTS 65536u       /* in one answer, and */
-#define DIGESTED    (256u << 20) /* bytes of the file */
-#define THREADS     16           /* requests under way for each storage, */
-#define SENDERS     4            /* of these with small writes, and with small checks, */
-#define SMALL       (32u << 10)
-#define TOGETHER    64u /* so many in one request */
-#define ALIGNMENT   4096
-#define PIECE       (1u << 20) /* of a read, at most */
-#define ZSTD_LEVEL  1
-#define MAX_LEVEL   19
-#define SEED_BLOCK  (64u << 10) /* of a file there that may be the same, at most */
-#define SEED_LEAST  4096
-#define MAX_OPENED  20 /* times that a file is opened again for one request: an agent that comes and goes */
+#define MAX_DIGESTS   65536u       /* in one answer, and */
+#define DIGESTED      (256u << 20) /* bytes of the file */
+#define THREADS       16           /* requests under way for each storage, */
+#define SENDERS       4            /* of these with small writes, and with small checks, */
+#define SMALL         (32u << 10)
+#define MAX_SIGNATURE (1u << 20)
+#define TOGETHER      64u /* so many in one request */
+#define ALIGNMENT     4096
+#define PIECE         (1u << 20) /* of a read, at most */
+#define ZSTD_LEVEL    1
+#define MAX_LEVEL     19
+#define SEED_BLOCK    (64u << 10) /* of a file there that may be the same, at most */
+#define SEED_LEAST    4096
+#define MAX_OPENED    20 /* times that a file is opened again for one request: an agent that comes and goes */
 
 /* Small requests that wait for a sender. */
 struct bundle {
@@ -585,15 +586,44 @@ static bool agent_digests(struct storage *storage, uint64_t offset, uint64_t len
     return true;
 }
 
+/* Adds that of one part to `whole`. */
+static bool get_signature(struct storage *storage, uint64_t offset, uint64_t length, uint32_t block,
+                          GByteArray *whole, GError **error)
+{
+    g_autofree char *path = g_strdup_printf("/signature?offset=%" G_GUINT64_FORMAT
+                                            "&length=%" G_GUINT64_FORMAT "&block=%" G_GUINT32_FORMAT,
+                                            offset, length, block);
+    struct agent_request request = {.method = "GET", .path = path, .most = MAX_SIGNATURE};
+    g_autoptr(GByteArray) answer = ask(storage, &request, error);
+    guint header = whole->len ? SHIFT_HEADER : 0;
+
+    if (!answer)
+        return false;
+    if (answer->len != SHIFT_HEADER + (length + block - 1) / block * SHIFT_HASHES)
+        return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "the agent's answer has %u bytes: no signature",
+                             answer->len);
+    g_byte_array_append(whole, answer->data + header, answer->len - header);
+    return true;
+}
+
 GByteArray *storage_agent_signature(struct storage *storage, GError **error)
 {
     const struct agent_storage *agent = storage->opaque;
-    struct agent_request request = {.method = "GET", .path = "/signature", .most = SHIFT_SIGNATURE};
+    g_autoptr(GByteArray) whole = g_byte_array_new();
+    uint32_t block = shift_block(storage->size);
+    uint64_t part = SHIFT_PART / block * block, length;
 
-    if (agent->signs)
-        return ask(storage, &request, error);
-    blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the agent makes no signatures");
-    return NULL;
+    if (!agent->signs || storage->size == 0) {
+        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s",
+                      agent->signs ? "it is empty" : "the agent makes no signatures");
+        return NULL;
+    }
+    for (uint64_t at = 0; at < storage->size; at += length) {
+        length = MIN(part, storage->size - at);
+        if (!get_signature(storage, at, length, block, whole, error))
+            return NULL;
+    }
+    return g_steal_pointer(&whole);
 }
 
 /* ---- small ones, several in one request ----------------------------------------------------------- */

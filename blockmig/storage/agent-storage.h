@@ -15,7 +15,7 @@
  */
 struct storage *storage_agent_open(const char *uri, unsigned flags, GError **error);
 
-/* Of a storage of an agent, as shift_signature(); the caller's. REFUSED: it makes none. */
+/* Of all of a storage of an agent (shift.h); the caller's. REFUSED: it makes none. */
 GByteArray *storage_agent_signature(struct storage *storage, GError **error);
 
 extern const struct name_ops storage_agent_names;

@@ -7,11 +7,8 @@
 #include <string.h>
 
 #define PIECE       (1u << 20)
-#define LEAST_BLOCK 2048u
 #define MOST_BLOCKS 65536u
-#define MOST_BLOCK  (256u << 10) /* of a signature that somebody else has made */
-#define HEADER      12u          /* of a signature: magic, length of a block, and of its hash, big-endian */
-#define STRONG      16u          /* bytes of each block's hash */
+#define STRONG      16u /* bytes of each block's hash */
 
 /* ---- jobs of librsync ---------------------------------------------------------------------------- */
 
@@ -61,36 +58,35 @@ static bool ignore(void *opaque, const uint8_t *data, size_t length, GError **er
 
 /* ---- signatures ---------------------------------------------------------------------------------- */
 
-static bool sign(rs_job_t *job, struct storage *storage, GByteArray *signature, GError **error)
+static bool sign(rs_job_t *job, struct storage *storage, uint64_t offset, uint64_t length,
+                 GByteArray *signature, GError **error)
 {
     g_autofree uint8_t *buffer = g_malloc(PIECE);
 
-    for (uint64_t at = 0, length; at < storage->size; at += length) {
-        length = MIN(PIECE, storage->size - at);
-        if (!storage_pread(storage, buffer, (size_t)length, at, error) ||
-            !feed(job, buffer, (size_t)length, false, append, signature, error))
+    for (uint64_t piece; length > 0; offset += piece, length -= piece) {
+        piece = MIN(PIECE, length);
+        if (!storage_pread(storage, buffer, (size_t)piece, offset, error) ||
+            !feed(job, buffer, (size_t)piece, false, append, signature, error))
             return false;
     }
     return feed(job, NULL, 0, true, append, signature, error);
 }
 
-GByteArray *shift_signature(struct storage *storage, GError **error)
+uint32_t shift_block(uint64_t size)
 {
-    uint64_t size = storage->size;
-    size_t block = MAX(LEAST_BLOCK, (size_t)((size / MOST_BLOCKS + LEAST_BLOCK) / LEAST_BLOCK * LEAST_BLOCK));
+    return (uint32_t)MAX(SHIFT_SMALLEST,
+                         (size / MOST_BLOCKS + SHIFT_SMALLEST) / SHIFT_SMALLEST * SHIFT_SMALLEST);
+}
+
+GByteArray *shift_signature(struct storage *storage, uint64_t offset, uint64_t length, uint32_t block,
+                            GError **error)
+{
     g_autoptr(GByteArray) signature = g_byte_array_new();
-    rs_job_t *job;
+    rs_job_t *job = rs_sig_begin(block, STRONG, RS_RK_BLAKE2_SIG_MAGIC);
     bool ok;
 
-    if (size > SHIFT_LARGEST) {
-        blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                      "%s has more than %" G_GUINT64_FORMAT " bytes: no signature is made", storage->name,
-                      SHIFT_LARGEST);
-        return NULL;
-    }
     be_quiet();
-    job = rs_sig_begin(block, STRONG, RS_RK_BLAKE2_SIG_MAGIC);
-    ok = sign(job, storage, signature, error);
+    ok = sign(job, storage, offset, length, signature, error);
     rs_job_free(job);
     return ok ? g_steal_pointer(&signature) : NULL;
 }
@@ -164,12 +160,12 @@ static bool compare(rs_job_t *delta, struct search *search, struct chain *chain,
 /* librsync allocates what a signature says. */
 static bool check_signature(const GByteArray *signature, GError **error)
 {
-    uint32_t fields[HEADER / 4] = {0};
+    uint32_t fields[SHIFT_HEADER / 4] = {0};
 
-    if (signature->len >= HEADER)
-        memcpy(fields, signature->data, HEADER);
+    if (signature->len >= SHIFT_HEADER)
+        memcpy(fields, signature->data, SHIFT_HEADER);
     return (GUINT32_FROM_BE(fields[0]) == RS_RK_BLAKE2_SIG_MAGIC && GUINT32_FROM_BE(fields[1]) > 0 &&
-            GUINT32_FROM_BE(fields[1]) <= MOST_BLOCK && GUINT32_FROM_BE(fields[2]) == STRONG) ||
+            GUINT32_FROM_BE(fields[1]) <= SHIFT_BLOCK_MOST && GUINT32_FROM_BE(fields[2]) == STRONG) ||
            blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "that is no signature of ours");
 }
 

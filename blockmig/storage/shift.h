@@ -8,11 +8,19 @@
 
 #include "formats/chain.h"
 
-#define SHIFT_LARGEST   (UINT64_C(8) << 30) /* file: it is read in one go */
-#define SHIFT_SIGNATURE (8u << 20)          /* bytes of one, at most */
+#define SHIFT_LARGEST    (UINT64_C(8) << 30) /* file */
+#define SHIFT_PART       (64u << 20)         /* bytes whose signature is made in one go, at most */
+#define SHIFT_HEADER     12u /* of a signature: magic, length of a block, and of its hash, big-endian */
+#define SHIFT_HASHES     20u /* behind it, of each block */
+#define SHIFT_SMALLEST   2048u
+#define SHIFT_BLOCK_MOST (256u << 10)
 
-/* Of all that the storage has; the caller's. REFUSED: it is too large. */
-GByteArray *shift_signature(struct storage *storage, GError **error);
+/* The length of the blocks that a file of this size is cut into. */
+uint32_t shift_block(uint64_t size);
+/* Of a range inside the storage, in blocks of this length; the caller's. Those of ranges that follow each
+ * other and end with a block, without their headers one behind the other, are that of all of them. */
+GByteArray *shift_signature(struct storage *storage, uint64_t offset, uint64_t length, uint32_t block,
+                            GError **error);
 
 /* Reads all of `chain` and returns a chain of its size, the caller's, whose data are those parts of it that
  * the file `seed` with this signature has, where it has them.  Takes `seed` in every case; it is never read.

@@ -49,10 +49,19 @@ static GByteArray *signature_of(const GByteArray *bytes)
 {
     g_autoptr(storage_t) storage = storage_memory_new("old", bytes->data, bytes->len, 0);
     g_autoptr(GError) error = NULL;
-    GByteArray *signature = shift_signature(storage, &error);
+    uint32_t block = shift_block(bytes->len);
+    unsigned part = 5 * block;
+    GByteArray *whole = shift_signature(storage, 0, MIN(part, bytes->len), block, &error);
 
     g_assert_no_error(error);
-    return signature;
+    for (unsigned at = part; at < bytes->len; at += part) {
+        g_autoptr(GByteArray) next = shift_signature(storage, at, MIN(part, bytes->len - at), block, &error);
+
+        g_assert_no_error(error);
+        g_byte_array_append(whole, next->data + SHIFT_HEADER, next->len - SHIFT_HEADER);
+    }
+    g_assert_cmpuint(whole->len, ==, SHIFT_HEADER + (bytes->len + block - 1) / block * SHIFT_HASHES);
+    return whole;
 }
 
 static struct chain *find(const GByteArray *old, const GByteArray *new, const GByteArray *signature,
