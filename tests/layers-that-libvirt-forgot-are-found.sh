@@ -18,21 +18,22 @@ has_open()
     on one bash -c 'ls -l $(pgrep -x qemu-system-x86 | sed "s|.*|/proc/&/fd|")' | grep -q "$1\$"
 }
 
-# forgotten LAYER COMMAND...: the daemon is killed when the hypervisor has that overlay and flushes what lies below.
+# forgotten LAYER COMMAND...: the daemon is killed when the hypervisor has that overlay and flushes what lies below, which
+# it does not end before.
 forgotten()
 {
     local layer=$1 pid
     shift
-    must touch "$tmp/slow"
+    echo "data.img.blockmig-$layer" >"$tmp/slow.hold"
     on one timeout 200 "$blockmig" "$@" -v >"$tmp/out" 2>"$tmp/err" 3>&- </dev/null &
     pid=$!
     until has_open "data.img.blockmig-$layer" || ! kill -0 $pid 2>/dev/null; do
         sleep 0.01
     done
-    sleep 0.05
+    sleep 1.5 # until it is told to go over
     on one pkill -KILL -x libvirtd
     wait $pid
-    rm "$tmp/slow"
+    rm "$tmp/slow.hold"
     sleep 1
     libvirt_up one
 }
