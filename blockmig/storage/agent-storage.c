@@ -14,11 +14,11 @@
 
 #define MAX_DIGESTS   65536u       /* in one answer, and */
 #define DIGESTED      (256u << 20) /* bytes of the file */
+#define MAX_SIGNATURE (1u << 20)   /* bytes of one that is asked for */
 #define THREADS       16           /* requests under way for each storage, */
 #define SENDERS       4            /* of these with small writes, and with small checks, */
 #define SMALL         (32u << 10)
-#define MAX_SIGNATURE (1u << 20) /* bytes of one that is asked for */
-#define TOGETHER      64u        /* so many in one request */
+#define TOGETHER      64u /* so many in one request */
 #define ALIGNMENT     4096
 #define PIECE         (1u << 20) /* of a read, at most */
 #define ZSTD_LEVEL    1
