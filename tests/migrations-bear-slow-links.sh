@@ -30,7 +30,7 @@ round()
     read -ra options <<<"$1"
     local say="$1, $2 from $3 on"
     link_is 1gbit
-    on "$from" timeout 250 "$builddir/tools/blockmig" migrate web "blockmig://$(address_of "$to")" --method="${options[@]}" \
+    on "$from" timeout 250 "$blockmig" migrate web "blockmig://$(address_of "$to")" --method="${options[@]}" \
         --delete-source --json -v >"$tmp/round.out" 2>"$tmp/round.err" 3>&- </dev/null &
     pid=$!
     wait_for 120 grep -q "^blockmig: ${phase%+*}" "$tmp/round.err"

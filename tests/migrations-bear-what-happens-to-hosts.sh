@@ -57,7 +57,7 @@ round()
 {
     local what=$1 phase=$2 pid n
     local say="$1 in $2"
-    on "$from" env BLOCKMIG_AGENT_TIMEOUT=5 timeout 200 "$builddir/tools/blockmig" migrate web \
+    on "$from" env BLOCKMIG_AGENT_TIMEOUT=5 timeout 200 "$blockmig" migrate web \
         "blockmig://$(address_of "$to")" --delete-source -v >"$tmp/round.out" 2>"$tmp/round.err" 3>&- </dev/null &
     pid=$!
     wait_for 120 grep -q "^blockmig: ${phase%+*}" "$tmp/round.err" || diag "$(cat "$tmp/round.err")"

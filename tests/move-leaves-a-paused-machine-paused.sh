@@ -44,7 +44,7 @@ is_near_the_switch()
 for round in 1 2 3 4; do
     from=$(on_side)
     to=$(other "$from")
-    "$builddir/tools/blockmig" move "qmp:$tmp/g/qmp" "$tmp/$to" "${patient[@]}" --json --delete-source --bandwidth 32MiB/s \
+    "$builddir/tools/blockmig" move "qmp:$tmp/g/qmp" "$tmp/$to" "${patient[@]}" --json --delete-source --bandwidth 16MiB/s \
         >"$tmp/json" 2>"$tmp/err" 3>&- </dev/null &
     pid=$!
     wait_for 20 test -e "$tmp/$to/disk.qcow2" || not_ok "round $round: the copy begins"
