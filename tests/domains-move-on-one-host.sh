@@ -95,7 +95,7 @@ if word == "d":
     ours.send(b"d")
     ours.recv(1)
 ours.close()
-os.wait()' "$blockmig" "$(on one virsh domuuid web | head -n 1)" "$1"
+os.wait()' "$builddir/tools/blockmig" "$(on one virsh domuuid web | head -n 1)" "$1"
     on one virsh domstate web | head -n 1
 }
 
