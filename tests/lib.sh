@@ -92,6 +92,7 @@ is()
         not_ok "$3"
         diag "got:    ${1:0:2000}"
         diag "wanted: ${2:0:2000}"
+        return 1
     fi
 }
 
@@ -104,6 +105,7 @@ like()
         not_ok "$3"
         diag "does not match /$2/:"
         diag "$1"
+        return 1
     fi
 }
 
@@ -114,6 +116,7 @@ unlike()
         not_ok "$3"
         diag "matches /$2/:"
         diag "$1"
+        return 1
     else
         ok "$3"
     fi

@@ -20,6 +20,7 @@ dist_check_SCRIPTS += \
 	tests/hostile-vhd-images-are-refused.sh \
 	tests/hostile-vhdx-images-are-refused.sh \
 	tests/hostile-vmdk-images-are-refused.sh \
+	tests/hosts-may-disagree-about-the-time.sh \
 	tests/foreign-formats-are-read-through-qemu.sh \
 	tests/info-shows-a-chain-and-its-users.sh \
 	tests/jobs-are-listed-resumed-and-given-up.sh \
