@@ -14,99 +14,43 @@
 #include <glib/gstdio.h>
 #include <string.h>
 
-void live_lower_free(struct live_lower *lower)
-{
-    g_clear_pointer(&lower->options, g_hash_table_unref);
-    g_free(lower->identity);
-    g_free(lower->source_path);
-    g_free(lower->target_path);
-    g_free(lower);
-}
-
-static struct live_lower *lower_at(const GPtrArray *lowers, unsigned i)
+static struct lower *lower_at(const GPtrArray *lowers, unsigned i)
 {
     return g_ptr_array_index(lowers, i);
 }
 
 /* ---- preflight ---- */
 
-static struct live_lower *find_lower(const struct live_job *job, const struct image *image)
-{
-    for (guint i = 0; i < job->lowers->len; i++)
-        if (strcmp(lower_at(job->lowers, i)->identity, image->storage->identity) == 0)
-            return lower_at(job->lowers, i);
-    return NULL;
-}
-
-void live_describe_lower(struct live_job *job, struct live_lower *lower)
-{
-    struct disk_report *report = g_new0(struct disk_report, 1);
-
-    report->disk = g_path_get_basename(lower->target_path);
-    report->source = g_strdup(lower->source_path);
-    report->target = g_strdup(lower->target_path);
-    report->source_format = g_strdup(lower->source_format->name);
-    report->target_format = g_strdup(lower->format->name);
-    report->virtual_size = lower->size;
-    report->source_allocated = lower->allocated;
-    report->algorithm = job->request->digest;
-    report->layer = true;
-    lower->report = report;
-    g_ptr_array_add(job->base.report->disks, report);
-}
-
-static bool measure(struct live_lower *lower, GError **error)
-{
-    struct image_create_options options = {.size = lower->size, .values = lower->options};
-
-    if (lower->below) {
-        options.backing_name = lower->below->target_path;
-        options.backing_format = lower->below->format->name;
-    }
-    return image_measure(lower->format, &options, MIN(lower->allocated, lower->size), &lower->needed, error);
-}
-
 static bool new_lower(struct live_job *job, struct live_disk *disk, const struct chain *source,
-                      unsigned layer, struct live_lower *below, struct live_lower **out, GError **error)
+                      unsigned layer, struct lower *below, struct lower **out, GError **error)
 {
-    struct image *image = chain_layer(source, layer);
     g_autofree char *directory = g_path_get_dirname(disk->target_path);
     g_autofree char *name = g_path_get_basename(g_ptr_array_index(source->paths, layer));
     g_autofree char *path = g_build_filename(directory, name, NULL);
-    struct live_lower *lower;
+    struct lower *lower;
 
     if (!live_is_free(job, path, job->disks->len, error))
         return false;
-    lower = *out = g_new0(struct live_lower, 1);
-    lower->index = job->lowers->len;
-    g_ptr_array_add(job->lowers, lower);
-    lower->identity = g_strdup(image->storage->identity);
-    lower->source_path = g_strdup(g_ptr_array_index(source->paths, layer));
-    lower->target_path = g_steal_pointer(&path);
-    lower->source_format = image->format;
-    lower->below = below;
-    lower->size = image->size;
-    lower->allocated = storage_file_allocated(image->storage);
-    if (!target_format(job->request->target_format, job->request->target_options, image, below != NULL, false,
-                       &lower->format, &lower->options, error) ||
+    lower = *out = lower_add(job->lowers, source, layer, path, path);
+    if (!lower_choose(lower, job->request, chain_layer(source, layer), below, error) ||
         !live_runs_on(lower->format, error))
         return false;
-    live_describe_lower(job, lower);
-    return measure(lower, error);
+    lower_describe(lower, job->base.report, job->request->digest);
+    return true;
 }
 
 static bool keep_layers(struct live_job *job, struct live_disk *disk, const struct chain *source,
                         GError **error)
 {
-    struct live_lower *lower = NULL;
+    struct lower *lower = NULL;
 
     if (disk->target_device)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                              "%s: a device holds one image: use --chain=flatten", disk->target_path);
     for (unsigned layer = chain_depth(source); layer-- > 1;) {
-        struct live_lower *below = lower;
+        struct lower *below = lower;
 
-        lower = find_lower(job, chain_layer(source, layer));
+        lower = lower_find(job->lowers, chain_layer(source, layer));
         if (!lower && !new_lower(job, disk, source, layer, below, &lower, error))
             return false;
     }
@@ -135,7 +79,7 @@ bool live_save_lowers(struct live_job *job, GError **error)
     g_autofree char *tag = g_strdup_printf("%08x", job->tag);
 
     for (guint i = 0; i < job->lowers->len; i++) {
-        const struct live_lower *lower = lower_at(job->lowers, i);
+        const struct lower *lower = lower_at(job->lowers, i);
         /* No device is on it: that tells it from a disk. */
         struct journal_disk record = {.index = job->disks->len + lower->index,
                                       .source = lower->source_path,
@@ -153,7 +97,7 @@ bool live_save_lowers(struct live_job *job, GError **error)
 }
 
 /* The finished metadata leads to what was written and read back. */
-static bool prove_lower(struct live_job *job, const struct live_lower *lower, struct digest_table *digests,
+static bool prove_lower(struct live_job *job, const struct lower *lower, struct digest_table *digests,
                         const struct copy_map_sum *sum, GError **error)
 {
     struct storage *storage = storage_file_open(lower->target_path, 0, NULL, NULL, error);
@@ -171,7 +115,7 @@ static bool prove_lower(struct live_job *job, const struct live_lower *lower, st
     return ok;
 }
 
-static bool finish_lower(struct live_job *job, struct live_lower *lower, struct digest_table *digests,
+static bool finish_lower(struct live_job *job, struct lower *lower, struct digest_table *digests,
                          const struct copy_map_sum *sum, GError **error)
 {
     return prove_lower(job, lower, digests, sum, error) &&
@@ -179,21 +123,17 @@ static bool finish_lower(struct live_job *job, struct live_lower *lower, struct 
            live_save_lowers(job, error);
 }
 
-static bool copy_lower(struct live_job *job, struct live_disk *disk, struct live_lower *lower, unsigned layer,
+static bool copy_lower(struct live_job *job, struct live_disk *disk, struct lower *lower, unsigned layer,
                        GError **error)
 {
-    struct image_create_options options = {.size = lower->size, .values = lower->options};
     g_autoptr(digest_table_t) digests = digest_table_new(job->request->digest, lower->size);
     g_autofree char *backing = NULL;
+    struct image_create_options options = lower_create_options(lower, &backing);
     struct copy_map_sum sum;
     struct image *target;
     bool ok;
 
     live_tell(job, "layer %u of %u: %s", lower->index + 1, job->lowers->len, lower->source_path);
-    if (lower->below) {
-        options.backing_name = backing = target_backing_name(lower->target_path, lower->below->target_path);
-        options.backing_format = lower->below->format->name;
-    }
     target = live_create_target(job, lower->target_path, lower->format, &options,
                                 chain_layer(disk->base, layer)->storage, &lower->created, error);
     ok = target && live_copy_layer(job, disk, target, layer, digests, lower->report, &sum, error);
@@ -202,7 +142,7 @@ static bool copy_lower(struct live_job *job, struct live_disk *disk, struct live
 }
 
 /* Layer `layer` of the source and what it stands on, the lowest first. */
-static bool copy_from(struct live_job *job, struct live_disk *disk, struct live_lower *lower, unsigned layer,
+static bool copy_from(struct live_job *job, struct live_disk *disk, struct lower *lower, unsigned layer,
                       GError **error)
 {
     return !lower || lower->created ||
@@ -217,12 +157,12 @@ bool live_copy_below(struct live_job *job, struct live_disk *disk, GError **erro
 
 /* ---- in the hypervisor ---- */
 
-static char *lower_node(const struct live_job *job, const struct live_lower *lower)
+static char *lower_node(const struct live_job *job, const struct lower *lower)
 {
     return g_strdup_printf("bm-%08x-below%u", job->tag, lower->index);
 }
 
-static bool add_from(struct live_job *job, struct live_disk *disk, struct live_lower *lower, GError **error)
+static bool add_from(struct live_job *job, struct live_disk *disk, struct lower *lower, GError **error)
 {
     g_autofree char *node = NULL, *below = NULL;
 
@@ -270,7 +210,7 @@ void live_remove_target_nodes(struct live_job *job)
 void live_remove_below(struct live_job *job)
 {
     for (guint i = job->lowers->len; i-- > 0;) {
-        struct live_lower *lower = lower_at(job->lowers, i);
+        struct lower *lower = lower_at(job->lowers, i);
 
         if (lower->created)
             g_unlink(lower->target_path);

@@ -237,7 +237,7 @@ bool live_is_free(const struct live_job *job, const char *path, unsigned disks, 
     for (unsigned i = 0; i < disks; i++)
         taken |= g_strcmp0(live_disk_at(job, i)->target_path, path) == 0;
     for (guint i = 0; i < job->lowers->len; i++)
-        taken |= strcmp(((struct live_lower *)g_ptr_array_index(job->lowers, i))->target_path, path) == 0;
+        taken |= strcmp(((struct lower *)g_ptr_array_index(job->lowers, i))->target_path, path) == 0;
     if (taken)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "two images would both become %s", path);
     return is_new(path, error);
@@ -379,7 +379,7 @@ static bool check_space(struct live_job *job, GError **error)
     unsigned files = 2 * job->disks->len + job->lowers->len;
 
     for (guint i = 0; i < job->lowers->len; i++) {
-        const struct live_lower *lower = g_ptr_array_index(job->lowers, i);
+        const struct lower *lower = g_ptr_array_index(job->lowers, i);
 
         target += lower->needed;
         if (!space_check_file_size(lower->target_path, lower->size, error))

@@ -378,10 +378,11 @@ static void note_resized(struct live_job *job, const struct live_disk *disk)
 static bool rebuild_lower(struct live_job *job, const struct journal_disk *saved, GError **error)
 {
     g_autofree char *created = g_strconcat(LIVE_CREATE, saved->target, NULL);
-    struct live_lower *lower = g_new0(struct live_lower, 1);
+    struct lower *lower = g_new0(struct lower, 1);
 
     lower->index = job->lowers->len;
     lower->source_path = g_strdup(saved->source);
+    lower->target_name = g_strdup(saved->target);
     lower->target_path = g_strdup(saved->target);
     lower->size = saved->size;
     lower->created = g_file_test(saved->target, G_FILE_TEST_EXISTS) && live_has_event(job, "intent", created);
@@ -389,7 +390,7 @@ static bool rebuild_lower(struct live_job *job, const struct journal_disk *saved
     if (!(lower->source_format = format_by_name(saved->source_format, error)) ||
         !(lower->format = format_by_name(saved->target_format, error)))
         return false;
-    live_describe_lower(job, lower);
+    lower_describe(lower, job->base.report, job->request->digest);
     lower->report->receipt = g_strdup(saved->receipt);
     return true;
 }

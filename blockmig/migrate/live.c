@@ -73,7 +73,7 @@ void live_run(struct live_job *job, const char *state_dir, GError **error)
     job->tag = g_random_int();
     job->steps = g_string_new(NULL);
     job->disks = g_ptr_array_new_with_free_func((GDestroyNotify)live_disk_free);
-    job->lowers = g_ptr_array_new_with_free_func((GDestroyNotify)live_lower_free);
+    job->lowers = g_ptr_array_new_with_free_func((GDestroyNotify)lower_free);
     job_run(&job->base, state_dir, error);
     g_ptr_array_unref(job->disks);
     g_ptr_array_unref(job->lowers);

@@ -31,22 +31,9 @@
 #define BLOCKMIG_MIGRATE_LIVE_H
 
 #include "blockmig/migrate/checkpoint.h"
+#include "blockmig/migrate/lower.h"
 #include "blockmig/vm/guard.h"
 #include "blockmig/vm/vm.h"
-
-/* A layer below a disk's image that is copied as it is (--chain=keep); nobody writes to it.  Several disks
- * may stand on it. */
-struct live_lower {
-    unsigned index;
-    char *identity; /* of the source's storage */
-    char *source_path, *target_path;
-    const struct format *source_format, *format;
-    GHashTable *options;
-    struct live_lower *below; /* borrowed; NULL: it is the lowest */
-    uint64_t size, allocated, needed;
-    bool created, open;         /* as a file; as a node of the hypervisor */
-    struct disk_report *report; /* borrowed from the job's report */
-};
 
 /* What the overlay above the target is called, behind the stem of its side. */
 #define LIVE_NEW ".blockmig-new"
@@ -84,7 +71,7 @@ struct live_disk {
     char *target_path, *target_overlay;
     bool target_device;
     uint64_t target_capacity;   /* bytes, of a device */
-    struct live_lower *lower;   /* borrowed: what the target stands on if the layers are copied; or NULL */
+    struct lower *lower;        /* borrowed: what the target stands on if the layers are copied; or NULL */
     char *backing_name;         /* what the target records, also if the layers stay; NULL: it is one image */
     const char *backing_format; /* a format's own name */
     char *handed_over;          /* the merged target, of vm_hand_over() */
@@ -125,7 +112,7 @@ struct live_job {
     struct vm_description *description;
     GPtrArray *disks;  /* of struct live_disk: the side that is moved from */
     GPtrArray *others; /* likewise, the other one, if it has layers */
-    GPtrArray *lowers; /* of struct live_lower, what is below before what is above */
+    GPtrArray *lowers; /* of struct lower, what is below before what is above */
     char *scratch;     /* directory for overlays of block devices; NULL: none was given */
     unsigned tag;      /* makes our node names differ from those of earlier moves */
     struct live_pace pace;
@@ -393,8 +380,6 @@ bool live_is_free(const struct live_job *job, const char *path, unsigned disks, 
 bool live_runs_on(const struct format *format, GError **error);
 
 /* live-below.c: what the target stands on. */
-void live_lower_free(struct live_lower *lower);
-void live_describe_lower(struct live_job *job, struct live_lower *lower);
 /* Chooses what the target of `disk`, whose chain `source` is, will stand on. */
 bool live_choose_below(struct live_job *job, struct live_disk *disk, const struct chain *source,
                        GError **error);

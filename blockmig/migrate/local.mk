@@ -35,6 +35,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/live-throttle.c \
 	blockmig/migrate/live-watch.c blockmig/migrate/live-watch.h \
 	blockmig/migrate/live.c blockmig/migrate/live.h \
+	blockmig/migrate/lower.c blockmig/migrate/lower.h \
 	blockmig/migrate/machine-arrive.c blockmig/migrate/machine-astray.c \
 	blockmig/migrate/machine-back.c \
 	blockmig/migrate/machine-compare.c \
