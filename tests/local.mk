@@ -159,6 +159,7 @@ dist_check_SCRIPTS += \
 	tests/agents-look-only-at-units-they-may.sh \
 	tests/luns-change-hands-with-their-machine.sh \
 	tests/block-devices-become-files-on-other-hosts.sh \
+	tests/chains-of-domains-are-kept.sh \
 	tests/machines-bring-their-nvram.sh \
 	tests/machines-bring-their-tpm.sh \
 	tests/machines-fail-back-after-kills.sh \

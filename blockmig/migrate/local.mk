@@ -38,6 +38,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/lower.c blockmig/migrate/lower.h \
 	blockmig/migrate/machine-arrive.c blockmig/migrate/machine-astray.c \
 	blockmig/migrate/machine-back.c \
+	blockmig/migrate/machine-below.c \
 	blockmig/migrate/machine-compare.c \
 	blockmig/migrate/machine-copy.c \
 	blockmig/migrate/machine-definition.c \

@@ -88,12 +88,12 @@ static json_t *describe(const struct machine_job *job, const char *id)
 {
     static const char *const cdrom[] = {"copy", "keep", "eject"};
     g_autoptr(move_request_t) back = machine_request_back(job, job->window->failback_to);
-    json_t *object =
-        json_pack("{s:s, s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:s, s:s}", "id", id, "machine", back->machine,
-                  "target", back->target, "delete_source", back->delete_source, "bandwidth",
-                  (json_int_t)back->bandwidth, "guest_share", (json_int_t)back->guest_share, "max_pause",
-                  (json_int_t)back->max_pause, "shutdown", (json_int_t)back->shutdown, "cdrom",
-                  cdrom[back->cdrom], "digest", back->digest == DIGEST_SHA256 ? "sha256" : "xxh3");
+    json_t *object = json_pack(
+        "{s:s, s:s, s:s, s:b, s:I, s:I, s:I, s:I, s:s, s:s, s:s}", "id", id, "machine", back->machine,
+        "target", back->target, "delete_source", back->delete_source, "bandwidth",
+        (json_int_t)back->bandwidth, "guest_share", (json_int_t)back->guest_share, "max_pause",
+        (json_int_t)back->max_pause, "shutdown", (json_int_t)back->shutdown, "cdrom", cdrom[back->cdrom],
+        "digest", back->digest == DIGEST_SHA256 ? "sha256" : "xxh3", "chain", chain_mode_name(back->chain));
 
     if (back->target_format)
         json_object_set_new(object, "format", json_string(back->target_format));

@@ -172,7 +172,7 @@ static bool open_whole(struct disk_proof *proof, GError **error)
     const struct machine_disk *disk = proof->disk;
 
     return (proof->source || (proof->source = machine_open_layers(disk, 0, disk->top, error))) &&
-           (proof->merged || (proof->merged = machine_open_target(disk, error)));
+           (proof->merged || (proof->merged = machine_open_target(proof->comparison->job, disk, error)));
 }
 
 /* A block for which maps and digests are not enough: it is read on both sides. */

@@ -121,32 +121,46 @@ bool machine_snapshot(struct job *base, GError **error)
 
 /* ---- the base ------------------------------------------------------------------------------------ */
 
-static bool create_target(struct machine_job *job, struct machine_disk *disk, GError **error)
+struct image *machine_create_target(struct machine_job *job, const char *name, const struct format *format,
+                                    const struct image_create_options *options, const struct storage *like,
+                                    bool *created, GError **error)
 {
-    struct image_create_options options = {.size = disk->size, .values = disk->options};
-    struct storage *like = chain_layer(disk->base, 0)->storage, *storage;
     g_autoptr(GPtrArray) left = NULL;
+    g_autoptr(image_t) target = NULL;
+    struct storage *storage;
 
-    if (!job_event(&job->base, "intent", error, LIVE_CREATE "%s", disk->target_name))
-        return false;
-    storage = storage_open(disk->target_name, FILE_WRITE | FILE_CREATE | FILE_MODEST, NULL, NULL, error);
+    if (!job_event(&job->base, "intent", error, LIVE_CREATE "%s", name))
+        return NULL;
+    storage = storage_open(name, FILE_WRITE | FILE_CREATE | FILE_MODEST, NULL, NULL, error);
     if (!storage)
-        return false;
-    disk->created = true;
+        return NULL;
+    *created = true;
     if (storage->buffered_fd >= 0 && like->buffered_fd >= 0)
         left = metadata_carry(like->buffered_fd, storage->buffered_fd);
     for (guint i = 0; left && i < left->len; i++)
-        job_notice(&job->base, "%s: not carried over: %s", disk->target_name,
-                   (const char *)g_ptr_array_index(left, i));
-    if (!image_create(storage, disk->format, &options, error)) {
+        job_notice(&job->base, "%s: not carried over: %s", name, (const char *)g_ptr_array_index(left, i));
+    if (!image_create(storage, format, options, error)) {
         storage_close(storage);
-        return false;
+        return NULL;
     }
-    disk->target = image_open(storage, disk->format, true, error);
-    if (disk->target && disk->target->cluster_size < 4096)
-        storage_file_avoid_direct(disk->target->storage);
-    return disk->target &&
-           (storage_name_is_uri(disk->target_name) || storage_file_sync_directory(disk->target_name, error));
+    target = image_open(storage, format, true, error);
+    if (target && target->cluster_size < 4096)
+        storage_file_avoid_direct(target->storage);
+    return target && (storage_name_is_uri(name) || storage_file_sync_directory(name, error))
+               ? g_steal_pointer(&target)
+               : NULL;
+}
+
+static bool create_target(struct machine_job *job, struct machine_disk *disk, GError **error)
+{
+    struct image_create_options options = {.size = disk->size,
+                                           .values = disk->options,
+                                           .backing_name = disk->backing_name,
+                                           .backing_format = disk->backing_format};
+
+    disk->target = machine_create_target(job, disk->target_name, disk->format, &options,
+                                         chain_layer(disk->base, 0)->storage, &disk->created, error);
+    return disk->target != NULL;
 }
 
 /* ---- one that an earlier run began --- */
@@ -232,15 +246,32 @@ static bool copy_base(struct machine_job *job, struct machine_disk *disk, GError
     return ok;
 }
 
+/* The digests are of what the guest sees: with layers below they cannot be had by reading the top one. */
+static bool copy_top(struct machine_job *job, struct machine_disk *disk, GError **error)
+{
+    struct copy_map_sum sum;
+
+    checkpoint_clear(&disk->done);
+    return machine_copy_layer(job, disk, disk->target, 0, NULL, disk->report, &sum, error);
+}
+
+static bool copy_disk(struct machine_job *job, struct machine_disk *disk, GError **error)
+{
+    if (disk->backing_name)
+        return copy_top(job, disk, error);
+    return disk->done.frontier == disk->size || copy_base(job, disk, error);
+}
+
 static bool copy_bases(struct machine_job *job, GError **error)
 {
     for (guint i = 0; i < job->disks->len; i++) {
         struct machine_disk *disk = machine_disk_at(job, i);
 
-        machine_tell(job, "%s", disk->name);
         disk->base = machine_open_layers(disk, 0, 0, error);
-        if (!disk->base || !check_source(job, disk, error) || !open_target(job, disk, error) ||
-            (disk->done.frontier < disk->size && !copy_base(job, disk, error)))
+        if (!disk->base || !check_source(job, disk, error) || !machine_copy_below(job, disk, error))
+            return false;
+        machine_tell(job, "%s", disk->name);
+        if (!open_target(job, disk, error) || !copy_disk(job, disk, error))
             return false;
     }
     return true;
@@ -275,7 +306,7 @@ static void add_counters(struct disk_report *report, const struct copy_counters 
 
 bool machine_ship(struct machine_job *job, struct machine_disk *disk, unsigned to, GError **error)
 {
-    g_autoptr(chain_t) overlays = NULL;
+    g_autoptr(chain_t) overlays = NULL, below = machine_below(disk);
     struct copy_options options = {0};
     struct copy_result result = {0};
     uint64_t wire = agent_wire_bytes();
@@ -288,6 +319,7 @@ bool machine_ship(struct machine_job *job, struct machine_disk *disk, unsigned t
         return false;
     machine_copy_options(job, &options);
     options.patch = true;
+    options.target_backing = below;
     disk->target->reads_zero = false; /* there is data already: zeros have to be written */
     ok = copy_run(overlays, disk->target, &options, &result, error);
     job->last_bytes += result.counters.bytes_written;

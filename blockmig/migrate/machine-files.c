@@ -70,22 +70,17 @@ struct chain *machine_open_layers(const struct machine_disk *disk, unsigned from
     return g_steal_pointer(&chain);
 }
 
-static struct chain *open_single(const char *name, const struct format *format, bool keep_holes,
-                                 GError **error)
+struct chain *machine_open_target(const struct machine_job *job, const struct machine_disk *disk,
+                                  GError **error)
 {
-    struct image *image = machine_open_image(name, format, FILE_NO_LOCK, error);
-
-    return image ? chain_new_single(image, keep_holes) : NULL;
-}
-
-struct chain *machine_open_target(const struct machine_disk *disk, GError **error)
-{
-    return open_single(disk->target_name, disk->format, false, error);
+    return machine_open_there(job, disk, disk->target_name, disk->format, error);
 }
 
 struct chain *machine_open_target_overlay(const struct machine_disk *disk, GError **error)
 {
-    return open_single(disk->overlay_name, &format_qcow2, true, error);
+    struct image *image = machine_open_image(disk->overlay_name, &format_qcow2, FILE_NO_LOCK, error);
+
+    return image ? chain_new_single(image, true) : NULL;
 }
 
 bool machine_is_written(const struct machine_disk *disk)
@@ -164,6 +159,13 @@ bool machine_remove_target(struct machine_job *job)
             all = remove_one(job, disk->target_name) && all;
         disk->created = disk->overlay_created = false;
     }
+    for (guint i = job->lowers->len; i-- > 0;) {
+        struct lower *lower = g_ptr_array_index(job->lowers, i);
+
+        if (lower->created)
+            all = remove_one(job, lower->target_name) && all;
+        lower->created = false;
+    }
     for (guint i = 0; i < job->files->len; i++) {
         struct machine_file *file = g_ptr_array_index(job->files, i);
 
@@ -214,15 +216,19 @@ bool machine_merge_overlays(struct machine_job *job, struct machine_disk *disk, 
 bool machine_merge_target(struct machine_job *job, struct machine_disk *disk, GError **error)
 {
     g_autoptr(image_t) overlay = machine_open_image(disk->overlay_name, &format_qcow2, 0, error);
-    g_autoptr(chain_t) chain = NULL;
+    g_autoptr(chain_t) chain = NULL, whole = NULL, below = NULL;
 
     g_clear_pointer(&disk->target, image_close);
     disk->target = overlay ? machine_open_image(disk->target_name, disk->format, FILE_WRITE, error) : NULL;
     /* A commit that was interrupted leaves space counted that nobody uses. */
     if (!disk->target || !image_repair(disk->target, error))
         return false;
+    if (!(whole = machine_open_target(job, disk, error)))
+        return false;
+    if (chain_depth(whole) > 1)
+        below = chain_view(whole, 1, chain_depth(whole) - 1, false);
     chain = chain_new_single(g_steal_pointer(&overlay), true);
-    return write_overlays(job, chain, disk->target, NULL, error);
+    return write_overlays(job, chain, disk->target, below, error);
 }
 
 /* ---- files that are copied as they are ----------------------------------------------------------- */

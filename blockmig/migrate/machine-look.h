@@ -11,6 +11,8 @@ bool machine_find_hosts(struct machine_job *job, GError **error);
 bool machine_is_shared(struct machine_job *job, const char *path, bool *shared, GError **error);
 /* Does this host's `directory` have what is made at `prefix`, on the target? */
 bool machine_sees(const char *directory, const char *prefix, bool *seen, GError **error);
+/* REFUSED: one of the first `disks` disks, or of the layers below them, becomes `name` on the target. */
+bool machine_is_nobodys(const struct machine_job *job, const char *name, unsigned disks, GError **error);
 /* machine-tpm.c: is there an emulated TPM, whose state goes with the machine? */
 bool machine_look_at_tpm(struct machine_job *job, const struct definition *definition, GError **error);
 /* Why its state cannot be brought while the machine is off; NULL: it can. The caller's. */

@@ -128,14 +128,22 @@ static char *target_named(const char *directory, const char *path)
     return g_strconcat(directory, "/", base, NULL);
 }
 
+bool machine_is_nobodys(const struct machine_job *job, const char *name, unsigned disks, GError **error)
+{
+    bool taken = false;
+
+    for (unsigned i = 0; i < disks; i++)
+        taken |= strcmp(machine_disk_at(job, i)->target_name, name) == 0;
+    for (guint i = 0; i < job->lowers->len; i++)
+        taken |= strcmp(((struct lower *)g_ptr_array_index(job->lowers, i))->target_name, name) == 0;
+    return !taken || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "two images would both become %s", name);
+}
+
 static bool is_free(const struct machine_job *job, const char *name, unsigned disks, GError **error)
 {
     struct name_info info;
 
-    for (unsigned i = 0; i < disks; i++)
-        if (strcmp(machine_disk_at(job, i)->target_name, name) == 0)
-            return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "two images would both become %s", name);
-    return name_look(name, &info, error) &&
+    return machine_is_nobodys(job, name, disks, error) && name_look(name, &info, error) &&
            (info.kind == NAME_FREE ||
             blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already", name));
 }
@@ -181,11 +189,13 @@ static bool check_leftovers(const struct machine_disk *disk, GError **error)
     return true;
 }
 
-static uint64_t allocated(const struct chain *chain)
+/* Of the layers that become one image. */
+static uint64_t allocated(const struct chain *chain, const struct machine_disk *disk)
 {
+    unsigned layers = disk->backing_name ? 1 : chain_depth(chain);
     uint64_t bytes = 0;
 
-    for (unsigned i = 0; i < chain_depth(chain); i++)
+    for (unsigned i = 0; i < layers; i++)
         bytes += storage_file_allocated(chain_layer(chain, i)->storage);
     return MIN(bytes, chain->size);
 }
@@ -200,9 +210,10 @@ static bool look_at_images(struct machine_job *job, struct machine_disk *disk, G
     disk->size = source->size;
     if (chain_layer(source, 0)->data_files->len)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s keeps its data in another file", disk->path);
-    if (!target_format(target_format_wanted(job->request->target_format, disk->target_path),
-                       job->request->target_options, chain_layer(source, 0), false, true, &disk->format,
-                       &disk->options, error))
+    if (!machine_choose_below(job, disk, source, error) ||
+        !target_format(target_format_wanted(job->request->target_format, disk->target_path),
+                       job->request->target_options, chain_layer(source, 0), disk->backing_name != NULL, true,
+                       &disk->format, &disk->options, error))
         return false;
     if (!(disk->format->flags & FORMAT_RUNS))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
@@ -210,7 +221,9 @@ static bool look_at_images(struct machine_job *job, struct machine_disk *disk, G
                              disk->format->name);
     options.size = disk->size;
     options.values = disk->options;
-    return image_measure(disk->format, &options, allocated(source), &disk->needed, error) &&
+    options.backing_name = disk->backing_name;
+    options.backing_format = disk->backing_format;
+    return image_measure(disk->format, &options, allocated(source, disk), &disk->needed, error) &&
            check_leftovers(disk, error);
 }
 
@@ -498,11 +511,16 @@ static bool check_space(struct machine_job *job, GError **error)
         if (job->state.active && !space_check(disk->stem, overlay_room(disk), 2, &space, error))
             return false;
     }
+    for (guint i = 0; i < job->lowers->len; i++) {
+        const struct lower *lower = g_ptr_array_index(job->lowers, i);
+
+        needed += lower->there ? 0 : lower->needed;
+    }
     job->base.report->space_needed = needed;
     if (job->disks->len == 0)
         return true;
     if (!job->across)
-        return space_check(job->directory, needed, 2 * job->disks->len, &space, error);
+        return space_check(job->directory, needed, 2 * job->disks->len + job->lowers->len, &space, error);
     if (!name_room(job->prefix, &available, error))
         return false;
     job->base.report->space_available = available;
@@ -528,9 +546,17 @@ static void write_plan(struct machine_job *job)
 
         job_plan(base, "move %s: %s (%s, %s) to %s as %s", disk->name, disk->path, disk->source_format->name,
                  size, disk->target_name, disk->format->name);
+        if (disk->backing_name)
+            job_plan(base, "it stands on %s there", disk->backing_name);
         if (disk->seed)
             job_plan(base, "what %s has at the same place of the disk is not sent",
                      chain_layer(disk->seed, 0)->name);
+    }
+    for (guint i = 0; i < job->lowers->len; i++) {
+        const struct lower *lower = g_ptr_array_index(job->lowers, i);
+
+        job_plan(base, "layer %s: %s %s as %s", lower->source_path,
+                 lower->there ? "there already:" : "copied to", lower->target_name, lower->format->name);
     }
     for (guint i = 0; i < job->files->len; i++) {
         const struct machine_file *file = g_ptr_array_index(job->files, i);
@@ -569,8 +595,7 @@ static void write_plan(struct machine_job *job)
 
 static const char *unsupported(const struct move_request *request)
 {
-    return request->chain != CHAIN_FLATTEN                      ? "--chain"
-           : request->scratch && !request->across               ? "--scratch"
+    return request->scratch && !request->across                 ? "--scratch"
            : request->sample                                    ? "--sample"
            : request->on_busy == BUSY_THROTTLE                  ? "--on-busy=throttle"
            : request->on_busy == BUSY_MIRROR && request->across ? "--on-busy=mirror across hosts"

@@ -29,8 +29,8 @@ struct piece {
 
 struct proof {
     struct machine_job *job;
-    struct machine_disk *disk;
     struct chain *target;
+    const char *name; /* of it */
     GMutex lock;
     GCond done;
     unsigned pending;
@@ -77,7 +77,7 @@ static void check_piece(gpointer data, gpointer unused)
     for (size_t i = 0; i < piece->count && !local; i++)
         check_extent(piece, &piece->theirs[i], &local);
     if (local) {
-        g_prefix_error(&local, "%s: ", proof->disk->target_name);
+        g_prefix_error(&local, "%s: ", proof->name);
         fail(proof, local);
     }
     g_free(piece->theirs);
@@ -176,7 +176,7 @@ static bool wait_for_turn(struct proof *proof, GError **error)
 static bool run_proof(struct proof *proof, struct chain *source, struct digest_table *digests, GError **error)
 {
     GThreadPool *pool = g_thread_pool_new(check_piece, NULL, WORKERS, TRUE, NULL);
-    uint64_t size = proof->disk->size;
+    uint64_t size = source->size;
     struct copy_options how = {0};
     bool ok = true;
 
@@ -199,24 +199,33 @@ static bool run_proof(struct proof *proof, struct chain *source, struct digest_t
     return false;
 }
 
+bool machine_prove_same(struct machine_job *job, struct chain *source, struct chain *target, const char *name,
+                        struct digest_table *digests, GError **error)
+{
+    struct proof proof = {.job = job, .target = target, .name = name};
+    bool ok;
+
+    g_mutex_init(&proof.lock);
+    g_cond_init(&proof.done);
+    ok = run_proof(&proof, source, digests, error);
+    g_mutex_clear(&proof.lock);
+    g_cond_clear(&proof.done);
+    return ok;
+}
+
 static bool prove_disk(struct machine_job *job, struct machine_disk *disk, GError **error)
 {
     /* By the method live the last layer is in the target's overlay, which was compared in the pause. */
     g_autoptr(chain_t) source = machine_open_layers(disk, 0, disk->merged, error);
-    g_autoptr(chain_t) target = source ? machine_open_target(disk, error) : NULL;
+    g_autoptr(chain_t) target = source ? machine_open_target(job, disk, error) : NULL;
     g_autoptr(digest_table_t) digests = digest_table_new(job->request->digest, disk->size);
-    struct proof proof = {.job = job, .disk = disk, .target = target};
     uint64_t wire = agent_wire_bytes();
     bool ok;
 
     if (!target)
         return false;
     machine_tell(job, "%s", disk->name);
-    g_mutex_init(&proof.lock);
-    g_cond_init(&proof.done);
-    ok = run_proof(&proof, source, digests, error);
-    g_mutex_clear(&proof.lock);
-    g_cond_clear(&proof.done);
+    ok = machine_prove_same(job, source, target, disk->target_name, digests, error);
     disk->report->bytes_wire += agent_wire_bytes() - wire;
     return ok && job_write_receipt(&job->base, disk->report, disk->index, "", digests, error) &&
            machine_save_disk(job, disk, error);

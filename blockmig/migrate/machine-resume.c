@@ -105,7 +105,9 @@ bool machine_take_up(struct machine_job *job, GError **error)
     struct job *base = &job->base;
     bool fits, any;
 
-    if (!is_before_the_switch(job) || job->off || !is_same_request(job))
+    /* Of the layers below the journal knows nothing: such a job is rolled back. */
+    if (!is_before_the_switch(job) || job->off || !is_same_request(job) ||
+        job->request->chain != CHAIN_FLATTEN)
         return true;
     if (!look_at_layers(job, &fits, error) || !load_checkpoints(job, &any, error))
         return false;

@@ -138,6 +138,7 @@ void machine_disk_free(struct machine_disk *disk)
     g_free(disk->name);
     g_free(disk->path);
     g_free(disk->stem);
+    g_free(disk->backing_name);
     g_free(disk->frozen);
     g_free(disk->target_name);
     g_free(disk->target_path);
@@ -211,6 +212,7 @@ static void begin(struct machine_job *job)
 
     job->across = request->across;
     job->disks = g_ptr_array_new_with_free_func((GDestroyNotify)machine_disk_free);
+    job->lowers = g_ptr_array_new_with_free_func((GDestroyNotify)lower_free);
     job->files = g_ptr_array_new_with_free_func((GDestroyNotify)machine_file_free);
     job->units = g_ptr_array_new_with_free_func((GDestroyNotify)machine_unit_free);
     job->throttle = throttle_new(request->bandwidth);
@@ -223,6 +225,7 @@ static void end(struct machine_job *job)
 {
     g_ptr_array_unref(job->disks);
     g_clear_pointer(&job->left, g_ptr_array_unref);
+    g_ptr_array_unref(job->lowers);
     g_ptr_array_unref(job->files);
     g_ptr_array_unref(job->units);
     share_free(job->share);

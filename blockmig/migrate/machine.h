@@ -18,6 +18,7 @@
 #define BLOCKMIG_MIGRATE_MACHINE_H
 
 #include "blockmig/migrate/checkpoint.h"
+#include "blockmig/migrate/lower.h"
 #include "blockmig/migrate/pause.h"
 #include "blockmig/migrate/phase.h"
 #include "blockmig/migrate/share.h"
@@ -58,10 +59,13 @@ struct machine_disk {
     char *target_path; /* how the machine does */
     char *overlay_name, *overlay_path;
     bool created, overlay_created;
-    struct chain *base;     /* layer 0 and what is below it */
-    struct chain *seed;     /* an older copy on the target, of which nothing is believed; or NULL */
-    struct image *target;   /* open while we write to it */
-    struct checkpoint done; /* of the base */
+    struct lower *lower;        /* borrowed: the uppermost layer that the target stands on there; or NULL */
+    char *backing_name;         /* as the target names what it stands on; NULL: it is one image */
+    const char *backing_format; /* static */
+    struct chain *base;         /* layer 0 and what is below it */
+    struct chain *seed;         /* an older copy on the target, of which nothing is believed; or NULL */
+    struct image *target;       /* open while we write to it */
+    struct checkpoint done;     /* of the base */
     char *frozen; /* when it was copied: identity, size, mtime of layer 0 and those below; or NULL */
     struct disk_report *report; /* borrowed from the job's report */
 };
@@ -111,6 +115,7 @@ struct machine_job {
     struct relay *libvirt;            /* to the other host's */
     GPtrArray *disks;                 /* of struct machine_disk */
     GPtrArray *left;                  /* of the same: those of an earlier run, gone on with; or NULL */
+    GPtrArray *lowers;                /* of struct lower, what is below before what is above */
     GPtrArray *files;                 /* of struct machine_file */
     GPtrArray *units;                 /* of struct machine_unit */
     char **others;                    /* disks that stay as they are; NULL-terminated */
@@ -216,8 +221,10 @@ struct image *machine_open_image(const char *name, const struct format *format, 
 /* Layers [from, to] as one; with what is below if `from` is 0, else with holes. */
 struct chain *machine_open_layers(const struct machine_disk *disk, unsigned from, unsigned to,
                                   GError **error);
-/* The merged target, or its overlay alone with holes; while a hypervisor has them open, too. */
-struct chain *machine_open_target(const struct machine_disk *disk, GError **error);
+/* The merged target with what it stands on, or its overlay alone with holes; while a hypervisor has them
+ * open, too. */
+struct chain *machine_open_target(const struct machine_job *job, const struct machine_disk *disk,
+                                  GError **error);
 struct chain *machine_open_target_overlay(const struct machine_disk *disk, GError **error);
 /* An empty qcow2 image with 4 KiB granularity. */
 bool machine_create_overlay(const char *name, uint64_t size, const char *backing, const char *format,
@@ -239,7 +246,28 @@ bool machine_merge_overlays(struct machine_job *job, struct machine_disk *disk, 
 bool machine_merge_target(struct machine_job *job, struct machine_disk *disk, GError **error);
 void machine_remove_overlays(const struct machine_disk *disk);
 
+/* machine-below.c: what the target stands on, with --chain=keep or shallow. */
+/* REFUSED: it cannot be had. */
+bool machine_choose_below(struct machine_job *job, struct machine_disk *disk, const struct chain *source,
+                          GError **error);
+/* What is not there yet, the lowest first. */
+bool machine_copy_below(struct machine_job *job, struct machine_disk *disk, GError **error);
+/* The source's layers that show the same, to fill up from; as long as disk->base is open.  NULL: there are
+ * none, or the target does not stand on them. */
+struct chain *machine_below(const struct machine_disk *disk);
+/* One layer of disk->base, in units of `target`; digests (NULL: none) are of that layer alone. */
+bool machine_copy_layer(struct machine_job *job, struct machine_disk *disk, struct image *target,
+                        unsigned layer, struct digest_table *digests, struct disk_report *report,
+                        struct copy_map_sum *sum, GError **error);
+/* An image in the target's directory, with all that it stands on. */
+struct chain *machine_open_there(const struct machine_job *job, const struct machine_disk *disk,
+                                 const char *name, const struct format *format, GError **error);
+
 /* machine-copy.c */
+/* A new file on the target, announced in the journal; `like`: what it is the copy of. */
+struct image *machine_create_target(struct machine_job *job, const char *name, const struct format *format,
+                                    const struct image_create_options *options, const struct storage *like,
+                                    bool *created, GError **error);
 /* What is not on the target yet, up to the top layer, is written into it. */
 bool machine_ship(struct machine_job *job, struct machine_disk *disk, unsigned to, GError **error);
 bool machine_close_targets(struct machine_job *job, GError **error);
@@ -247,6 +275,11 @@ bool machine_close_targets(struct machine_job *job, GError **error);
 bool machine_open_targets_again(struct machine_job *job, GError **error);
 /* After a switch that was given up: the hypervisors have left them, and their overlays are removed. */
 bool machine_take_targets_back(struct machine_job *job, GError **error);
+
+/* machine-prove.c: DIFFERENT: `target`, called `name`, does not show what `source` does, on its medium. Fills
+ * the digests of what was read. */
+bool machine_prove_same(struct machine_job *job, struct chain *source, struct chain *target, const char *name,
+                        struct digest_table *digests, GError **error);
 
 struct comparison;
 

@@ -102,6 +102,7 @@ static GPtrArray *make_command(const json_t *arguments, GError **error)
         !add_number(argv, arguments, "shutdown", "shutdown-timeout", "ms", error) ||
         !add_word(argv, arguments, "cdrom", "cdrom", error) ||
         !add_word(argv, arguments, "digest", "digest", error) ||
+        !add_word(argv, arguments, "chain", "chain", error) ||
         !add_word(argv, arguments, "format", "target-format", error))
         return NULL;
     if (json_is_true(json_object_get(arguments, "delete_source")))

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/*
+ * What the target of a domain's disk stands on, if the chain is not made one image.
+ *
+ * keep: every layer below the machine's image is copied under its own name, from the lowest up, before the
+ * image itself, and proved at once: nobody writes to it.  Where the target has an image of that name which
+ * shows the same, that one is used and left alone; whatever it stands on is its own business.  shallow: on
+ * one host the layers stay where they are, and the target names them; on another host each has to be there.
+ * Deltas go into the target's own top image and never into what is below it.
+ */
+#include "blockmig/migrate/live.h"
+#include "blockmig/migrate/lower.h"
+#include "blockmig/migrate/machine-look.h"
+#include "blockmig/migrate/target.h"
+#include "blockmig/storage/names.h"
+#include "blockmig/storage/uri.h"
+
+#include <string.h>
+
+/* ---- what is on the target ------------------------------------------------------------------------- */
+
+/* Is it a layer of the source, which is of this host?  What it stands on, and the layer itself, are put under
+ * `chain`. */
+static bool add_own_layers(const struct machine_disk *disk, const char *path, struct chain *chain,
+                           bool *found, GError **error)
+{
+    g_autoptr(chain_t) own = machine_open_layers(disk, 0, 0, error);
+    unsigned layer = 1;
+
+    if (!own)
+        return false;
+    while (layer < chain_depth(own) && strcmp(g_ptr_array_index(own->paths, layer), path) != 0)
+        layer++;
+    *found = layer < chain_depth(own);
+    while (layer < chain_depth(own))
+        chain_append(chain, (struct image *)g_ptr_array_steal_index(own->layers, layer));
+    return true;
+}
+
+/* How we open what an image of the target's directory names; NULL: it lies elsewhere. */
+static char *name_of_backing(const struct machine_job *job, const char *backing)
+{
+    g_autofree char *directory = g_path_get_dirname(backing), *base = g_path_get_basename(backing);
+
+    if (strchr(backing, '/') && strcmp(directory, job->directory) != 0)
+        return NULL;
+    return g_strconcat(job->prefix, "/", base, NULL);
+}
+
+/* Puts the image under the last layer that it names, if it names any. */
+static bool add_below(const struct machine_job *job, const struct machine_disk *disk, struct chain *chain,
+                      bool *more, GError **error)
+{
+    const struct image *last = chain_layer(chain, chain_depth(chain) - 1);
+    g_autofree char *name = NULL;
+    const struct format *format;
+    struct image *image;
+    bool own = false;
+
+    *more = last->backing_name != NULL;
+    if (!*more)
+        return true;
+    if (!last->backing_format)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "%s does not say of which format its backing file is", last->name);
+    name = name_of_backing(job, last->backing_name);
+    if (!name) {
+        *more = false;
+        return (job->across || add_own_layers(disk, last->backing_name, chain, &own, error)) &&
+               (own || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s stands on %s, which is not in %s",
+                                     last->name, last->backing_name, job->directory));
+    }
+    if (chain_depth(chain) == CHAIN_MAX_DEPTH)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: more than %d layers",
+                             chain_layer(chain, 0)->name, CHAIN_MAX_DEPTH);
+    format = format_by_name(last->backing_format, error);
+    image = format ? machine_open_image(name, format, FILE_NO_LOCK, error) : NULL;
+    if (!image)
+        return false;
+    chain_append(chain, image);
+    return true;
+}
+
+struct chain *machine_open_there(const struct machine_job *job, const struct machine_disk *disk,
+                                 const char *name, const struct format *format, GError **error)
+{
+    struct image *image = machine_open_image(name, format, FILE_NO_LOCK, error);
+    g_autoptr(chain_t) chain = image ? chain_new_single(image, false) : NULL;
+
+    for (bool more = chain != NULL; more;)
+        if (!add_below(job, disk, chain, &more, error))
+            return NULL;
+    return g_steal_pointer(&chain);
+}
+
+/* ---- preflight ------------------------------------------------------------------------------------- */
+
+/* Anything else of that name is left alone. */
+static bool check_same(struct machine_job *job, const struct machine_disk *disk, const struct lower *lower,
+                       const struct chain *source, unsigned layer, GError **error)
+{
+    g_autoptr(chain_t) mine = chain_view(source, layer, chain_depth(source) - layer, false);
+    g_autoptr(digest_table_t) digests = digest_table_new(job->request->digest, lower->size);
+    g_autoptr(GError) local = NULL;
+    g_autoptr(chain_t) theirs = machine_open_there(job, disk, lower->target_name, lower->format, &local);
+
+    if (theirs && theirs->size != mine->size)
+        blockmig_fail(&local, BLOCKMIG_ERROR_DIFFERENT, "it has %" PRIu64 " bytes, and not %" PRIu64,
+                      theirs->size, mine->size);
+    if (theirs && !local && machine_prove_same(job, mine, theirs, lower->target_name, digests, &local))
+        return true;
+    if (g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNREACHABLE) ||
+        g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_CANCELLED)) {
+        g_propagate_error(error, g_steal_pointer(&local));
+        return false;
+    }
+    return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "%s is there already, and does not show what %s does: %s", lower->target_name,
+                         lower->source_path, local->message);
+}
+
+/* Layer `layer` and, if it is not there, those below it: *out is what the one above will stand on. */
+static bool find_lower(struct machine_job *job, struct machine_disk *disk, const struct chain *source,
+                       unsigned layer, struct lower **out, GError **error)
+{
+    g_autofree char *base = NULL, *name = NULL, *path = NULL;
+    struct lower *lower = NULL, *below = NULL;
+    struct name_info info;
+
+    if (layer == chain_depth(source) || (*out = lower_find(job->lowers, chain_layer(source, layer))))
+        return true;
+    base = g_path_get_basename(g_ptr_array_index(source->paths, layer));
+    name = g_strconcat(job->prefix, "/", base, NULL);
+    path = g_strconcat(job->directory, "/", base, NULL);
+    if (!machine_is_nobodys(job, name, job->disks->len, error) || !name_look(name, &info, error))
+        return false;
+    if (info.kind == NAME_FREE && job->request->chain == CHAIN_SHALLOW)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "--chain=shallow: %s is not there, and the disk stands on it", name);
+    if (info.kind == NAME_FREE && !find_lower(job, disk, source, layer + 1, &below, error))
+        return false;
+    lower = *out = lower_add(job->lowers, source, layer, name, path);
+    lower->there = info.kind != NAME_FREE;
+    if (!lower_choose(lower, job->request, chain_layer(source, layer), below, error) ||
+        (lower->there && !check_same(job, disk, lower, source, layer, error)))
+        return false;
+    if (!lower->there)
+        lower_describe(lower, job->base.report, job->request->digest);
+    return true;
+}
+
+static void stand_on(struct machine_disk *disk, const char *path, const struct format *format)
+{
+    disk->backing_name = target_backing_name(disk->target_path, path);
+    disk->backing_format = format->name;
+}
+
+bool machine_choose_below(struct machine_job *job, struct machine_disk *disk, const struct chain *source,
+                          GError **error)
+{
+    if (job->request->chain == CHAIN_FLATTEN || chain_depth(source) == 1)
+        return true;
+    if (job->request->chain == CHAIN_SHALLOW && !job->across) {
+        stand_on(disk, g_ptr_array_index(source->paths, 1), chain_layer(source, 1)->format);
+        return true;
+    }
+    if (!find_lower(job, disk, source, 1, &disk->lower, error))
+        return false;
+    stand_on(disk, disk->lower->target_path, disk->lower->format);
+    return true;
+}
+
+/* ---- copying --------------------------------------------------------------------------------------- */
+
+struct chain *machine_below(const struct machine_disk *disk)
+{
+    unsigned depth = disk->base ? chain_depth(disk->base) : 0;
+
+    return disk->backing_name && depth > 1 ? chain_view(disk->base, 1, depth - 1, false) : NULL;
+}
+
+bool machine_copy_layer(struct machine_job *job, struct machine_disk *disk, struct image *target,
+                        unsigned layer, struct digest_table *digests, struct disk_report *report,
+                        struct copy_map_sum *sum, GError **error)
+{
+    unsigned above = layer + 1, depth = chain_depth(disk->base);
+    g_autoptr(chain_t) source = above < depth ? chain_view_units(disk->base, layer, target->granularity)
+                                              : chain_view(disk->base, layer, 1, false);
+    g_autoptr(chain_t) below = above < depth ? chain_view(disk->base, above, depth - above, false) : NULL;
+    uint64_t wire = agent_wire_bytes();
+    struct copy_options options = {0};
+    struct copy_result result = {0};
+    bool ok;
+
+    machine_copy_options(job, &options);
+    options.digests = digests;
+    options.target_backing = below;
+    ok = copy_run(source, target, &options, &result, error);
+    report->counters = result.counters;
+    report->engine = result.engine;
+    report->bytes_wire += agent_wire_bytes() - wire;
+    job->base.report->bytes_read += result.counters.bytes_read;
+    *sum = result.map_sum;
+    copy_result_clear(&result);
+    return ok;
+}
+
+/* The finished metadata leads to what was written and read back. */
+static bool prove_lower(struct machine_job *job, const struct lower *lower, struct digest_table *digests,
+                        const struct copy_map_sum *sum, GError **error)
+{
+    g_autoptr(image_t) image = machine_open_image(lower->target_name, lower->format, FILE_NO_LOCK, error);
+    struct copy_options options = {0};
+    struct copy_result result = {0};
+    struct name_info info;
+    bool ok;
+
+    if (!image)
+        return false;
+    if (name_look(lower->target_name, &info, NULL))
+        lower->report->target_allocated = info.allocated;
+    machine_copy_options(job, &options);
+    options.progress = NULL;
+    ok = job->request->verify != VERIFY_FULL || copy_prove(image, digests, sum, &options, &result, error);
+    copy_result_clear(&result);
+    return ok &&
+           job_write_receipt(&job->base, lower->report, job->disks->len + lower->index, "", digests, error);
+}
+
+static bool copy_lower(struct machine_job *job, struct machine_disk *disk, struct lower *lower,
+                       unsigned layer, GError **error)
+{
+    g_autoptr(digest_table_t) digests = digest_table_new(job->request->digest, lower->size);
+    g_autofree char *backing = NULL;
+    struct image_create_options options = lower_create_options(lower, &backing);
+    struct copy_map_sum sum;
+    struct image *target;
+    bool ok;
+
+    machine_tell(job, "%s", lower->source_path);
+    target = machine_create_target(job, lower->target_name, lower->format, &options,
+                                   chain_layer(disk->base, layer)->storage, &lower->created, error);
+    ok = target && machine_copy_layer(job, disk, target, layer, digests, lower->report, &sum, error);
+    image_close(target);
+    return ok && prove_lower(job, lower, digests, &sum, error);
+}
+
+/* Layer `layer` of the source and what it stands on, the lowest first. */
+static bool copy_from(struct machine_job *job, struct machine_disk *disk, struct lower *lower, unsigned layer,
+                      GError **error)
+{
+    return !lower || lower->there || lower->created ||
+           (copy_from(job, disk, lower->below, layer + 1, error) &&
+            copy_lower(job, disk, lower, layer, error));
+}
+
+bool machine_copy_below(struct machine_job *job, struct machine_disk *disk, GError **error)
+{
+    return copy_from(job, disk, disk->lower, 1, error);
+}

@@ -1,0 +1,155 @@
+#!/bin/bash
+# SPDX-License-Identifier: LGPL-2.1-or-later
+# Machines of libvirt whose disks share a chain of images bring it along, layer by layer, or find it there.
+. "${srcdir:-.}/tests/lib.sh"
+. "$srcdir/tests/lib-libvirt.sh"
+need_tool qemu-img qemu-io jq
+need_free 2G
+use_seed
+two_hosts
+
+one=$tmp/one/srv/store two=$tmp/two/srv/store
+size=48M
+make_pattern_image "$one/base.raw" raw $size 40
+make_pattern_image "$one/middle.qcow2" qcow2 $size 20 -b base.raw -F raw
+make_pattern_image "$one/lower.qcow2" qcow2 $size 20 -b middle.qcow2 -F qcow2 -o extended_l2=on,cluster_size=128k
+for disk in a b; do
+    must qemu-img create -q -f qcow2 -b lower.qcow2 -F qcow2 "$one/$disk.qcow2"
+done
+# Zeros that hide what is below them.
+must qemu-io -f qcow2 -c 'write -z 20M 1M' -c 'write -P 9 30M 64k' "$one/a.qcow2"
+must qemu-img convert -f qcow2 -O raw "$one/a.qcow2" "$tmp/before.raw"
+shape='rate=200 span=8M flush=32 log=1'
+layers=(base.raw middle.qcow2 lower.qcow2)
+start_domain one web --disk a.qcow2:qcow2 --disk b.qcow2:qcow2 --append "$shape"
+
+# facts_of DIRECTORY: what tells whether its lower layers were touched.
+facts_of()
+{
+    (cd "$1" && stat -c '%n %i %s %Y' "${layers[@]}" && sha256sum "${layers[@]}")
+}
+# strays FILE: how many blocks of the disk show neither what they did at first nor what the guest has written.
+strays()
+{
+    must qemu-img convert -U -f qcow2 -O raw "$1" "$tmp/view.raw"
+    python3 -c '
+import sys
+before, now = (open(name, "rb").read() for name in sys.argv[1:])
+blocks = range(0, max(len(before), len(now)), 4096)
+print(sum(now[at:at + 4096] != before[at:at + 4096] and now[at:at + 8] != b"BMBLOCK1" for at in blocks))' "$tmp/before.raw" "$tmp/view.raw"
+}
+# own_bytes FILE: what is in the image itself, and not below it.
+own_bytes()
+{
+    qemu-img map -U --output=json "$1" | jq '[.[] | select(.depth == 0 and .data) | .length] | add'
+}
+sums=$(facts_of "$one")
+
+run on one "$blockmig" plan migrate --chain=keep web blockmig://192.0.2.2
+is "$status" 0 "a plan" || diag "$err"
+like "$out" "layer .*/base.raw: copied to blockmig://192.0.2.2/store/base.raw as raw" "names each layer"
+is "$(files "$two")" "" "and changes nothing"
+
+migrate one web blockmig://192.0.2.2 --chain=keep --json
+is "$status" 0 "live: the machine goes with its chain" || diag "$err"
+is "$(jq -c '[.method, (.disks | map(.disk))]' <<<"$out")" '["live",["base.raw","middle.qcow2","lower.qcow2","vda","vdb"]]' \
+    "the layers that both disks stand on are reported once, the lowest first"
+receipt=$(jq -r '.disks[] | select(.disk == "lower.qcow2").receipt' <<<"$out")
+is "$(files "$two")" "a.qcow2 b.qcow2 base.raw lower.qcow2 middle.qcow2 " "all of them are there"
+is "$(domain_verdict two web)" OK "the guest misses nothing"
+must domain_cmd two web start
+is "$(facts_of "$one")" "$sums" "the source's lower layers are as they were"
+for layer in "${layers[@]}"; do
+    is "$(content_hash "$two/$layer" "${layer##*[er].}")" "$(content_hash "$one/$layer" "${layer##*[er].}")" "$layer is the same"
+done
+is "$(qemu-img info -U --output=json "$two/a.qcow2" | jq -r '."backing-filename" + " " + ."backing-filename-format"')" "lower.qcow2 qcow2" \
+    "the disk names what it stands on"
+is "$(strays "$two/a.qcow2")" 0 "what nobody has written to shows the same"
+check "the disk has only what is its own" test "$(own_bytes "$two/a.qcow2")" -le $((10 << 20))
+run on one "$blockmig" verify "/srv/store/lower.qcow2" --receipt "$receipt"
+is "$status" 0 "a layer's receipt is of what it shows" || diag "$err"
+
+must rm "$one"/*.blockmig-source
+sums_there=$(facts_of "$two")
+migrate two web blockmig://192.0.2.1 --chain=keep --method=quick --delete-source --json
+is "$status" 0 "quick: it comes back" || diag "$err"
+is "$(jq -c '.disks | map(.disk)' <<<"$out")" '["vda","vdb"]' "nothing is copied that is there"
+check "nor sent" test "$(jq '[.disks[].bytes_wire] | add' <<<"$out")" -lt $((40 << 20))
+is "$(facts_of "$one")" "$sums" "and that is as it was"
+is "$(files "$two")" "base.raw lower.qcow2 middle.qcow2 " "layers that others may stand on are not deleted"
+is "$(facts_of "$two")" "$sums_there" "nor touched"
+is "$(domain_verdict one web)" OK "the guest misses nothing"
+must domain_cmd one web start
+
+# ---- what is there, and another -----------------------------------------------------------------------
+
+must qemu-io -f qcow2 -c 'write -P 77 40M 4k' "$two/lower.qcow2"
+for chain in keep shallow; do
+    migrate one web blockmig://192.0.2.2 --chain=$chain
+    is "$status" 3 "$chain: another image of that name is refused"
+    like "$err" "store/lower.qcow2 is there already, and does not show what /srv/store/lower.qcow2 does" "and named"
+done
+must rm "$two"/*
+must cp "$one/base.raw" "$one/middle.qcow2" "$two/"
+migrate one web blockmig://192.0.2.2 --chain=shallow
+is "$status" 3 "shallow: what is not there is refused"
+like "$err" "store/lower.qcow2 is not there, and the disk stands on it" "and named"
+is "$(running_on web)$(domain_file one web)$(files "$two")" "one /srv/store/a.qcow2base.raw middle.qcow2 " "nothing was changed"
+sums_there=$(stat -c '%n %i %s %Y' "$two/base.raw" "$two/middle.qcow2")
+
+# ---- killed, and given up -------------------------------------------------------------------------------
+
+check "killed while the layers are copied" killed_in one base+0.5 migrate web blockmig://192.0.2.2 --chain=keep --bandwidth=8MiB/s
+job cancel "$(on one "$blockmig" job list --json | jq -r '.jobs[0].job')"
+is "$status" 0 "it is given up" || diag "$err"
+is "$(running_on web)$(domain_file one web)$(files "$two")" "one /srv/store/a.qcow2base.raw middle.qcow2 " \
+    "what was there before stays, and nothing else"
+check "killed once more" killed_in one base+0.5 migrate web blockmig://192.0.2.2 --chain=keep --bandwidth=8MiB/s
+migrate one web blockmig://192.0.2.2 --chain=keep --json
+is "$status" 0 "the same command begins anew" || diag "$err"
+is "$(jq -c '.disks | map(.disk)' <<<"$out")" '["lower.qcow2","vda","vdb"]' "and copies what is missing"
+is "$(stat -c '%n %i %s %Y' "$two/base.raw" "$two/middle.qcow2")" "$sums_there" "onto what is there"
+is "$(domain_verdict two web)" OK "the guest misses nothing"
+must domain_cmd two web start
+
+# ---- off before the end -----------------------------------------------------------------------------------
+
+must rm "$one"/[ab].qcow2.blockmig-source
+check "killed when it has arrived" killed_in two prove migrate web blockmig://192.0.2.1 --chain=keep --delete-source
+must on one virsh -q destroy web
+migrate two web blockmig://192.0.2.1 --chain=keep --delete-source
+is "$status" 0 "what a machine that went off wrote last is merged above its layers" || diag "$err"
+is "$(strays "$one/a.qcow2")" 0 "what nobody has written to shows the same"
+is "$(facts_of "$one")" "$sums" "the layers are as they were"
+start_again one web
+is "$(domain_verdict one web)" OK "the guest misses nothing"
+must domain_cmd one web start
+
+# ---- on one host ----------------------------------------------------------------------------------------
+
+new=$tmp/one/srv/new newer=$tmp/one/srv/newer
+must mkdir "$new" "$newer"
+run on one "$blockmig" move web /srv/new --chain=keep --delete-source
+is "$status" 0 "a move takes the layers along" || diag "$err"
+is "$(files "$new")" "a.qcow2 b.qcow2 base.raw lower.qcow2 middle.qcow2 " "they are there"
+is "$(domain_verdict one web)/$(strays "$new/a.qcow2")" OK/0 "the guest misses nothing"
+must domain_cmd one web start
+run on one "$blockmig" move web /srv/newer --chain=shallow --delete-source
+is "$status" 0 "or leaves them where they are" || diag "$err"
+is "$(files "$newer")$(files "$new")" "a.qcow2 b.qcow2 base.raw lower.qcow2 middle.qcow2 " "they are"
+is "$(qemu-img info -U --output=json "$newer/b.qcow2" | jq -r '."backing-filename"')" /srv/new/lower.qcow2 "and named"
+is "$(domain_verdict one web)" OK "the guest misses nothing"
+
+# ---- off --------------------------------------------------------------------------------------------------
+
+must domain_cmd one web start
+must on one virsh -q destroy web
+must on one sh -c 'cd /srv/newer && for disk in a b; do qemu-img rebase -u -b lower.qcow2 -F qcow2 $disk.qcow2; done && mv /srv/new/* .'
+sums_there=$(facts_of "$two")
+migrate one web blockmig://192.0.2.2 --chain=shallow --json
+is "$status" 0 "cold: one that is off finds its layers there" || diag "$err"
+is "$(jq -r .method <<<"$out")" cold "by that method"
+is "$(facts_of "$two")/$(strays "$two/a.qcow2")" "$sums_there/0" "which are as they were"
+start_again two web
+is "$(domain_verdict two web)" OK "the guest misses nothing"
+done_testing
