@@ -28,10 +28,10 @@ facts_of()
 {
     (cd "$1" && stat -c '%n %i %s %Y' "${layers[@]}" && sha256sum "${layers[@]}")
 }
-# strays FILE: how many blocks of the disk show neither what they did at first nor what the guest has written.
+# strays HOST FILE: how many blocks of the disk show neither what they did at first nor what the guest has written.
 strays()
 {
-    must qemu-img convert -U -f qcow2 -O raw "$1" "$tmp/view.raw"
+    must on "$1" qemu-img convert -U -f qcow2 -O raw "$2" "$tmp/view.raw"
     python3 -c '
 import sys
 before, now = (open(name, "rb").read() for name in sys.argv[1:])
@@ -64,7 +64,7 @@ for layer in "${layers[@]}"; do
 done
 is "$(qemu-img info -U --output=json "$two/a.qcow2" | jq -r '."backing-filename" + " " + ."backing-filename-format"')" "lower.qcow2 qcow2" \
     "the disk names what it stands on"
-is "$(strays "$two/a.qcow2")" 0 "what nobody has written to shows the same"
+is "$(strays two "$two/a.qcow2")" 0 "what nobody has written to shows the same"
 check "the disk has only what is its own" test "$(own_bytes "$two/a.qcow2")" -le $((10 << 20))
 run on one "$blockmig" verify "/srv/store/lower.qcow2" --receipt "$receipt"
 is "$status" 0 "a layer's receipt is of what it shows" || diag "$err"
@@ -119,7 +119,7 @@ check "killed when it has arrived" killed_in two prove migrate web blockmig://19
 must on one virsh -q destroy web
 migrate two web blockmig://192.0.2.1 --chain=keep --delete-source
 is "$status" 0 "what a machine that went off wrote last is merged above its layers" || diag "$err"
-is "$(strays "$one/a.qcow2")" 0 "what nobody has written to shows the same"
+is "$(strays one "$one/a.qcow2")" 0 "what nobody has written to shows the same"
 is "$(facts_of "$one")" "$sums" "the layers are as they were"
 start_again one web
 is "$(domain_verdict one web)" OK "the guest misses nothing"
@@ -132,7 +132,7 @@ must mkdir "$new" "$newer"
 run on one "$blockmig" move web /srv/new --chain=keep --delete-source
 is "$status" 0 "a move takes the layers along" || diag "$err"
 is "$(files "$new")" "a.qcow2 b.qcow2 base.raw lower.qcow2 middle.qcow2 " "they are there"
-is "$(domain_verdict one web)/$(strays "$new/a.qcow2")" OK/0 "the guest misses nothing"
+is "$(domain_verdict one web)/$(strays one "$new/a.qcow2")" OK/0 "the guest misses nothing"
 must domain_cmd one web start
 run on one "$blockmig" move web /srv/newer --chain=shallow --delete-source
 is "$status" 0 "or leaves them where they are" || diag "$err"
@@ -149,7 +149,39 @@ sums_there=$(facts_of "$two")
 migrate one web blockmig://192.0.2.2 --chain=shallow --json
 is "$status" 0 "cold: one that is off finds its layers there" || diag "$err"
 is "$(jq -r .method <<<"$out")" cold "by that method"
-is "$(facts_of "$two")/$(strays "$two/a.qcow2")" "$sums_there/0" "which are as they were"
+is "$(facts_of "$two")/$(strays two "$two/a.qcow2")" "$sums_there/0" "which are as they were"
 start_again two web
 is "$(domain_verdict two web)" OK "the guest misses nothing"
+
+# ---- images in another directory ----------------------------------------------------------------------------
+
+must on two virsh -q destroy web
+must mkdir "$tmp/one/srv/images" "$tmp/two/srv/images"
+must mv "$one/base.raw" "$tmp/one/srv/images/golden.raw"
+must qemu-img create -q -u -f qcow2 -b /srv/images/golden.raw -F raw "$one/clone.qcow2" $size
+must qemu-img convert -f raw -O raw "$tmp/one/srv/images/golden.raw" "$tmp/before.raw"
+domain_xml clone --disk clone.qcow2:qcow2 --append "$shape" >"$tmp/one/srv/clone.xml"
+must on one virsh -q define /srv/clone.xml
+migrate one clone blockmig://192.0.2.2 --chain=keep --dry-run
+is "$status" 3 "of a machine that is off, images in another directory are not followed"
+like "$err" "golden.raw lies outside the allowed directories .*--allow-root" "and it is told how"
+migrate one clone blockmig://192.0.2.2 --chain=keep --dry-run --allow-root=/srv/images
+is "$status" 0 "if that is allowed, they are" || diag "$err"
+start_again one clone
+must cp "$tmp/one/srv/images/golden.raw" "$tmp/two/srv/images/"
+migrate one clone blockmig://192.0.2.2 --chain=shallow
+is "$status" 3 "shallow: what no datastore has is not there" || diag "$err"
+must on two pkill -x blockmigd
+wait_for 20 on two bash -c '! pgrep -x blockmigd'
+printf '[datastore golden]\ndirectory=/srv/images\nread-only=true\n' >>"$tmp/two/srv/agent.conf"
+start on two "$builddir/tools/blockmigd" --config /srv/agent.conf
+wait_for 10 on two curl -sf --unix-socket /run/blockmig.sock http://agent/v1
+migrate one clone blockmig://192.0.2.2/store --chain=shallow --delete-source --json
+is "$status" 0 "what is there under the same name is found" || diag "$err"
+is "$(qemu-img info -U --output=json "$two/clone.qcow2" | jq -r '."backing-filename"')" /srv/images/golden.raw "and used"
+is "$(domain_verdict two clone)/$(strays two "$two/clone.qcow2")" OK/0 "the guest misses nothing"
+must domain_cmd two clone start
+migrate two clone blockmig://192.0.2.1/store --chain=keep --delete-source
+is "$status" 0 "of one that runs, they are followed" || diag "$err"
+is "$(domain_verdict one clone)/$(strays one "$one/clone.qcow2")" OK/0 "the guest misses nothing"
 done_testing

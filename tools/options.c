@@ -80,7 +80,7 @@ static const struct option_spec specs[] = {
     {"parent", 0, "[FORMAT:]FILE", "parent of an image that names none; repeatable",
      IMAGES | COMMAND_CREATE | COMMAND_COMMIT, OPTION_LIST, AT(parents)},
     {"allow-root", 0, "DIR", "also follow backing files below DIR; repeatable",
-     IMAGES | COMMAND_CREATE | COMMAND_COMMIT, OPTION_LIST, AT(roots)},
+     IMAGES | COMMAND_CREATE | COMMAND_COMMIT | MOVES, OPTION_LIST, AT(roots)},
     {"force-share", 'U', NULL, "look at an image that a machine holds open", COMMAND_MAP, OPTION_FLAG,
      AT(force_share)},
     {"bitmap", 0, "NAME", "dirty ranges, by a bitmap of an NBD server", COMMAND_MAP, OPTION_STRING,

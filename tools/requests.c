@@ -133,6 +133,7 @@ static struct move_request *machine_request(const struct options *options, const
     set_string(&request->connection, options->connection);
     set_string(&request->state_dir, options->state_dir);
     set_strings(&request->disks, options->disks);
+    set_strings(&request->allowed_roots, options->roots);
     set_move_modes(request, options);
     request->bandwidth = options->bandwidth;
     request->delete_source = options->delete_source;

@@ -75,14 +75,15 @@ struct move_request {
     bool across;      /* it is a migration: to another host */
     char *connection; /* URI of the domain's libvirt */
     enum cdrom_mode cdrom;
-    uint64_t shutdown;    /* milliseconds that a guest has to shut down */
-    GPtrArray *disks;     /* of char *, as vm_find_disk(); empty: every disk that can be written */
-    char *target_format;  /* -O; NULL: each disk keeps its format */
-    char *target_options; /* -o text */
-    uint64_t bandwidth;   /* bytes per second, not in a pause; 0: no limit */
-    unsigned guest_share; /* percent of its requests that the machine keeps while the disk is copied; 0:
-                             whatever is left */
-    unsigned max_pause;   /* milliseconds; 0: none at all */
+    uint64_t shutdown;        /* milliseconds that a guest has to shut down */
+    GPtrArray *disks;         /* of char *, as vm_find_disk(); empty: every disk that can be written */
+    GPtrArray *allowed_roots; /* of char *: directories of backing files, besides those of images; or NULL */
+    char *target_format;      /* -O; NULL: each disk keeps its format */
+    char *target_options;     /* -o text */
+    uint64_t bandwidth;       /* bytes per second, not in a pause; 0: no limit */
+    unsigned guest_share;     /* percent of its requests that the machine keeps while the disk is copied; 0:
+                                 whatever is left */
+    unsigned max_pause;       /* milliseconds; 0: none at all */
     bool max_pause_named; /* it is not the default; not in the journal, for only preflight says something */
     enum move_method method;
     enum busy_policy on_busy;

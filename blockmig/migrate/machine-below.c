@@ -37,58 +37,66 @@ static bool add_own_layers(const struct machine_disk *disk, const char *path, st
     return true;
 }
 
-/* How we open what an image of the target's directory names; NULL: it lies elsewhere. */
-static char *name_of_backing(const struct machine_job *job, const char *backing)
+/* How we open the target's file at `path`; NULL: it is in no directory that we know. */
+static char *name_of(const struct machine_job *job, const char *path)
 {
-    g_autofree char *directory = g_path_get_dirname(backing), *base = g_path_get_basename(backing);
+    g_autofree char *directory = g_path_get_dirname(path);
 
-    if (strchr(backing, '/') && strcmp(directory, job->directory) != 0)
-        return NULL;
-    return g_strconcat(job->prefix, "/", base, NULL);
+    if (job->across)
+        return machine_name_there(job, path);
+    return strcmp(directory, job->directory) == 0 ? g_strdup(path) : NULL;
 }
 
-/* Puts the image under the last layer that it names, if it names any. */
+/* Puts the image under the last layer, which is at *path, that it names, and *path follows; NULL: it names
+ * none, or all is there. */
 static bool add_below(const struct machine_job *job, const struct machine_disk *disk, struct chain *chain,
-                      bool *more, GError **error)
+                      char **path, GError **error)
 {
     const struct image *last = chain_layer(chain, chain_depth(chain) - 1);
-    g_autofree char *name = NULL;
+    g_autofree char *directory = g_path_get_dirname(*path), *name = NULL;
     const struct format *format;
     struct image *image;
     bool own = false;
 
-    *more = last->backing_name != NULL;
-    if (!*more)
+    g_clear_pointer(path, g_free);
+    if (!last->backing_name)
         return true;
     if (!last->backing_format)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                              "%s does not say of which format its backing file is", last->name);
-    name = name_of_backing(job, last->backing_name);
-    if (!name) {
-        *more = false;
-        return (job->across || add_own_layers(disk, last->backing_name, chain, &own, error)) &&
-               (own || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s stands on %s, which is not in %s",
-                                     last->name, last->backing_name, job->directory));
-    }
     if (chain_depth(chain) == CHAIN_MAX_DEPTH)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: more than %d layers",
                              chain_layer(chain, 0)->name, CHAIN_MAX_DEPTH);
+    if (!chain_name_is_plain(last->backing_name, error))
+        return false;
+    *path = g_canonicalize_filename(last->backing_name, directory);
+    name = name_of(job, *path);
+    if (!name && !job->across && !add_own_layers(disk, *path, chain, &own, error))
+        return false;
+    if (!name && !own)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s stands on %s, which is in no %s", last->name,
+                             *path, job->across ? "datastore of the agent there" : "directory of the move");
+    if (own) {
+        g_clear_pointer(path, g_free);
+        return true;
+    }
     format = format_by_name(last->backing_format, error);
     image = format ? machine_open_image(name, format, FILE_NO_LOCK, error) : NULL;
-    if (!image)
-        return false;
-    chain_append(chain, image);
-    return true;
+    if (image)
+        chain_append(chain, image);
+    return image != NULL;
 }
 
 struct chain *machine_open_there(const struct machine_job *job, const struct machine_disk *disk,
-                                 const char *name, const struct format *format, GError **error)
+                                 const char *name, const char *path, const struct format *format,
+                                 GError **error)
 {
     struct image *image = machine_open_image(name, format, FILE_NO_LOCK, error);
     g_autoptr(chain_t) chain = image ? chain_new_single(image, false) : NULL;
+    g_autofree char *at = g_strdup(path);
 
-    for (bool more = chain != NULL; more;)
-        if (!add_below(job, disk, chain, &more, error))
+    while (chain && at)
+        if (!add_below(job, disk, chain, &at, error))
             return NULL;
     return g_steal_pointer(&chain);
 }
@@ -102,7 +110,8 @@ static bool check_same(struct machine_job *job, const struct machine_disk *disk,
     g_autoptr(chain_t) mine = chain_view(source, layer, chain_depth(source) - layer, false);
     g_autoptr(digest_table_t) digests = digest_table_new(job->request->digest, lower->size);
     g_autoptr(GError) local = NULL;
-    g_autoptr(chain_t) theirs = machine_open_there(job, disk, lower->target_name, lower->format, &local);
+    g_autoptr(chain_t) theirs =
+        machine_open_there(job, disk, lower->target_name, lower->target_path, lower->format, &local);
 
     if (theirs && theirs->size != mine->size)
         blockmig_fail(&local, BLOCKMIG_ERROR_DIFFERENT, "it has %" PRIu64 " bytes, and not %" PRIu64,
@@ -119,32 +128,52 @@ static bool check_same(struct machine_job *job, const struct machine_disk *disk,
                          lower->source_path, local->message);
 }
 
+/* Where a layer goes, or is: in the target's directory; by shallow better under the very name that it has
+ * here. */
+static bool find_place(struct machine_job *job, const char *source, char **name, char **path, bool *there,
+                       GError **error)
+{
+    g_autofree char *base = g_path_get_basename(source);
+    struct name_info info = {.kind = NAME_FREE};
+
+    *path = g_strdup(source);
+    *name = job->request->chain == CHAIN_SHALLOW ? machine_name_there(job, source) : NULL;
+    if (*name && !name_look(*name, &info, error))
+        return false;
+    if (info.kind == NAME_FREE) {
+        g_free(*name);
+        g_free(*path);
+        *name = g_strconcat(job->prefix, "/", base, NULL);
+        *path = g_strconcat(job->directory, "/", base, NULL);
+        if (!name_look(*name, &info, error))
+            return false;
+    }
+    *there = info.kind != NAME_FREE;
+    return *there || job->request->chain == CHAIN_KEEP ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "--chain=shallow: %s is not there, and the disk stands on it", *name);
+}
+
 /* Layer `layer` and, if it is not there, those below it: *out is what the one above will stand on. */
 static bool find_lower(struct machine_job *job, struct machine_disk *disk, const struct chain *source,
                        unsigned layer, struct lower **out, GError **error)
 {
-    g_autofree char *base = NULL, *name = NULL, *path = NULL;
-    struct lower *lower = NULL, *below = NULL;
-    struct name_info info;
+    g_autofree char *name = NULL, *path = NULL;
+    struct lower *lower, *below = NULL;
+    bool there;
 
     if (layer == chain_depth(source) || (*out = lower_find(job->lowers, chain_layer(source, layer))))
         return true;
-    base = g_path_get_basename(g_ptr_array_index(source->paths, layer));
-    name = g_strconcat(job->prefix, "/", base, NULL);
-    path = g_strconcat(job->directory, "/", base, NULL);
-    if (!machine_is_nobodys(job, name, job->disks->len, error) || !name_look(name, &info, error))
-        return false;
-    if (info.kind == NAME_FREE && job->request->chain == CHAIN_SHALLOW)
-        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                             "--chain=shallow: %s is not there, and the disk stands on it", name);
-    if (info.kind == NAME_FREE && !find_lower(job, disk, source, layer + 1, &below, error))
+    if (!find_place(job, g_ptr_array_index(source->paths, layer), &name, &path, &there, error) ||
+        !machine_is_nobodys(job, name, job->disks->len, error) ||
+        (!there && !find_lower(job, disk, source, layer + 1, &below, error)))
         return false;
     lower = *out = lower_add(job->lowers, source, layer, name, path);
-    lower->there = info.kind != NAME_FREE;
+    lower->there = there;
     if (!lower_choose(lower, job->request, chain_layer(source, layer), below, error) ||
-        (lower->there && !check_same(job, disk, lower, source, layer, error)))
+        (there && !check_same(job, disk, lower, source, layer, error)))
         return false;
-    if (!lower->there)
+    if (!there)
         lower_describe(lower, job->base.report, job->request->digest);
     return true;
 }

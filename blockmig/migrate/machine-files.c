@@ -39,7 +39,9 @@ struct image *machine_open_image(const char *name, const struct format *format, 
 static struct chain *open_base(const struct machine_disk *disk, GError **error)
 {
     unsigned flags = disk->off ? FILE_MODEST : FILE_NO_LOCK | FILE_MODEST;
-    struct chain_policy policy = {.open = storage_open_for_chain, .opaque = &flags};
+    struct chain_policy policy = {.allowed_roots = (const char *const *)disk->roots->pdata,
+                                  .open = storage_open_for_chain,
+                                  .opaque = &flags};
 
     return chain_open(disk->path, disk->source_format, &policy, error);
 }
@@ -73,7 +75,7 @@ struct chain *machine_open_layers(const struct machine_disk *disk, unsigned from
 struct chain *machine_open_target(const struct machine_job *job, const struct machine_disk *disk,
                                   GError **error)
 {
-    return machine_open_there(job, disk, disk->target_name, disk->format, error);
+    return machine_open_there(job, disk, disk->target_name, disk->target_path, disk->format, error);
 }
 
 struct chain *machine_open_target_overlay(const struct machine_disk *disk, GError **error)

@@ -7,6 +7,9 @@
 #include "blockmig/storage/file.h"
 
 bool machine_find_hosts(struct machine_job *job, GError **error);
+/* How we open what is at `path` on the target's host, the caller's; NULL: it is in no datastore of its agent.
+ */
+char *machine_name_there(const struct machine_job *job, const char *path);
 /* Is the directory of `path`, a file of this host, the one on the target? */
 bool machine_is_shared(struct machine_job *job, const char *path, bool *shared, GError **error);
 /* Does this host's `directory` have what is made at `prefix`, on the target? */

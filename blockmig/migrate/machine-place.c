@@ -58,6 +58,38 @@ static const char *choose_datastore(const json_t *datastores, const char *uri, c
     return NULL;
 }
 
+static void add_places(struct machine_job *job, const json_t *datastores, const char *uri)
+{
+    const char *name;
+    json_t *directory;
+
+    json_object_foreach((json_t *)datastores, name, directory)
+    {
+        g_autofree char *prefix = beside(uri, name);
+
+        json_object_set(job->places, prefix, directory);
+    }
+}
+
+char *machine_name_there(const struct machine_job *job, const char *path)
+{
+    const char *prefix, *best = NULL, *rest = NULL;
+    json_t *value;
+
+    json_object_foreach(job->places, prefix, value)
+    {
+        const char *directory = json_string_value(value);
+        size_t length = directory ? strlen(directory) : 0;
+
+        if (length == 0 || strncmp(path, directory, length) != 0 || path[length] != '/' ||
+            (rest && path + length < rest))
+            continue;
+        best = prefix;
+        rest = path + length;
+    }
+    return best ? g_strconcat(best, rest, NULL) : NULL;
+}
+
 static bool use_datastore(struct machine_job *job, const json_t *answer, const char *uri, const char *named,
                           const char *path, GError **error)
 {
@@ -71,6 +103,9 @@ static bool use_datastore(struct machine_job *job, const json_t *answer, const c
     directory = json_string_value(json_object_get(datastores, datastore));
     if (!sockets || !directory || *sockets != '/' || *directory != '/')
         return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "%s: the agent's answer is incomplete", uri);
+    job->places = json_object();
+    add_places(job, datastores, uri);
+    add_places(job, json_object_get(answer, "read_only"), uri);
     job->sockets = g_strdup(sockets);
     job->prefix = with_datastore(uri, datastore);
     g_strchomp(job->prefix);

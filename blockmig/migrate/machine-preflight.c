@@ -455,6 +455,26 @@ static bool look_at_disk(struct machine_job *job, const struct definition *defin
     return true;
 }
 
+/* What a machine that runs has open may be followed. */
+static void find_roots(struct machine_job *job, const struct definition *definition)
+{
+    const GPtrArray *named = job->request->allowed_roots;
+    g_autoptr(GPtrArray) files =
+        job->state.active ? definition_all(definition, "/domain/devices/disk//backingStore/source/@file")
+                          : NULL;
+
+    for (guint i = 0; named && i < named->len; i++) {
+        g_autofree char *directory = storage_absolute_name(g_ptr_array_index(named, i));
+
+        machine_add_root(job, directory);
+    }
+    for (guint i = 0; files && i < files->len; i++) {
+        g_autofree char *directory = g_path_get_dirname(g_ptr_array_index(files, i));
+
+        machine_add_root(job, directory);
+    }
+}
+
 static bool check_wanted(const struct machine_job *job, const GPtrArray *names, GError **error)
 {
     for (guint i = 0; i < job->request->disks->len; i++)
@@ -634,6 +654,8 @@ static bool look(struct machine_job *job, GError **error)
         return false;
     text = machine_plain_definition(job, job->state.active ? DOMAIN_ACTIVE : DOMAIN_PERSISTENT, error);
     definition = text ? definition_parse(text, error) : NULL;
+    if (definition)
+        find_roots(job, definition);
     if (!definition || !check_target_is_free(job, error) || !check_references(job, definition, error) ||
         !look_at_disks(job, definition, error) || !look_at_nvram(job, definition, error) ||
         !machine_look_at_tpm(job, definition, error) || !check_busy(job, error) ||

@@ -168,10 +168,31 @@ static bool rebuild(struct machine_job *job, const struct journal_disk *saved, G
     return true;
 }
 
+void machine_add_root(struct machine_job *job, const char *directory)
+{
+    if (!g_ptr_array_find_with_equal_func(job->roots, directory, g_str_equal, NULL))
+        g_ptr_array_add(job->roots, g_strdup(directory));
+}
+
+static bool rebuild_roots(struct machine_job *job, GError **error)
+{
+    g_autoptr(GPtrArray) events = journal_events(job->base.journal, job->base.record, error);
+
+    for (guint i = 0; events && i < events->len; i++) {
+        const struct journal_event *event = g_ptr_array_index(events, i);
+
+        if (strcmp(event->kind, "fact") == 0 && event->text && g_str_has_prefix(event->text, MACHINE_ROOT))
+            machine_add_root(job, event->text + strlen(MACHINE_ROOT));
+    }
+    return events != NULL;
+}
+
 bool machine_rebuild_disks(struct machine_job *job, GError **error)
 {
     g_autoptr(GPtrArray) disks = journal_disk_list(job->base.journal, job->base.record, error);
 
+    if (!rebuild_roots(job, error))
+        return false;
     for (guint i = 0; disks && i < disks->len; i++)
         if (!rebuild(job, g_ptr_array_index(disks, i), error))
             return false;
@@ -288,6 +309,10 @@ bool machine_save_state(struct machine_job *job, GError **error)
 
     for (unsigned i = 0; i < G_N_ELEMENTS(facts); i++)
         if (facts[i].set && !job_event(&job->base, "fact", error, "%s", facts[i].word))
+            return false;
+    for (guint i = 0; i < job->roots->len; i++)
+        if (!job_event(&job->base, "fact", error, MACHINE_ROOT "%s",
+                       (const char *)g_ptr_array_index(job->roots, i)))
             return false;
     return true;
 }

@@ -370,6 +370,7 @@ struct move_request *machine_request_back(const struct machine_job *job, const c
     back->shutdown = there->shutdown;
     back->digest = there->digest;
     back->chain = there->chain;
+    back->allowed_roots = g_ptr_array_ref(job->roots);
     back->max_pause = job->window->max_pause >= 0 ? (unsigned)job->window->max_pause : there->max_pause;
     return back;
 }

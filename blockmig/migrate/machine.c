@@ -184,6 +184,7 @@ struct machine_disk *machine_disk_new(struct machine_job *job, const char *name,
     disk->index = job->disks->len;
     disk->name = g_strdup(name);
     disk->path = g_strdup(path);
+    disk->roots = job->roots;
     g_ptr_array_add(job->disks, disk);
     return find_stem(job, disk, error) ? disk : NULL;
 }
@@ -212,6 +213,7 @@ static void begin(struct machine_job *job)
 
     job->across = request->across;
     job->disks = g_ptr_array_new_with_free_func((GDestroyNotify)machine_disk_free);
+    job->roots = g_ptr_array_new_null_terminated(8, g_free, true);
     job->lowers = g_ptr_array_new_with_free_func((GDestroyNotify)lower_free);
     job->files = g_ptr_array_new_with_free_func((GDestroyNotify)machine_file_free);
     job->units = g_ptr_array_new_with_free_func((GDestroyNotify)machine_unit_free);
@@ -226,6 +228,7 @@ static void end(struct machine_job *job)
     g_ptr_array_unref(job->disks);
     g_clear_pointer(&job->left, g_ptr_array_unref);
     g_ptr_array_unref(job->lowers);
+    g_ptr_array_unref(job->roots);
     g_ptr_array_unref(job->files);
     g_ptr_array_unref(job->units);
     share_free(job->share);
@@ -239,6 +242,7 @@ static void end(struct machine_job *job)
     domain_host_close(job->here);
     relay_close(job->libvirt);
     json_decref(job->facts);
+    json_decref(job->places);
     g_strfreev(job->others);
     g_free(job->definition);
     g_free(job->prefix);

@@ -37,6 +37,7 @@
 #define MACHINE_MERGED  "the machine writes to the merged target"
 #define MACHINE_WRITES  "the machine writes " /* a file or directory of this host that is no disk */
 #define MACHINE_UNDONE  "nothing is left of it"
+#define MACHINE_ROOT    "backing files are in "
 
 #define MACHINE_NEW    ".blockmig-new"
 #define MACHINE_SOURCE ".blockmig-source" /* what a kept source is called afterwards */
@@ -46,6 +47,7 @@ struct machine_disk {
     char *name; /* "vda" */
     char *path; /* of layer 0, in this host's definition */
     char *stem; /* what its overlays are called after: the same, or for a device a name in --scratch */
+    const GPtrArray *roots; /* the job's */
     bool device;
     bool off; /* the machine is: nobody writes to it */
     const struct format *source_format;
@@ -107,6 +109,7 @@ struct machine_job {
     char *definition;                 /* as it was before: persistent if it is, else active */
     char *prefix;                     /* what stands before the names of files on the target */
     char *directory;                  /* the same for the machine */
+    json_t *places;                   /* of the other host: directory of each datastore, by its prefix */
     char *tpms, *tpms_path;           /* of the state of TPMs there: prefix, directory; NULL: it takes none */
     char *tpm;                        /* directory of what belongs to the machine here; NULL: it stays */
     struct agent_client *agent;       /* of the target's host; NULL: this host */
@@ -115,6 +118,7 @@ struct machine_job {
     struct relay *libvirt;            /* to the other host's */
     GPtrArray *disks;                 /* of struct machine_disk */
     GPtrArray *left;                  /* of the same: those of an earlier run, gone on with; or NULL */
+    GPtrArray *roots;                 /* of char *, ended by NULL: where backing files may be, besides */
     GPtrArray *lowers;                /* of struct lower, what is below before what is above */
     GPtrArray *files;                 /* of struct machine_file */
     GPtrArray *units;                 /* of struct machine_unit */
@@ -259,9 +263,10 @@ struct chain *machine_below(const struct machine_disk *disk);
 bool machine_copy_layer(struct machine_job *job, struct machine_disk *disk, struct image *target,
                         unsigned layer, struct digest_table *digests, struct disk_report *report,
                         struct copy_map_sum *sum, GError **error);
-/* An image in the target's directory, with all that it stands on. */
+/* The target's image at `path`, which we open as `name`, with all that it stands on. */
 struct chain *machine_open_there(const struct machine_job *job, const struct machine_disk *disk,
-                                 const char *name, const struct format *format, GError **error);
+                                 const char *name, const char *path, const struct format *format,
+                                 GError **error);
 
 /* machine-copy.c */
 /* A new file on the target, announced in the journal; `like`: what it is the copy of. */
@@ -398,6 +403,8 @@ bool machine_recover(struct machine_job *job, GError **error);
 /* The newest one, the caller's; NULL and no error: it came to its end.  REFUSED: it runs, or its window is
  * open. */
 struct journal_job *machine_find_unfinished(struct machine_job *job, GError **error);
+/* Once: a directory of backing files. */
+void machine_add_root(struct machine_job *job, const char *directory);
 /* As the journal has them. */
 bool machine_rebuild_disks(struct machine_job *job, GError **error);
 /* What the machine was before: for who goes on. */

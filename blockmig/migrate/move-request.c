@@ -38,6 +38,7 @@ void move_request_free(struct move_request *request)
     g_free(request->target);
     g_free(request->connection);
     g_ptr_array_unref(request->disks);
+    g_clear_pointer(&request->allowed_roots, g_ptr_array_unref);
     g_free(request->target_format);
     g_free(request->target_options);
     g_free(request->scratch);
@@ -55,6 +56,7 @@ char *move_request_to_json(const struct move_request *request)
 {
     g_autofree char *target = request->target ? storage_absolute_name(request->target) : NULL,
                     *scratch = absolute(request->scratch);
+    GPtrArray *roots = request_absolute_all(request->allowed_roots, storage_absolute_name);
     json_t *object = json_pack(
         "{s:s, s:s, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:b}", "method", methods[request->method],
         "on_busy", busy_policies[request->on_busy], "quiesce", quiesce_modes[request->quiesce], "chain",
@@ -71,6 +73,8 @@ char *move_request_to_json(const struct move_request *request)
     request_set_string(object, "machine", request->machine);
     request_set_string(object, "target", target);
     request_set_strings(object, "disks", request->disks);
+    request_set_strings(object, "allowed_roots", roots);
+    g_clear_pointer(&roots, g_ptr_array_unref);
     request_set_string(object, "target_format", request->target_format);
     request_set_string(object, "target_options", request->target_options);
     request_set_string(object, "scratch", scratch);
@@ -121,6 +125,7 @@ static bool request_from_object(struct move_request *request, json_t *object, GE
     request->target_format = request_get_string(object, "target_format");
     request->target_options = request_get_string(object, "target_options");
     request->scratch = request_get_string(object, "scratch");
+    request->allowed_roots = request_get_strings(object, "allowed_roots");
     request->failback_to = request_get_string(object, "failback_to");
     request->bandwidth = (uint64_t)json_integer_value(json_object_get(object, "bandwidth"));
     if (json_object_get(object, "guest_share"))

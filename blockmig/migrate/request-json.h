@@ -16,6 +16,8 @@ void request_set_strings(json_t *object, const char *key, GPtrArray *values);
 /* The caller's; NULL: the key is not there. */
 char *request_get_string(json_t *object, const char *key);
 GPtrArray *request_get_strings(json_t *object, const char *key);
+/* The texts by which a user named files, as absolute ones, the caller's; NULL for none. */
+GPtrArray *request_absolute_all(const GPtrArray *values, char *(*absolute)(const char *));
 /* One line; takes `object` over.  The text is the caller's. */
 char *request_to_text(json_t *object);
 /* FAILED if it is not a JSON object. */

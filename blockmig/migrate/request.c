@@ -74,8 +74,7 @@ static char *absolute_parent(const char *text)
     return storage_absolute_name(text);
 }
 
-/* The texts by which a user named files, as absolute ones; NULL for none. */
-static GPtrArray *absolute_all(GPtrArray *values, char *(*absolute)(const char *))
+GPtrArray *request_absolute_all(const GPtrArray *values, char *(*absolute)(const char *))
 {
     GPtrArray *paths = values ? g_ptr_array_new_with_free_func(g_free) : NULL;
 
@@ -90,8 +89,8 @@ char *copy_request_to_json(const struct copy_request *request)
     g_autofree char *source = storage_absolute_name(request->source);
     g_autofree char *target = storage_absolute_name(request->target);
     g_autofree char *secret = request->secret ? storage_absolute_name(request->secret) : NULL;
-    GPtrArray *parents = absolute_all(request->parents, absolute_parent);
-    GPtrArray *roots = absolute_all(request->allowed_roots, storage_absolute_name);
+    GPtrArray *parents = request_absolute_all(request->parents, absolute_parent);
+    GPtrArray *roots = request_absolute_all(request->allowed_roots, storage_absolute_name);
 
     request_set_string(object, "source", source);
     request_set_string(object, "target", target);

@@ -174,19 +174,22 @@ static const struct agent_machines *find_machines(const struct request *request,
 static bool tell_machines(struct request *request, GError **error)
 {
     const struct agent_machines *machines = find_machines(request, error);
-    json_t *directories;
+    json_t *directories, *read_only;
 
     if (!machines)
         return false;
     directories = json_object();
+    read_only = json_object();
     for (guint i = 0; i < request->caller.config->datastores->len; i++) {
         const struct agent_datastore *datastore = g_ptr_array_index(request->caller.config->datastores, i);
 
-        if (find_datastore(request, datastore->name, true, NULL))
-            json_object_set_new(directories, datastore->name, json_string(datastore->directory));
+        if (find_datastore(request, datastore->name, false, NULL))
+            json_object_set_new(find_datastore(request, datastore->name, true, NULL) ? directories
+                                                                                     : read_only,
+                                datastore->name, json_string(datastore->directory));
     }
-    request->answer = json_pack("{s:s, s:s, s:o}", "host", g_get_host_name(), "directory",
-                                machines->directory, "datastores", directories);
+    request->answer = json_pack("{s:s, s:s, s:o, s:o}", "host", g_get_host_name(), "directory",
+                                machines->directory, "datastores", directories, "read_only", read_only);
     if (machines->tpm->fd >= 0)
         json_object_set_new(request->answer, "tpm", json_string(machines->tpm->directory));
     return true;
