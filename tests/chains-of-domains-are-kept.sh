@@ -134,6 +134,16 @@ is "$status" 0 "a move takes the layers along" || diag "$err"
 is "$(files "$new")" "a.qcow2 b.qcow2 base.raw lower.qcow2 middle.qcow2 " "they are there"
 is "$(domain_verdict one web)/$(strays one "$new/a.qcow2")" OK/0 "the guest misses nothing"
 must domain_cmd one web start
+run on one "$blockmig" move web /srv/newer --chain=shallow --keep-failback=1h --json
+is "$status" 0 "it goes on, with a way back" || diag "$err"
+id=$(jq -r .job <<<"$out")
+at_exit end_keeper_of "$id"
+job failback "$id"
+is "$status" 0 "and comes back" || diag "$err"
+is "$(qemu-img info -U --output=json "$new/b.qcow2" | jq -r '."backing-filename"')" lower.qcow2 "onto its layers"
+is "$(domain_verdict one web)/$(strays one "$new/a.qcow2")" OK/0 "the guest misses nothing"
+must domain_cmd one web start
+must rm "$newer"/*
 run on one "$blockmig" move web /srv/newer --chain=shallow --delete-source
 is "$status" 0 "or leaves them where they are" || diag "$err"
 is "$(files "$newer")$(files "$new")" "a.qcow2 b.qcow2 base.raw lower.qcow2 middle.qcow2 " "they are"
