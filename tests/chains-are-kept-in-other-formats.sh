@@ -121,7 +121,7 @@ halfway()
     parents "$1" "$to/out/base.raw"
     cp -a "$to/out" "$to/out.kept"
     cp -a "$to/state" "$to/state.kept"
-    every 9
+    every 14
     for ((when = first; when < 40; when += step)); do
         rm -rf "$to/out" "$to/state"
         cp -a "$to/out.kept" "$to/out"

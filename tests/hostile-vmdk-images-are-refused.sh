@@ -12,7 +12,7 @@ cut_everywhere stream vmdk
 for name in extent cowd sesparse; do
     wrong='' good=0
     cp "$images/$name-extent1.vmdk" "$tmp/whole"
-    every 12
+    every 18
     size=$(stat -c %s "$tmp/whole")
     for ((cut = (first - 1) * 512; cut < size; cut += step * 512)); do
         head -c "$cut" "$tmp/whole" >"$images/$name-extent1.vmdk"

@@ -86,7 +86,7 @@ hostile_images()
     before=$(fingerprint)
     must qemu-img create -q -f qcow2 -o cluster_size=512 "$tmp/overlay.qcow2" 16K
     must qemu-io -f qcow2 -c 'write -P 171 512 1K' -c 'write -z 4K 5K' -c 'write -P 172 12K 512' "$tmp/overlay.qcow2"
-    every 6
+    every 10
     while IFS=$'\t' read -r name outcome pattern; do
         image=$images/$name.$format count=$((count + 1))
         traced "$blockmig" info "$image"
@@ -130,7 +130,7 @@ cut_everywhere()
 {
     local size at unit=${3:-512} bad='' good=0 refused=0 format=$2 image=$images/$1.$2
     size=$(stat -c %s "$image")
-    every 8
+    every 12
     for ((at = (first - 1) * unit; at < size; at += step * unit)); do
         head -c "$at" "$image" >"$tmp/cut.$format"
         run limited "$blockmig" copy -q -f "$format" -O raw "$tmp/cut.$format" "$tmp/copies/cut"
