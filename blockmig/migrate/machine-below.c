@@ -154,6 +154,21 @@ static bool find_place(struct machine_job *job, const char *source, char **name,
                          "--chain=shallow: %s is not there, and the disk stands on it", *name);
 }
 
+/* What is there already by shallow is what it is. */
+static bool choose_format(const struct machine_job *job, struct lower *lower, struct image *image,
+                          struct lower *below, GError **error)
+{
+    if (job->request->chain == CHAIN_SHALLOW)
+        lower->format = lower->source_format;
+    else if (!lower_choose(lower, job->request, image, below, error))
+        return false;
+    return lower->format->flags & FORMAT_RUNS ||
+           blockmig_fail(
+               error, BLOCKMIG_ERROR_REFUSED,
+               "%s: no machine stands on format %s: choose --chain=flatten, or raw or qcow2 with -O",
+               lower->source_path, lower->format->name);
+}
+
 /* Layer `layer` and, if it is not there, those below it: *out is what the one above will stand on. */
 static bool find_lower(struct machine_job *job, struct machine_disk *disk, const struct chain *source,
                        unsigned layer, struct lower **out, GError **error)
@@ -170,7 +185,7 @@ static bool find_lower(struct machine_job *job, struct machine_disk *disk, const
         return false;
     lower = *out = lower_add(job->lowers, source, layer, name, path);
     lower->there = there;
-    if (!lower_choose(lower, job->request, chain_layer(source, layer), below, error) ||
+    if (!choose_format(job, lower, chain_layer(source, layer), below, error) ||
         (there && !check_same(job, disk, lower, source, layer, error)))
         return false;
     if (!there)
@@ -216,7 +231,7 @@ bool machine_copy_layer(struct machine_job *job, struct machine_disk *disk, stru
     g_autoptr(chain_t) source = above < depth ? chain_view_units(disk->base, layer, target->granularity)
                                               : chain_view(disk->base, layer, 1, false);
     g_autoptr(chain_t) below = above < depth ? chain_view(disk->base, above, depth - above, false) : NULL;
-    uint64_t wire = agent_wire_bytes();
+    uint64_t wire = agent_wire_bytes(), seeded = agent_seeded_bytes();
     struct copy_options options = {0};
     struct copy_result result = {0};
     bool ok;
@@ -224,10 +239,12 @@ bool machine_copy_layer(struct machine_job *job, struct machine_disk *disk, stru
     machine_copy_options(job, &options);
     options.digests = digests;
     options.target_backing = below;
+    options.seed = layer == 0 ? disk->seed : NULL;
     ok = copy_run(source, target, &options, &result, error);
     report->counters = result.counters;
     report->engine = result.engine;
     report->bytes_wire += agent_wire_bytes() - wire;
+    report->bytes_seeded = agent_seeded_bytes() - seeded;
     job->base.report->bytes_read += result.counters.bytes_read;
     *sum = result.map_sum;
     copy_result_clear(&result);

@@ -219,13 +219,16 @@ static bool open_target(struct machine_job *job, struct machine_disk *disk, GErr
 
 /* ---- copying --- */
 
-static void tell_seed(const struct machine_job *job, const struct machine_disk *disk)
+/* It is of no use any more. */
+static void leave_seed(const struct machine_job *job, struct machine_disk *disk)
 {
     g_autofree char *all = units_format_size(disk->report->counters.bytes_written);
     g_autofree char *seeded = units_format_size(disk->report->bytes_seeded);
 
-    machine_tell(job, "%s: %s of %s were in %s already", disk->name, seeded, all,
-                 chain_layer(disk->seed, 0)->name);
+    if (disk->seed)
+        machine_tell(job, "%s: %s of %s were in %s already", disk->name, seeded, all,
+                     chain_layer(disk->seed, 0)->name);
+    g_clear_pointer(&disk->seed, chain_close);
 }
 
 static bool copy_base(struct machine_job *job, struct machine_disk *disk, GError **error)
@@ -240,9 +243,6 @@ static bool copy_base(struct machine_job *job, struct machine_disk *disk, GError
                          disk->report, error);
     disk->report->bytes_wire += agent_wire_bytes() - wire;
     disk->report->bytes_seeded = agent_seeded_bytes() - seeded;
-    if (ok && disk->seed)
-        tell_seed(job, disk);
-    g_clear_pointer(&disk->seed, chain_close);
     return ok;
 }
 
@@ -257,9 +257,12 @@ static bool copy_top(struct machine_job *job, struct machine_disk *disk, GError 
 
 static bool copy_disk(struct machine_job *job, struct machine_disk *disk, GError **error)
 {
-    if (disk->backing_name)
-        return copy_top(job, disk, error);
-    return disk->done.frontier == disk->size || copy_base(job, disk, error);
+    bool ok = disk->backing_name ? copy_top(job, disk, error)
+                                 : disk->done.frontier == disk->size || copy_base(job, disk, error);
+
+    if (ok)
+        leave_seed(job, disk);
+    return ok;
 }
 
 static bool copy_bases(struct machine_job *job, GError **error)
