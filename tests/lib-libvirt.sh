@@ -349,6 +349,12 @@ crash_verdict()
     echo "$verdict"
 }
 
+# hypervisor_died HOST NAME: QEMU 7.2 may die of a live migration that is given up, without blockmig, too (HACKING).
+hypervisor_died()
+{
+    [ "$(on "$1" virsh domstate --reason "$2" 2>/dev/null | head -n 1)" = "shut off (crashed)" ]
+}
+
 # domain_verdict HOST NAME: the guest's own; where the hypervisor lost its memory, what was flushed must be there.
 domain_verdict()
 {

@@ -49,7 +49,16 @@ happens()
 # is_over: on the target, with nothing left on the source.
 is_over()
 {
-    [ "$(running_on web)" = "$to " ] && [ -z "$(files "$tmp/$from/srv/store")" ]
+    [ "$(running_on web)" = "$([ -n "$died" ] || echo "$to ")" ] && [ "$(defined_on web)" = "$to " ] &&
+        [ -z "$(files "$tmp/$from/srv/store")" ]
+}
+
+# is_in_order: it runs on one host, or its hypervisor died; then it is started anew, once it is on the target.
+is_in_order()
+{
+    died=
+    hypervisor_died "$from" web && died=yes
+    [ -n "$died" ] || [ "$(running_on web)" = "one " ] || [ "$(running_on web)" = "two " ]
 }
 
 # round WHAT PHASE[+SECONDS]
@@ -66,14 +75,16 @@ round()
     wait "$pid"
     check "$say: it comes to an end by itself" test $? -ne 124
     [ "$what" != a-cut ] || must on "$to" ip link set eth0 up
-    check "$say: the machine is on one host" test "$(running_on web)" = "one " -o "$(running_on web)" = "two "
+    check "$say: the machine is on one host" is_in_order
+    [ -z "$died" ] || diag "QEMU died"
     for n in 1 2 3; do
         is_over && break
         migrate "$from" web "blockmig://$(address_of "$to")" --delete-source
     done
     check "$say: the same command ends it" is_over || diag "$err"
     is "$(defined_on web)" "$to " "$say: it is defined there alone"
-    is "$(domain_verdict "$to" web)" OK "$say: it misses nothing"
+    [ -z "$died" ] || start_again "$to" web
+    is "$([ -n "$died" ] && crash_verdict "$to" web || domain_verdict "$to" web)" OK "$say: it misses nothing"
     must domain_cmd "$to" web start
     is "$(files "$tmp/one/srv/store")$(files "$tmp/two/srv/store")" "disk.qcow2 " "$say: and nothing is left"
     n=$from from=$to to=$n
