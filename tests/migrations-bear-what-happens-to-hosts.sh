@@ -97,7 +97,8 @@ for what in a-short-cut a-cut the-agent libvirt-there libvirt-here; do
     done
 done
 some 1 "${cases[@]}"
-for case in "${chosen[@]}"; do
+# Who comes back in time is no reason for the machine to stand still.
+for case in the-agent:converge "${chosen[@]}"; do
     round "${case%%:*}" "${case#*:}"
 done
 done_testing

@@ -257,7 +257,8 @@ static bool meet(struct journey *journey, GError **error)
 {
     struct machine_job *job = journey->job;
 
-    return job->arrived || (job->arrived = domain_open(job->there, machine_uuid(job), error));
+    return job->arrived || (machine_reach_target(job, error) &&
+                            (job->arrived = domain_open(job->there, machine_uuid(job), error)));
 }
 
 /* Goes as far as it can go by now.  After an error nothing more is to be done. */
@@ -563,8 +564,8 @@ static bool depart(struct machine_job *job, GError **error)
 {
     struct journey journey = {.job = job, .process = -1};
     struct ways ways = {NULL};
-    bool ok = machine_create_target_overlays(job, error) && machine_claim_units(job, error) &&
-              open_ways(job, &ways, error) &&
+    bool ok = machine_reach_target(job, error) && machine_create_target_overlays(job, error) &&
+              machine_claim_units(job, error) && open_ways(job, &ways, error) &&
               job_event(&job->base, "intent", error, "bring the machine to the target") && leave(job, error);
 
     ok = ok && travel_by(&journey, &ways, error) && tell_pause(&journey, error);

@@ -53,6 +53,11 @@ static void go_on(struct machine_job *job)
     domain_guard_disarm(job->guard);
 }
 
+bool machine_reach_target(struct machine_job *job, GError **error)
+{
+    return !job->across || domain_host_renew(job->there, error);
+}
+
 /* Whoever finds the machine on neither host has to know whether it went on here last, or there. */
 bool machine_release(struct machine_job *job, GError **error)
 {
@@ -218,11 +223,11 @@ bool machine_restart(struct job *base, GError **error)
 
     /* An interrupted run came as far as the definition. */
     if (job->arrived ? !domain_start(job->arrived, false, error)
-                     : !machine_create_target_overlays(job, error) || !machine_claim_units(job, error) ||
-                           !shut_down(job, error) || !machine_check_layers(job, true, error) ||
-                           !machine_ship_last(job, error) || !machine_copy_written_files(job, error) ||
-                           !machine_close_targets(job, error) || !machine_fence_units(job, error) ||
-                           !change_host(job, true, error))
+                     : !machine_reach_target(job, error) || !machine_create_target_overlays(job, error) ||
+                           !machine_claim_units(job, error) || !shut_down(job, error) ||
+                           !machine_check_layers(job, true, error) || !machine_ship_last(job, error) ||
+                           !machine_copy_written_files(job, error) || !machine_close_targets(job, error) ||
+                           !machine_fence_units(job, error) || !change_host(job, true, error))
         return false;
     job->released = true;
     if (job->stopped_at)
@@ -243,7 +248,8 @@ bool machine_hand_over(struct job *base, GError **error)
 {
     struct machine_job *job = machine_of(base);
 
-    if (!job->arrived && (!machine_claim_units(job, error) || !machine_fence_units(job, error) ||
+    if (!job->arrived && (!machine_reach_target(job, error) || !machine_claim_units(job, error) ||
+                          !machine_fence_units(job, error) ||
                           !(job->across ? change_host(job, false, error) : define_anew(job, error))))
         return false;
     job->released = true;

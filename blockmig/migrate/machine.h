@@ -376,6 +376,9 @@ void machine_comparison_free(struct comparison *comparison); /* NULL is allowed 
 
 /* machine-switch.c: a machine without a definition that outlives it is gone when it is off (NULL: it is). */
 bool machine_is_active(struct domain *domain, bool *active, GError **error);
+/* Whatever happened to the other host, its agent or libvirt there meanwhile: before the machine is touched,
+ * it has to answer. */
+bool machine_reach_target(struct machine_job *job, GError **error);
 /* It goes on, on the target. */
 bool machine_release(struct machine_job *job, GError **error);
 /* What nobody can start any more: its definition here is replaced, as long as libvirt lets nobody remove it;

@@ -109,6 +109,20 @@ virConnectPtr libvirt_connect(const char *uri, const char *who, GError **error)
     return connection;
 }
 
+static void listen_to(struct domain_host *host)
+{
+    host->callback =
+        libvirt.ConnectDomainEventRegisterAny(host->connection, NULL, VIR_DOMAIN_EVENT_ID_LIFECYCLE,
+                                              VIR_DOMAIN_EVENT_CALLBACK(changed), host, NULL);
+}
+
+static void hang_up(struct domain_host *host)
+{
+    if (host->callback >= 0)
+        libvirt.ConnectDomainEventDeregisterAny(host->connection, host->callback);
+    libvirt.ConnectClose(host->connection);
+}
+
 struct domain_host *domain_host_open(const char *uri, const char *name, GError **error)
 {
     struct domain_host *host;
@@ -122,8 +136,7 @@ struct domain_host *domain_host_open(const char *uri, const char *name, GError *
     host->name = g_strdup(name);
     host->times = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
     g_mutex_init(&host->lock);
-    host->callback = libvirt.ConnectDomainEventRegisterAny(connection, NULL, VIR_DOMAIN_EVENT_ID_LIFECYCLE,
-                                                           VIR_DOMAIN_EVENT_CALLBACK(changed), host, NULL);
+    listen_to(host);
     return host;
 }
 
@@ -131,9 +144,7 @@ void domain_host_close(struct domain_host *host)
 {
     if (!host)
         return;
-    if (host->callback >= 0)
-        libvirt.ConnectDomainEventDeregisterAny(host->connection, host->callback);
-    libvirt.ConnectClose(host->connection);
+    hang_up(host);
     g_hash_table_unref(host->times);
     g_mutex_clear(&host->lock);
     g_free(host->uri);
@@ -144,6 +155,25 @@ void domain_host_close(struct domain_host *host)
 bool domain_host_is_alive(const struct domain_host *host)
 {
     return libvirt.ConnectIsAlive(host->connection) == 1;
+}
+
+bool domain_host_renew(struct domain_host *host, GError **error)
+{
+    const char *nobody = "00000000-0000-0000-0000-000000000000";
+    virDomainPtr object = libvirt.DomainLookupByUUIDString(host->connection, nobody);
+    virConnectPtr connection;
+
+    if (object)
+        libvirt.DomainFree(object);
+    if (domain_host_is_alive(host))
+        return true;
+    connection = libvirt_connect(host->uri, host->name, error);
+    if (!connection)
+        return false;
+    hang_up(host);
+    host->connection = connection;
+    listen_to(host);
+    return true;
 }
 
 char *domain_host_identity(struct domain_host *host, GError **error)

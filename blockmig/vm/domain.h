@@ -23,6 +23,8 @@ struct domain;
 struct domain_host *domain_host_open(const char *uri, const char *name, GError **error);
 void domain_host_close(struct domain_host *host); /* NULL is allowed */
 bool domain_host_is_alive(const struct domain_host *host);
+/* Asks it, and connects anew if there is no answer; what was opened before is good for nothing then. */
+bool domain_host_renew(struct domain_host *host, GError **error);
 /* The UUID that a host's libvirt has: equal for two names of the same one.  The caller's. */
 char *domain_host_identity(struct domain_host *host, GError **error);
 /* Can the host run this CPU (an element of XML) in domains of this type ("kvm", "qemu")?  *answer: libvirt's
