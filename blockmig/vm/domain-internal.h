@@ -43,6 +43,7 @@
     X(DomainGetUUIDString)                                                                                   \
     X(DomainGetXMLDesc)                                                                                      \
     X(DomainHasManagedSaveImage)                                                                             \
+    X(DomainIsActive)                                                                                        \
     X(DomainIsPersistent)                                                                                    \
     X(DomainListAllCheckpoints)                                                                              \
     X(DomainLookupByName)                                                                                    \

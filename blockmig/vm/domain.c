@@ -55,8 +55,9 @@ bool libvirt_said(const char *who, bool fine, GError **error)
 {
     const virError *reason = fine ? NULL : libvirt.GetLastError();
     int code = reason ? reason->code : VIR_ERR_OK;
-    bool gone = code == VIR_ERR_NO_CONNECT || code == VIR_ERR_RPC || code == VIR_ERR_SYSTEM_ERROR ||
-                code == VIR_ERR_INVALID_CONN;
+    /* Of anything but the connection it is a file's, or a program's. */
+    bool gone = code == VIR_ERR_NO_CONNECT || code == VIR_ERR_RPC || code == VIR_ERR_INVALID_CONN ||
+                (code == VIR_ERR_SYSTEM_ERROR && reason->domain == VIR_FROM_RPC);
     bool absent =
         code == VIR_ERR_NO_DOMAIN || code == VIR_ERR_CONFIG_UNSUPPORTED || code == VIR_ERR_NO_SUPPORT;
 
@@ -296,17 +297,19 @@ bool domain_said(const struct domain *domain, bool fine, GError **error)
 
 bool domain_look(struct domain *domain, struct domain_state *state, GError **error)
 {
-    int word = 0, reason = 0, persistent, autostart = 0;
+    int word = 0, reason = 0, active, persistent, autostart = 0;
 
     *state = (struct domain_state){false};
     if (!domain_said(domain, libvirt.DomainGetState(domain->object, &word, &reason, 0) == 0, error))
         return false;
+    /* One that has crashed may still have its process. */
+    active = libvirt.DomainIsActive(domain->object);
     persistent = libvirt.DomainIsPersistent(domain->object);
-    if (!domain_said(domain, persistent >= 0, error))
+    if (!domain_said(domain, active >= 0 && persistent >= 0, error))
         return false;
     if (persistent)
         libvirt.DomainGetAutostart(domain->object, &autostart);
-    state->active = word != VIR_DOMAIN_SHUTOFF && word != VIR_DOMAIN_CRASHED && word != VIR_DOMAIN_NOSTATE;
+    state->active = active == 1;
     state->running = word == VIR_DOMAIN_RUNNING || word == VIR_DOMAIN_BLOCKED;
     state->faulted = word == VIR_DOMAIN_PAUSED && reason == VIR_DOMAIN_PAUSED_IOERROR;
     state->persistent = persistent == 1;
