@@ -290,6 +290,8 @@ static bool is_written(const struct machine_file *file)
  */
 static bool bring_file(struct machine_job *job, struct machine_file *file, GError **error)
 {
+    if (!file->target_name) /* it is ejected */
+        return true;
     if (file->late && job->state.active)
         return announce(job, file, error);
     return (!file->written || job_event(&job->base, "fact", error, MACHINE_WRITES "%s", file->path)) &&
