@@ -270,7 +270,7 @@ static bool advance(struct journey *journey, GError **error)
         job->uncertain = journey->stage < RELEASED;
         return false;
     }
-    if (journey->stage == TRAVELS && !set_out(journey, error))
+    if (!set_out(journey, error))
         return false;
     if (journey->stage == TRAVELS && stands_still(journey)) {
         close_door(journey, NULL);
@@ -381,9 +381,11 @@ static bool carry(struct journey *journey, GError **error)
     return ok && (!journey->ok || advance(journey, error));
 }
 
-/* What is certain after a journey that failed: if the source runs, or can, it is the owner. */
-static void judge_failure(struct machine_job *job, GError **error)
+/* What is certain after a journey that failed: if the source runs, or can, it is the owner; and if the target
+ * did not get all of its memory. */
+static void judge_failure(const struct journey *journey, GError **error)
 {
+    struct machine_job *job = journey->job;
     struct domain_state now;
     g_autoptr(GError) local = NULL;
 
@@ -394,7 +396,7 @@ static void judge_failure(struct machine_job *job, GError **error)
             "the source cannot be asked any more (%s): the machine may be there, or on its way; look "
             "at both hosts before it is started anywhere. This was after: ",
             local->message);
-    } else if (!now.active || (job->state.running && !now.running)) {
+    } else if (now.active ? job->state.running && !now.running : !journey->state) {
         job->uncertain = true;
         g_prefix_error(error,
                        "the machine does not run on the source any more, and the target did not say that it "
@@ -432,7 +434,7 @@ static bool conclude(struct journey *journey, bool ok, GError **error)
     }
     if (journey->error)
         g_propagate_error(error, g_steal_pointer(&journey->error));
-    judge_failure(job, error);
+    judge_failure(journey, error);
     if (!job->uncertain)
         come_home(job);
     return false;
@@ -526,7 +528,8 @@ static bool travel_by(struct journey *journey, const struct ways *ways, GError *
 {
     struct machine_job *job = journey->job;
 
-    if (!machine_keep_definition(job, error) || !describe(job, ways, &journey->what, error))
+    if (!machine_read_again(job, error) || !machine_keep_definition(job, error) ||
+        !describe(job, ways, &journey->what, error))
         return false;
     journey->process = domain_process_open(job->domain);
     if (journey->what.live)
@@ -564,8 +567,9 @@ static bool depart(struct machine_job *job, GError **error)
 {
     struct journey journey = {.job = job, .process = -1};
     struct ways ways = {NULL};
-    bool ok = machine_reach_target(job, error) && machine_create_target_overlays(job, error) &&
-              machine_claim_units(job, error) && open_ways(job, &ways, error) &&
+    bool ok = machine_reach_target(job, error) && machine_may_leave(job, error) &&
+              machine_create_target_overlays(job, error) && machine_claim_units(job, error) &&
+              open_ways(job, &ways, error) &&
               job_event(&job->base, "intent", error, "bring the machine to the target") && leave(job, error);
 
     ok = ok && travel_by(&journey, &ways, error) && tell_pause(&journey, error);

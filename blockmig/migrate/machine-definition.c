@@ -52,6 +52,32 @@ static bool check_disk(const struct definition *definition, const struct machine
     return true;
 }
 
+static bool is_known(const struct machine_job *job, const char *name)
+{
+    for (guint i = 0; i < job->disks->len; i++)
+        if (strcmp(machine_disk_at(job, i)->name, name) == 0)
+            return true;
+    return g_strv_contains((const char *const *)job->others, name);
+}
+
+/* Those that preflight saw, and no others: what is new is in no layer of ours. */
+static bool check_names(const struct machine_job *job, const struct definition *definition, GError **error)
+{
+    g_autoptr(GPtrArray) names = definition_all(definition, "/domain/devices/disk/target/@dev");
+
+    for (guint i = 0; job->others && i < names->len; i++)
+        if (!is_known(job, g_ptr_array_index(names, i)))
+            return blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED,
+                                 "disk %s was given to the machine meanwhile",
+                                 (const char *)g_ptr_array_index(names, i));
+    for (guint i = 0; i < job->disks->len; i++)
+        if (!g_ptr_array_find_with_equal_func(names, machine_disk_at(job, i)->name, g_str_equal, NULL))
+            return blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED,
+                                 "disk %s was taken from the machine meanwhile",
+                                 machine_disk_at(job, i)->name);
+    return true;
+}
+
 /* A run that was killed may have made the next overlay and not put the machine on it. */
 static unsigned highest_in_use(const struct definition *definition, const struct machine_disk *disk)
 {
@@ -71,13 +97,15 @@ bool machine_check_layers(const struct machine_job *job, bool running, GError **
     g_autofree char *text = domain_definition(job->domain, DOMAIN_ACTIVE, error);
     g_autoptr(definition_t) definition = text ? definition_parse(text, error) : NULL;
 
-    for (guint i = 0; definition && i < job->disks->len; i++) {
+    if (!definition || (running && !check_names(job, definition, error)))
+        return false;
+    for (guint i = 0; i < job->disks->len; i++) {
         const struct machine_disk *disk = machine_disk_at(job, i);
 
         if (!check_disk(definition, disk, running ? disk->top : highest_in_use(definition, disk), error))
             return false;
     }
-    return definition != NULL;
+    return true;
 }
 
 /* ---- other names ----------------------------------------------------------------------------------- */
@@ -97,6 +125,15 @@ static void set_disk(struct definition *definition, const char *disk, const char
     definition_set_attribute(definition, place, "type", device ? "block" : "file");
     definition_set_attribute(definition, source, device ? "dev" : "file", path);
     definition_set_attribute(definition, driver, "type", format);
+}
+
+/* The definition of a machine that runs, and the one that it is started by, may have others there. */
+static void set_file(struct definition *definition, const struct machine_file *file)
+{
+    g_autofree char *now = definition_get(definition, file->place);
+
+    if (g_strcmp0(now, file->path) == 0)
+        definition_set(definition, file->place, file->target_path);
 }
 
 static bool arrives_on_overlay(const struct machine_job *job, enum machine_stage stage)
@@ -121,12 +158,10 @@ char *machine_rewrite(const struct machine_job *job, const char *text, enum mach
     for (guint i = 0; i < job->files->len; i++) {
         const struct machine_file *file = g_ptr_array_index(job->files, i);
 
-        if (!file->place)
-            continue;
-        if (file->target_path)
-            definition_set(definition, file->place, file->target_path);
-        else
+        if (file->place && !file->target_path)
             definition_remove(definition, file->place);
+        else if (file->place)
+            set_file(definition, file);
     }
     return definition_text(definition);
 }
@@ -157,6 +192,45 @@ char *machine_rewrite_source(const GPtrArray *disks, const char *text,
                  bottom ? disk->source_format->name : format_qcow2.name);
     }
     return definition_text(definition);
+}
+
+/* ---- once more, after the copy --------------------------------------------------------------------- */
+
+/* Names of the disks, and what they are on. */
+static char *disks_of(const char *text, GError **error)
+{
+    g_autoptr(definition_t) definition = definition_parse(text, error);
+    g_autoptr(GPtrArray) all =
+        definition ? definition_all(definition, "/domain/devices/disk/target/@dev | "
+                                                "/domain/devices/disk/source/@*[name() != 'index' and "
+                                                "name() != 'startupPolicy']")
+                   : NULL;
+
+    if (!all)
+        return NULL;
+    g_ptr_array_add(all, NULL);
+    return g_strjoinv("\n", (char **)all->pdata);
+}
+
+bool machine_read_again(struct machine_job *job, GError **error)
+{
+    g_autofree char *text = NULL, *plain = NULL, *before = NULL, *now = NULL;
+    struct domain_state state;
+
+    if (!job->state.persistent)
+        return true;
+    if (!domain_look(job->domain, &state, error) ||
+        !(text = domain_definition(job->domain, DOMAIN_PERSISTENT, error)) ||
+        !(plain = machine_rewrite_source(job->disks, text, machine_bottom_of, error)) ||
+        !(now = disks_of(plain, error)) || !(before = disks_of(job->definition, error)))
+        return false;
+    if (strcmp(before, now) != 0)
+        return blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED,
+                             "the disks in the machine's definition were changed meanwhile");
+    g_free(job->definition);
+    job->definition = g_steal_pointer(&plain);
+    job->state.autostart = state.autostart;
+    return true;
 }
 
 char *machine_rewrite_barred(const struct machine_job *job, GError **error)

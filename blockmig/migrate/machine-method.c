@@ -43,10 +43,20 @@ static char *device_objection(const struct definition *definition)
     return NULL;
 }
 
+/* Its hypervisor there does not touch its images before it goes on. */
+static char *standing_objection(const struct machine_job *job)
+{
+    return job->state.running || job->disks->len == 0
+               ? NULL
+               : g_strdup("it stands still, and its disks could not be brought to their places there before "
+                          "it goes on ('virsh resume')");
+}
+
 static char *live_objection(const struct machine_job *job, const struct definition *definition)
 {
     char *reason = not_active(job);
 
+    reason = reason ? reason : standing_objection(job);
     reason = reason ? reason : device_objection(definition);
     return reason ? reason : cpu_objection(job, definition);
 }
@@ -55,6 +65,8 @@ static char *restart_objection(const struct machine_job *job, const struct defin
 {
     char *reason = not_active(job);
 
+    if (!reason && !job->state.running)
+        reason = g_strdup("it stands still, and so would not shut down");
     if (!reason && !job->state.persistent)
         reason = g_strdup("it has no definition that outlives its shutdown");
     return reason ? reason : machine_tpm_objection(job, definition);

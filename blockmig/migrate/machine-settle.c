@@ -79,23 +79,39 @@ static bool is_on(struct domain *domain, const char *disk, const char *wanted, b
     return definition != NULL;
 }
 
+static bool has_disk(struct domain *domain, const char *disk, bool *there, GError **error)
+{
+    g_autofree char *text = domain_definition(domain, DOMAIN_ACTIVE, error);
+    g_autofree char *place = g_strdup_printf("/domain/devices/disk/target[@dev='%s']", disk);
+    g_autoptr(definition_t) definition = text ? definition_parse(text, error) : NULL;
+
+    *there = definition && definition_count(definition, place) > 0;
+    return definition != NULL;
+}
+
+static bool commit_into(struct machine_job *job, struct domain *domain, const char *disk, const char *wanted,
+                        GError **error)
+{
+    bool on;
+
+    if (!machine_end_old_job(domain, disk, error) || !is_on(domain, disk, wanted, &on, error))
+        return false;
+    if (!on && (!commit_one(job, domain, disk, wanted, error) || !is_on(domain, disk, wanted, &on, error)))
+        return false;
+    return on || blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN,
+                               "disk %s is not on %s after its overlays were committed: nothing is removed",
+                               disk, wanted);
+}
+
 bool machine_commit_all(struct machine_job *job, struct domain *domain,
                         char *(*base)(const struct machine_disk *), GError **error)
 {
     for (guint i = 0; i < job->disks->len; i++) {
-        const char *disk = machine_disk_at(job, i)->name;
-        g_autofree char *wanted = base(machine_disk_at(job, i));
-        bool on;
+        const struct machine_disk *disk = machine_disk_at(job, i);
+        g_autofree char *wanted = base(disk);
 
-        if (!machine_end_old_job(domain, disk, error) || !is_on(domain, disk, wanted, &on, error))
+        if (!commit_into(job, domain, disk->name, wanted, error))
             return false;
-        if (!on &&
-            (!commit_one(job, domain, disk, wanted, error) || !is_on(domain, disk, wanted, &on, error)))
-            return false;
-        if (!on)
-            return blockmig_fail(error, BLOCKMIG_ERROR_UNCERTAIN,
-                                 "disk %s is not on %s after its overlays were committed: nothing is removed",
-                                 disk, wanted);
     }
     return true;
 }
@@ -366,6 +382,17 @@ static bool define_source(struct machine_job *job, GError **error)
     return true;
 }
 
+/* By the hypervisor, or, of a disk that it does not have (any more), by us. */
+static bool leave_disk(struct machine_job *job, struct machine_disk *disk, bool active, GError **error)
+{
+    bool there = false;
+
+    if (active && !has_disk(job->domain, disk->name, &there, error))
+        return false;
+    return there ? commit_into(job, job->domain, disk->name, disk->path, error)
+                 : machine_merge_overlays(job, disk, error);
+}
+
 /* The machine runs on its overlays, or it is off and they are left. */
 static bool leave_overlays(struct machine_job *job, GError **error)
 {
@@ -375,14 +402,12 @@ static bool leave_overlays(struct machine_job *job, GError **error)
         return false;
     for (guint i = 0; i < job->disks->len; i++)
         g_clear_pointer(&machine_disk_at(job, i)->base, chain_close);
-    if (active && !machine_commit_all(job, job->domain, machine_bottom_of, error))
-        return false;
     if (!active && job->domain && !machine_check_layers(job, false, error))
         return false;
     for (guint i = 0; i < job->disks->len; i++) {
         struct machine_disk *disk = machine_disk_at(job, i);
 
-        if (!active && !machine_merge_overlays(job, disk, error))
+        if (!leave_disk(job, disk, active, error))
             return false;
         machine_remove_overlays(disk);
         disk->top = disk->merged = 0;
@@ -393,7 +418,7 @@ static bool leave_overlays(struct machine_job *job, GError **error)
 bool machine_rollback(struct job *base, GError **error)
 {
     struct machine_job *job = machine_of(base);
-    bool gone;
+    bool gone, active = false;
 
     if (job->uncertain || job->gone || job->released)
         return true; /* what is certain was told */
@@ -406,10 +431,15 @@ bool machine_rollback(struct job *base, GError **error)
     if (gone && !job_event(base, "result", error, MACHINE_UNDONE))
         return false;
     base->undone = gone;
-    base->report->advice = g_strdup_printf(
-        "%s; %s", job->state.active ? "the machine runs on the source as before" : "the machine is as it was",
-        gone ? "nothing is left of the migration"
-             : "what is left on the target is removed when the same command is run again");
+    machine_is_active(job->domain, &active, NULL);
+    base->report->advice =
+        g_strdup_printf("%s; %s",
+                        !job->state.active   ? "the machine is as it was"
+                        : !active            ? "the machine is off, on the source"
+                        : job->state.running ? "the machine runs on the source as before"
+                                             : "the machine stands still on the source as before",
+                        gone ? "nothing is left of the migration"
+                             : "what is left on the target is removed when the same command is run again");
     return !job->interrupted ||
            blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED,
                          "job %s was interrupted before the switch; it is rolled back", base->record->id);

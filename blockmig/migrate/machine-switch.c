@@ -26,10 +26,35 @@ bool machine_is_active(struct domain *domain, bool *active, GError **error)
     return true;
 }
 
+bool machine_look_again(struct machine_job *job, GError **error)
+{
+    struct domain_state now;
+    bool active;
+
+    if (!machine_is_active(job->domain, &active, error))
+        return false;
+    if (!active)
+        return blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED, "the machine has gone off meanwhile");
+    if (!domain_look(job->domain, &now, error))
+        return false;
+    job->state.running = now.running;
+    return true;
+}
+
+/* On another host a hypervisor takes its images only when the machine goes on. */
+bool machine_may_leave(struct machine_job *job, GError **error)
+{
+    return machine_look_again(job, error) &&
+           (job->state.running || job->disks->len == 0 ||
+            blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED, "the machine was stopped meanwhile"));
+}
+
 /* ---- the pause ----------------------------------------------------------------------------------- */
 
 static bool stop(struct machine_job *job, GError **error)
 {
+    if (!machine_look_again(job, error))
+        return false;
     if (!job->state.running)
         return true;
     if (!job->guard &&
@@ -190,9 +215,11 @@ static bool shut_down(struct machine_job *job, GError **error)
 /* Nothing that fails here leaves it defined on both hosts. */
 static bool take_over(struct machine_job *job, bool start, GError **error)
 {
-    g_autofree char *xml = machine_rewrite(job, job->definition, MACHINE_ARRIVES, error);
+    g_autofree char *xml = NULL;
 
-    if (!xml || !machine_keep_definition(job, error) || !machine_remove_definition(job, error))
+    if (!machine_read_again(job, error) ||
+        !(xml = machine_rewrite(job, job->definition, MACHINE_ARRIVES, error)) ||
+        !machine_keep_definition(job, error) || !machine_remove_definition(job, error))
         return false;
     job->arrived = domain_define(job->there, xml, error);
     if (job->arrived && (!start || domain_start(job->arrived, false, error)))
@@ -223,11 +250,12 @@ bool machine_restart(struct job *base, GError **error)
 
     /* An interrupted run came as far as the definition. */
     if (job->arrived ? !domain_start(job->arrived, false, error)
-                     : !machine_reach_target(job, error) || !machine_create_target_overlays(job, error) ||
-                           !machine_claim_units(job, error) || !shut_down(job, error) ||
-                           !machine_check_layers(job, true, error) || !machine_ship_last(job, error) ||
-                           !machine_copy_written_files(job, error) || !machine_close_targets(job, error) ||
-                           !machine_fence_units(job, error) || !change_host(job, true, error))
+                     : !machine_reach_target(job, error) || !machine_may_leave(job, error) ||
+                           !machine_create_target_overlays(job, error) || !machine_claim_units(job, error) ||
+                           !shut_down(job, error) || !machine_check_layers(job, true, error) ||
+                           !machine_ship_last(job, error) || !machine_copy_written_files(job, error) ||
+                           !machine_close_targets(job, error) || !machine_fence_units(job, error) ||
+                           !change_host(job, true, error))
         return false;
     job->released = true;
     if (job->stopped_at)
@@ -238,7 +266,8 @@ bool machine_restart(struct job *base, GError **error)
 /* On this host a definition takes the place of the one before in one step. */
 static bool define_anew(struct machine_job *job, GError **error)
 {
-    g_autofree char *xml = machine_rewrite(job, job->definition, MACHINE_ARRIVES, error);
+    g_autofree char *xml =
+        machine_read_again(job, error) ? machine_rewrite(job, job->definition, MACHINE_ARRIVES, error) : NULL;
 
     job->arrived = xml ? domain_define(job->here, xml, error) : NULL;
     return job->arrived != NULL;
@@ -288,8 +317,9 @@ static bool begin_mirrors(struct machine_job *job, GError **error)
 /* Both definitions name the new files at once. */
 static bool set_persistent(struct machine_job *job, GError **error)
 {
-    g_autofree char *xml =
-        job->state.persistent ? machine_rewrite(job, job->definition, MACHINE_ARRIVES, error) : NULL;
+    g_autofree char *text =
+        job->state.persistent ? domain_definition(job->domain, DOMAIN_PERSISTENT, error) : NULL;
+    g_autofree char *xml = text ? machine_rewrite(job, text, MACHINE_ARRIVES, error) : NULL;
     g_autoptr(domain_t) same = xml ? domain_define(job->here, xml, error) : NULL;
 
     return !job->state.persistent || same;
@@ -370,7 +400,8 @@ bool machine_mirror(struct job *base, GError **error)
     GError *failure = NULL;
     bool ok, paused;
 
-    if (!machine_close_targets(job, error) || !machine_create_target_overlays(job, error) ||
+    if (!machine_look_again(job, error) || !machine_close_targets(job, error) ||
+        !machine_create_target_overlays(job, error) ||
         !job_event(base, "intent", error, "mirror the overlays onto the target") ||
         !begin_mirrors(job, error)) {
         end_mirrors(job);

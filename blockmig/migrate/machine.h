@@ -329,6 +329,8 @@ char *machine_rewrite(const struct machine_job *job, const char *text, enum mach
  * result is taken), one of its layers. */
 char *machine_rewrite_source(const GPtrArray *disks, const char *text,
                              char *(*path)(const struct machine_disk *), GError **error);
+/* What others have changed in it since preflight goes along.  CANCELLED: other disks. */
+bool machine_read_again(struct machine_job *job, GError **error);
 /* The machine's own with a kernel that is nowhere, so that nobody can start it; the caller's. */
 char *machine_rewrite_barred(const struct machine_job *job, GError **error);
 char *machine_top_of(const struct machine_disk *disk);    /* the file of its top layer, and */
@@ -379,6 +381,11 @@ bool machine_is_active(struct domain *domain, bool *active, GError **error);
 /* Whatever happened to the other host, its agent or libvirt there meanwhile: before the machine is touched,
  * it has to answer. */
 bool machine_reach_target(struct machine_job *job, GError **error);
+/* Does it run now?  Somebody may have stopped it since preflight, or let it go on.  CANCELLED: it is off. */
+bool machine_look_again(struct machine_job *job, GError **error);
+/* The same before it leaves this host: it runs, or none of its disks was copied.
+ * CANCELLED: it was stopped, or is off. */
+bool machine_may_leave(struct machine_job *job, GError **error);
 /* It goes on, on the target. */
 bool machine_release(struct machine_job *job, GError **error);
 /* What nobody can start any more: its definition here is replaced, as long as libvirt lets nobody remove it;
