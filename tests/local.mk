@@ -167,6 +167,7 @@ dist_check_SCRIPTS += \
 	tests/machines-find-what-they-left-behind.sh \
 	tests/migrations-go-on-with-what-is-copied.sh \
 	tests/machines-go-to-other-hosts.sh \
+	tests/machines-leave-nothing-behind.sh \
 	tests/machines-may-go-off-once-they-arrived.sh \
 	tests/layers-that-libvirt-forgot-are-found.sh tests/machines-survive-migrations-that-fail.sh \
 	tests/migrations-bear-slow-links.sh \

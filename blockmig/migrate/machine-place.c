@@ -189,6 +189,8 @@ static bool use_directory(struct machine_job *job, GError **error)
     if (!g_file_test(job->request->target, G_FILE_TEST_IS_DIR))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: there is no such directory",
                              job->request->target);
+    if (g_access(job->request->target, W_OK) < 0)
+        return blockmig_set_errno(error, errno, "%s", job->request->target);
     job->directory = storage_absolute_name(job->request->target);
     job->prefix = g_strdup(job->directory);
     job->there = job->here;

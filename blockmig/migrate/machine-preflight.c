@@ -66,7 +66,8 @@ static bool check_references(struct machine_job *job, const struct definition *d
     g_autoptr(GPtrArray) secrets =
         definition_all(definition, "/domain/devices/disk//secret/@uuid | "
                                    "/domain/devices/tpm/backend/encryption/@secret");
-    g_autoptr(GPtrArray) bridges = definition_all(definition, "/domain/devices/interface/source/@bridge");
+    g_autoptr(GPtrArray) bridges =
+        definition_all(definition, "/domain/devices/interface[@type='bridge']/source/@bridge");
 
     for (guint i = 0; job->across && i < networks->len; i++)
         if (!check_reference(domain_host_has_network(job->there, g_ptr_array_index(networks, i)),
@@ -103,20 +104,24 @@ static bool has_of(const struct definition *definition, const char *disk, const 
     return definition_count(definition, path) > 0;
 }
 
-static const char *why_not(const struct definition *definition, const char *disk)
+static const char *why_not(const struct machine_job *job, const struct definition *definition,
+                           const char *disk)
 {
     static const struct {
         const char *what, *reason;
+        bool off; /* nothing speaks against it then */
     } rows[] = {
         {"/shareable", "other machines may have it open"},
         {"/transient", "what is written to it is not to be kept"},
         {"//encryption", "libvirt encrypts it"},
         {"/mirror", "a block job is under way"},
+        {"/source/slices", "it is a part of its file"},
+        {"/driver[@copy_on_read='on']", "copy_on_read keeps the hypervisor from merging overlays", true},
         {"/source/reservations", "the guest makes SCSI reservations by the host"},
     };
 
     for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++)
-        if (has_of(definition, disk, rows[i].what))
+        if ((job->state.active || !rows[i].off) && has_of(definition, disk, rows[i].what))
             return rows[i].reason;
     return NULL;
 }
@@ -136,6 +141,8 @@ bool machine_is_nobodys(const struct machine_job *job, const char *name, unsigne
         taken |= strcmp(machine_disk_at(job, i)->target_name, name) == 0;
     for (guint i = 0; i < job->lowers->len; i++)
         taken |= strcmp(((struct lower *)g_ptr_array_index(job->lowers, i))->target_name, name) == 0;
+    for (guint i = 0; i < job->files->len; i++)
+        taken |= g_strcmp0(((struct machine_file *)g_ptr_array_index(job->files, i))->target_name, name) == 0;
     return !taken || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "two images would both become %s", name);
 }
 
@@ -181,8 +188,11 @@ static bool check_leftovers(const struct machine_disk *disk, GError **error)
 
     for (unsigned i = disk->top ? 1 : 0; i < G_N_ELEMENTS(suffixes); i++) {
         g_autofree char *path = g_strconcat(disk->stem, suffixes[i], NULL);
+        struct name_info info;
 
-        if (g_file_test(path, G_FILE_TEST_EXISTS))
+        if (!name_look(path, &info, error)) /* also if it would be too long */
+            return false;
+        if (info.kind != NAME_FREE)
             return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                                  "%s is there already, from another move: remove it, or move it away", path);
     }
@@ -208,6 +218,15 @@ static bool look_at_images(struct machine_job *job, struct machine_disk *disk, G
     if (!source)
         return false;
     disk->size = source->size;
+    for (guint i = 0; i < chain_layer(source, 0)->notices->len; i++)
+        job_notice(&job->base, "%s: %s", disk->path,
+                   (const char *)g_ptr_array_index(chain_layer(source, 0)->notices, i));
+    if (job->state.active && disk->size % 512)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "%s has %" PRIu64
+                             " bytes, no whole number of sectors: it is moved only while its "
+                             "machine is off",
+                             disk->path, disk->size);
     if (chain_layer(source, 0)->data_files->len)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s keeps its data in another file", disk->path);
     if (!machine_choose_below(job, disk, source, error) ||
@@ -260,13 +279,41 @@ static bool check_device(const struct machine_job *job, const struct machine_dis
                          "%s is a block device: --delete-source cannot delete it", disk->path);
 }
 
+/* Under the name may be another file than the machine has. */
+static bool check_is_open(const struct machine_job *job, const struct machine_disk *disk, GError **error)
+{
+    return !job->state.active || machine_is_written(disk) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "no hypervisor has %s open for writing: the machine is on another file, which had "
+                         "that name before, or was never let go on since it came to this host",
+                         disk->path);
+}
+
+static bool check_link(const struct machine_job *job, const struct machine_disk *disk, GError **error)
+{
+    return disk->device || !job->request->delete_source || !g_file_test(disk->path, G_FILE_TEST_IS_SYMLINK) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "%s is a symbolic link: --delete-source would delete that, and not the image",
+                         disk->path);
+}
+
+/* What the definition says is no mistake of the command's. */
+static const struct format *format_of(const struct definition *definition, const char *name, GError **error)
+{
+    g_autofree char *text = get_of(definition, name, "/driver/@type");
+    const struct format *format = format_by_name(text ? text : format_raw.name, error);
+
+    if (!format && error && *error)
+        (*error)->code = BLOCKMIG_ERROR_REFUSED;
+    return format;
+}
+
 /* `unshared`: why it is not a unit that both hosts reach, or NULL. */
 static bool add_disk(struct machine_job *job, const struct definition *definition, const char *name,
                      const char *unshared, GError **error)
 {
-    const char *reason = why_not(definition, name);
+    const char *reason = why_not(job, definition, name);
     g_autofree char *path = machine_source_of(definition, name), *type = get_of(definition, name, "/@type");
-    g_autofree char *format = get_of(definition, name, "/driver/@type");
     struct machine_disk *disk;
 
     if (unshared && !reason)
@@ -285,8 +332,8 @@ static bool add_disk(struct machine_job *job, const struct definition *definitio
     if (disk)
         disk->off = !job->state.active;
     if (!disk || !check_name(job, disk, error) || !machine_take_over(job, disk, error) ||
-        !check_device(job, disk, error) ||
-        !(disk->source_format = format_by_name(format ? format : format_raw.name, error)) ||
+        !check_device(job, disk, error) || !check_link(job, disk, error) ||
+        !check_is_open(job, disk, error) || !(disk->source_format = format_of(definition, name, error)) ||
         !choose_target(job, disk, error) || !look_at_images(job, disk, error)) {
         g_prefix_error(error, "disk %s: ", name);
         return false;
@@ -340,15 +387,51 @@ static bool compare_file(struct machine_file *file, GError **error)
                                          file->target_name, file->path));
 }
 
+/* In another drive, or the other definition. */
+static bool is_known(const struct machine_job *job, const char *path)
+{
+    for (guint i = 0; i < job->files->len; i++)
+        if (strcmp(((struct machine_file *)g_ptr_array_index(job->files, i))->path, path) == 0)
+            return true;
+    return false;
+}
+
 static bool bring_file(struct machine_job *job, const char *place, const char *path, bool written,
                        GError **error)
 {
-    struct machine_file *file = add_file(job, place, path);
+    g_autofree char *name = target_named(job->prefix, path);
+    bool known = is_known(job, path);
+    struct machine_file *file;
 
+    if (!known && !machine_is_nobodys(job, name, job->disks->len, error))
+        return false;
+    file = add_file(job, place, path);
     file->written = written;
-    file->target_name = target_named(job->prefix, path);
+    file->target_name = g_steal_pointer(&name);
     file->target_path = target_named(job->directory, path);
-    return compare_file(file, error);
+    file->there = known; /* before it is asked for: files are brought in this order */
+    return known || compare_file(file, error);
+}
+
+/* As it is, it is copied alone. */
+static bool check_stands_alone(const struct definition *definition, const char *name, const char *path,
+                               GError **error)
+{
+    const struct format *format = format_of(definition, name, error);
+    g_autoptr(image_t) image = format ? machine_open_image(path, format, FILE_NO_LOCK, error) : NULL;
+
+    if (!image)
+        return false;
+    return (!image->backing_name && image->data_files->len == 0) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "medium %s: %s needs %s, which would stay behind: --cdrom=keep or --cdrom=eject",
+                         name, path, image->backing_name ? image->backing_name : "another file for its data");
+}
+
+/* Of a medium that was taken out libvirt leaves an element. */
+static bool has_medium(const struct definition *definition, const char *name)
+{
+    return has_of(definition, name, "/source/@*[name() != 'index' and name() != 'startupPolicy']");
 }
 
 static bool look_at_medium(struct machine_job *job, const struct definition *definition, const char *name,
@@ -361,7 +444,7 @@ static bool look_at_medium(struct machine_job *job, const struct definition *def
     const char *shown = path ? path : name;
     bool shared;
 
-    if (!job->across || !has_of(definition, name, "/source"))
+    if (!job->across || !has_medium(definition, name))
         return true;
     if (!machine_look_at_unit(job, definition, name, false, &shared, &reason, error) ||
         (!shared && path && !machine_is_shared(job, path, &shared, error)))
@@ -379,7 +462,8 @@ static bool look_at_medium(struct machine_job *job, const struct definition *def
         break;
     }
     if (path)
-        return bring_file(job, place, path, false, error);
+        return check_stands_alone(definition, name, path, error) &&
+               bring_file(job, place, path, false, error);
     return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                          "medium %s is in no file, and not known to be the same for both hosts (%s): "
                          "--cdrom=keep or --cdrom=eject",
@@ -388,21 +472,34 @@ static bool look_at_medium(struct machine_job *job, const struct definition *def
 
 static bool look_at_nvram(struct machine_job *job, const struct definition *definition, GError **error)
 {
-    g_autofree char *path = definition_get(definition, "/domain/os/nvram");
-    bool shared;
+    bool inside = definition_count(definition, "/domain/os/nvram/source") > 0, shared;
+    const char *place = inside ? "/domain/os/nvram/source/@file" : "/domain/os/nvram";
+    g_autofree char *path = definition_get(definition, place);
 
-    if (!job->across || !path || !*path)
+    if (!job->across || (!inside && (!path || !*path)))
         return true;
+    if (!path)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "its NVRAM is in no file, and would stay behind");
     return machine_is_shared(job, path, &shared, error) &&
-           (shared || bring_file(job, "/domain/os/nvram", path, true, error));
+           (shared || bring_file(job, place, path, true, error));
 }
 
-/* Kernels and firmware belong to the host. */
+/* Neither live nor off is what is in it a disk's. */
+static bool check_memory(const struct machine_job *job, const struct definition *definition, GError **error)
+{
+    g_autofree char *path = definition_get(definition, "/domain/devices/memory/source/path");
+
+    return !job->across || !path ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "it has memory in %s, which would stay behind", path);
+}
+
+/* Kernels and firmware belong to the host, and so do directories that it shares. */
 static void tell_expected(struct machine_job *job, const struct definition *definition)
 {
     g_autoptr(GPtrArray) paths = definition_all(
         definition,
-        "/domain/os/kernel | /domain/os/initrd | /domain/os/dtb | /domain/os/loader[starts-with(., '/')]");
+        "/domain/os/kernel | /domain/os/initrd | /domain/os/dtb | /domain/os/loader[starts-with(., '/')] | "
+        "/domain/devices/filesystem/source/@dir | /domain/devices/filesystem/source/@file");
 
     for (guint i = 0; job->across && i < paths->len; i++)
         job_plan(&job->base, "%s is expected on the target under the same name",
@@ -419,12 +516,13 @@ static bool is_wanted(const struct machine_job *job, const char *name)
     return job->request->disks->len == 0;
 }
 
+/* What the guest does not write to.  A floppy may be a disk like others. */
 static bool is_medium(const struct definition *definition, const char *name)
 {
     g_autofree char *device = get_of(definition, name, "/@device");
 
-    return (device && strcmp(device, "disk") != 0 && strcmp(device, "lun") != 0) ||
-           has_of(definition, name, "/readonly");
+    return g_strcmp0(device, "cdrom") == 0 || has_of(definition, name, "/readonly") ||
+           (g_strcmp0(device, "floppy") == 0 && !has_medium(definition, name));
 }
 
 static bool look_at_disk(struct machine_job *job, const struct definition *definition, const char *name,
@@ -447,7 +545,7 @@ static bool look_at_disk(struct machine_job *job, const struct definition *defin
         return add_disk(job, definition, name, reason, error);
     if (unit && has_of(definition, name, "/source/reservations"))
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "disk %s cannot be moved: %s", name,
-                             why_not(definition, name));
+                             why_not(job, definition, name));
     job->shared = true;
     job->shared_files |= shared;
     job->cached |= !has_of(definition, name, "/driver[@cache='none' or @cache='directsync']");
@@ -500,6 +598,41 @@ static bool look_at_disks(struct machine_job *job, const struct definition *defi
     return ok && machine_has_all_that_is_left(job, error) &&
            (job->across || job->disks->len > 0 ||
             blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "the machine has no disk that could be moved"));
+}
+
+/* What the machine has once it is started again, and not as it runs: media come along; but which of two files
+ * a disk is meant to be on nobody can tell, and what is on neither would stay behind. */
+static bool look_at_pending_disk(struct machine_job *job, const struct definition *definition,
+                                 const struct definition *pending, const char *name, GError **error)
+{
+    g_autofree char *now = machine_source_of(definition, name), *then = machine_source_of(pending, name);
+
+    if (!then || g_strcmp0(now, then) == 0)
+        return true;
+    if (is_medium(pending, name))
+        return look_at_medium(job, pending, name, error);
+    if (!job->across && (!now || !is_wanted(job, name)))
+        return true;
+    return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "disk %s will be on %s when the machine is started the next time, and %s%s now: "
+                         "make both definitions the same ('virsh edit', 'virsh attach-disk')",
+                         name, then, now ? "is on " : "is not there", now ? now : "");
+}
+
+static bool look_at_pending(struct machine_job *job, const struct definition *definition, GError **error)
+{
+    g_autoptr(definition_t) pending = definition_parse(job->definition, error);
+    g_autoptr(GPtrArray) names = pending ? definition_all(pending, "/domain/devices/disk/target/@dev") : NULL;
+    bool ok = names != NULL;
+
+    for (guint i = 0; ok && i < names->len; i++) {
+        const char *name = g_ptr_array_index(names, i);
+
+        ok = (definition_is_word(name) || blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                                                        "disk %s has a name that is not expected", name)) &&
+             look_at_pending_disk(job, definition, pending, name, error);
+    }
+    return ok;
 }
 
 static bool check_busy(struct machine_job *job, GError **error)
@@ -657,7 +790,8 @@ static bool look(struct machine_job *job, GError **error)
     if (definition)
         find_roots(job, definition);
     if (!definition || !check_target_is_free(job, error) || !check_references(job, definition, error) ||
-        !look_at_disks(job, definition, error) || !look_at_nvram(job, definition, error) ||
+        !look_at_disks(job, definition, error) || !look_at_pending(job, definition, error) ||
+        !look_at_nvram(job, definition, error) || !check_memory(job, definition, error) ||
         !machine_look_at_tpm(job, definition, error) || !check_busy(job, error) ||
         !machine_choose_method(job, definition, error) || !check_space(job, error))
         return false;
