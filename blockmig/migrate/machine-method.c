@@ -65,11 +65,13 @@ static char *restart_objection(const struct machine_job *job, const struct defin
 {
     char *reason = not_active(job);
 
-    if (!reason && !job->state.running)
-        reason = g_strdup("it stands still, and so would not shut down");
-    if (!reason && !job->state.persistent)
-        reason = g_strdup("it has no definition that outlives its shutdown");
-    return reason ? reason : machine_tpm_objection(job, definition);
+    if (reason)
+        return reason;
+    if (!job->state.running)
+        return g_strdup("it stands still, and so would not shut down");
+    if (!job->state.persistent)
+        return g_strdup("it has no definition that outlives its shutdown");
+    return machine_tpm_objection(job, definition);
 }
 
 static char *cold_objection(const struct machine_job *job, const struct definition *definition)
