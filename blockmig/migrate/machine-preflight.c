@@ -279,10 +279,16 @@ static bool check_device(const struct machine_job *job, const struct machine_dis
                          "%s is a block device: --delete-source cannot delete it", disk->path);
 }
 
-/* Under the name may be another file than the machine has. */
+/* Under the name may be another file than the machine has.  Where there are no locks, descriptors tell. */
 static bool check_is_open(const struct machine_job *job, const struct machine_disk *disk, GError **error)
 {
-    return !job->state.active || machine_is_written(disk) ||
+    g_autofree char *top = machine_layer_path(disk, disk->top);
+    g_autoptr(GPtrArray) users = NULL;
+
+    if (!job->state.active || machine_is_written(disk))
+        return true;
+    users = storage_file_users(top);
+    return (job->state.running && users->len > 0) ||
            blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                          "no hypervisor has %s open for writing: the machine is on another file, which had "
                          "that name before, or was never let go on since it came to this host",

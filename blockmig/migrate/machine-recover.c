@@ -135,12 +135,19 @@ static unsigned highest_overlay(const struct machine_disk *disk)
     return top;
 }
 
-/* What the journal had announced it would create is ours, if it is there. */
+/* What the journal had announced it would create is ours, if it is there: that very name. */
 static bool was_created(const struct machine_job *job, const char *name)
 {
     g_autofree char *text = g_strconcat("create ", name, NULL);
+    g_autoptr(GPtrArray) events = journal_events(job->base.journal, job->base.record, NULL);
 
-    return machine_has_event(job, "intent", text);
+    for (guint i = 0; events && i < events->len; i++) {
+        const struct journal_event *event = g_ptr_array_index(events, i);
+
+        if (strcmp(event->kind, "intent") == 0 && g_strcmp0(event->text, text) == 0)
+            return true;
+    }
+    return false;
 }
 
 static bool rebuild(struct machine_job *job, const struct journal_disk *saved, GError **error)
