@@ -7,6 +7,9 @@
  * shows the same, that one is used and left alone; whatever it stands on is its own business.  shallow: on
  * one host the layers stay where they are, and the target names them; on another host each has to be there.
  * Deltas go into the target's own top image and never into what is below it.
+ *
+ * What a job copied goes again if it is rolled back, and until then nobody else may stand on it: a file
+ * LAYER.blockmig-job says so.  It is there before the layer, and goes after it, or with the job's end.
  */
 #include "blockmig/migrate/live.h"
 #include "blockmig/migrate/lower.h"
@@ -128,6 +131,25 @@ static bool check_same(struct machine_job *job, const struct machine_disk *disk,
                          lower->source_path, local->message);
 }
 
+static char *claim_on(const char *name)
+{
+    return g_strconcat(name, MACHINE_CLAIM, NULL);
+}
+
+static bool check_unclaimed(const char *name, GError **error)
+{
+    g_autofree char *claim = claim_on(name);
+    struct name_info info;
+
+    return name_look(claim, &info, error) &&
+           (info.kind == NAME_FREE ||
+            blockmig_fail(
+                error, BLOCKMIG_ERROR_REFUSED,
+                "%s is there: a job that is not finished makes this layer, and may remove it again. "
+                "That one comes first; if its journal is lost, remove that file",
+                claim));
+}
+
 /* Where a layer goes, or is: in the target's directory; by shallow better under the very name that it has
  * here. */
 static bool find_place(struct machine_job *job, const char *source, char **name, char **path, bool *there,
@@ -180,7 +202,7 @@ static bool find_lower(struct machine_job *job, struct machine_disk *disk, const
     if (layer == chain_depth(source) || (*out = lower_find(job->lowers, chain_layer(source, layer))))
         return true;
     if (!find_place(job, g_ptr_array_index(source->paths, layer), &name, &path, &there, error) ||
-        !machine_is_nobodys(job, name, job->disks->len, error) ||
+        !machine_is_nobodys(job, name, job->disks->len, error) || !check_unclaimed(name, error) ||
         (!there && !find_lower(job, disk, source, layer + 1, &below, error)))
         return false;
     lower = *out = lower_add(job->lowers, source, layer, name, path);
@@ -273,6 +295,40 @@ static bool prove_lower(struct machine_job *job, const struct lower *lower, stru
            job_write_receipt(&job->base, lower->report, job->disks->len + lower->index, "", digests, error);
 }
 
+static bool claim_layer(struct machine_job *job, const struct lower *lower, GError **error)
+{
+    g_autofree char *claim = claim_on(lower->target_name);
+    struct machine_file *file;
+    struct storage *storage;
+
+    if (!job_event(&job->base, "intent", error, LIVE_CREATE "%s", claim))
+        return false;
+    storage = storage_open(claim, FILE_WRITE | FILE_CREATE, NULL, NULL, error);
+    if (!storage)
+        return false;
+    storage_close(storage);
+    file = g_new0(struct machine_file, 1);
+    file->target_name = g_steal_pointer(&claim);
+    file->created = true;
+    g_ptr_array_add(job->files, file);
+    return true;
+}
+
+bool machine_release_layers(struct machine_job *job, GError **error)
+{
+    g_autoptr(GPtrArray) events = journal_events(job->base.journal, job->base.record, error);
+
+    for (guint i = 0; events && i < events->len; i++) {
+        const struct journal_event *event = g_ptr_array_index(events, i);
+
+        if (strcmp(event->kind, "intent") == 0 && event->text && g_str_has_prefix(event->text, LIVE_CREATE) &&
+            g_str_has_suffix(event->text, MACHINE_CLAIM) &&
+            !name_remove(event->text + strlen(LIVE_CREATE), error))
+            return false;
+    }
+    return events != NULL;
+}
+
 static bool copy_lower(struct machine_job *job, struct machine_disk *disk, struct lower *lower,
                        unsigned layer, GError **error)
 {
@@ -283,6 +339,8 @@ static bool copy_lower(struct machine_job *job, struct machine_disk *disk, struc
     struct image *target;
     bool ok;
 
+    if (!claim_layer(job, lower, error))
+        return false;
     machine_tell(job, "%s", lower->source_path);
     target = machine_create_target(job, lower->target_name, lower->format, &options,
                                    chain_layer(disk->base, layer)->storage, &lower->created, error);

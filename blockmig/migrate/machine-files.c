@@ -168,7 +168,8 @@ bool machine_remove_target(struct machine_job *job)
             all = remove_one(job, lower->target_name) && all;
         lower->created = false;
     }
-    for (guint i = 0; i < job->files->len; i++) {
+    /* The claim on a layer goes after it, or stays with it. */
+    for (guint i = job->files->len; all && i-- > 0;) {
         struct machine_file *file = g_ptr_array_index(job->files, i);
 
         if (file->created)

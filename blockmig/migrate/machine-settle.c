@@ -348,6 +348,8 @@ bool machine_cleanup(struct job *base, GError **error)
     /* Whoever was killed just when the machine went on has only barred it. */
     if (job->across && (!machine_remove_definition(job, error) || !leave_files(job, delete, error)))
         return false;
+    if (!machine_release_layers(job, error))
+        return false;
     for (guint i = 0; i < job->disks->len; i++) {
         struct machine_disk *disk = machine_disk_at(job, i);
 

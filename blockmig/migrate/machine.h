@@ -41,6 +41,7 @@
 
 #define MACHINE_NEW    ".blockmig-new"
 #define MACHINE_SOURCE ".blockmig-source" /* what a kept source is called afterwards */
+#define MACHINE_CLAIM  ".blockmig-job"    /* beside a layer that a job made and may still remove */
 
 struct machine_disk {
     unsigned index;
@@ -256,6 +257,8 @@ bool machine_choose_below(struct machine_job *job, struct machine_disk *disk, co
                           GError **error);
 /* What is not there yet, the lowest first. */
 bool machine_copy_below(struct machine_job *job, struct machine_disk *disk, GError **error);
+/* Nothing is rolled back any more: others may stand on what was copied. */
+bool machine_release_layers(struct machine_job *job, GError **error);
 /* The source's layers that show the same, to fill up from; as long as disk->base is open.  NULL: there are
  * none, or the target does not stand on them. */
 struct chain *machine_below(const struct machine_disk *disk);
