@@ -360,6 +360,7 @@ domain_verdict()
 {
     local answer
     answer=$(domain_cmd "$1" "$2" check)
+    [[ $answer != *'cannot be read'* ]] || diag "$(on "$1" tail -n 5 "/var/log/libvirt/qemu/$2.log")"
     if lost_memory "$2" "$answer" && [ "$(on "$1" virsh domstate "$2" | head -n 1)" = running ]; then
         diag "the guest lost memory (\"$answer\")"
         echo lost >>"$tmp/lost-memory"

@@ -367,9 +367,14 @@ static bool check_disk(struct verdict *verdict, struct disk *disk)
     for (uint64_t block = 0; block < disk->stream.blocks; block += BATCH) {
         uint64_t count = disk->stream.blocks - block < BATCH ? disk->stream.blocks - block : BATCH;
         size_t length = count * STAMP_BLOCK;
-        if (pread(disk->fd, disk->buffer, length, (off_t)(block * STAMP_BLOCK)) != (ssize_t)length) {
-            snprintf(verdict->first, sizeof(verdict->first), "%s block %" PRIu64 ": cannot be read",
-                     disk->name, block);
+        ssize_t got = pread(disk->fd, disk->buffer, length, (off_t)(block * STAMP_BLOCK));
+        if (got != (ssize_t)length) {
+            const char *why = got < 0 ? strerror(errno) : "short";
+            bool again =
+                pread(disk->fd, disk->buffer, length, (off_t)(block * STAMP_BLOCK)) == (ssize_t)length;
+            snprintf(verdict->first, sizeof(verdict->first),
+                     "%s block %" PRIu64 ": cannot be read: %s; once more: %s", disk->name, block, why,
+                     again ? "it can" : "no");
             return false;
         }
         for (uint64_t i = 0; i < count; i++)
