@@ -204,8 +204,8 @@ for case in "${chosen[@]}"; do
 done
 meanwhile 4 "one that goes off" "domain_cmd one web poweroff" migrate web $target
 like "$(cat "$tmp/err")" 'the machine is off, on the source; nothing is left' "  which is said"
-is "$(files "$store")$(files "$tmp/one/srv/other")$(files "$tmp/two/srv/store" | sed 's/off //')" \
-    "$long data disk floppy.img link off.blockmig-source old setup.iso sub upper setup.iso " "nothing is left of all that"
+is "$( (ls "$store"; ls "$tmp/one/srv/other") | LC_ALL=C sort | tr '\n' ' ')$(files "$tmp/two/srv/store")" \
+    "$long data disk floppy.img link off.blockmig-source old setup.iso sub upper off setup.iso " "nothing is left of all that"
 
 # ---- files that are not what they seem ----------------------------------------------------------------
 
