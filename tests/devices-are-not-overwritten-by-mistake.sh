@@ -88,6 +88,16 @@ fresh_device
 fails_with 3 "nor the other way round" blockmig copy -f raw "$tmp/4k.raw" "$REPLY"
 like "$err" 'sectors of 512 bytes, but .* of 4096' "  with the reason"
 
+# Nor is the name of one deleted.
+fresh_device
+device=$REPLY
+fails_with 3 "a device is not deleted" blockmig copy -f raw --delete-source "$device" "$tmp/kept.raw"
+like "$err" "$device is a block device: --delete-source cannot delete it" "  and that is said before anything is copied"
+must qemu-img create -q -f raw "$tmp/below.raw" 1M
+must qemu-img create -q -f qcow2 -b "$tmp/below.raw" -F raw "$device"
+fails_with 3 "nor after a commit" blockmig commit --allow-root "$tmp" --delete-source "$device"
+check "it is there" test -b "$device" -a ! -e "$tmp/kept.raw"
+
 # The same for what a URI names.
 start_tgtd
 make_target

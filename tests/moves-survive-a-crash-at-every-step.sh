@@ -47,7 +47,7 @@ steps()
     guest_on "$name" "$style" "$from/$disk" "$format" 1
     # A log that promises nothing proves nothing.
     wait_for 20 grep -q '^log: disk 0 flushed' "$tmp/$name/console" || must false "the guest flushes"
-    every 32
+    every 24
     for ((commit = first; commit < 80; commit += step)); do
         killed_at "$commit" "$(cat "$tmp/$name/pid")" move "qmp:$tmp/$name/qmp" "$to" "${patient[@]}" || break
         wait "$(cat "$tmp/$name/pid")" 2>/dev/null

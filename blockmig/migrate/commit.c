@@ -3,6 +3,7 @@
 
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/image-files.h"
+#include "blockmig/storage/names.h"
 
 #include <errno.h>
 #include <glib/gstdio.h>
@@ -236,7 +237,9 @@ static bool delete_overlay(struct merge *merge, GError **error)
 
 static bool run(struct merge *merge, GError **error)
 {
-    if (!find_parent(merge, error) || !open_both(merge, error) || !walk(merge, count, NULL, error))
+    if (!find_parent(merge, error) ||
+        (merge->request->delete_overlay && !name_check_deletable(merge->report->overlay, error)) ||
+        !open_both(merge, error) || !walk(merge, count, NULL, error))
         return false;
     if (merge->request->dry_run)
         return true;

@@ -274,9 +274,7 @@ static bool check_device(const struct machine_job *job, const struct machine_dis
     if (!job->across)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                              "%s is a block device: only disks in files are moved", disk->path);
-    return !job->request->delete_source ||
-           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                         "%s is a block device: --delete-source cannot delete it", disk->path);
+    return !job->request->delete_source || name_check_deletable(disk->path, error);
 }
 
 /* Under the name may be another file than the machine has.  Where there are no locks, descriptors tell. */

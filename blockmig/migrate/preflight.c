@@ -376,7 +376,9 @@ static bool look(struct cold_job *job, GError **error)
     if (!check_request(job->request, error) || !open_source(job, error))
         return false;
     announce_source(job);
-    if (!cold_choose_targets(job, error))
+    if ((job->request->delete_source &&
+         !name_check_deletable(g_ptr_array_index(job->source->paths, 0), error)) ||
+        !cold_choose_targets(job, error))
         return false;
     for (guint i = 0; i < job->units->len; i++) {
         struct copy_unit *unit = g_ptr_array_index(job->units, i);

@@ -140,6 +140,15 @@ bool name_exists(const char *name)
     return name_look(name, &info, NULL) && info.kind != NAME_FREE;
 }
 
+bool name_check_deletable(const char *path, GError **error)
+{
+    struct stat st;
+
+    return stat(path, &st) < 0 || !S_ISBLK(st.st_mode) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "%s is a block device: --delete-source cannot delete it", path);
+}
+
 bool name_remove(const char *name, GError **error)
 {
     const struct name_ops *ops = ops_of(name, error);

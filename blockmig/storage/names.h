@@ -44,6 +44,9 @@ bool name_is_plain(const struct name_info *info);
 bool name_is_of(const struct name_info *info, const struct storage *storage);
 /* Is there anything of that name?  Who cannot be asked is taken to have nothing. */
 bool name_exists(const char *name);
+/* Is deleting the source a thing that can be done?  REFUSED: the path is that of a block device, of which
+ * only the name would go. */
+bool name_check_deletable(const char *path, GError **error);
 /* One that nobody guesses, for a file that tells whether two hosts see the same directory; the caller's. */
 char *name_new_probe(void);
 bool name_is_probe(const char *name);
