@@ -49,7 +49,8 @@ judge()
 pick 40 1
 longer=$REPLY
 for action in failback finish; do
-    for call in renameat2 rename link unlink sendmsg; do
+    some 3 renameat2 rename link unlink sendmsg
+    for call in "${chosen[@]}"; do
         count=0
         wrong=
         every 14

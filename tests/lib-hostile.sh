@@ -89,13 +89,16 @@ hostile_images()
     every 10
     while IFS=$'\t' read -r name outcome pattern; do
         image=$images/$name.$format count=$((count + 1))
-        traced "$blockmig" info "$image"
-        info=$status
-        [ -z "$REPLY" ] || strays+="info $name: $REPLY; "
-        case $outcome in
-            open) [ "$info" -eq 3 ] && grep -Eq -e "$pattern" <<<"$err" || failed_info+="$name: exit $info: $err; " ;;
-            *) [ "$info" -eq 0 ] || failed_info+="$name: exit $info: $err; " ;;
-        esac
+        # What is not opened is not opened by a copy either, which is made of each.
+        if [ "$outcome" != open ] || [ $((count % 3)) -eq $((first % 3)) ] || [ "$step" -eq 1 ]; then
+            traced "$blockmig" info "$image"
+            info=$status
+            [ -z "$REPLY" ] || strays+="info $name: $REPLY; "
+            case $outcome in
+                open) [ "$info" -eq 3 ] && grep -Eq -e "$pattern" <<<"$err" || failed_info+="$name: exit $info: $err; " ;;
+                *) [ "$info" -eq 0 ] || failed_info+="$name: exit $info: $err; " ;;
+            esac
+        fi
         traced "$blockmig" copy -q -O raw "$image" "$tmp/copies/$name"
         [ -z "$REPLY" ] || strays+="copy $name: $REPLY; "
         case $outcome in
