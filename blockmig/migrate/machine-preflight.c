@@ -395,7 +395,7 @@ static bool compare_file(struct machine_file *file, GError **error)
 static bool is_known(const struct machine_job *job, const char *path)
 {
     for (guint i = 0; i < job->files->len; i++)
-        if (strcmp(((struct machine_file *)g_ptr_array_index(job->files, i))->path, path) == 0)
+        if (g_strcmp0(((struct machine_file *)g_ptr_array_index(job->files, i))->path, path) == 0)
             return true;
     return false;
 }

@@ -522,6 +522,7 @@ static bool begin_anew(struct machine_job *job, GError **error)
     g_clear_pointer(&base->record, journal_job_free);
     g_clear_pointer(&job->domain, domain_close);
     g_ptr_array_set_size(job->disks, 0);
+    g_ptr_array_set_size(job->lowers, 0);
     g_ptr_array_set_size(job->files, 0);
     g_ptr_array_set_size(job->units, 0);
     g_ptr_array_set_size(base->report->disks, 0);
