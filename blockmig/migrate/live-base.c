@@ -158,24 +158,11 @@ bool live_copy_layer(struct live_job *job, struct live_disk *disk, struct image 
                      struct digest_table *digests, struct disk_report *report, struct copy_map_sum *sum,
                      GError **error)
 {
-    unsigned above = layer + 1, depth = chain_depth(disk->base);
-    g_autoptr(chain_t) source = above < depth ? chain_view_units(disk->base, layer, target->granularity)
-                                              : chain_view(disk->base, layer, 1, false);
-    g_autoptr(chain_t) below = above < depth ? chain_view(disk->base, above, depth - above, false) : NULL;
     struct copy_options options = {0};
-    struct copy_result result = {0};
-    bool ok;
 
     live_copy_options(job, &options);
     options.digests = digests;
-    options.target_backing = below;
-    ok = copy_run(source, target, &options, &result, error);
-    report->counters = result.counters;
-    job->base.report->bytes_read += result.counters.bytes_read;
-    report->engine = result.engine;
-    *sum = result.map_sum;
-    copy_result_clear(&result);
-    return ok;
+    return lower_copy(disk->base, layer, target, &options, job->base.report, report, sum, error);
 }
 
 /* The digests are of what the guest sees: with layers below they cannot be had by reading the top one. */

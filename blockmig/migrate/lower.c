@@ -71,6 +71,27 @@ bool lower_choose(struct lower *lower, const struct move_request *request, struc
     return image_measure(lower->format, &options, MIN(lower->allocated, lower->size), &lower->needed, error);
 }
 
+bool lower_copy(const struct chain *base, unsigned layer, struct image *target, struct copy_options *options,
+                struct job_report *report, struct disk_report *of, struct copy_map_sum *sum, GError **error)
+{
+    unsigned above = layer + 1, depth = chain_depth(base);
+    g_autoptr(chain_t) source = above < depth ? chain_view_units(base, layer, target->granularity)
+                                              : chain_view(base, layer, 1, false);
+    g_autoptr(chain_t) below = above < depth ? chain_view(base, above, depth - above, false) : NULL;
+    struct copy_result result = {0};
+    bool ok;
+
+    options->target_backing = below;
+    ok = copy_run(source, target, options, &result, error);
+    options->target_backing = NULL;
+    of->counters = result.counters;
+    of->engine = result.engine;
+    report->bytes_read += result.counters.bytes_read;
+    *sum = result.map_sum;
+    copy_result_clear(&result);
+    return ok;
+}
+
 void lower_describe(struct lower *lower, struct job_report *report, enum digest_algorithm algorithm)
 {
     struct disk_report *disk = g_new0(struct disk_report, 1);

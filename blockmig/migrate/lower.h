@@ -4,6 +4,7 @@
 #ifndef BLOCKMIG_MIGRATE_LOWER_H
 #define BLOCKMIG_MIGRATE_LOWER_H
 
+#include "blockmig/copy/copy.h"
 #include "blockmig/migrate/job.h"
 #include "formats/chain.h"
 
@@ -34,6 +35,10 @@ bool lower_choose(struct lower *lower, const struct move_request *request, struc
                   struct lower *below, GError **error);
 /* As its target is created.  *backing, the caller's, has to live as long. */
 struct image_create_options lower_create_options(const struct lower *lower, char **backing);
+/* Copies layer `layer` of `base` alone, in units of `target`; what those need besides is filled up from the
+ * layers below.  options->digests, if any, are of that layer.  In *sum what was placed. */
+bool lower_copy(const struct chain *base, unsigned layer, struct image *target, struct copy_options *options,
+                struct job_report *report, struct disk_report *of, struct copy_map_sum *sum, GError **error);
 /* In the job's report. */
 void lower_describe(struct lower *lower, struct job_report *report, enum digest_algorithm algorithm);
 

@@ -249,27 +249,16 @@ bool machine_copy_layer(struct machine_job *job, struct machine_disk *disk, stru
                         unsigned layer, struct digest_table *digests, struct disk_report *report,
                         struct copy_map_sum *sum, GError **error)
 {
-    unsigned above = layer + 1, depth = chain_depth(disk->base);
-    g_autoptr(chain_t) source = above < depth ? chain_view_units(disk->base, layer, target->granularity)
-                                              : chain_view(disk->base, layer, 1, false);
-    g_autoptr(chain_t) below = above < depth ? chain_view(disk->base, above, depth - above, false) : NULL;
     uint64_t wire = agent_wire_bytes(), seeded = agent_seeded_bytes();
     struct copy_options options = {0};
-    struct copy_result result = {0};
     bool ok;
 
     machine_copy_options(job, &options);
     options.digests = digests;
-    options.target_backing = below;
     options.seed = layer == 0 ? disk->seed : NULL;
-    ok = copy_run(source, target, &options, &result, error);
-    report->counters = result.counters;
-    report->engine = result.engine;
+    ok = lower_copy(disk->base, layer, target, &options, job->base.report, report, sum, error);
     report->bytes_wire += agent_wire_bytes() - wire;
     report->bytes_seeded = agent_seeded_bytes() - seeded;
-    job->base.report->bytes_read += result.counters.bytes_read;
-    *sum = result.map_sum;
-    copy_result_clear(&result);
     return ok;
 }
 
