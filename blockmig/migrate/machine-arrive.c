@@ -567,7 +567,7 @@ static bool depart(struct machine_job *job, GError **error)
 {
     struct journey journey = {.job = job, .process = -1};
     struct ways ways = {NULL};
-    bool ok = machine_reach_target(job, error) && machine_may_leave(job, error) &&
+    bool ok = machine_reach_hosts(job, error) && machine_may_leave(job, error) &&
               machine_create_target_overlays(job, error) && machine_claim_units(job, error) &&
               open_ways(job, &ways, error) &&
               job_event(&job->base, "intent", error, "bring the machine to the target") && leave(job, error);

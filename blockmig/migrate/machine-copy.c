@@ -84,7 +84,7 @@ static bool freeze_as_asked(struct machine_job *job, bool quiesce, GError **erro
 
 static bool add_layers(struct machine_job *job, bool quiesce, GError **error)
 {
-    if (!machine_check_layers(job, true, error))
+    if (!machine_reach_source(job, error) || !machine_check_layers(job, true, error))
         return false;
     if (!job_event(&job->base, "intent", error, "overlays %u over %u disks", machine_disk_at(job, 0)->top + 1,
                    job->disks->len))

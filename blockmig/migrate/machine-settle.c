@@ -16,6 +16,7 @@
 
 #define TICK     (G_USEC_PER_SEC / 50)
 #define PATIENCE (5 * G_USEC_PER_SEC) /* with a daemon that has not noticed yet */
+#define MAX_LOST 3                    /* connections */
 
 /* With these, and the name of a disk before them, the journal knows how far the commit of a machine is that
  * may vanish with its definition. */
@@ -185,20 +186,22 @@ static bool has_changed(struct machine_job *job, bool before)
 }
 
 /* By the hypervisor, as long as there is one.  What fails because the machine went off, or was started, is
- * done the other way: as long as a definition names the overlays, everything is in them. */
+ * done the other way: as long as a definition names the overlays, everything is in them.  What fails because
+ * libvirt was started anew is done again. */
 static bool settle_disks(struct machine_job *job, GError **error)
 {
-    for (;;) {
+    for (unsigned lost = 0;;) {
         GError *local = NULL;
         bool active;
 
-        if (!machine_is_active(job->arrived, &active, error))
+        if (!machine_reach_target(job, error) || !machine_is_active(job->arrived, &active, error))
             return false;
         if (active ? machine_commit_all(job, job->arrived, target_of, &local) : merge_all(job, &local))
             return true;
         for (guint i = 0; i < job->disks->len; i++)
             g_clear_pointer(&machine_disk_at(job, i)->target, image_close);
-        if (!has_changed(job, active)) {
+        if (g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNREACHABLE) ? lost++ == MAX_LOST
+                                                                               : !has_changed(job, active)) {
             g_propagate_error(error, local);
             return false;
         }
@@ -424,7 +427,8 @@ bool machine_rollback(struct job *base, GError **error)
 
     if (job->uncertain || job->gone || job->released)
         return true; /* what is certain was told */
-    if (base->method != &method_machine_cold && !leave_overlays(job, error))
+    if (!machine_reach_source(job, error) ||
+        (base->method != &method_machine_cold && !leave_overlays(job, error)))
         return false;
     gone = machine_remove_target(job);
     machine_return_units(job);

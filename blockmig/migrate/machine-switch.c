@@ -10,7 +10,8 @@
 #include <glib/gstdio.h>
 #include <string.h>
 
-#define TICK (G_USEC_PER_SEC / 50)
+#define TICK     (G_USEC_PER_SEC / 50)
+#define PATIENCE (30 * G_USEC_PER_SEC) /* with a libvirt that does not answer */
 
 bool machine_is_active(struct domain *domain, bool *active, GError **error)
 {
@@ -24,6 +25,46 @@ bool machine_is_active(struct domain *domain, bool *active, GError **error)
     }
     g_clear_error(&local);
     return true;
+}
+
+/* With a daemon that is just being started anew; as long as `go_on` says so, NULL: always. */
+static bool reach(struct machine_job *job, struct domain_host *host,
+                  bool (*go_on)(const struct machine_job *job), GError **error)
+{
+    int64_t until = g_get_monotonic_time() + PATIENCE;
+
+    for (;;) {
+        GError *local = NULL;
+
+        if (domain_host_renew(host, &local))
+            return true;
+        if (g_get_monotonic_time() > until || (go_on && !go_on(job))) {
+            g_propagate_error(error, local);
+            return false;
+        }
+        g_error_free(local);
+        g_usleep(TICK);
+    }
+}
+
+static bool is_wanted(const struct machine_job *job)
+{
+    return !machine_is_cancelled(job, NULL);
+}
+
+bool machine_reach_source(struct machine_job *job, GError **error)
+{
+    return reach(job, job->here, NULL, error);
+}
+
+bool machine_reach_target(struct machine_job *job, GError **error)
+{
+    return reach(job, job->there, is_wanted, error);
+}
+
+bool machine_reach_hosts(struct machine_job *job, GError **error)
+{
+    return machine_reach_source(job, error) && machine_reach_target(job, error);
 }
 
 bool machine_look_again(struct machine_job *job, GError **error)
@@ -67,20 +108,19 @@ static bool stop(struct machine_job *job, GError **error)
     return domain_suspend(job->domain, error);
 }
 
-/* The machine goes on where it was. */
+/* The machine goes on where it was; if nobody hears us, the guard tries for a while. */
 static void go_on(struct machine_job *job)
 {
     g_autoptr(GError) local = NULL;
 
-    if (job->stopped && !domain_resume(job->domain, &local))
-        job_notice(&job->base, "the machine stands still on the source: %s", local->message);
+    if (!job->stopped || domain_resume(job->domain, &local)) {
+        domain_guard_disarm(job->guard);
+    } else {
+        job_notice(&job->base, "the machine stands still on the source: %s; it is tried again for a minute",
+                   local->message);
+        domain_guard_leave(g_steal_pointer(&job->guard));
+    }
     job->stopped = false;
-    domain_guard_disarm(job->guard);
-}
-
-bool machine_reach_target(struct machine_job *job, GError **error)
-{
-    return !job->across || domain_host_renew(job->there, error);
 }
 
 /* Whoever finds the machine on neither host has to know whether it went on here last, or there. */
@@ -250,7 +290,7 @@ bool machine_restart(struct job *base, GError **error)
 
     /* An interrupted run came as far as the definition. */
     if (job->arrived ? !domain_start(job->arrived, false, error)
-                     : !machine_reach_target(job, error) || !machine_may_leave(job, error) ||
+                     : !machine_reach_hosts(job, error) || !machine_may_leave(job, error) ||
                            !machine_create_target_overlays(job, error) || !machine_claim_units(job, error) ||
                            !shut_down(job, error) || !machine_check_layers(job, true, error) ||
                            !machine_ship_last(job, error) || !machine_copy_written_files(job, error) ||
@@ -277,7 +317,7 @@ bool machine_hand_over(struct job *base, GError **error)
 {
     struct machine_job *job = machine_of(base);
 
-    if (!job->arrived && (!machine_reach_target(job, error) || !machine_claim_units(job, error) ||
+    if (!job->arrived && (!machine_reach_hosts(job, error) || !machine_claim_units(job, error) ||
                           !machine_fence_units(job, error) ||
                           !(job->across ? change_host(job, false, error) : define_anew(job, error))))
         return false;
@@ -400,8 +440,8 @@ bool machine_mirror(struct job *base, GError **error)
     GError *failure = NULL;
     bool ok, paused;
 
-    if (!machine_look_again(job, error) || !machine_close_targets(job, error) ||
-        !machine_create_target_overlays(job, error) ||
+    if (!machine_reach_source(job, error) || !machine_look_again(job, error) ||
+        !machine_close_targets(job, error) || !machine_create_target_overlays(job, error) ||
         !job_event(base, "intent", error, "mirror the overlays onto the target") ||
         !begin_mirrors(job, error)) {
         end_mirrors(job);

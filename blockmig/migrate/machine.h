@@ -381,9 +381,11 @@ void machine_comparison_free(struct comparison *comparison); /* NULL is allowed 
 
 /* machine-switch.c: a machine without a definition that outlives it is gone when it is off (NULL: it is). */
 bool machine_is_active(struct domain *domain, bool *active, GError **error);
-/* Whatever happened to the other host, its agent or libvirt there meanwhile: before the machine is touched,
- * it has to answer. */
+/* Before the machine is touched both hosts have to answer, whatever happened to them, to the agent or to
+ * libvirt meanwhile; they are waited for. */
+bool machine_reach_source(struct machine_job *job, GError **error);
 bool machine_reach_target(struct machine_job *job, GError **error);
+bool machine_reach_hosts(struct machine_job *job, GError **error);
 /* Does it run now?  Somebody may have stopped it since preflight, or let it go on.  CANCELLED: it is off. */
 bool machine_look_again(struct machine_job *job, GError **error);
 /* The same before it leaves this host: it runs, or none of its disks was copied.

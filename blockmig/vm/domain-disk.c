@@ -29,7 +29,7 @@ bool domain_snapshot(struct domain *domain, const struct domain_overlay *overlay
     for (; others && *others; others++)
         add_disk(xml, *others, NULL);
     g_string_append(xml, "</disks></domainsnapshot>");
-    snapshot = libvirt.DomainSnapshotCreateXML(domain->object, xml->str, flags);
+    snapshot = libvirt.DomainSnapshotCreateXML(libvirt_object(domain), xml->str, flags);
     if (snapshot)
         libvirt.DomainSnapshotFree(snapshot);
     return domain_said(domain, snapshot != NULL, error);
@@ -47,17 +47,17 @@ bool domain_mirror(struct domain *domain, const char *disk, const char *path, GE
 
     libvirt.TypedParamsAddUInt(&parameters, &count, &room, VIR_DOMAIN_BLOCK_COPY_GRANULARITY,
                                MIRROR_GRANULARITY);
-    rc = libvirt.DomainBlockCopy(domain->object, disk, xml, parameters, count, flags);
+    rc = libvirt.DomainBlockCopy(libvirt_object(domain), disk, xml, parameters, count, flags);
     libvirt.TypedParamsFree(parameters, count);
     return domain_said(domain, rc == 0, error);
 }
 
 bool domain_commit(struct domain *domain, const char *disk, const char *base, GError **error)
 {
-    return domain_said(
-        domain,
-        libvirt.DomainBlockCommit(domain->object, disk, base, NULL, 0, VIR_DOMAIN_BLOCK_COMMIT_ACTIVE) == 0,
-        error);
+    return domain_said(domain,
+                       libvirt.DomainBlockCommit(libvirt_object(domain), disk, base, NULL, 0,
+                                                 VIR_DOMAIN_BLOCK_COMMIT_ACTIVE) == 0,
+                       error);
 }
 
 /* Numbers that are equal do not say yet that writes go to both sides: the definition does. */
@@ -75,7 +75,7 @@ static bool is_ready(struct domain *domain, const char *disk, bool *ready, GErro
 bool domain_job_look(struct domain *domain, const char *disk, bool *there, bool *ready, GError **error)
 {
     virDomainBlockJobInfo info = {0};
-    int found = libvirt.DomainGetBlockJobInfo(domain->object, disk, &info, 0);
+    int found = libvirt.DomainGetBlockJobInfo(libvirt_object(domain), disk, &info, 0);
 
     *there = found == 1;
     *ready = false;
@@ -86,10 +86,10 @@ bool domain_job_look(struct domain *domain, const char *disk, bool *there, bool 
 
 bool domain_job_end(struct domain *domain, const char *disk, bool pivot, GError **error)
 {
-    return domain_said(
-        domain,
-        libvirt.DomainBlockJobAbort(domain->object, disk, pivot ? VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT : 0) == 0,
-        error);
+    return domain_said(domain,
+                       libvirt.DomainBlockJobAbort(libvirt_object(domain), disk,
+                                                   pivot ? VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT : 0) == 0,
+                       error);
 }
 
 #define STATS 16 /* of a disk, at most; libvirt 9.0 has 12, and its daemon is asked for no more than 16 */
@@ -105,7 +105,7 @@ bool domain_disk_stats(struct domain *domain, uint64_t *requests, uint64_t *time
 
     *requests = *time_ns = 0;
     /* The empty name stands for all disks. */
-    if (libvirt.DomainBlockStatsFlags(domain->object, "", values, &count, 0) < 0)
+    if (libvirt.DomainBlockStatsFlags(libvirt_object(domain), "", values, &count, 0) < 0)
         return false;
     for (int i = 0; i < count; i++) {
         if (values[i].type != VIR_TYPED_PARAM_LLONG)

@@ -37,6 +37,7 @@
     X(DomainFree)                                                                                            \
     X(DomainGetAutostart)                                                                                    \
     X(DomainGetBlockJobInfo)                                                                                 \
+    X(DomainGetConnect)                                                                                      \
     X(DomainGetJobInfo)                                                                                      \
     X(DomainGetName)                                                                                         \
     X(DomainGetState)                                                                                        \
@@ -81,7 +82,8 @@ extern struct libvirt {
 
 struct domain_host {
     virConnectPtr connection;
-    char *uri; /* NULL: libvirt's default */
+    int64_t not_before; /* monotonic: when it is asked again whether it answers */
+    char *uri;          /* NULL: libvirt's default */
     char *name;
     int callback;
     GMutex lock;       /* of what the thread of the events touches: */
@@ -90,7 +92,7 @@ struct domain_host {
 
 struct domain {
     struct domain_host *host;
-    virDomainPtr object;
+    virDomainPtr object; /* NULL: its daemon was started anew, and does not know it any more */
     char *name;
     char uuid[VIR_UUID_STRING_BUFLEN];
 };
@@ -100,6 +102,10 @@ virConnectPtr libvirt_connect(const char *uri, const char *who, GError **error);
 /* Passes a result on; a failed one gets libvirt's reason, with `who` in front. */
 bool libvirt_said(const char *who, bool fine, GError **error);
 bool domain_said(const struct domain *domain, bool fine, GError **error);
+/* What to ask with: a daemon that was started anew since is connected to anew, if it answers; what it has
+ * forgotten of a domain is an error of the call, REFUSED.  Borrowed, until the next time. */
+virConnectPtr libvirt_connection(struct domain_host *host);
+virDomainPtr libvirt_object(struct domain *domain);
 /* Takes the object. */
 struct domain *libvirt_domain(struct domain_host *host, virDomainPtr object);
 

@@ -79,7 +79,7 @@ bool domain_migration_progress(struct domain *domain, struct domain_progress *pr
     virDomainJobInfo info = {0};
 
     *progress = (struct domain_progress){0};
-    if (libvirt.DomainGetJobInfo(domain->object, &info) < 0 || info.type == VIR_DOMAIN_JOB_NONE)
+    if (libvirt.DomainGetJobInfo(libvirt_object(domain), &info) < 0 || info.type == VIR_DOMAIN_JOB_NONE)
         return false;
     progress->memory_total = info.memTotal;
     progress->memory_left = info.memRemaining;
@@ -90,10 +90,10 @@ bool domain_migration_progress(struct domain *domain, struct domain_progress *pr
 
 void domain_migration_allow(struct domain *domain, unsigned downtime)
 {
-    libvirt.DomainMigrateSetMaxDowntime(domain->object, downtime, 0);
+    libvirt.DomainMigrateSetMaxDowntime(libvirt_object(domain), downtime, 0);
 }
 
 void domain_migration_abort(struct domain *domain)
 {
-    libvirt.DomainAbortJob(domain->object);
+    libvirt.DomainAbortJob(libvirt_object(domain));
 }

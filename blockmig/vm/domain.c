@@ -5,6 +5,10 @@
 
 #include <string.h>
 
+/* With a daemon that does not answer. */
+#define TIMES_LONGER 4
+#define RETRY        G_USEC_PER_SEC
+
 struct libvirt libvirt;
 
 /* ---- libvirt itself ------------------------------------------------------------------------------ */
@@ -153,22 +157,15 @@ void domain_host_close(struct domain_host *host)
     g_free(host);
 }
 
-bool domain_host_is_alive(const struct domain_host *host)
+static bool is_alive(const struct domain_host *host)
 {
     return libvirt.ConnectIsAlive(host->connection) == 1;
 }
 
-bool domain_host_renew(struct domain_host *host, GError **error)
+static bool connect_anew(struct domain_host *host, GError **error)
 {
-    const char *nobody = "00000000-0000-0000-0000-000000000000";
-    virDomainPtr object = libvirt.DomainLookupByUUIDString(host->connection, nobody);
-    virConnectPtr connection;
+    virConnectPtr connection = libvirt_connect(host->uri, host->name, error);
 
-    if (object)
-        libvirt.DomainFree(object);
-    if (domain_host_is_alive(host))
-        return true;
-    connection = libvirt_connect(host->uri, host->name, error);
     if (!connection)
         return false;
     hang_up(host);
@@ -177,9 +174,32 @@ bool domain_host_renew(struct domain_host *host, GError **error)
     return true;
 }
 
+bool domain_host_renew(struct domain_host *host, GError **error)
+{
+    const char *nobody = "00000000-0000-0000-0000-000000000000";
+    virDomainPtr object = libvirt.DomainLookupByUUIDString(host->connection, nobody);
+
+    if (object)
+        libvirt.DomainFree(object);
+    return is_alive(host) || connect_anew(host, error);
+}
+
+/* One that does not answer is left alone for longer than it took to find that out. */
+virConnectPtr libvirt_connection(struct domain_host *host)
+{
+    int64_t begin = g_get_monotonic_time();
+
+    if (!is_alive(host) && begin >= host->not_before && !connect_anew(host, NULL)) {
+        int64_t now = g_get_monotonic_time();
+
+        host->not_before = now + MAX(TIMES_LONGER * (now - begin), RETRY);
+    }
+    return host->connection;
+}
+
 char *domain_host_identity(struct domain_host *host, GError **error)
 {
-    char *xml = libvirt.ConnectGetCapabilities(host->connection), *identity;
+    char *xml = libvirt.ConnectGetCapabilities(libvirt_connection(host)), *identity;
     g_autoptr(definition_t) capabilities = NULL;
 
     if (!libvirt_said(host->name, xml != NULL, error))
@@ -195,7 +215,8 @@ char *domain_host_identity(struct domain_host *host, GError **error)
 bool domain_host_runs_cpu(struct domain_host *host, const char *type, const char *cpu, bool *fits,
                           const char **answer, GError **error)
 {
-    int result = libvirt.ConnectCompareHypervisorCPU(host->connection, NULL, NULL, NULL, type, cpu, 0);
+    int result =
+        libvirt.ConnectCompareHypervisorCPU(libvirt_connection(host), NULL, NULL, NULL, type, cpu, 0);
 
     *fits = result == VIR_CPU_COMPARE_IDENTICAL || result == VIR_CPU_COMPARE_SUPERSET;
     *answer = result == VIR_CPU_COMPARE_IDENTICAL  ? "identical"
@@ -206,7 +227,7 @@ bool domain_host_runs_cpu(struct domain_host *host, const char *type, const char
 
 bool domain_host_has_network(struct domain_host *host, const char *name)
 {
-    virNetworkPtr network = libvirt.NetworkLookupByName(host->connection, name);
+    virNetworkPtr network = libvirt.NetworkLookupByName(libvirt_connection(host), name);
     bool active = network && libvirt.NetworkIsActive(network) == 1;
 
     if (network)
@@ -216,7 +237,7 @@ bool domain_host_has_network(struct domain_host *host, const char *name)
 
 bool domain_host_has_pool(struct domain_host *host, const char *name)
 {
-    virStoragePoolPtr pool = libvirt.StoragePoolLookupByName(host->connection, name);
+    virStoragePoolPtr pool = libvirt.StoragePoolLookupByName(libvirt_connection(host), name);
 
     if (pool)
         libvirt.StoragePoolFree(pool);
@@ -225,7 +246,7 @@ bool domain_host_has_pool(struct domain_host *host, const char *name)
 
 bool domain_host_has_secret(struct domain_host *host, const char *uuid)
 {
-    virSecretPtr secret = libvirt.SecretLookupByUUIDString(host->connection, uuid);
+    virSecretPtr secret = libvirt.SecretLookupByUUIDString(libvirt_connection(host), uuid);
 
     if (secret)
         libvirt.SecretFree(secret);
@@ -245,18 +266,33 @@ struct domain *libvirt_domain(struct domain_host *host, virDomainPtr object)
     return domain;
 }
 
+virDomainPtr libvirt_object(struct domain *domain)
+{
+    virConnectPtr connection = libvirt_connection(domain->host);
+    virDomainPtr again;
+
+    if (domain->object && libvirt.DomainGetConnect(domain->object) == connection)
+        return domain->object;
+    again = libvirt.DomainLookupByUUIDString(connection, domain->uuid);
+    if (!again && libvirt.GetLastError() && libvirt.GetLastError()->code != VIR_ERR_NO_DOMAIN)
+        return domain->object;
+    if (domain->object)
+        libvirt.DomainFree(domain->object);
+    return domain->object = again;
+}
+
 struct domain *domain_open(struct domain_host *host, const char *name, GError **error)
 {
-    virDomainPtr object = libvirt.DomainLookupByName(host->connection, name);
+    virDomainPtr object = libvirt.DomainLookupByName(libvirt_connection(host), name);
 
     if (!object)
-        object = libvirt.DomainLookupByUUIDString(host->connection, name);
+        object = libvirt.DomainLookupByUUIDString(libvirt_connection(host), name);
     if (object)
         return libvirt_domain(host, object);
     if (libvirt.GetLastError() && libvirt.GetLastError()->code == VIR_ERR_NO_DOMAIN)
         blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: there is no machine called \"%s\"", host->name,
                       name);
-    else if (domain_host_is_alive(host)) /* no UUID */
+    else if (is_alive(host)) /* no UUID */
         blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: there is no machine called \"%s\"", host->name,
                       name);
     else
@@ -266,7 +302,7 @@ struct domain *domain_open(struct domain_host *host, const char *name, GError **
 
 struct domain *domain_define(struct domain_host *host, const char *xml, GError **error)
 {
-    virDomainPtr object = libvirt.DomainDefineXMLFlags(host->connection, xml, 0);
+    virDomainPtr object = libvirt.DomainDefineXMLFlags(libvirt_connection(host), xml, 0);
 
     return libvirt_said(host->name, object != NULL, error) ? libvirt_domain(host, object) : NULL;
 }
@@ -275,7 +311,8 @@ void domain_close(struct domain *domain)
 {
     if (!domain)
         return;
-    libvirt.DomainFree(domain->object);
+    if (domain->object)
+        libvirt.DomainFree(domain->object);
     g_free(domain->name);
     g_free(domain);
 }
@@ -292,7 +329,11 @@ const char *domain_uuid(const struct domain *domain)
 
 bool domain_said(const struct domain *domain, bool fine, GError **error)
 {
-    return libvirt_said(domain->name, fine, error);
+    return fine || domain->object
+               ? libvirt_said(domain->name, fine, error)
+               : blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                               "%s: libvirt was started anew, and there is no such machine any more",
+                               domain->name);
 }
 
 bool domain_look(struct domain *domain, struct domain_state *state, GError **error)
@@ -300,15 +341,15 @@ bool domain_look(struct domain *domain, struct domain_state *state, GError **err
     int word = 0, reason = 0, active, persistent, autostart = 0;
 
     *state = (struct domain_state){false};
-    if (!domain_said(domain, libvirt.DomainGetState(domain->object, &word, &reason, 0) == 0, error))
+    if (!domain_said(domain, libvirt.DomainGetState(libvirt_object(domain), &word, &reason, 0) == 0, error))
         return false;
     /* One that has crashed may still have its process. */
-    active = libvirt.DomainIsActive(domain->object);
-    persistent = libvirt.DomainIsPersistent(domain->object);
+    active = libvirt.DomainIsActive(libvirt_object(domain));
+    persistent = libvirt.DomainIsPersistent(libvirt_object(domain));
     if (!domain_said(domain, active >= 0 && persistent >= 0, error))
         return false;
     if (persistent)
-        libvirt.DomainGetAutostart(domain->object, &autostart);
+        libvirt.DomainGetAutostart(libvirt_object(domain), &autostart);
     state->active = active == 1;
     state->running = word == VIR_DOMAIN_RUNNING || word == VIR_DOMAIN_BLOCKED;
     state->faulted = word == VIR_DOMAIN_PAUSED && reason == VIR_DOMAIN_PAUSED_IOERROR;
@@ -322,7 +363,7 @@ char *domain_definition(struct domain *domain, enum domain_view view, GError **e
     unsigned flags = VIR_DOMAIN_XML_SECURE | (view == DOMAIN_PERSISTENT   ? VIR_DOMAIN_XML_INACTIVE
                                               : view == DOMAIN_MIGRATABLE ? VIR_DOMAIN_XML_MIGRATABLE
                                                                           : 0);
-    char *xml = libvirt.DomainGetXMLDesc(domain->object, flags), *own = g_strdup(xml);
+    char *xml = libvirt.DomainGetXMLDesc(libvirt_object(domain), flags), *own = g_strdup(xml);
 
     free(xml);
     domain_said(domain, own != NULL, error);
@@ -331,15 +372,15 @@ char *domain_definition(struct domain *domain, enum domain_view view, GError **e
 
 bool domain_has_baggage(struct domain *domain, const char **what, GError **error)
 {
-    int snapshots = libvirt.DomainSnapshotNum(domain->object, 0), saved;
+    int snapshots = libvirt.DomainSnapshotNum(libvirt_object(domain), 0), saved;
 
     *what = NULL;
     if (!domain_said(domain, snapshots >= 0, error))
         return false;
-    saved = libvirt.DomainHasManagedSaveImage(domain->object, 0);
+    saved = libvirt.DomainHasManagedSaveImage(libvirt_object(domain), 0);
     if (snapshots > 0)
         *what = "snapshots that libvirt keeps";
-    else if (libvirt.DomainListAllCheckpoints(domain->object, NULL, 0) > 0)
+    else if (libvirt.DomainListAllCheckpoints(libvirt_object(domain), NULL, 0) > 0)
         *what = "checkpoints of a backup program";
     else if (saved == 1)
         *what = "a saved state";
@@ -351,7 +392,7 @@ char *domain_busy_disk(struct domain *domain, char *const *disks)
     for (; *disks; disks++) {
         virDomainBlockJobInfo info;
 
-        if (libvirt.DomainGetBlockJobInfo(domain->object, *disks, &info, 0) == 1)
+        if (libvirt.DomainGetBlockJobInfo(libvirt_object(domain), *disks, &info, 0) == 1)
             return g_strdup(*disks);
     }
     return NULL;
@@ -359,46 +400,49 @@ char *domain_busy_disk(struct domain *domain, char *const *disks)
 
 bool domain_suspend(struct domain *domain, GError **error)
 {
-    return domain_said(domain, libvirt.DomainSuspend(domain->object) == 0, error);
+    return domain_said(domain, libvirt.DomainSuspend(libvirt_object(domain)) == 0, error);
 }
 
 bool domain_resume(struct domain *domain, GError **error)
 {
-    return domain_said(domain, libvirt.DomainResume(domain->object) == 0, error);
+    return domain_said(domain, libvirt.DomainResume(libvirt_object(domain)) == 0, error);
 }
 
 bool domain_start(struct domain *domain, bool paused, GError **error)
 {
     return domain_said(
-        domain, libvirt.DomainCreateWithFlags(domain->object, paused ? VIR_DOMAIN_START_PAUSED : 0) == 0,
+        domain,
+        libvirt.DomainCreateWithFlags(libvirt_object(domain), paused ? VIR_DOMAIN_START_PAUSED : 0) == 0,
         error);
 }
 
 bool domain_kill(struct domain *domain, GError **error)
 {
-    return domain_said(domain, libvirt.DomainDestroyFlags(domain->object, VIR_DOMAIN_DESTROY_GRACEFUL) == 0,
-                       error);
+    return domain_said(
+        domain, libvirt.DomainDestroyFlags(libvirt_object(domain), VIR_DOMAIN_DESTROY_GRACEFUL) == 0, error);
 }
 
 bool domain_shut_down(struct domain *domain, GError **error)
 {
-    return libvirt.DomainShutdownFlags(domain->object, VIR_DOMAIN_SHUTDOWN_GUEST_AGENT) == 0 ||
-           domain_said(domain,
-                       libvirt.DomainShutdownFlags(domain->object, VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN) == 0,
-                       error);
+    return libvirt.DomainShutdownFlags(libvirt_object(domain), VIR_DOMAIN_SHUTDOWN_GUEST_AGENT) == 0 ||
+           domain_said(
+               domain,
+               libvirt.DomainShutdownFlags(libvirt_object(domain), VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN) == 0,
+               error);
 }
 
 bool domain_set_autostart(struct domain *domain, bool autostart, GError **error)
 {
-    return domain_said(domain, libvirt.DomainSetAutostart(domain->object, autostart) == 0, error);
+    return domain_said(domain, libvirt.DomainSetAutostart(libvirt_object(domain), autostart) == 0, error);
 }
 
 bool domain_undefine(struct domain *domain, GError **error)
 {
-    return domain_said(domain,
-                       libvirt.DomainUndefineFlags(domain->object, VIR_DOMAIN_UNDEFINE_KEEP_NVRAM |
-                                                                       VIR_DOMAIN_UNDEFINE_KEEP_TPM) == 0,
-                       error);
+    return domain_said(
+        domain,
+        libvirt.DomainUndefineFlags(libvirt_object(domain),
+                                    VIR_DOMAIN_UNDEFINE_KEEP_NVRAM | VIR_DOMAIN_UNDEFINE_KEEP_TPM) == 0,
+        error);
 }
 
 struct domain_times domain_host_times(struct domain_host *host, const char *uuid)

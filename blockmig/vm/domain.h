@@ -4,8 +4,9 @@
  * nothing here decides.  A disk is named by its target ("vda").
  *
  * Errors: UNREACHABLE when the connection is gone (what was asked last may have happened), REFUSED for what
- * is not there, FAILED in libvirt's words; the domain's or the host's name stands in front.  One thread asks
- * a host and its domains at a time; only domain_migrate() may run in another one meanwhile.
+ * is not there, FAILED in libvirt's words; the domain's or the host's name stands in front.  A daemon that
+ * was started anew is connected to anew at the next question, and its domains are found again by their UUIDs.
+ * One thread asks a host and its domains at a time; only domain_migrate() may run in another one meanwhile.
  */
 #ifndef BLOCKMIG_VM_DOMAIN_H
 #define BLOCKMIG_VM_DOMAIN_H
@@ -22,8 +23,7 @@ struct domain;
 /* `uri` NULL: libvirt's default.  `name`: how messages call the host. */
 struct domain_host *domain_host_open(const char *uri, const char *name, GError **error);
 void domain_host_close(struct domain_host *host); /* NULL is allowed */
-bool domain_host_is_alive(const struct domain_host *host);
-/* Asks it, and connects anew if there is no answer; what was opened before is good for nothing then. */
+/* Asks it, and connects anew if there is no answer. */
 bool domain_host_renew(struct domain_host *host, GError **error);
 /* The UUID that a host's libvirt has: equal for two names of the same one.  The caller's. */
 char *domain_host_identity(struct domain_host *host, GError **error);
