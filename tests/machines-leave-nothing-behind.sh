@@ -79,11 +79,12 @@ refused 'unknown format "qed"' "a format that the definition names" plan migrate
 
 # An empty drive; one file in two drives.
 must sh -c "echo setup >'$store/setup.iso'"
-define_changed '' off --disk off:qcow2 --extra "<disk type='file' device='floppy'><target dev='fda' bus='fdc'/></disk>
+define_changed "s#file='/srv/store/off'#& startupPolicy='optional'#" off --disk off:qcow2 --extra "<disk type='file' device='floppy'><target dev='fda' bus='fdc'/></disk>
     $(medium cdrom setup.iso hda ide)$(medium cdrom setup.iso hdb ide)"
 migrate one off $target
 is "$status" 0 "one medium in two drives" || diag "$err"
 is "$(files "$tmp/two/srv/store")" "off setup.iso " "is copied once"
+like "$(on two virsh dumpxml off)" "startupPolicy='optional'" "and its disk may still be missing"
 must on two virsh -q undefine off
 
 # ---- one that runs ------------------------------------------------------------------------------------

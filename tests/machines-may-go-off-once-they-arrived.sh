@@ -195,6 +195,28 @@ case_stopped()
     turn
 }
 
+# What the machine wrote to it last is in the overlay, which the hypervisor does not have any more.
+case_taken()
+{
+    must qemu-img create -q -f qcow2 "$tmp/$from/srv/store/more.qcow2" 8M
+    must on $from virsh -q attach-disk web /srv/store/more.qcow2 vdc --subdriver qcow2 --live --config
+    go held_in $from settle
+    must on $to virsh -q detach-disk web vdc --live --config
+    wait_for 10 lacks_vdc || must false "vdc is taken"
+    must qemu-io -c 'write -q -P 7 1M 64k' "$tmp/$to/srv/store/more.qcow2.blockmig-new"
+    ended "a disk was taken" "$to "
+    is "$(qemu-io -r -c 'read -P 7 1M 64k' "$tmp/$to/srv/store/more.qcow2" | head -n 1)" \
+        'read 65536/65536 bytes at offset 1048576' "a disk was taken: it has all that was written"
+    rm "$tmp/$to/srv/store/more.qcow2"
+    is_whole "a disk was taken" $to /srv/store
+    turn
+}
+
+lacks_vdc()
+{
+    ! on $to virsh -q domblklist web | grep -q vdc
+}
+
 # cases COUNT NAME...: so many of them.
 cases()
 {
@@ -207,7 +229,7 @@ cases()
 
 use_seed
 case_stopped
-cases 2 off off_while_it_is_settled killed started_again one_disk_is_merged killed_when_it_was_let_go
+cases 2 taken off off_while_it_is_settled killed started_again one_disk_is_merged killed_when_it_was_let_go
 
 # ---- on one host ------------------------------------------------------------------------------------
 

@@ -117,11 +117,13 @@ static void set_disk(struct definition *definition, const char *disk, const char
     g_autofree char *place = g_strdup_printf("/domain/devices/disk[target/@dev='%s']", disk);
     g_autofree char *source = g_strconcat(place, "/source", NULL);
     g_autofree char *driver = g_strconcat(place, "/driver", NULL);
-    g_autofree char *stale = g_strdup_printf("%s/backingStore | %s/mirror | %s/@index | %s/@startupPolicy | "
-                                             "%s/@file | %s/@dev",
-                                             place, place, source, source, source, source);
+    g_autofree char *stale = g_strdup_printf("%s/backingStore | %s/mirror | %s/@index | %s/@file | %s/@dev",
+                                             place, place, source, source, source);
+    g_autofree char *policy = g_strconcat(source, "/@startupPolicy", NULL);
 
     definition_remove(definition, stale);
+    if (device)
+        definition_remove(definition, policy);
     definition_set_attribute(definition, place, "type", device ? "block" : "file");
     definition_set_attribute(definition, source, device ? "dev" : "file", path);
     definition_set_attribute(definition, driver, "type", format);

@@ -69,25 +69,25 @@ static bool commit_one(struct machine_job *job, struct domain *domain, const cha
            job_event(&job->base, "result", error, "%s" IS_ON "%s", disk, base);
 }
 
-/* Nothing is removed on the word of a job alone. */
-static bool is_on(struct domain *domain, const char *disk, const char *wanted, bool *on, GError **error)
+/* The one that the disk is on, the caller's; NULL: it was taken from the machine. */
+static bool find_file(struct domain *domain, const char *disk, char **file, GError **error)
 {
-    g_autofree char *text = domain_definition(domain, DOMAIN_ACTIVE, error), *now = NULL;
+    g_autofree char *text = domain_definition(domain, DOMAIN_ACTIVE, error);
     g_autoptr(definition_t) definition = text ? definition_parse(text, error) : NULL;
 
-    now = definition ? machine_source_of(definition, disk) : NULL;
-    *on = g_strcmp0(now, wanted) == 0;
+    *file = definition ? machine_source_of(definition, disk) : NULL;
     return definition != NULL;
 }
 
-static bool has_disk(struct domain *domain, const char *disk, bool *there, GError **error)
+/* Nothing is removed on the word of a job alone. */
+static bool is_on(struct domain *domain, const char *disk, const char *wanted, bool *on, GError **error)
 {
-    g_autofree char *text = domain_definition(domain, DOMAIN_ACTIVE, error);
-    g_autofree char *place = g_strdup_printf("/domain/devices/disk/target[@dev='%s']", disk);
-    g_autoptr(definition_t) definition = text ? definition_parse(text, error) : NULL;
+    g_autofree char *now = NULL;
 
-    *there = definition && definition_count(definition, place) > 0;
-    return definition != NULL;
+    if (!find_file(domain, disk, &now, error))
+        return false;
+    *on = g_strcmp0(now, wanted) == 0;
+    return true;
 }
 
 static bool commit_into(struct machine_job *job, struct domain *domain, const char *disk, const char *wanted,
@@ -104,25 +104,7 @@ static bool commit_into(struct machine_job *job, struct domain *domain, const ch
                                disk, wanted);
 }
 
-bool machine_commit_all(struct machine_job *job, struct domain *domain,
-                        char *(*base)(const struct machine_disk *), GError **error)
-{
-    for (guint i = 0; i < job->disks->len; i++) {
-        const struct machine_disk *disk = machine_disk_at(job, i);
-        g_autofree char *wanted = base(disk);
-
-        if (!commit_into(job, domain, disk->name, wanted, error))
-            return false;
-    }
-    return true;
-}
-
 /* ---- settle -------------------------------------------------------------------------------------- */
-
-static char *target_of(const struct machine_disk *disk)
-{
-    return g_strdup(disk->target_path);
-}
 
 static bool has_event_of(const struct machine_job *job, const struct machine_disk *disk, const char *kind,
                          const char *text)
@@ -132,22 +114,23 @@ static bool has_event_of(const struct machine_job *job, const struct machine_dis
     return machine_has_event(job, kind, whole);
 }
 
-/* Has the overlay what the machine wrote last?  Its definition says so by naming it. Where that vanished with
- * the machine, the journal tells, but not what became of a commit whose end nobody saw. */
-static bool is_left(struct machine_job *job, const struct machine_disk *disk, bool *left, GError **error)
+static bool has_overlay(const struct machine_disk *disk, bool *there, GError **error)
 {
     struct name_info info;
-    bool on;
+    bool ok = name_look(disk->overlay_name, &info, error);
 
-    if (job->state.persistent) {
-        if (!is_on(job->arrived, disk->name, disk->target_path, &on, error))
-            return false;
-        *left = !on;
-        return true;
-    }
-    if (!name_look(disk->overlay_name, &info, error))
+    *there = ok && info.kind != NAME_FREE;
+    return ok;
+}
+
+/* Has the overlay what the machine wrote last?  Where its definition vanished with it, the journal tells, but
+ * not what became of a commit whose end nobody saw. */
+static bool is_left_by_journal(struct machine_job *job, const struct machine_disk *disk, bool *left,
+                               GError **error)
+{
+    if (!has_overlay(disk, left, error))
         return false;
-    *left = info.kind != NAME_FREE && !has_event_of(job, disk, "result", IS_ON);
+    *left = *left && !has_event_of(job, disk, "result", IS_ON);
     return !*left || machine_has_event(job, "intent", MERGES) ||
            !has_event_of(job, disk, "intent", GOES_TO) ||
            blockmig_fail(
@@ -155,6 +138,19 @@ static bool is_left(struct machine_job *job, const struct machine_disk *disk, bo
                "the machine vanished while disk %s went over from %s to %s: which of them it wrote to "
                "last is not known, and both are kept",
                disk->name, disk->overlay_path, disk->target_path);
+}
+
+/* The definition says so by naming it; of a disk that was taken from the machine since, that it is there. */
+static bool is_left(struct machine_job *job, const struct machine_disk *disk, bool *left, GError **error)
+{
+    g_autofree char *now = NULL;
+
+    if (!job->state.persistent)
+        return is_left_by_journal(job, disk, left, error);
+    if (!find_file(job->arrived, disk->name, &now, error))
+        return false;
+    *left = strcmp(now ? now : "", disk->target_path) != 0;
+    return now || has_overlay(disk, left, error);
 }
 
 /* The targets stay open, and with them locked, until nothing leads to the overlays any more. */
@@ -171,6 +167,23 @@ static bool merge_all(struct machine_job *job, GError **error)
     for (guint i = 0; i < job->disks->len; i++)
         if (left[i] && !machine_merge_target(job, machine_disk_at(job, i), error))
             return false;
+    return true;
+}
+
+/* By the hypervisor, or, of a disk that it does not have any more, by us. */
+static bool commit_all(struct machine_job *job, GError **error)
+{
+    for (guint i = 0; i < job->disks->len; i++) {
+        struct machine_disk *disk = machine_disk_at(job, i);
+        g_autofree char *now = NULL;
+        bool left;
+
+        if (!find_file(job->arrived, disk->name, &now, error))
+            return false;
+        if (now ? !commit_into(job, job->arrived, disk->name, disk->target_path, error)
+                : !has_overlay(disk, &left, error) || (left && !machine_merge_target(job, disk, error)))
+            return false;
+    }
     return true;
 }
 
@@ -196,7 +209,7 @@ static bool settle_disks(struct machine_job *job, GError **error)
 
         if (!machine_reach_target(job, error) || !machine_is_active(job->arrived, &active, error))
             return false;
-        if (active ? machine_commit_all(job, job->arrived, target_of, &local) : merge_all(job, &local))
+        if (active ? commit_all(job, &local) : merge_all(job, &local))
             return true;
         for (guint i = 0; i < job->disks->len; i++)
             g_clear_pointer(&machine_disk_at(job, i)->target, image_close);
@@ -230,8 +243,7 @@ static bool is_where_it_should(struct machine_job *job, GError **error)
 {
     bool active;
 
-    return machine_is_active(job->arrived, &active, error) &&
-           (!active || machine_commit_all(job, job->arrived, target_of, error));
+    return machine_is_active(job->arrived, &active, error) && (!active || commit_all(job, error));
 }
 
 /* An agent that was started anew meanwhile has lost our lock: whatever is asked of it, it first takes that
@@ -387,15 +399,15 @@ static bool define_source(struct machine_job *job, GError **error)
     return true;
 }
 
-/* By the hypervisor, or, of a disk that it does not have (any more), by us. */
+/* As in settle. */
 static bool leave_disk(struct machine_job *job, struct machine_disk *disk, bool active, GError **error)
 {
-    bool there = false;
+    g_autofree char *now = NULL;
 
-    if (active && !has_disk(job->domain, disk->name, &there, error))
+    if (active && !find_file(job->domain, disk->name, &now, error))
         return false;
-    return there ? commit_into(job, job->domain, disk->name, disk->path, error)
-                 : machine_merge_overlays(job, disk, error);
+    return now ? commit_into(job, job->domain, disk->name, disk->path, error)
+               : machine_merge_overlays(job, disk, error);
 }
 
 /* The machine runs on its overlays, or it is off and they are left. */

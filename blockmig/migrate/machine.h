@@ -362,9 +362,6 @@ bool machine_wait_until_ready(const struct machine_job *job, struct domain *doma
                               GError **error);
 /* What an interrupted run began for a disk may lead anywhere: it is ended without a pivot. */
 bool machine_end_old_job(struct domain *domain, const char *disk, GError **error);
-/* What the machine wrote to the overlay of each disk goes into the image at `base`. */
-bool machine_commit_all(struct machine_job *job, struct domain *domain,
-                        char *(*base)(const struct machine_disk *), GError **error);
 
 /* machine-compare.c: do the overlays on the target hold what the top layers of the source do?  From the start
  * on a thread of its own looks ahead; at the end the machine stands still on both sides, nothing of it is in
