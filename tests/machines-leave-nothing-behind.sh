@@ -81,6 +81,10 @@ refused 'unknown format "qed"' "a format that the definition names" plan migrate
 must sh -c "echo setup >'$store/setup.iso'"
 define_changed "s#file='/srv/store/off'#& startupPolicy='optional'#" off --disk off:qcow2 --extra "<disk type='file' device='floppy'><target dev='fda' bus='fdc'/></disk>
     $(medium cdrom setup.iso hda ide)$(medium cdrom setup.iso hdb ide)"
+must fallocate -l 512M "$store/setup.iso"
+run on one "$blockmig" plan migrate off $target
+like "$out$err" 'space: about 58[0-9] MiB' "the room for a medium is known" || diag "$out$err"
+must truncate -s 6 "$store/setup.iso"
 migrate one off $target
 is "$status" 0 "one medium in two drives" || diag "$err"
 is "$(files "$tmp/two/srv/store")" "off setup.iso " "is copied once"

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Preflight of a domain: everything that can be found out on both hosts before anything is changed. */
 #include "blockmig/migrate/machine-look.h"
+#include "blockmig/migrate/room.h"
 #include "blockmig/migrate/space.h"
 #include "blockmig/migrate/target.h"
 #include "blockmig/migrate/units.h"
@@ -673,8 +674,13 @@ static bool check_space(struct machine_job *job, GError **error)
 
         needed += lower->there ? 0 : lower->needed;
     }
+    for (guint i = 0; i < job->files->len; i++) {
+        const struct machine_file *file = g_ptr_array_index(job->files, i);
+
+        needed += file->target_name && !file->there && !file->late ? footprint_of(file->path).bytes : 0;
+    }
     job->base.report->space_needed = needed;
-    if (job->disks->len == 0)
+    if (needed == 0)
         return true;
     if (!job->across)
         return space_check(job->directory, needed, 2 * job->disks->len + job->lowers->len, &space, error);
@@ -726,7 +732,7 @@ static void write_plan(struct machine_job *job)
                                     : "copy",
                  file->path, file->target_name ? " as " : "", file->target_name ? file->target_name : "");
     }
-    if (job->disks->len)
+    if (base->report->space_needed)
         job_plan(base, "space: about %s on the target", needed);
     machine_plan_pause(job);
     if (job->across)
