@@ -25,7 +25,7 @@ struct image *live_create_target(struct live_job *job, const char *path, const s
     /* By preflight nothing else may be there. */
     bool device = storage_name_is_uri(path) || g_file_test(path, G_FILE_TEST_EXISTS);
 
-    if (!job_event(&job->base, "intent", error, LIVE_CREATE "%s", path))
+    if (!job_event(&job->base, "intent", error, JOB_CREATES "%s", path))
         return NULL;
     storage = live_storage_open(path, device ? FILE_WRITE : FILE_WRITE | FILE_CREATE, NULL, NULL, error);
     if (!storage)

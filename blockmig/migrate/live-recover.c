@@ -26,23 +26,9 @@ bool live_has_job(struct live_job *job, const char *name, bool *there, GError **
     return jobs != NULL;
 }
 
-static bool has_event(const struct live_job *job, const struct journal_job *record, const char *kind,
-                      const char *text)
-{
-    g_autoptr(GPtrArray) events = journal_events(job->base.journal, record, NULL);
-
-    for (guint i = 0; events && i < events->len; i++) {
-        const struct journal_event *event = g_ptr_array_index(events, i);
-
-        if (strcmp(event->kind, kind) == 0 && g_strcmp0(event->text, text) == 0)
-            return true;
-    }
-    return false;
-}
-
 bool live_has_event(const struct live_job *job, const char *kind, const char *text)
 {
-    return has_event(job, job->base.record, kind, text);
+    return journal_has_told(job->base.journal, job->base.record, kind, text);
 }
 
 /* ---- which job ---- */
@@ -185,14 +171,14 @@ static bool has_leftovers(const struct live_job *job, const struct journal_job *
         const struct journal_disk *saved = g_ptr_array_index(disks, i);
         const struct vm_disk *vm = live_is_disk(saved) ? find_device(job, saved->source_identity) : NULL;
         struct live_disk *disk = live_rebuild_paths(job, saved);
-        g_autofree char *created = g_strconcat(LIVE_CREATE, saved->target, NULL);
+        g_autofree char *created = g_strconcat(JOB_CREATES, saved->target, NULL);
         g_autofree char *prefix = g_strdup_printf("bm-%s-%u-", saved->target_identity, saved->index);
         g_autofree char *base = g_strconcat(prefix, "s0", NULL); /* it may stay there for good */
         unsigned highest;
-        bool any = live_highest_file(disk, &highest) ||
-                   g_file_test(disk->target_overlay, G_FILE_TEST_EXISTS) ||
-                   (vm && vm->node && g_str_has_prefix(vm->node, prefix) && strcmp(vm->node, base) != 0) ||
-                   (live_exists(saved->target) && has_event(job, record, "intent", created));
+        bool any =
+            live_highest_file(disk, &highest) || g_file_test(disk->target_overlay, G_FILE_TEST_EXISTS) ||
+            (vm && vm->node && g_str_has_prefix(vm->node, prefix) && strcmp(vm->node, base) != 0) ||
+            (live_exists(saved->target) && journal_has_told(job->base.journal, record, "intent", created));
 
         live_disk_free(disk);
         if (any)
@@ -218,7 +204,7 @@ static bool are_unplugged(const struct live_job *job, GPtrArray *disks)
 struct live_disk *live_rebuild(struct live_job *job, const struct journal_disk *saved, GError **error)
 {
     const struct vm_disk *vm = find_device(job, saved->source_identity);
-    g_autofree char *created = g_strconcat(LIVE_CREATE, saved->target, NULL);
+    g_autofree char *created = g_strconcat(JOB_CREATES, saved->target, NULL);
     struct live_disk *disk = live_rebuild_paths(job, saved);
 
     disk->side = 's';
@@ -377,7 +363,7 @@ static void note_resized(struct live_job *job, const struct live_disk *disk)
 /* A layer that was copied for a disk to stand on. */
 static bool rebuild_lower(struct live_job *job, const struct journal_disk *saved, GError **error)
 {
-    g_autofree char *created = g_strconcat(LIVE_CREATE, saved->target, NULL);
+    g_autofree char *created = g_strconcat(JOB_CREATES, saved->target, NULL);
     struct lower *lower = g_new0(struct lower, 1);
 
     lower->index = job->lowers->len;

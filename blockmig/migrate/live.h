@@ -360,9 +360,7 @@ bool live_adopt(struct live_job *job, GError **error);
 bool live_put_in_order(struct live_job *job, GError **error);
 /* live-settle.c: what was begun there ends where it is. */
 bool live_stop_settling(struct live_job *job, GError **error);
-/* How the journal's event begins that says what is ours on the target. */
-#define LIVE_CREATE "create "
-/* And the one after which the machine leaves an overlay. */
+/* How the journal's event begins after which the machine leaves an overlay. */
 #define LIVE_LEAVE "leave "
 #define LIVE_MERGE "merge "
 /* And around a return to the source after the switch. */

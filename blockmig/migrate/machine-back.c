@@ -72,16 +72,10 @@ static bool is_closed(const struct machine_job *job, const char *id)
 
 char *machine_open_run(const struct machine_job *job)
 {
-    g_autoptr(GPtrArray) events = journal_events(job->base.journal, job->base.record, NULL);
+    g_autoptr(GPtrArray) asked = journal_told(job->base.journal, job->base.record, "intent", ASKS, NULL);
+    const char *last = asked && asked->len ? asked->pdata[asked->len - 1] : NULL;
 
-    for (guint i = events ? events->len : 0; i-- > 0;) {
-        const struct journal_event *event = g_ptr_array_index(events, i);
-
-        if (strcmp(event->kind, "intent") != 0 || !event->text || !g_str_has_prefix(event->text, ASKS))
-            continue;
-        return is_closed(job, event->text + strlen(ASKS)) ? NULL : g_strdup(event->text + strlen(ASKS));
-    }
-    return NULL;
+    return last && !is_closed(job, last) ? g_strdup(last) : NULL;
 }
 
 static json_t *describe(const struct machine_job *job, const char *id)

@@ -290,7 +290,7 @@ static bool claim_layer(struct machine_job *job, const struct lower *lower, GErr
     struct machine_file *file;
     struct storage *storage;
 
-    if (!job_event(&job->base, "intent", error, LIVE_CREATE "%s", claim))
+    if (!job_event(&job->base, "intent", error, JOB_CREATES "%s", claim))
         return false;
     storage = storage_open(claim, FILE_WRITE | FILE_CREATE, NULL, NULL, error);
     if (!storage)
@@ -305,17 +305,13 @@ static bool claim_layer(struct machine_job *job, const struct lower *lower, GErr
 
 bool machine_release_layers(struct machine_job *job, GError **error)
 {
-    g_autoptr(GPtrArray) events = journal_events(job->base.journal, job->base.record, error);
+    g_autoptr(GPtrArray) names = machine_created_files(job, error);
 
-    for (guint i = 0; events && i < events->len; i++) {
-        const struct journal_event *event = g_ptr_array_index(events, i);
-
-        if (strcmp(event->kind, "intent") == 0 && event->text && g_str_has_prefix(event->text, LIVE_CREATE) &&
-            g_str_has_suffix(event->text, MACHINE_CLAIM) &&
-            !name_remove(event->text + strlen(LIVE_CREATE), error))
+    for (guint i = 0; names && i < names->len; i++)
+        if (g_str_has_suffix(g_ptr_array_index(names, i), MACHINE_CLAIM) &&
+            !name_remove(g_ptr_array_index(names, i), error))
             return false;
-    }
-    return events != NULL;
+    return names != NULL;
 }
 
 static bool copy_lower(struct machine_job *job, struct machine_disk *disk, struct lower *lower,

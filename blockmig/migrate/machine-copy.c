@@ -129,7 +129,7 @@ struct image *machine_create_target(struct machine_job *job, const char *name, c
     g_autoptr(image_t) target = NULL;
     struct storage *storage;
 
-    if (!job_event(&job->base, "intent", error, LIVE_CREATE "%s", name))
+    if (!job_event(&job->base, "intent", error, JOB_CREATES "%s", name))
         return NULL;
     storage = storage_open(name, FILE_WRITE | FILE_CREATE | FILE_MODEST, NULL, NULL, error);
     if (!storage)

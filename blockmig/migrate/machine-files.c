@@ -311,21 +311,7 @@ bool machine_copy_files(struct machine_job *job, GError **error)
 
 GPtrArray *machine_written_files(const struct machine_job *job, GError **error)
 {
-    g_autoptr(GPtrArray) events = journal_events(job->base.journal, job->base.record, error);
-    GPtrArray *paths = events ? g_ptr_array_new_with_free_func(g_free) : NULL;
-
-    for (guint i = 0; events && i < events->len; i++) {
-        const struct journal_event *event = g_ptr_array_index(events, i);
-        const char *path;
-
-        if (strcmp(event->kind, "fact") != 0 || !event->text ||
-            !g_str_has_prefix(event->text, MACHINE_WRITES))
-            continue;
-        path = event->text + strlen(MACHINE_WRITES);
-        if (!g_ptr_array_find_with_equal_func(paths, path, g_str_equal, NULL))
-            g_ptr_array_add(paths, g_strdup(path));
-    }
-    return paths;
+    return journal_told(job->base.journal, job->base.record, "fact", MACHINE_WRITES, error);
 }
 
 bool machine_copy_written_files(struct machine_job *job, GError **error)

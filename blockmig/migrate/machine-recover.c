@@ -33,15 +33,9 @@ bool machine_save_disk(struct machine_job *job, const struct machine_disk *disk,
 static bool record_has_event(const struct machine_job *job, const struct journal_job *record,
                              const char *kind, const char *beginning)
 {
-    g_autoptr(GPtrArray) events = journal_events(job->base.journal, record, NULL);
+    g_autoptr(GPtrArray) told = journal_told(job->base.journal, record, kind, beginning, NULL);
 
-    for (guint i = 0; events && i < events->len; i++) {
-        const struct journal_event *event = g_ptr_array_index(events, i);
-
-        if (strcmp(event->kind, kind) == 0 && event->text && g_str_has_prefix(event->text, beginning))
-            return true;
-    }
-    return false;
+    return told && told->len > 0;
 }
 
 /* What was undone has nothing that could be found again: files under its names are somebody else's.  What was
@@ -135,19 +129,17 @@ static unsigned highest_overlay(const struct machine_disk *disk)
     return top;
 }
 
+GPtrArray *machine_created_files(const struct machine_job *job, GError **error)
+{
+    return journal_told(job->base.journal, job->base.record, "intent", JOB_CREATES, error);
+}
+
 /* What the journal had announced it would create is ours, if it is there: that very name. */
 static bool was_created(const struct machine_job *job, const char *name)
 {
-    g_autofree char *text = g_strconcat("create ", name, NULL);
-    g_autoptr(GPtrArray) events = journal_events(job->base.journal, job->base.record, NULL);
+    g_autofree char *text = g_strconcat(JOB_CREATES, name, NULL);
 
-    for (guint i = 0; events && i < events->len; i++) {
-        const struct journal_event *event = g_ptr_array_index(events, i);
-
-        if (strcmp(event->kind, "intent") == 0 && g_strcmp0(event->text, text) == 0)
-            return true;
-    }
-    return false;
+    return journal_has_told(job->base.journal, job->base.record, "intent", text);
 }
 
 static bool rebuild(struct machine_job *job, const struct journal_disk *saved, GError **error)
@@ -183,15 +175,12 @@ void machine_add_root(struct machine_job *job, const char *directory)
 
 static bool rebuild_roots(struct machine_job *job, GError **error)
 {
-    g_autoptr(GPtrArray) events = journal_events(job->base.journal, job->base.record, error);
+    g_autoptr(GPtrArray) roots =
+        journal_told(job->base.journal, job->base.record, "fact", MACHINE_ROOT, error);
 
-    for (guint i = 0; events && i < events->len; i++) {
-        const struct journal_event *event = g_ptr_array_index(events, i);
-
-        if (strcmp(event->kind, "fact") == 0 && event->text && g_str_has_prefix(event->text, MACHINE_ROOT))
-            machine_add_root(job, event->text + strlen(MACHINE_ROOT));
-    }
-    return events != NULL;
+    for (guint i = 0; roots && i < roots->len; i++)
+        machine_add_root(job, g_ptr_array_index(roots, i));
+    return roots != NULL;
 }
 
 bool machine_rebuild_disks(struct machine_job *job, GError **error)
@@ -220,15 +209,13 @@ static bool is_of_disk(const struct machine_job *job, const char *name)
 /* Other files that it created: only to be removed again. */
 static void rebuild_files(struct machine_job *job)
 {
-    g_autoptr(GPtrArray) events = journal_events(job->base.journal, job->base.record, NULL);
+    g_autoptr(GPtrArray) names = machine_created_files(job, NULL);
 
-    for (guint i = 0; events && i < events->len; i++) {
-        const struct journal_event *event = g_ptr_array_index(events, i);
-        const char *name = event->text ? event->text + strlen("create ") : NULL;
+    for (guint i = 0; names && i < names->len; i++) {
+        const char *name = g_ptr_array_index(names, i);
         struct machine_file *file;
 
-        if (strcmp(event->kind, "intent") != 0 || !event->text || !g_str_has_prefix(event->text, "create ") ||
-            is_of_disk(job, name))
+        if (is_of_disk(job, name))
             continue;
         file = g_new0(struct machine_file, 1);
         file->target_name = g_strdup(name);

@@ -290,15 +290,12 @@ static struct machine_unit *unit_of_fact(const char *text)
 
 static GPtrArray *claimed_units(const struct machine_job *job, GError **error)
 {
-    g_autoptr(GPtrArray) events = journal_events(job->base.journal, job->base.record, error);
-    GPtrArray *units = events ? g_ptr_array_new_with_free_func((GDestroyNotify)machine_unit_free) : NULL;
+    g_autoptr(GPtrArray) facts = journal_told(job->base.journal, job->base.record, "fact", CLAIMED, error);
+    GPtrArray *units = facts ? g_ptr_array_new_with_free_func((GDestroyNotify)machine_unit_free) : NULL;
 
-    for (guint i = 0; units && i < events->len; i++) {
-        const struct journal_event *event = g_ptr_array_index(events, i);
-        struct machine_unit *unit = NULL;
+    for (guint i = 0; units && i < facts->len; i++) {
+        struct machine_unit *unit = unit_of_fact(g_ptr_array_index(facts, i));
 
-        if (strcmp(event->kind, "fact") == 0 && event->text && g_str_has_prefix(event->text, CLAIMED))
-            unit = unit_of_fact(event->text + strlen(CLAIMED));
         if (unit)
             g_ptr_array_add(units, unit);
     }

@@ -412,6 +412,8 @@ bool machine_has_event(const struct machine_job *job, const char *kind, const ch
 bool machine_end_there(struct machine_job *job, GError **error);
 /* Is there an interrupted job of this machine?  Then base->go_on_at is set. */
 bool machine_recover(struct machine_job *job, GError **error);
+/* The names that the journal had announced: char *; the caller's. */
+GPtrArray *machine_created_files(const struct machine_job *job, GError **error);
 /* The newest one, the caller's; NULL and no error: it came to its end.  REFUSED: it runs, or its window is
  * open. */
 struct journal_job *machine_find_unfinished(struct machine_job *job, GError **error);

@@ -66,6 +66,8 @@ void job_plan(const struct job *job, const char *format, ...) G_GNUC_PRINTF(2, 3
 /* Before ("intent") and after ("result") every act with a side effect. */
 bool job_event(const struct job *job, const char *kind, GError **error, const char *format, ...)
     G_GNUC_PRINTF(4, 5);
+/* How the intent begins to create a file: after a kill that name is ours, if it is there. */
+#define JOB_CREATES "create "
 
 /* report.c: the receipt of a disk, or of a layer, whose number in the job is `index`; report->receipt and its
  * root. */

@@ -315,3 +315,26 @@ GPtrArray *journal_events(struct journal *journal, const struct journal_job *job
         g_ptr_array_add(events, event);
     }
 }
+
+GPtrArray *journal_told(struct journal *journal, const struct journal_job *job, const char *kind,
+                        const char *beginning, GError **error)
+{
+    g_autoptr(GPtrArray) events = journal_events(journal, job, error);
+    GPtrArray *told = events ? g_ptr_array_new_with_free_func(g_free) : NULL;
+    for (guint i = 0; events && i < events->len; i++) {
+        const struct journal_event *event = g_ptr_array_index(events, i);
+        if (strcmp(event->kind, kind) != 0 || !event->text || !g_str_has_prefix(event->text, beginning))
+            continue;
+        const char *rest = event->text + strlen(beginning);
+        if (!g_ptr_array_find_with_equal_func(told, rest, g_str_equal, NULL))
+            g_ptr_array_add(told, g_strdup(rest));
+    }
+    return told;
+}
+
+bool journal_has_told(struct journal *journal, const struct journal_job *job, const char *kind,
+                      const char *text)
+{
+    g_autoptr(GPtrArray) told = journal_told(journal, job, kind, text, NULL);
+    return told && g_ptr_array_find_with_equal_func(told, "", g_str_equal, NULL);
+}

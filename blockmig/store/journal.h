@@ -143,6 +143,13 @@ bool journal_event(struct journal *journal, const struct journal_job *job, const
                    GError **error);
 /* Of struct journal_event *, oldest first. */
 GPtrArray *journal_events(struct journal *journal, const struct journal_job *job, GError **error);
+/* What stands behind `beginning` in the texts of this kind that begin so: char *, each once, oldest first;
+ * the caller's. */
+GPtrArray *journal_told(struct journal *journal, const struct journal_job *job, const char *kind,
+                        const char *beginning, GError **error);
+/* Was this very text told?  Also false if the journal cannot be read. */
+bool journal_has_told(struct journal *journal, const struct journal_job *job, const char *kind,
+                      const char *text);
 
 typedef struct journal journal_t; /* for g_autoptr only */
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(journal_t, journal_close)

@@ -184,6 +184,26 @@ static void test_disks_and_events(struct fixture *f, gconstpointer data)
     g_assert_null(((struct journal_event *)events->pdata[1])->text);
 }
 
+static void test_told(struct fixture *f, gconstpointer data)
+{
+    static const char *const told[][2] = {
+        {"intent", "create b"}, {"fact", "create c"},     {"intent", "create a"},     {"intent", NULL},
+        {"intent", "create b"}, {"intent", "recreate d"}, {"intent", "create a.base"}};
+    g_autoptr(GError) error = NULL;
+    g_autoptr(journal_job_t) job = new_job(f->journal, "/a/x");
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(told); i++)
+        g_assert_true(journal_event(f->journal, job, told[i][0], told[i][1], &error));
+    g_autoptr(GPtrArray) names = journal_told(f->journal, job, "intent", "create ", &error);
+    g_assert_cmpuint(names->len, ==, 3);
+    g_assert_cmpstr(names->pdata[0], ==, "b");
+    g_assert_cmpstr(names->pdata[1], ==, "a");
+    g_assert_cmpstr(names->pdata[2], ==, "a.base");
+    g_assert_true(journal_has_told(f->journal, job, "intent", "create a.base"));
+    g_assert_false(journal_has_told(f->journal, job, "intent", "create a.b"));
+    g_assert_false(journal_has_told(f->journal, job, "result", "create a"));
+}
+
 static void test_window(struct fixture *f, gconstpointer data)
 {
     g_autoptr(GError) error = NULL;
@@ -653,6 +673,7 @@ int main(int argc, char **argv)
     ADD("threads", test_threads);
     ADD("newer", test_newer);
     ADD("damaged", test_damaged);
+    ADD("told", test_told);
     ADD("window", test_window);
     g_test_add_func("/journal/many-processes", test_many_processes);
     g_test_add_func("/journal/foreign", test_foreign);
