@@ -15,37 +15,6 @@
 
 /* ---- a new target ---- */
 
-struct image *live_create_target(struct live_job *job, const char *path, const struct format *format,
-                                 const struct image_create_options *options, const struct storage *like,
-                                 bool *created, GError **error)
-{
-    g_autoptr(image_t) target = NULL;
-    g_autoptr(GPtrArray) left = NULL;
-    struct storage *storage;
-    /* By preflight nothing else may be there. */
-    bool device = storage_name_is_uri(path) || g_file_test(path, G_FILE_TEST_EXISTS);
-
-    if (!job_event(&job->base, "intent", error, JOB_CREATES "%s", path))
-        return NULL;
-    storage = live_storage_open(path, device ? FILE_WRITE : FILE_WRITE | FILE_CREATE, NULL, NULL, error);
-    if (!storage)
-        return NULL;
-    *created = true;
-    left = device || like->buffered_fd < 0 ? NULL : metadata_carry(like->buffered_fd, storage->buffered_fd);
-    for (guint i = 0; left && i < left->len; i++)
-        job_notice(&job->base, "%s: not carried over: %s", path, (const char *)g_ptr_array_index(left, i));
-    if (!image_create(storage, format, options, error)) {
-        storage_close(storage);
-        return NULL;
-    }
-    target = image_open(storage, format, true, error);
-    if (target && target->cluster_size < 4096)
-        storage_file_avoid_direct(target->storage);
-    return target && (storage_name_is_uri(path) || storage_file_sync_directory(path, error))
-               ? g_steal_pointer(&target)
-               : NULL;
-}
-
 /* What an earlier run made is of no use any more. */
 static bool remove_old_target(const struct live_disk *disk, GError **error)
 {
@@ -64,8 +33,8 @@ static bool create_target(struct live_job *job, struct live_disk *disk, GError *
     if (!journal_checkpoint_forget(job->base.journal, job->base.record, disk->index, error) ||
         !live_save_disk(job, disk, error) || !remove_old_target(disk, error))
         return false;
-    disk->target = live_create_target(job, disk->target_path, disk->format, &options,
-                                      chain_layer(disk->base, 0)->storage, &disk->created, error);
+    disk->target = target_create(&job->base, disk->target_path, live_exists(disk->target_path), disk->format,
+                                 &options, chain_layer(disk->base, 0)->storage, &disk->created, error);
     return disk->target != NULL;
 }
 

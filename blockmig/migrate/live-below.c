@@ -96,29 +96,15 @@ bool live_save_lowers(struct live_job *job, GError **error)
     return true;
 }
 
-/* The finished metadata leads to what was written and read back. */
-static bool prove_lower(struct live_job *job, const struct lower *lower, struct digest_table *digests,
-                        const struct copy_map_sum *sum, GError **error)
+static bool finish_lower(struct live_job *job, struct lower *lower, struct digest_table *digests,
+                         const struct copy_map_sum *sum, GError **error)
 {
     struct storage *storage = storage_file_open(lower->target_path, 0, NULL, NULL, error);
     g_autoptr(image_t) image = storage ? image_open(storage, lower->format, false, error) : NULL;
     struct copy_options options = {0};
-    struct copy_result result = {0};
-    bool ok;
 
-    if (!image)
-        return false;
-    lower->report->target_allocated = storage_file_allocated(image->storage);
     live_copy_options(job, &options);
-    ok = job->request->verify != VERIFY_FULL || copy_prove(image, digests, sum, &options, &result, error);
-    copy_result_clear(&result);
-    return ok;
-}
-
-static bool finish_lower(struct live_job *job, struct lower *lower, struct digest_table *digests,
-                         const struct copy_map_sum *sum, GError **error)
-{
-    return prove_lower(job, lower, digests, sum, error) &&
+    return image && lower_prove(lower, image, job->request->verify, digests, sum, &options, error) &&
            live_write_receipt(job, lower->report, job->disks->len + lower->index, digests, error) &&
            live_save_lowers(job, error);
 }
@@ -134,8 +120,8 @@ static bool copy_lower(struct live_job *job, struct live_disk *disk, struct lowe
     bool ok;
 
     live_tell(job, "layer %u of %u: %s", lower->index + 1, job->lowers->len, lower->source_path);
-    target = live_create_target(job, lower->target_path, lower->format, &options,
-                                chain_layer(disk->base, layer)->storage, &lower->created, error);
+    target = target_create(&job->base, lower->target_name, false, lower->format, &options,
+                           chain_layer(disk->base, layer)->storage, &lower->created, error);
     ok = target && live_copy_layer(job, disk, target, layer, digests, lower->report, &sum, error);
     image_close(target);
     return ok && finish_lower(job, lower, digests, &sum, error);

@@ -393,12 +393,7 @@ void live_remove_target_nodes(struct live_job *job);
 /* The copied files, on the way back. */
 void live_remove_below(struct live_job *job);
 
-/* live-base.c: an empty image on the target, owned and labelled as the file `like`.  *created: there is
- * something to be removed. */
-struct image *live_create_target(struct live_job *job, const char *path, const struct format *format,
-                                 const struct image_create_options *options, const struct storage *like,
-                                 bool *created, GError **error);
-/* Copies one layer of the base chain, with holes if there is something below. */
+/* live-base.c: copies one layer of the base chain, with holes if there is something below. */
 bool live_copy_layer(struct live_job *job, struct live_disk *disk, struct image *target, unsigned layer,
                      struct digest_table *digests, struct disk_report *report, struct copy_map_sum *sum,
                      GError **error);

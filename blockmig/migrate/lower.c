@@ -3,6 +3,7 @@
 
 #include "blockmig/migrate/target.h"
 #include "blockmig/storage/file.h"
+#include "blockmig/storage/names.h"
 
 #include <string.h>
 
@@ -88,6 +89,21 @@ bool lower_copy(const struct chain *base, unsigned layer, struct image *target, 
     of->engine = result.engine;
     report->bytes_read += result.counters.bytes_read;
     *sum = result.map_sum;
+    copy_result_clear(&result);
+    return ok;
+}
+
+bool lower_prove(const struct lower *lower, struct image *image, enum verify_mode verify,
+                 struct digest_table *digests, const struct copy_map_sum *sum,
+                 const struct copy_options *options, GError **error)
+{
+    struct copy_result result = {0};
+    struct name_info info;
+    bool ok;
+
+    if (name_look(lower->target_name, &info, NULL))
+        lower->report->target_allocated = info.allocated;
+    ok = verify != VERIFY_FULL || copy_prove(image, digests, sum, options, &result, error);
     copy_result_clear(&result);
     return ok;
 }

@@ -39,6 +39,11 @@ struct image_create_options lower_create_options(const struct lower *lower, char
  * layers below.  options->digests, if any, are of that layer.  In *sum what was placed. */
 bool lower_copy(const struct chain *base, unsigned layer, struct image *target, struct copy_options *options,
                 struct job_report *report, struct disk_report *of, struct copy_map_sum *sum, GError **error);
+/* By `verify` full: the finished metadata of `image`, the layer opened anew, leads to what was written and
+ * read back. */
+bool lower_prove(const struct lower *lower, struct image *image, enum verify_mode verify,
+                 struct digest_table *digests, const struct copy_map_sum *sum,
+                 const struct copy_options *options, GError **error);
 /* In the job's report. */
 void lower_describe(struct lower *lower, struct job_report *report, enum digest_algorithm algorithm);
 

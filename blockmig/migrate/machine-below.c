@@ -262,25 +262,15 @@ bool machine_copy_layer(struct machine_job *job, struct machine_disk *disk, stru
     return ok;
 }
 
-/* The finished metadata leads to what was written and read back. */
-static bool prove_lower(struct machine_job *job, const struct lower *lower, struct digest_table *digests,
-                        const struct copy_map_sum *sum, GError **error)
+static bool finish_lower(struct machine_job *job, const struct lower *lower, struct digest_table *digests,
+                         const struct copy_map_sum *sum, GError **error)
 {
     g_autoptr(image_t) image = machine_open_image(lower->target_name, lower->format, FILE_NO_LOCK, error);
     struct copy_options options = {0};
-    struct copy_result result = {0};
-    struct name_info info;
-    bool ok;
 
-    if (!image)
-        return false;
-    if (name_look(lower->target_name, &info, NULL))
-        lower->report->target_allocated = info.allocated;
     machine_copy_options(job, &options);
     options.progress = NULL;
-    ok = job->request->verify != VERIFY_FULL || copy_prove(image, digests, sum, &options, &result, error);
-    copy_result_clear(&result);
-    return ok &&
+    return image && lower_prove(lower, image, job->request->verify, digests, sum, &options, error) &&
            job_write_receipt(&job->base, lower->report, job->disks->len + lower->index, "", digests, error);
 }
 
@@ -327,11 +317,11 @@ static bool copy_lower(struct machine_job *job, struct machine_disk *disk, struc
     if (!claim_layer(job, lower, error))
         return false;
     machine_tell(job, "%s", lower->source_path);
-    target = machine_create_target(job, lower->target_name, lower->format, &options,
-                                   chain_layer(disk->base, layer)->storage, &lower->created, error);
+    target = target_create(&job->base, lower->target_name, false, lower->format, &options,
+                           chain_layer(disk->base, layer)->storage, &lower->created, error);
     ok = target && machine_copy_layer(job, disk, target, layer, digests, lower->report, &sum, error);
     image_close(target);
-    return ok && prove_lower(job, lower, digests, &sum, error);
+    return ok && finish_lower(job, lower, digests, &sum, error);
 }
 
 /* Layer `layer` of the source and what it stands on, the lowest first. */

@@ -121,36 +121,6 @@ bool machine_snapshot(struct job *base, GError **error)
 
 /* ---- the base ------------------------------------------------------------------------------------ */
 
-struct image *machine_create_target(struct machine_job *job, const char *name, const struct format *format,
-                                    const struct image_create_options *options, const struct storage *like,
-                                    bool *created, GError **error)
-{
-    g_autoptr(GPtrArray) left = NULL;
-    g_autoptr(image_t) target = NULL;
-    struct storage *storage;
-
-    if (!job_event(&job->base, "intent", error, JOB_CREATES "%s", name))
-        return NULL;
-    storage = storage_open(name, FILE_WRITE | FILE_CREATE | FILE_MODEST, NULL, NULL, error);
-    if (!storage)
-        return NULL;
-    *created = true;
-    if (storage->buffered_fd >= 0 && like->buffered_fd >= 0)
-        left = metadata_carry(like->buffered_fd, storage->buffered_fd);
-    for (guint i = 0; left && i < left->len; i++)
-        job_notice(&job->base, "%s: not carried over: %s", name, (const char *)g_ptr_array_index(left, i));
-    if (!image_create(storage, format, options, error)) {
-        storage_close(storage);
-        return NULL;
-    }
-    target = image_open(storage, format, true, error);
-    if (target && target->cluster_size < 4096)
-        storage_file_avoid_direct(target->storage);
-    return target && (storage_name_is_uri(name) || storage_file_sync_directory(name, error))
-               ? g_steal_pointer(&target)
-               : NULL;
-}
-
 static bool create_target(struct machine_job *job, struct machine_disk *disk, GError **error)
 {
     struct image_create_options options = {.size = disk->size,
@@ -158,8 +128,8 @@ static bool create_target(struct machine_job *job, struct machine_disk *disk, GE
                                            .backing_name = disk->backing_name,
                                            .backing_format = disk->backing_format};
 
-    disk->target = machine_create_target(job, disk->target_name, disk->format, &options,
-                                         chain_layer(disk->base, 0)->storage, &disk->created, error);
+    disk->target = target_create(&job->base, disk->target_name, false, disk->format, &options,
+                                 chain_layer(disk->base, 0)->storage, &disk->created, error);
     return disk->target != NULL;
 }
 

@@ -272,10 +272,6 @@ struct chain *machine_open_there(const struct machine_job *job, const struct mac
                                  GError **error);
 
 /* machine-copy.c */
-/* A new file on the target, announced in the journal; `like`: what it is the copy of. */
-struct image *machine_create_target(struct machine_job *job, const char *name, const struct format *format,
-                                    const struct image_create_options *options, const struct storage *like,
-                                    bool *created, GError **error);
 /* What is not on the target yet, up to the top layer, is written into it. */
 bool machine_ship(struct machine_job *job, struct machine_disk *disk, unsigned to, GError **error);
 bool machine_close_targets(struct machine_job *job, GError **error);

@@ -3,7 +3,9 @@
 #include "blockmig/migrate/target.h"
 
 #include "blockmig/migrate/cold.h"
+#include "blockmig/migrate/metadata.h"
 #include "blockmig/storage/device.h"
+#include "blockmig/storage/file.h"
 #include "blockmig/storage/names.h"
 #include "blockmig/storage/uri.h"
 
@@ -405,4 +407,41 @@ void copy_unit_free(struct copy_unit *unit)
     g_free(unit->backing_name);
     g_free(unit->backing_format);
     g_free(unit);
+}
+
+static void carry_metadata(const struct job *job, const struct storage *like, const struct storage *to)
+{
+    g_autoptr(GPtrArray) left = NULL;
+
+    if (like->buffered_fd >= 0 && to->buffered_fd >= 0)
+        left = metadata_carry(like->buffered_fd, to->buffered_fd);
+    for (guint i = 0; left && i < left->len; i++)
+        job_notice(job, "%s: not carried over: %s", to->name, (const char *)g_ptr_array_index(left, i));
+}
+
+struct image *target_create(const struct job *job, const char *name, bool there, const struct format *format,
+                            const struct image_create_options *options, const struct storage *like,
+                            bool *created, GError **error)
+{
+    g_autoptr(image_t) target = NULL;
+    struct storage *storage;
+
+    if (!job_event(job, "intent", error, JOB_CREATES "%s", name))
+        return NULL;
+    storage = storage_open(name, FILE_WRITE | FILE_MODEST | (there ? 0 : FILE_CREATE), NULL, NULL, error);
+    if (!storage)
+        return NULL;
+    *created = true;
+    if (!there)
+        carry_metadata(job, like, storage);
+    if (!image_create(storage, format, options, error)) {
+        storage_close(storage);
+        return NULL;
+    }
+    target = image_open(storage, format, true, error);
+    if (target && target->cluster_size < 4096)
+        storage_file_avoid_direct(target->storage);
+    return target && (storage_name_is_uri(name) || storage_file_sync_directory(name, error))
+               ? g_steal_pointer(&target)
+               : NULL;
 }

@@ -3,6 +3,7 @@
 #ifndef BLOCKMIG_MIGRATE_TARGET_H
 #define BLOCKMIG_MIGRATE_TARGET_H
 
+#include "blockmig/migrate/phase.h"
 #include "formats/chain.h"
 
 /* The absolute name that `target` stands for; a directory is a datastore: the source's name in it.  REFUSED
@@ -22,6 +23,12 @@ char *target_backing_name(const char *image, const char *backing);
 /* What overlays of an image that has no place beside it are called after, in the directory `scratch`.  The
  * caller's. */
 char *target_scratch_stem(const char *scratch, const char *image);
+/* Announced in the journal; then a new file, or, if it is `there`, a device or a server's export of which
+ * preflight knows that it may be written over.  What belongs to a file beside its data comes from `like`.  As
+ * soon as there is anything *created is set. */
+struct image *target_create(const struct job *job, const char *name, bool there, const struct format *format,
+                            const struct image_create_options *options, const struct storage *like,
+                            bool *created, GError **error);
 /* REFUSED if writing to `path` would destroy what is read. */
 bool target_is_not_a_source(const char *path, const struct chain *source, GError **error);
 /* The same for what was opened: a server's disk has many names. */
