@@ -75,13 +75,23 @@ gives_up()
     is_as_before "$say"
 }
 
-# gives_up_once SAY COMMAND ARGUMENTS...: only the first pause waits.
+# without_libvirt: until after the pause should have ended.
+without_libvirt()
+{
+    wait_for 60 paused || diag "it never stood still: $(cat "$tmp/err")"
+    on one pkill -KILL -x libvirtd
+    sleep 5
+    libvirt_up one
+}
+
+# gives_up_once SAY MEANWHILE COMMAND ARGUMENTS...: only the first pause waits.
 gives_up_once()
 {
-    local say=$1
-    shift
+    local say=$1 meanwhile=$2
+    shift 2
     must touch "$tmp/wait"
     moves "$@"
+    $meanwhile
     wait_for 60 grep -q 'the switch is tried again' "$tmp/err"
     must rm "$tmp/wait"
     wait $pid
@@ -136,7 +146,7 @@ is "$(jq -c '[.max_pause_ms, .pause_kept]' <<<"$out")" '[1,false]' "and that the
 move=(move web /srv/other)
 [ "${BLOCKMIG_LONG:-0}" != 1 ] || gives_up move "${move[@]}"
 killed move "${move[@]}"
-gives_up_once move "${move[@]}"
+gives_up_once move without_libvirt "${move[@]}"
 is_there move one /srv/other/disk.qcow2
 
 # ---- what cannot fit --------------------------------------------------------------------------------

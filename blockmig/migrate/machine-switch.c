@@ -108,19 +108,37 @@ static bool stop(struct machine_job *job, GError **error)
     return domain_suspend(job->domain, error);
 }
 
-/* The machine goes on where it was; if nobody hears us, the guard tries for a while. */
+/* By whatever libvirt there is by then. */
+static bool resume(struct machine_job *job, GError **error)
+{
+    int64_t until = g_get_monotonic_time() + PATIENCE;
+
+    for (;;) {
+        GError *local = NULL;
+
+        if (domain_resume(job->domain, &local)) {
+            job->stopped = false;
+            return true;
+        }
+        if (!g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_UNREACHABLE) ||
+            g_get_monotonic_time() > until) {
+            g_propagate_error(error, local);
+            return false;
+        }
+        g_error_free(local);
+        g_usleep(TICK);
+    }
+}
+
+/* The machine goes on where it was. */
 static void go_on(struct machine_job *job)
 {
     g_autoptr(GError) local = NULL;
 
-    if (!job->stopped || domain_resume(job->domain, &local)) {
-        domain_guard_disarm(job->guard);
-    } else {
-        job_notice(&job->base, "the machine stands still on the source: %s; it is tried again for a minute",
-                   local->message);
-        domain_guard_leave(g_steal_pointer(&job->guard));
-    }
+    if (job->stopped && !resume(job, &local))
+        job_notice(&job->base, "the machine stands still on the source: %s", local->message);
     job->stopped = false;
+    domain_guard_disarm(job->guard);
 }
 
 /* Whoever finds the machine on neither host has to know whether it went on here last, or there. */
@@ -386,8 +404,7 @@ static void give_up(void *opaque)
     struct machine_job *job = opaque;
 
     g_atomic_int_set(&job->given_up, 1);
-    if (domain_resume(job->domain, NULL))
-        job->stopped = false;
+    resume(job, NULL);
 }
 
 static bool wait_until_it_fits(struct machine_job *job, struct comparison *comparison, GError **error)

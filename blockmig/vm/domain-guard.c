@@ -67,22 +67,14 @@ void domain_guard_disarm(struct domain_guard *guard)
         tell(guard, 'd');
 }
 
-/* It takes itself that we are gone. */
-void domain_guard_leave(struct domain_guard *guard)
-{
-    close(guard->fd);
-    g_free(guard);
-}
-
 void domain_guard_stop(struct domain_guard *guard)
 {
-    pid_t pid = guard ? guard->pid : 0;
-
     if (!guard)
         return;
     tell(guard, 'd');
-    domain_guard_leave(guard);
-    waitpid(pid, NULL, 0);
+    close(guard->fd);
+    waitpid(guard->pid, NULL, 0);
+    g_free(guard);
 }
 
 /* ---- the guard ----------------------------------------------------------------------------------- */

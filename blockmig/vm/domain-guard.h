@@ -15,8 +15,6 @@ struct domain_guard;
 /* `uri` of the domain's libvirt; NULL: its default.  REFUSED: it could not be started. */
 struct domain_guard *domain_guard_start(const char *uri, const char *uuid, GError **error);
 void domain_guard_stop(struct domain_guard *guard); /* NULL is allowed; disarms it */
-/* It does by itself what there is to do, while we go on: nobody could be asked to. */
-void domain_guard_leave(struct domain_guard *guard);
 /* FAILED if it does not live any more: nothing may be suspended then. */
 bool domain_guard_arm(struct domain_guard *guard, GError **error);
 void domain_guard_disarm(struct domain_guard *guard); /* NULL is allowed */

@@ -60,8 +60,9 @@ bool libvirt_said(const char *who, bool fine, GError **error)
     const virError *reason = fine ? NULL : libvirt.GetLastError();
     int code = reason ? reason->code : VIR_ERR_OK;
     /* Of anything but the connection it is a file's, or a program's. */
-    bool gone = code == VIR_ERR_NO_CONNECT || code == VIR_ERR_RPC || code == VIR_ERR_INVALID_CONN ||
-                (code == VIR_ERR_SYSTEM_ERROR && reason->domain == VIR_FROM_RPC);
+    bool gone =
+        code == VIR_ERR_NO_CONNECT || code == VIR_ERR_RPC || code == VIR_ERR_INVALID_CONN ||
+        ((code == VIR_ERR_SYSTEM_ERROR || code == VIR_ERR_INTERNAL_ERROR) && reason->domain == VIR_FROM_RPC);
     bool absent =
         code == VIR_ERR_NO_DOMAIN || code == VIR_ERR_CONFIG_UNSUPPORTED || code == VIR_ERR_NO_SUPPORT;
 
