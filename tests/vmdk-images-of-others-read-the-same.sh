@@ -46,6 +46,22 @@ fails_with 3 "a parent that was written to is not the parent any more" \
     blockmig copy -O raw "$tmp/qemu/d3.vmdk" "$tmp/copies/broken"
 like "$err" "d2.vmdk.*parentCID is [0-9a-f]{8}, the CID of the parent [0-9a-f]{8}" "the message names both ids"
 
+# ---- names in the encoding of the host that wrote them ----------------------------------------------
+
+mkdir "$tmp/names"
+head -c 65536 "$tmp/want.raw" >"$tmp/names/data"
+
+# finds ENCODING NAME: an extent whose name, in UTF-8, is NAME.
+finds()
+{
+    must cp "$tmp/names/data" "$tmp/names/$2"
+    printf 'version=1\nencoding="%s"\nCID=1\nparentCID=ffffffff\ncreateType="monolithicFlat"\nRW 128 FLAT "%s" 0\n' \
+        "$1" "$(iconv -t "${1/#windows-/CP}" <<<"$2")" >"$tmp/names/disk.vmdk"
+    run_ok "an extent is found by its name in $1" blockmig verify -q -F raw "$tmp/names/disk.vmdk" "$tmp/names/data"
+}
+finds windows-1252 größe.vmdk
+finds GBK 磁盘.vmdk
+
 # ---- VirtualBox -------------------------------------------------------------------------------------
 
 need_tool tar xz

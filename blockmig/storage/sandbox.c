@@ -9,6 +9,7 @@
 #include "blockmig/storage/file.h"
 #include "formats/error.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
@@ -76,12 +77,27 @@ static void close_rule(void *opaque)
     close(((struct rule *)opaque)->fd);
 }
 
+/* The C library has most encodings in modules beside itself, and loads one when a name is in it. */
+static void allow_converters(struct sandbox *sandbox)
+{
+    const void *function = dlsym(RTLD_DEFAULT, "iconv_open");
+    g_autofree char *directory = NULL, *modules = NULL;
+    Dl_info library;
+
+    if (!function || !dladdr(function, &library))
+        return;
+    directory = g_path_get_dirname(library.dli_fname);
+    modules = g_build_filename(directory, "gconv", NULL);
+    sandbox_allow(sandbox, modules, SANDBOX_READ);
+}
+
 struct sandbox *sandbox_new(void)
 {
     struct sandbox *sandbox = g_new0(struct sandbox, 1);
 
     sandbox->rules = g_array_new(FALSE, FALSE, sizeof(struct rule));
     g_array_set_clear_func(sandbox->rules, close_rule);
+    allow_converters(sandbox);
     return sandbox;
 }
 

@@ -28,6 +28,7 @@ enum sandbox_rights {
         1 << 6, /* what devices in the directory can be asked; of root, what asking for reservations takes */
 };
 
+/* Allows nothing yet but what names in other encodings than UTF-8 are read with. */
 struct sandbox *sandbox_new(void);
 void sandbox_free(struct sandbox *sandbox); /* NULL is allowed */
 
