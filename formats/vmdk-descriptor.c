@@ -167,14 +167,25 @@ static bool quoted(struct line rest, struct line *name, struct line *tail)
     return true;
 }
 
-/* Names in the encoding that the text says; ours are bytes, mostly UTF-8. */
+/* NULL: it is in another encoding, or nobody knows that one. */
+static char *to_utf8(struct line name, const char *encoding)
+{
+    return g_convert(name.start, name.length, "UTF-8", encoding, NULL, NULL, NULL);
+}
+
+/* Names in the encoding that the text says; ours are bytes, mostly UTF-8. The code pages of Windows have
+ * names for VMware, "windows-949", that the C library does not know all of. */
 static char *to_name(const struct vmdk_descriptor *descriptor, struct line name)
 {
-    const char *encoding = descriptor->encoding;
-    char *text = NULL;
+    const char *encoding = descriptor->encoding ? descriptor->encoding : "UTF-8";
+    size_t prefix = strlen("windows-");
+    char *text = g_ascii_strcasecmp(encoding, "UTF-8") == 0 ? NULL : to_utf8(name, encoding);
 
-    if (encoding && g_ascii_strcasecmp(encoding, "UTF-8") != 0)
-        text = g_convert(name.start, name.length, "UTF-8", encoding, NULL, NULL, NULL);
+    if (!text && g_ascii_strncasecmp(encoding, "windows-", prefix) == 0) {
+        g_autofree char *code_page = g_strconcat("CP", encoding + prefix, NULL);
+
+        text = to_utf8(name, code_page);
+    }
     return text ? text : g_strndup(name.start, name.length);
 }
 

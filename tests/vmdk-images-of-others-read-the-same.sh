@@ -61,6 +61,7 @@ finds()
 }
 finds windows-1252 größe.vmdk
 finds GBK 磁盘.vmdk
+finds windows-949 디스크.vmdk
 
 # ---- VirtualBox -------------------------------------------------------------------------------------
 
