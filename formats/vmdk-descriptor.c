@@ -288,6 +288,17 @@ static bool read_version(struct reading *reading, struct line line, struct line 
     return true;
 }
 
+/* VMware encrypts what is in the extents and leaves the rest as it is. */
+static bool check_plain(struct line key, struct line value, GError **error)
+{
+    bool keys = equals(key, "encryptionKeys") && value.length > 0;
+    bool filter =
+        equals(key, "ddb.iofilters") && g_strstr_len(value.start, value.length, "vmwarevmcrypt") != NULL;
+
+    return (!keys && !filter) ||
+           vmdk_refuse(error, "descriptor: %.*s: the content is encrypted", (int)key.length, key.start);
+}
+
 static bool read_key(struct reading *reading, struct line line, struct line key, struct line value,
                      GError **error)
 {
@@ -327,7 +338,8 @@ static bool read_key(struct reading *reading, struct line line, struct line key,
         descriptor->parent_modification_span = span_of(reading, value);
         return read_uuid(line, value, &descriptor->parent_modification_uuid, error);
     }
-    return true; /* changeTrackPath, other ddb.*: nothing that the content depends on */
+    /* changeTrackPath, other ddb.*: nothing else that the content depends on */
+    return check_plain(key, value, error);
 }
 
 static bool read_line(struct reading *reading, struct line line, GError **error)

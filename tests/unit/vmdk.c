@@ -111,6 +111,10 @@ static void test_bad_descriptors(void)
         {HEAD "RW 1 ZERO \"x\"\n", "has no file"},
         {HEAD "what is this\n", "neither a comment"},
         {HEAD "ddb.uuid.image=\"x\"\n", "not a UUID"},
+        {HEAD "encryptionKeys=\"vmware:key/list/(pair/...)\"\nRW 1 ZERO\n",
+         "encryptionKeys: the content is encrypted"},
+        {HEAD "ddb.iofilters = \"spm,vmwarevmcrypt\"\nRW 1 ZERO\n",
+         "ddb.iofilters: the content is encrypted"},
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(cases); i++) {
