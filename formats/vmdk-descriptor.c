@@ -362,7 +362,8 @@ static bool check_type(const struct vmdk_descriptor *descriptor, GError **error)
     static const char *const known[] = {"monolithicSparse",   "monolithicFlat",  "twoGbMaxExtentSparse",
                                         "twoGbMaxExtentFlat", "streamOptimized", "vmfs",
                                         "vmfsThin",           "vmfsSparse",      "vmfsEagerZeroedThick",
-                                        "vmfsPreallocated",   "seSparse",        "custom"};
+                                        "vmfsPreallocated",   "seSparse",        "custom",
+                                        "2GbMaxExtentSparse", "2GbMaxExtentFlat"};
     g_autofree char *text = NULL;
 
     if (!descriptor->create_type)

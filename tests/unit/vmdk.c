@@ -78,6 +78,21 @@ static void test_encoding(void)
     vmdk_descriptor_free(descriptor);
 }
 
+/* The documents call the split types otherwise than VMware's programs do. */
+static void test_create_types(void)
+{
+    static const char *const types[] = {"twoGbMaxExtentSparse", "2GbMaxExtentSparse", "2GbMaxExtentFlat",
+                                        "VMFSSPARSE"};
+
+    for (size_t i = 0; i < G_N_ELEMENTS(types); i++) {
+        g_autofree char *text = g_strdup_printf("version=1\nCID=1\ncreateType=\"%s\"\nRW 1 ZERO\n", types[i]);
+        g_autoptr(GError) error = NULL;
+
+        vmdk_descriptor_free(parse(text, &error));
+        g_assert_no_error(error);
+    }
+}
+
 static void test_bad_descriptors(void)
 {
     static const struct {
@@ -364,6 +379,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     g_test_add_func("/vmdk/descriptor", test_descriptor);
     g_test_add_func("/vmdk/encoding", test_encoding);
+    g_test_add_func("/vmdk/create-types", test_create_types);
     g_test_add_func("/vmdk/bad-descriptors", test_bad_descriptors);
     g_test_add_func("/vmdk/extent-limit", test_extent_limit);
     g_test_add_func("/vmdk/probe", test_probe);
