@@ -32,16 +32,16 @@ static bool inflate_grain(const struct vmdk_extent *extent, uint64_t inside, con
     return true;
 }
 
-bool vmdk_unpack(struct image *image, uint64_t offset, const void *packed, size_t packed_length, void *out,
-                 GError **error)
+/* What is packed, behind a record of which grain it is and how long. */
+static bool unpack_record(const struct vmdk_extent *extent, uint64_t offset, const uint8_t *packed,
+                          size_t packed_length, uint8_t *out, GError **error)
 {
-    struct vmdk_extent *extent = vmdk_find(image->opaque, offset);
     uint64_t inside = offset - extent->start, sector, length;
 
-    if (!extent->packed || packed_length < VMDK_RECORD)
+    if (packed_length < VMDK_RECORD)
         return vmdk_corrupt(error, "the grain at offset %" G_GUINT64_FORMAT " is cut", offset);
     sector = load_le64(packed);
-    length = load_le32((const uint8_t *)packed + 8);
+    length = load_le32(packed + 8);
     if (sector != inside / VMDK_SECTOR)
         return vmdk_corrupt(error,
                             "where the grain of sector %" G_GUINT64_FORMAT " should be is that of sector "
@@ -53,7 +53,20 @@ bool vmdk_unpack(struct image *image, uint64_t offset, const void *packed, size_
                             "the grain at offset %" G_GUINT64_FORMAT " says that it has %" G_GUINT64_FORMAT
                             " packed bytes, there are %zu",
                             offset, length, packed_length - VMDK_RECORD);
-    return inflate_grain(extent, inside, (const uint8_t *)packed + VMDK_RECORD, length, out, error);
+    return inflate_grain(extent, inside, packed + VMDK_RECORD, length, out, error);
+}
+
+/* Without markers nothing stands before what is packed, and that says itself where it ends. */
+bool vmdk_unpack(struct image *image, uint64_t offset, const void *packed, size_t packed_length, void *out,
+                 GError **error)
+{
+    const struct vmdk_extent *extent = vmdk_find(image->opaque, offset);
+
+    if (!extent->packed)
+        return vmdk_corrupt(error, "the grain at offset %" G_GUINT64_FORMAT " is not packed", offset);
+    if (extent->header.flags & VMDK_MARKERS)
+        return unpack_record(extent, offset, packed, packed_length, out, error);
+    return inflate_grain(extent, offset - extent->start, packed, packed_length, out, error);
 }
 
 /* The record as it will stand in the file, with the padding behind it. */

@@ -218,6 +218,16 @@ merge.rtables = [list(t) for t in merge.tables]
 merge.tables[0][1] = 0
 reads("interrupted", merge)
 reads("stream-no-eos", Stream(eos=False))
+
+
+class Unmarked(Stream):
+    """Nothing says which grain it is; the disk is read by its tables."""
+
+    def record(self, grain):
+        return super().record(grain)[12:] + bytes(12)
+
+
+reads("stream-unmarked", Unmarked(flags=0x10001))
 bomb = Stream()
 bomb.packed[1] = zlib.compress(bytes(8 << 20), 9)
 reads("stream-bomb", bomb, changed(1))
