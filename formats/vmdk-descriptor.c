@@ -388,7 +388,7 @@ static bool check_descriptor(const struct reading *reading, GError **error)
         return vmdk_refuse(error, "descriptor: there is no version");
     if (!reading->has_cid)
         return vmdk_refuse(error, "descriptor: there is no CID");
-    if (descriptor->parent_hint && descriptor->parent_cid == VMDK_NO_PARENT)
+    if (descriptor->parent_hint && *descriptor->parent_hint && descriptor->parent_cid == VMDK_NO_PARENT)
         return vmdk_refuse(error,
                            "descriptor: parentFileNameHint names a parent, parentCID says there is none");
     if (descriptor->lines->len == 0)

@@ -93,6 +93,17 @@ static void test_create_types(void)
     }
 }
 
+/* What is left of the line when a disk is taken off its parent. */
+static void test_no_hint(void)
+{
+    g_autoptr(GError) error = NULL;
+    struct vmdk_descriptor *descriptor = parse(HEAD "parentFileNameHint=\"\"\nRW 1 ZERO\n", &error);
+
+    g_assert_no_error(error);
+    g_assert_true(vmdk_is_base(descriptor));
+    vmdk_descriptor_free(descriptor);
+}
+
 static void test_bad_descriptors(void)
 {
     static const struct {
@@ -380,6 +391,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vmdk/descriptor", test_descriptor);
     g_test_add_func("/vmdk/encoding", test_encoding);
     g_test_add_func("/vmdk/create-types", test_create_types);
+    g_test_add_func("/vmdk/no-hint", test_no_hint);
     g_test_add_func("/vmdk/bad-descriptors", test_bad_descriptors);
     g_test_add_func("/vmdk/extent-limit", test_extent_limit);
     g_test_add_func("/vmdk/probe", test_probe);
