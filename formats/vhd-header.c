@@ -337,9 +337,11 @@ bool vhd_check_parent(struct image *image, struct image *parent, GError **error)
     got = uuid_text(other->footer + VHD_FOOTER_UUID);
     if (strcmp(wanted, got) != 0)
         return vhd_refuse(error, "it was made over the disk %s, but %s is %s", wanted, parent->name, got);
-    return image->size == parent->size ||
-           vhd_refuse(error, "it has %" G_GUINT64_FORMAT " bytes, but its parent %s has %" G_GUINT64_FORMAT,
-                      image->size, parent->name, parent->size);
+    /* Those of XenServer are made larger, or grow, while the parent stays. */
+    if (image->size != parent->size)
+        image_notice(image, "it has %" G_GUINT64_FORMAT " bytes, its parent %" G_GUINT64_FORMAT, image->size,
+                     parent->size);
+    return true;
 }
 
 /* ---- the block allocation table ------------------------------------------------------------------ */

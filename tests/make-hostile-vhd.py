@@ -208,4 +208,9 @@ for at in (0, HEADER, 1 << 20, 1 << 63, ALL):
     refused(f"locator-at-{at}", child().locator(3, W2KU, name, offset=at), "vhd: a parent locator (of|at) .*(is not between|overlaps)")
 refused("locator-surrogate", child().locator(0, W2RU, b"a\0\x3d\xd8"), "vhd: name of the parent: .*is not UTF-16")
 refused("name-surrogate", Image(4).head(64, ">4s", b"\xd8\x3d\0a"), "vhd: name of the parent: .*is not UTF-16")
+for name, size in (("smaller", 2 * BLOCK), ("larger", SIZE)):
+    Image().put(48, ">Q", size).save("parent-" + name)
+grown, shrunk = (child(f"parent-{name}.vhd").head(40, "16s", bytes(range(16))) for name in ("smaller", "larger"))
+reads("child-grown", grown.bat(ABSENT, ABSENT))
+reads("child-shrunk", shrunk.put(48, ">Q", 2 * BLOCK).bat(*[ABSENT] * 4), content[:BLOCK + BLOCK // 2] + bytes(BLOCK // 2))
 reads("locators-of-no-child", Image().locator(0, W2RU, b"odd", length=ABSENT, offset=ALL))
