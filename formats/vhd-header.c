@@ -200,7 +200,8 @@ static bool check_fixed(struct vhd *vhd, GError **error)
 
     if (vhd->end_missing)
         return vhd_refuse(error, "a fixed disk has no valid footer at the end of the file");
-    if (data_offset != UINT64_MAX)
+    /* The specification has 32 bits of ones for this field of 64. */
+    if (data_offset != UINT64_MAX && data_offset != UINT32_MAX)
         return vhd_refuse(error, "data offset 0x%" G_GINT64_MODIFIER "x of a fixed disk is not -1",
                           data_offset);
     /* The footer may lack its last byte. */

@@ -133,6 +133,7 @@ def fixed(length=SIZE + 512, size=SIZE, offset=ALL):
 
 
 reads("fixed", fixed(), content)
+reads("fixed-offset-32", fixed(offset=ABSENT), content)
 refused("fixed-short", fixed(length=SIZE), "vhd: current size 65536 does not fit before the footer of a file of 65536")
 refused("fixed-2-63", fixed(size=1 << 63), "vhd: current size 9223372036854775808 does not fit")
 refused("fixed-max", fixed(size=ALL - 511), "does not fit")
