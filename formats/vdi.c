@@ -53,7 +53,7 @@ static bool check_sizes(struct vdi *vdi, GError **error)
 
     vdi->block_size = load_le32(header + VDI_AT_BLOCK_SIZE);
     vdi->extra = load_le32(header + VDI_AT_BLOCK_EXTRA);
-    if (sector != 512)
+    if (sector != 512 && sector != 0) /* 0: there is no geometry */
         return vdi_refuse(error, "sector size %u is not 512", sector);
     if (vdi->block_size < VDI_MIN_BLOCK || vdi->block_size > VDI_MAX_BLOCK ||
         vdi->block_size & (vdi->block_size - 1))
