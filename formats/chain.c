@@ -348,36 +348,10 @@ static struct storage *open_name(struct opening *opening, const char *name, char
     return policy->open(policy->opaque, path, (const char *const *)opening->roots->pdata, false, real, error);
 }
 
-static void add_name(GPtrArray *names, const char *name)
-{
-    if (!g_ptr_array_find_with_equal_func(names, name, g_str_equal, NULL))
-        g_ptr_array_add(names, g_strdup(name));
-}
-
-/* Where the image says that the layer below it may be.  If it can tell whether that is the right one, the
- * directory does not count: disks are moved together, and their names still say where they were. */
-static GPtrArray *names_below(const struct image *image)
-{
-    GPtrArray *names = g_ptr_array_new_with_free_func(g_free);
-    guint stated;
-
-    g_ptr_array_add(names, g_strdup(image->backing_name));
-    for (guint i = 0; image->parent_names && i < image->parent_names->len; i++)
-        add_name(names, g_ptr_array_index(image->parent_names, i));
-    stated = image->format->check_parent ? names->len : 0;
-    for (guint i = 0; i < stated; i++) {
-        g_autofree char *base = g_path_get_basename(g_ptr_array_index(names, i));
-
-        add_name(names, base);
-    }
-    return names;
-}
-
 /* The first name that leads to a file that may be opened. */
-static struct storage *find_below(struct opening *opening, const struct image *image, char **real,
+static struct storage *find_below(struct opening *opening, const GPtrArray *names, char **real,
                                   GError **error)
 {
-    g_autoptr(GPtrArray) names = names_below(image);
     g_autoptr(GString) tried = g_string_new(NULL);
 
     for (guint i = 0; i < names->len; i++) {
@@ -400,11 +374,29 @@ static struct storage *find_below(struct opening *opening, const struct image *i
     return NULL;
 }
 
+/* A name in other letters is a last resort, and no news if it leads nowhere. */
+static struct storage *find_stated(struct opening *opening, const struct image *image, char **real,
+                                   GError **error)
+{
+    const char *child = g_ptr_array_index(opening->chain->paths, chain_depth(opening->chain) - 1);
+    g_autoptr(GPtrArray) names = chain_names_below(image), others = NULL;
+    g_autoptr(GError) local = NULL;
+    struct storage *storage = find_below(opening, names, real, &local);
+
+    if (!storage && g_error_matches(local, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED)) {
+        others = chain_names_in_other_case(image, names, child);
+        storage = others->len ? find_below(opening, others, real, NULL) : NULL;
+    }
+    if (!storage)
+        g_propagate_error(error, g_steal_pointer(&local));
+    return storage;
+}
+
 static bool open_backing(struct opening *opening, const struct image *image, GError **error)
 {
     const struct format *format = stated_format(image, error);
     g_autofree char *real = NULL;
-    struct storage *storage = format ? find_below(opening, image, &real, error) : NULL;
+    struct storage *storage = format ? find_stated(opening, image, &real, error) : NULL;
 
     return storage && add_layer(opening, storage, g_steal_pointer(&real), format, false, error);
 }

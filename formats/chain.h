@@ -71,6 +71,14 @@ void chain_close(struct chain *chain); /* NULL is allowed */
  * not say of which format the file is. */
 bool chain_takes_parent(const struct image *image);
 
+/* chain-names.c: arrays of char *, in the order to try.  The names of what lies below `image`.  If the image
+ * can tell whether that is the right one, the directory does not count: disks are moved together, and their
+ * names still say where they were. */
+GPtrArray *chain_names_below(const struct image *image);
+/* For such images, the files beside the image, which is at `path`, that differ from `names` only in upper and
+ * lower case or in how accents are written: that is one name to the hosts which they come from. */
+GPtrArray *chain_names_in_other_case(const struct image *image, const GPtrArray *names, const char *path);
+
 struct image *chain_layer(const struct chain *chain, unsigned layer);
 unsigned chain_depth(const struct chain *chain);
 

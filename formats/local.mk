@@ -5,6 +5,7 @@ libformats_a_SOURCES = \
 	formats/bytes.h \
 	formats/chain.c formats/chain.h \
 	formats/chain-map.c \
+	formats/chain-names.c \
 	formats/chain-write.c \
 	formats/crc32c.c formats/crc32c.h \
 	formats/create-options.c formats/create-options.h \

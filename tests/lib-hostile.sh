@@ -31,12 +31,13 @@ limited()
 }
 
 # traced COMMAND...: limited, and sets REPLY to the files that were opened and have no business to be. -y shows
-# what a descriptor is, whatever name led there; O_PATH opens nothing, it only holds.
+# what a descriptor is, whatever name led there; O_PATH opens nothing, it only holds. The list of names beside the image
+# may be read.
 traced()
 {
     run limited strace --seccomp-bpf -f -qq -y -e trace=open,openat,openat2,creat,connect -e signal=none -o "$tmp/trace" "$@"
     REPLY=$(grep -v -e O_PATH "$tmp/trace" | sed -nE 's/.* = [0-9]+<(.*)>$/\1/p; /connect\(/p' | sort -u |
-        grep -Ev -e "^($image|${image%.*}-extent[0-9]*[.][a-z0-9]*|$images/parent[^/]*|$tmp/state(/.*)?|$tmp/copies(/.*)?|/usr/.*|/lib.*|/etc/ld.so.*|/etc/locale.alias|/dev/urandom|/sys/.*|/proc/filesystems)\$" \
+        grep -Ev -e "^($images|$image|${image%.*}-extent[0-9]*[.][a-z0-9]*|$images/parent[^/]*|$tmp/state(/.*)?|$tmp/copies(/.*)?|/usr/.*|/lib.*|/etc/ld.so.*|/etc/locale.alias|/dev/urandom|/sys/.*|/proc/filesystems)\$" \
             -e '^/proc(/[0-9]+(/fd|/comm|/stat|/mountinfo)?|/cpuinfo|/meminfo|/mounts|/sys/.*)?$')
 }
 

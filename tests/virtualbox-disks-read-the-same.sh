@@ -34,6 +34,21 @@ is "$(jq -r '[.chain[] | .features.subformat // .features.disk_type] | join(" ")
     "differencing differencing dynamic" "info names the kinds"
 like "$(jq -r '.chain[0].notices[]' <<<"$out")" "QEMU shows 16746496 of them.*481/4/17" "and what QEMU would cut"
 
+mv vbox-vhd-dyn.vhd VBox-VHD-dyn.VHD
+reads_as "$d1" "a parent whose name has other letters on this host" vbox-vhd-dyn-d1.vhd
+cp vbox-vhd-fixed.vhd vbox-vhd-dyn.vhd
+fails_with 3 "what has the very name goes first" blockmig copy -O raw vbox-vhd-dyn-d1.vhd x.raw
+mv VBox-VHD-dyn.VHD aside
+mv vbox-vhd-dyn.vhd VBOX-vhd-dyn.vhd
+fails_with 3 "other letters prove nothing" blockmig copy -O raw vbox-vhd-dyn-d1.vhd x.raw
+like "$err" "made over the disk" "it has to be the parent"
+rm VBOX-vhd-dyn.vhd
+mv aside vbox-vhd-dyn.vhd
+must blockmig create -q -O qcow2 base.qcow2 1M
+must blockmig create -q -O qcow2 --parent base.qcow2 child.qcow2
+mv base.qcow2 Base.qcow2
+fails_with 3 "nothing is guessed for a child that could not tell" blockmig map child.qcow2
+
 mkdir away
 mv vbox-vhd-dyn.vhd away
 fails_with 3 "without its parent a differencing VHD is refused" blockmig copy -O raw vbox-vhd-dyn-d1.vhd x.raw
