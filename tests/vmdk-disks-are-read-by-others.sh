@@ -169,13 +169,11 @@ deltas()
 # What QEMU leaves of a descriptor when the content id that it writes begins with zeros: 1 in 256 of its first changes.
 must "$driver" create vmdk "$tmp/short.vmdk" 4194304 subformat=twoGbMaxExtentSparse
 must qemu-io -f vmdk -c 'write -P 5 1M 64k' "$tmp/short.vmdk"
-must python3 - "$tmp/short.vmdk" <<'EOF'
-import re, sys
+must python3 -c 'import re, sys
 old = open(sys.argv[1], "rb").read()
 new = re.sub(rb"(?m)^CID=[0-9a-f]+$", b"CID=ab", old.rstrip(b"\0"), count=1) + b"\0"
 assert old[len(new)] != 0
-open(sys.argv[1], "wb").write(new + old[len(new):])
-EOF
+open(sys.argv[1], "wb").write(new + old[len(new):])' "$tmp/short.vmdk"
 must qemu-img convert -f vmdk -O raw "$tmp/short.vmdk" "$tmp/short.raw"
 check "a descriptor that QEMU shortened" blockmig verify -q --strict -F raw "$tmp/short.vmdk" "$tmp/short.raw"
 
