@@ -326,18 +326,29 @@ static bool read_parent(struct vhd *vhd, const uint8_t *header, GError **error)
            add_name(vhd, header + VHD_HEADER_PARENT_NAME, VHD_PARENT_NAME, UTF16_BIG, error);
 }
 
-bool vhd_check_parent(struct image *image, struct image *parent, GError **error)
+static bool check_uuid(const struct vhd *vhd, const struct image *parent, GError **error)
 {
-    const struct vhd *vhd = image->opaque, *other = parent->opaque;
+    const struct vhd *other = parent->opaque;
     g_autofree char *wanted = uuid_text(vhd->parent_uuid);
     g_autofree char *got = NULL;
 
-    if (parent->format != image->format)
+    if (parent->format != vhd->image->format)
         return vhd_refuse(error, "the parent of a VHD is a VHD (%s), but %s is %s", wanted, parent->name,
                           parent->format->name);
     got = uuid_text(other->footer + VHD_FOOTER_UUID);
-    if (strcmp(wanted, got) != 0)
-        return vhd_refuse(error, "it was made over the disk %s, but %s is %s", wanted, parent->name, got);
+    return strcmp(wanted, got) == 0 ||
+           vhd_refuse(error, "it was made over the disk %s, but %s is %s", wanted, parent->name, got);
+}
+
+bool vhd_check_parent(struct image *image, struct image *parent, GError **error)
+{
+    const struct vhd *vhd = image->opaque;
+
+    /* XenServer makes children of raw disks, which have no UUID. Only the user can say which one it is. */
+    if (parent->format == &format_raw && uuid_is_zero(vhd->parent_uuid))
+        image_notice(image, "whether %s is its parent cannot be told: it is raw", parent->name);
+    else if (!check_uuid(vhd, parent, error))
+        return false;
     /* Those of XenServer are made larger, or grow, while the parent stays. */
     if (image->size != parent->size)
         image_notice(image, "it has %" G_GUINT64_FORMAT " bytes, its parent %" G_GUINT64_FORMAT, image->size,

@@ -60,6 +60,23 @@ rm -f "$tmp/huge.raw" "$tmp/huge.vhd"
 reads_what_qemu_writes vhd vpc subformat=dynamic subformat=fixed subformat=dynamic,force_size=on \
     subformat=fixed,force_size=on
 
+# ---- a child of a raw disk, as XenServer makes them: its parent's UUID is zero ------------------------
+
+must blockmig create -q -O vhd "$tmp/base.vhd" 20000256
+must blockmig create -q -O vhd --parent "$tmp/base.vhd" "$tmp/child.vhd"
+fails_with 3 "a raw disk is not taken for a VHD" blockmig map --parent "raw:$tmp/source.raw" "$tmp/child.vhd"
+must python3 -c 'import struct, sys
+with open(sys.argv[1], "r+b") as file:
+    file.seek(512)
+    header = bytearray(file.read(1024))
+    header[40:56] = bytes(16)
+    struct.pack_into(">I", header, 36, ~(sum(header[:36]) + sum(header[40:])) & 0xffffffff)
+    file.seek(512)
+    file.write(header)' "$tmp/child.vhd"
+run_ok "a child of nobody has the raw parent that is given" \
+    blockmig verify -q -F raw --parent "raw:$tmp/source.raw" "$tmp/child.vhd" "$tmp/source.raw"
+fails_with 3 "but no VHD" blockmig map --parent "$tmp/base.vhd" "$tmp/child.vhd"
+
 # ---- random changes ---------------------------------------------------------------------------------
 
 # changes STEPS: ours, then QEMU's, then ours, in one dynamic disk.
