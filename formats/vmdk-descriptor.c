@@ -90,12 +90,18 @@ static bool refuse_line(GError **error, struct line line, const char *why)
     return vmdk_refuse(error, "descriptor: \"%s\": %s", text, why);
 }
 
+/* Behind the mark that editors on Windows put before a text in UTF-8. */
+static const char *begin_of(const char *text, size_t length)
+{
+    return length >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0 ? text + 3 : text;
+}
+
 bool vmdk_is_text(const uint8_t *head, size_t length)
 {
-    const char *at = (const char *)head, *end = at + length;
+    const char *at = begin_of((const char *)head, length), *end = (const char *)head + length;
     struct line key, value;
 
-    if (length >= 21 && memcmp(head, "# Disk DescriptorFile", 21) == 0)
+    if (end - at >= 21 && memcmp(at, "# Disk DescriptorFile", 21) == 0)
         return true;
     while (at < end) {
         struct line line = next_line(&at, end);
@@ -421,7 +427,8 @@ struct vmdk_descriptor *vmdk_descriptor_parse(const char *text, size_t length, G
 {
     struct vmdk_descriptor *descriptor = g_new0(struct vmdk_descriptor, 1);
     struct reading reading = {.descriptor = descriptor, .text = text};
-    const char *at = text, *nul = memchr(text, '\0', length), *end = nul ? nul : text + length;
+    const char *at = begin_of(text, length), *nul = memchr(text, '\0', length);
+    const char *end = nul ? nul : text + length;
     bool ok = true;
 
     descriptor->parent_cid = VMDK_NO_PARENT;

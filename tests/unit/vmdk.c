@@ -104,6 +104,17 @@ static void test_no_hint(void)
     vmdk_descriptor_free(descriptor);
 }
 
+/* An editor on Windows put a mark before the text. */
+static void test_marked(void)
+{
+    g_autoptr(GError) error = NULL;
+    struct vmdk_descriptor *descriptor = parse("\xef\xbb\xbf" HEAD "RW 1 ZERO\n", &error);
+
+    g_assert_no_error(error);
+    g_assert_cmphex(descriptor->cid, ==, 0x12345678);
+    vmdk_descriptor_free(descriptor);
+}
+
 static void test_bad_descriptors(void)
 {
     static const struct {
@@ -162,7 +173,10 @@ static void test_extent_limit(void)
 
 static void test_probe(void)
 {
-    static const char *const yes[] = {"# Disk DescriptorFile\n", "\n# x\r\n  version=1\n", "VERSION = 2"};
+    static const char *const yes[] = {"# Disk DescriptorFile\n", "\n# x\r\n  version=1\n", "VERSION = 2",
+                                      "\xef\xbb\xbf# Disk DescriptorFile\n",
+                                      "\xef\xbb\xbf"
+                                      "version=1"};
     static const char *const no[] = {"", "#", "version", "version=x", "CID=1\nversion=1\n", "xversion=1"};
 
     for (size_t i = 0; i < G_N_ELEMENTS(yes); i++)
@@ -392,6 +406,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vmdk/encoding", test_encoding);
     g_test_add_func("/vmdk/create-types", test_create_types);
     g_test_add_func("/vmdk/no-hint", test_no_hint);
+    g_test_add_func("/vmdk/marked", test_marked);
     g_test_add_func("/vmdk/bad-descriptors", test_bad_descriptors);
     g_test_add_func("/vmdk/extent-limit", test_extent_limit);
     g_test_add_func("/vmdk/probe", test_probe);
