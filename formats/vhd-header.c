@@ -326,6 +326,13 @@ static bool read_parent(struct vhd *vhd, const uint8_t *header, GError **error)
            add_name(vhd, header + VHD_HEADER_PARENT_NAME, VHD_PARENT_NAME, UTF16_BIG, error);
 }
 
+/* Its disks grow by their last child alone. */
+static bool is_by_xenserver(const uint8_t *footer)
+{
+    return memcmp(footer + VHD_FOOTER_CREATOR, "tap", 4) == 0 ||
+           memcmp(footer + VHD_FOOTER_CREATOR, "CTXS", 4) == 0;
+}
+
 static bool check_uuid(const struct vhd *vhd, const struct image *parent, GError **error)
 {
     const struct vhd *other = parent->opaque;
@@ -349,10 +356,14 @@ bool vhd_check_parent(struct image *image, struct image *parent, GError **error)
         image_notice(image, "whether %s is its parent cannot be told: it is raw", parent->name);
     else if (!check_uuid(vhd, parent, error))
         return false;
-    /* Those of XenServer are made larger, or grow, while the parent stays. */
-    if (image->size != parent->size)
-        image_notice(image, "it has %" G_GUINT64_FORMAT " bytes, its parent %" G_GUINT64_FORMAT, image->size,
-                     parent->size);
+    if (image->size == parent->size)
+        return true;
+    if (!is_by_xenserver(vhd->footer))
+        return vhd_refuse(error,
+                          "it has %" G_GUINT64_FORMAT " bytes, but its parent %s has %" G_GUINT64_FORMAT,
+                          image->size, parent->name, parent->size);
+    image_notice(image, "it has %" G_GUINT64_FORMAT " bytes, its parent %" G_GUINT64_FORMAT, image->size,
+                 parent->size);
     return true;
 }
 

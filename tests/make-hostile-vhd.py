@@ -212,6 +212,8 @@ refused("name-surrogate", Image(4).head(64, ">4s", b"\xd8\x3d\0a"), "vhd: name o
 for name, size in (("smaller", 2 * BLOCK), ("larger", SIZE)):
     Image().put(48, ">Q", size).save("parent-" + name)
 grown, shrunk = (child(f"parent-{name}.vhd").head(40, "16s", bytes(range(16))) for name in ("smaller", "larger"))
-reads("child-grown", grown.bat(ABSENT, ABSENT))
-reads("child-shrunk", shrunk.put(48, ">Q", 2 * BLOCK).bat(*[ABSENT] * 4), content[:BLOCK + BLOCK // 2] + bytes(BLOCK // 2))
+refused("child-of-another-size", grown, f"vhd: it has {SIZE} bytes, but its parent .* has {2 * BLOCK}")
+reads("child-grown", grown.put(28, "4s", b"tap").bat(ABSENT, ABSENT))
+reads("child-shrunk", shrunk.put(28, "4s", b"CTXS").put(48, ">Q", 2 * BLOCK).bat(*[ABSENT] * 4),
+      content[:BLOCK + BLOCK // 2] + bytes(BLOCK // 2))
 reads("locators-of-no-child", Image().locator(0, W2RU, b"odd", length=ABSENT, offset=ALL))
