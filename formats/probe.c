@@ -68,10 +68,43 @@ const struct format_foreign *format_probe_foreign(struct storage *storage)
     return storage_pread(storage, head, length, 0, NULL) ? foreign_by_mark(head, length) : NULL;
 }
 
+/* What disks are sent in. */
+static const struct {
+    const char *name;
+    size_t offset;
+    const char *mark;
+    size_t length;
+} packed[] = {
+    {"a gzip file", 0, "\x1f\x8b\x08", 3},
+    {"an xz file", 0,
+     "\xfd"
+     "7zXZ\0",
+     6},
+    {"a bzip2 file", 4, "1AY&SY", 6},
+    {"a zstd file", 0, "\x28\xb5\x2f\xfd", 4},
+    {"a zip archive", 0, "PK\3\4", 4},
+    {"a 7z archive", 0, "7z\xbc\xaf\x27\x1c", 6},
+    {"a tar archive, as an OVA is", 257, "ustar", 5},
+};
+
+static const char *what_it_is_packed_in(const uint8_t *head, size_t length)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(packed); i++)
+        if (packed[i].offset + packed[i].length <= length &&
+            memcmp(head + packed[i].offset, packed[i].mark, packed[i].length) == 0)
+            return packed[i].name;
+    return NULL;
+}
+
 static bool is_raw(const uint8_t *head, size_t length, struct storage *storage, GError **error)
 {
     const struct format_foreign *found = foreign_by_mark(head, length);
+    const char *wrapping = what_it_is_packed_in(head, length);
 
+    if (wrapping)
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                             "%s: it looks like %s: unpack it first, or -f raw takes its bytes as they are",
+                             storage->name, wrapping);
     return !found ||
            blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                          "%s: it looks like %s, which cannot be read here; -f raw takes its bytes as "

@@ -92,6 +92,20 @@ must qemu-img create -q -f qed -b "$tmp/disk.raw" -F raw "$tmp/child.qed"
 fails_with 3 "a QED image that names another one" blockmig copy -O raw "$tmp/child.qed" "$tmp/no"
 like "$err" "backing file" "is refused"
 
+# ---- what is no disk yet ----------------------------------------------------------------------------
+
+truncate -s 1M "$tmp/small.raw"
+for packer in gzip xz bzip2 zstd; do
+    must sh -c "$packer -c <'$tmp/small.raw' >'$tmp/small.$packer'"
+    fails_with 3 "a disk that $packer packed" blockmig copy "$tmp/small.$packer" "$tmp/no"
+    like "$err" "looks like an? $packer file: unpack it first" "is not taken for a disk"
+done
+must tar -C "$tmp" -cf "$tmp/machine.ova" small.raw
+fails_with 3 "an OVA" blockmig info "$tmp/machine.ova"
+like "$err" "looks like a tar archive, as an OVA is" "is told"
+run_ok "its bytes can be had" blockmig copy -q -f raw -O raw "$tmp/machine.ova" "$tmp/bytes"
+check "as they are" cmp "$tmp/machine.ova" "$tmp/bytes"
+
 # ---- a passphrase -----------------------------------------------------------------------------------
 
 printf 'correct horse' >"$tmp/pass, word"
