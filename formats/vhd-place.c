@@ -186,25 +186,18 @@ bool vhd_place(struct image *image, uint64_t offset, uint64_t length, GArray *pl
 
 /* ---- zero --------------------------------------------------------------------------------------- */
 
-/* [from, to) lies in one block that is there.  Its bytes become zeros at once: QEMU does not ask the bits. */
+/* [from, to) lies in one block that is there.  Its bytes become zeros at once, and all of them: QEMU does not
+ * ask the bits, and what a crash left in a sector before its bit was set is still there. */
 static bool zero_block(struct vhd *vhd, uint64_t from, uint64_t to, GError **error)
 {
     uint64_t block = from / vhd->block_size, start = block * vhd->block_size;
-    uint64_t last = (to - start + VHD_SECTOR - 1) / VHD_SECTOR;
+    uint64_t first = (from - start + VHD_SECTOR - 1) / VHD_SECTOR, end = (to - start) / VHD_SECTOR;
     struct vhd_bitmap *bitmap = edit(vhd, block, error);
 
-    for (uint64_t at = from, next; bitmap && at < to; at = next) {
-        uint64_t sector = (at - start) / VHD_SECTOR;
-        bool set = vhd_bit(bitmap->bits, sector);
-
-        next = MIN(to, start + vhd_bits_run(bitmap->bits, sector, last, set) * VHD_SECTOR);
-        if (set && !storage_zero(vhd->storage, vhd_host(vhd, block) + (at - start), next - at, true, error))
-            return false;
-    }
-    if (bitmap && (from - start + VHD_SECTOR - 1) / VHD_SECTOR < (to - start) / VHD_SECTOR)
-        set_bits(bitmap->bits, (from - start + VHD_SECTOR - 1) / VHD_SECTOR, (to - start) / VHD_SECTOR,
-                 false);
-    return bitmap;
+    if (!bitmap || !storage_zero(vhd->storage, vhd_host(vhd, block) + (from - start), to - from, true, error))
+        return false;
+    set_bits(bitmap->bits, first, end, false);
+    return true;
 }
 
 /* A differencing disk has no word for zeros: they are written. */

@@ -126,6 +126,35 @@ static void test_map(void)
     image_close(image);
 }
 
+/* What a crash left in a sector of a block that was there, whose bit was not set yet, is gone when zeros are
+ * written, for QEMU, too, which does not ask the bits. */
+static void test_zeros_after_a_crash(void)
+{
+    uint8_t ones[2048], bytes[2048];
+    struct storage *storage = create("disk", 4 * MIB, "", NULL), *again;
+    struct image *image = open_image(storage, true);
+    const struct vhd *vhd = image->opaque;
+    g_autoptr(GArray) placements = g_array_new(FALSE, FALSE, sizeof(struct placement));
+    g_autoptr(GError) error = NULL;
+    uint64_t host, offset, length;
+
+    memset(ones, 1, sizeof ones);
+    assert_ok(writer_write(image, NULL, ones, 512, 0, &error));
+    assert_ok(image_flush(image, &error));
+    host = place_one(image, 4096, sizeof ones, 1, placements);
+    assert_ok(storage_pwrite(vhd->storage, ones, sizeof ones, host, &error));
+    again = storage_memory_new("again", storage_memory_data(storage), storage->size, 0);
+    image_close(image);
+    image = open_image(again, true);
+    assert_ok(image_zero(image, 4096 + 100, sizeof ones - 200, &offset, &length, &error));
+    assert_ok(image_flush(image, &error));
+    g_assert_cmpuint(length, ==, sizeof ones - 200);
+    assert_ok(storage_pread(again, bytes, sizeof bytes, host, &error));
+    for (size_t i = 100; i < sizeof bytes - 100; i++)
+        g_assert_cmpuint(bytes[i], ==, 0);
+    image_close(image);
+}
+
 /* ---- the parent --------------------------------------------------------------------------------- */
 
 static void test_parent(void)
@@ -234,6 +263,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vhd/size-for-qemu", test_size_for_qemu);
     g_test_add_func("/vhd/layout", test_layout);
     g_test_add_func("/vhd/map", test_map);
+    g_test_add_func("/vhd/zeros-after-a-crash", test_zeros_after_a_crash);
     g_test_add_func("/vhd/parent", test_parent);
     g_test_add_func("/vhd/footers", test_footers);
     for (guint i = 0; i < G_N_ELEMENTS(crashes); i++) {
