@@ -151,6 +151,11 @@ fi
 must qemu-img create -q -f qcow2 -b parent -F qcow2 "$tmp/m/longer" 6M
 fails_with 3 "an overlay that is larger than its parent is refused" blockmig commit "$tmp/m/longer"
 like "$err" "6291456 bytes, its parent .* only 5242880" "with both sizes"
+must "$blockmig" create -q -O qcow2 "$tmp/m/alone" 5M
+must "$blockmig" create -q -O qcow2 --parent "$tmp/m/alone" "$tmp/m/child"
+fails_with 3 "so is a parent that was given, but is none of the images'" \
+    blockmig commit --parent "$tmp/m/longer" "$tmp/m/child"
+like "$err" "alone: the parent that was given for it does not stand in the image" "and it is told why"
 for format in vhdx vdi vmdk; do
     make_layers "$format" $((5 << 20))
     must "$driver" create "$format" "$tmp/m/sibling" $((5 << 20)) "" parent "$format"

@@ -113,6 +113,8 @@ static bool open_both(struct merge *merge, GError **error)
                              "%s has %" PRIu64 " bytes, its parent %s only %" PRIu64
                              ": 'blockmig copy' makes one image of them",
                              overlay->name, overlay->size, parent->name, parent->size);
+    if (!chain_check_writable(merge->target, error))
+        return false;
     if (chain_depth(merge->target) > 1)
         merge->under = chain_view(merge->target, 1, chain_depth(merge->target) - 1, false);
     return image_check_parent(overlay, parent, error);
