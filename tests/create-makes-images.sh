@@ -41,6 +41,11 @@ fails_with 3 "QCOW of version 1 is only read" blockmig create -O qcow x 1M
 run_ok "options" blockmig create -q -O vhd -o subformat=fixed fixed.vhd 1M
 is "$(stat -c %s fixed.vhd)" $(((1 << 20) + 512)) "are followed"
 
+for format in qcow2 vhd vhdx vdi vmdk; do
+    run_ok "$format: a size that is none of whole sectors" blockmig create --json -O "$format" "odd.$format" 1000001
+    is "$(jq .virtual_size <<<"$out")" 1000448 "is rounded up, which is told"
+done
+
 fails_with 2 "no format" blockmig create x 1M
 fails_with 2 "no size" blockmig create -O raw x
 fails_with 2 "a size that is none" blockmig create -O raw x many

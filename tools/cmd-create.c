@@ -55,6 +55,18 @@ static bool parse_size(const struct options *options, const struct chain *parent
     return true;
 }
 
+/* What was made: the size may have been rounded up. */
+static bool read_size(const struct options *options, const struct format *format, uint64_t *size,
+                      GError **error)
+{
+    g_autoptr(chain_t) chain =
+        look_open(options, options->arguments->pdata[0], format->name, 0, true, NULL, error);
+
+    if (chain)
+        *size = chain->size;
+    return chain;
+}
+
 static void print_created(const struct options *options, const struct format *format, uint64_t size,
                           const char *parent)
 {
@@ -102,7 +114,8 @@ int cmd_create(const struct options *options, GError **error)
     uint64_t bytes;
     if (parse_size(options, parent, &create_options.size, error) &&
         image_measure(format, &create_options, 0, &bytes, error) &&
-        image_files_create(options->arguments->pdata[0], format, &create_options, error))
+        image_files_create(options->arguments->pdata[0], format, &create_options, error) &&
+        read_size(options, format, &create_options.size, error))
         print_created(options, format, create_options.size, name);
     return 0;
 }
