@@ -97,6 +97,17 @@ for format in qcow2 vhd vhdx vdi vmdk; do
     rm -rf "$tmp/kept" "$tmp/book.raw"
 done
 
+# An overlay that holds nothing: its parent is not changed, and it knows its parent still, for others, too.
+make_layers vdi $((5 << 20))
+must "$driver" create vdi "$tmp/m/empty" $((5 << 20)) "" overlay vdi
+run_ok "vdi: an overlay that holds nothing" blockmig commit -q --parent "$tmp/m/overlay" "${parents[@]}" "$tmp/m/empty"
+check "is still its parent's child to the book" python3 "$srcdir/tests/read-vdi.py" "$tmp/book.raw" \
+    "$tmp/m/empty" "$tmp/m/overlay" "$tmp/m/parent" "$tmp/m/base"
+make_layers vmdk $((5 << 20))
+must "$driver" create vmdk "$tmp/m/empty" $((5 << 20)) "" overlay vmdk
+run_ok "vmdk: an overlay that holds nothing" blockmig commit -q "$tmp/m/empty"
+check "is still its parent's child to QEMU" qemu-img convert -f vmdk -O raw "$tmp/m/empty" "$tmp/book.raw"
+
 # ---- killed -----------------------------------------------------------------------------------------
 
 # has_changed PID TIME: the merge has begun to write, or has ended.

@@ -237,6 +237,14 @@ static bool delete_overlay(struct merge *merge, GError **error)
     return storage_file_sync_directory(merge->report->overlay, error);
 }
 
+/* An overlay that holds nothing changes nothing, so its parent keeps its identity. */
+static bool merge_content(struct merge *merge, GError **error)
+{
+    if (merge->report->data == 0 && merge->report->zeros == 0)
+        return true;
+    return prepare(merge, error) && write_parent(merge, error) && prove(merge, error);
+}
+
 static bool run(struct merge *merge, GError **error)
 {
     if (!find_parent(merge, error) ||
@@ -247,8 +255,7 @@ static bool run(struct merge *merge, GError **error)
         return true;
     if (merge->listener->phase)
         merge->listener->phase(merge->listener->opaque, "commit", NULL);
-    return prepare(merge, error) && write_parent(merge, error) && prove(merge, error) &&
-           delete_overlay(merge, error);
+    return merge_content(merge, error) && delete_overlay(merge, error);
 }
 
 bool commit_run(const struct commit_request *request, const struct job_listener *listener,
