@@ -38,4 +38,11 @@ for kind in $kinds; do
     check "$kind has $got bytes of $wanted on the file system" \
         test "$((got > wanted ? got - wanted : wanted - got))" -le $((1 << 20))
 done
+
+random_file "$tmp/odd" 1000001 6
+for kind in $kinds; do
+    run_ok "$kind, of a source that is no multiple of 512" blockmig copy -q -O "${kind%:*}" \
+        -o "preallocation=${kind#*:}" "$tmp/odd" "$tmp/odd.$kind"
+    same_content "$tmp/odd" "$tmp/odd.$kind" "has the content" -f raw -F "${kind%:*}"
+done
 done_testing

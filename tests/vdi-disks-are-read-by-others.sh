@@ -21,6 +21,9 @@ done
 mixed_file "$tmp/odd.raw" 1000001 "$RANDOM"
 run_ok "a disk that is no multiple of 512" blockmig copy -O vdi "$tmp/odd.raw" "$tmp/odd.vdi"
 like "$err" "odd.vdi: the disk has 1000448 bytes where the source has 1000001: the rest is zeros" "is rounded up, and that is told"
+printf x >>"$tmp/odd.raw"
+run_ok "so is a fixed one" blockmig copy -q -O vdi -o subformat=fixed "$tmp/odd.raw" "$tmp/odd-fixed.vdi"
+same_content "$tmp/odd.raw" "$tmp/odd-fixed.vdi" "which QEMU sees so" -f raw -F vdi
 
 # ---- thin -------------------------------------------------------------------------------------------
 

@@ -54,6 +54,9 @@ like "$told" "odd.vhdx: the disk has 6292480 bytes where the source has 6292456:
 run_ok "with larger sectors" blockmig copy --force -O vhdx -o logical_sector_size=4096 odd.raw odd.vhdx
 like "$err" "the disk has 6295552 bytes" "to the next of them"
 run_ok "it is the same, too" blockmig verify -q odd.raw odd.vhdx
+printf x >>odd.raw
+run_ok "of a fixed disk, too" blockmig copy -q -O vhdx -o subformat=fixed,logical_sector_size=4096 odd.raw odd-fixed.vhdx
+run_ok "it is the same, too" blockmig verify -q odd.raw odd-fixed.vhdx
 
 # ---- a log that QEMU left ---------------------------------------------------------------------------
 

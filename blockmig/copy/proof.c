@@ -5,9 +5,10 @@
  * While copying, every byte that was placed was read back from the host offset that place() gave.  What is
  * left to prove is that the metadata that came to the medium leads there: the map of the image,
  * opened anew, must have the sum of what was placed.
- * Chunks that are all zero are different: preallocation may map some of them, and a used
- * device maps all of them. They are left out of the sum and read instead.  An image over a backing layer has
- * neither; there everything counts that the source has, and zeros too, because they hide what is below.
+ * Chunks that are all zero are different, and what lies behind the end of the source: preallocation may map
+ * some of them, and a used device maps all of them. They are left out of the sum and read instead.  An image
+ * over a backing layer has neither; there everything counts that the source has, and zeros too, because they
+ * hide what is below.
  */
 #include "blockmig/copy/map-sum.h"
 #include "blockmig/copy/scan.h"
@@ -23,11 +24,6 @@ struct prove {
     struct copy_map_sum sum;
 };
 
-static bool is_zero_chunk(const struct prove *prove, uint64_t chunk)
-{
-    return chunk >= digest_table_chunks(prove->digests) || digest_table_is_zero(prove->digests, chunk);
-}
-
 static void add_data(struct prove *prove, const struct extent *extent)
 {
     uint64_t end = extent_end(extent), next;
@@ -38,7 +34,7 @@ static void add_data(struct prove *prove, const struct extent *extent)
     }
     for (uint64_t at = extent->offset; at < end; at = next) {
         uint64_t chunk = at / DIGEST_CHUNK_SIZE;
-        bool skip = is_zero_chunk(prove, chunk);
+        bool skip = digest_table_is_zero(prove->digests, chunk);
         if (skip && digest_table_next(prove->digests, &chunk))
             next = MIN(end, chunk * DIGEST_CHUNK_SIZE);
         else
@@ -61,7 +57,7 @@ static void add_extent(struct prove *prove, const struct extent *extent)
 static bool sum_map(struct prove *prove, const struct copy_options *options, GError **error)
 {
     struct extent extents[READER_BATCH];
-    uint64_t size = prove->overlay ? digest_table_size(prove->digests) : prove->target->size;
+    uint64_t size = digest_table_size(prove->digests);
     size_t count;
 
     for (uint64_t at = 0; at < size;) {

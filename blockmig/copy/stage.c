@@ -94,8 +94,8 @@ static void sum_data(const struct slot *slot, struct copy_map_sum *sum, uint64_t
 {
     if (slot->copy->identity || slot->copy->copier.options->patch)
         return;
+    length = MIN(length, slot->copy->reader.size - MIN(guest, slot->copy->reader.size));
     if (slot->copy->overlay) {
-        length = MIN(length, slot->copy->reader.size - MIN(guest, slot->copy->reader.size));
         map_sum_data(sum, guest, host, length);
         return;
     }
@@ -194,7 +194,8 @@ static bool place_packed(struct slot *slot, uint64_t offset, bool *done, GError 
     return true;
 }
 
-/* Whole units compressed, the rest as it is. */
+/* Whole units compressed, the rest as it is. Behind the end of the source, the last one is filled with zeros.
+ */
 static bool place_units(struct slot *slot, const struct run *run, GError **error)
 {
     uint64_t unit = slot->copy->packed_unit, next;
@@ -202,7 +203,7 @@ static bool place_units(struct slot *slot, const struct run *run, GError **error
     for (uint64_t offset = run->offset; offset < run->end; offset = next) {
         bool done = false;
         next = (offset / unit + 1) * unit;
-        bool whole = offset % unit == 0 && (next <= run->end || run->end == slot->copy->target->size);
+        bool whole = offset % unit == 0 && (next <= run->end || run->end == slot->copy->reader.size);
         next = MIN(next, run->end);
         if (whole && !place_packed(slot, offset, &done, error))
             return false;
