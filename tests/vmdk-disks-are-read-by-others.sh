@@ -41,9 +41,13 @@ done
 mixed_file "$tmp/odd.raw" 1000001 "$RANDOM"
 run_ok "a disk that is no multiple of 512" blockmig copy -O vmdk "$tmp/odd.raw" "$tmp/odd.vmdk"
 like "$err" "odd.vmdk: the disk has 1000448 bytes where the source has 1000001: the rest is zeros" "is rounded up, and that is told"
+truncate -s +5000 "$tmp/odd.raw" # so the last grains are zeros but for the very last one
 printf x >>"$tmp/odd.raw"
-run_ok "so is a stream" blockmig copy -q -O vmdk -o subformat=streamOptimized "$tmp/odd.raw" "$tmp/odd-stream.vmdk"
-same_content "$tmp/odd.raw" "$tmp/odd-stream.vmdk" "which QEMU sees so" -f raw -F vmdk
+for grain in 512 64k; do
+    run_ok "so is a stream with grains of $grain" blockmig copy -q -O vmdk \
+        -o "subformat=streamOptimized,grain_size=$grain" "$tmp/odd.raw" "$tmp/odd-$grain.vmdk"
+    same_content "$tmp/odd.raw" "$tmp/odd-$grain.vmdk" "which QEMU sees so" -f raw -F vmdk
+done
 truncate -s 7G "$tmp/large.raw"
 for at in 2146435071 2146435072 4292870143 7516192767; do
     printf '%s' "$at" | dd of="$tmp/large.raw" bs=1 seek="$at" conv=notrunc status=none

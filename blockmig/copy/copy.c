@@ -454,8 +454,11 @@ static void describe_target(struct copy *copy, const struct chain *source, struc
     copy->overlay = image_is_differencing(target);
     copy->whole = source->unit && source->unit % target->granularity == 0;
     copy->zero_is_free = target->reads_zero && !copy->overlay;
-    copy->granule = copy->identity ? 4096 : CLAMP(target->cluster_size, 4096, SLOT_SIZE);
     copy->packed_unit = options->compress || target->packed_max ? target->packed_unit : 0;
+    /* Of units that are packed, none among the data is zeros: a stream could only leave it out. */
+    copy->granule = copy->packed_unit ? copy->packed_unit
+                    : copy->identity  ? 4096
+                                      : CLAMP(target->cluster_size, 4096, SLOT_SIZE);
     copy->no_reflink = options->no_reflink || options->patch;
 }
 
