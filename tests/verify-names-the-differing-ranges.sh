@@ -86,6 +86,19 @@ for digest in xxh3 sha256; do
     must qemu-io -f raw -c "write -z 0 40M" "$tmp/zeroed"
     fails_with 1 "an image of zeros" blockmig verify -q "$tmp/zeroed" --receipt "$receipt"
 done
+# A target whose last sector was made whole is what its receipt says.
+random_file "$tmp/odd" 1000001 3
+for end in 1000448 1003520; do
+    options=logical_sector_size=$((end == 1000448 ? 512 : 4096))
+    run_ok "a copy of $end bytes" blockmig copy --json --force -O vhdx -o "$options" "$tmp/odd" "$tmp/odd.vhdx"
+    odd=$(jq -r .receipt <<<"$out")
+    run_ok "is what its receipt says" blockmig verify "$tmp/odd.vhdx" --receipt "$odd"
+    fails_with 1 "but not strictly" blockmig verify --strict "$tmp/odd.vhdx" --receipt "$odd"
+done
+must blockmig copy -q --force -O raw "$tmp/odd.vhdx" "$tmp/odd.raw"
+printf x | dd of="$tmp/odd.raw" bs=1 seek=1000100 conv=notrunc status=none
+fails_with 1 "nor with anything but zeros behind it" blockmig verify --json "$tmp/odd.raw" --receipt "$odd"
+is "$(ranges)" "1000001+3519" "which is told"
 sed "s/\"size\": *[0-9]*/\"size\": 41943552/" "$receipt" >"$tmp/forged"
 run blockmig verify "$tmp/a" --receipt "$tmp/forged"
 [ "$status" -gt 1 ] && ok "a receipt that contradicts itself is trouble" || not_ok "a receipt that contradicts itself"

@@ -5,6 +5,7 @@
  */
 #include "blockmig/migrate/units.h"
 #include "blockmig/store/receipt.h"
+#include "formats/bytes.h"
 #include "formats/error.h"
 #include "tools/command.h"
 #include "tools/confine.h"
@@ -18,6 +19,7 @@
 
 #define LISTED      20
 #define LISTED_JSON 1000
+#define MAX_SECTOR  4096
 
 struct comparison {
     const struct options *options;
@@ -25,6 +27,7 @@ struct comparison {
     struct throttle *throttle;
     int64_t started; /* monotonic */
     uint64_t sizes[2];
+    bool rounded;     /* by a receipt: the image only has what makes its last sector whole */
     uint64_t granule; /* what a range is a multiple of: 0 exact, or the chunk size */
     GArray *listed;   /* of struct copy_range: the first ones, all with -v */
     uint64_t ranges, bytes;
@@ -125,6 +128,19 @@ static void compare_tables(struct comparison *comparison, const struct digest_ta
         on_difference(comparison, open.offset, open.length);
 }
 
+/* What a target has behind the end of its source, in formats whose disks consist of sectors, is zeros. */
+static bool compare_rest(struct comparison *comparison, struct chain *chain, GError **error)
+{
+    uint8_t bytes[MAX_SECTOR];
+    uint64_t offset = comparison->sizes[1], length = chain->size - offset;
+
+    if (!chain_read(chain, bytes, length, offset, error))
+        return false;
+    if (!is_zero(bytes, length))
+        on_difference(comparison, offset, length);
+    return true;
+}
+
 static bool compare_receipt(struct comparison *comparison, struct copy_result *result, GError **error)
 {
     const struct options *options = comparison->options;
@@ -135,18 +151,19 @@ static bool compare_receipt(struct comparison *comparison, struct copy_result *r
         look_open(options, options->arguments->pdata[0], options->format, 0, receipt->layer, NULL, error);
     if (!chain)
         return false;
-    g_autoptr(digest_table_t) digests =
-        digest_table_new(digest_table_algorithm(receipt->digests), chain->size);
-    struct copy_options copy;
-    make_copy_options(comparison, &copy);
-    copy.digests = digests;
     comparison->sizes[0] = chain->size;
     comparison->sizes[1] = receipt->size;
+    comparison->rounded = chain->size > receipt->size && chain->size - receipt->size < MAX_SECTOR;
     comparison->granule = DIGEST_CHUNK_SIZE;
+    struct copy_options copy;
+    make_copy_options(comparison, &copy);
+    copy.end = comparison->rounded ? receipt->size : chain->size;
+    g_autoptr(digest_table_t) digests = digest_table_new(digest_table_algorithm(receipt->digests), copy.end);
+    copy.digests = digests;
     if (!copy_digest(chain, &copy, result, error))
         return false;
     compare_tables(comparison, digests, receipt->digests);
-    return true;
+    return !comparison->rounded || compare_rest(comparison, chain, error);
 }
 
 static bool sizes_differ(const struct comparison *comparison)
@@ -154,10 +171,11 @@ static bool sizes_differ(const struct comparison *comparison)
     return comparison->sizes[0] != comparison->sizes[1];
 }
 
-/* The digests of a receipt are bound to its size, so there a size is always part of the content. */
+/* The digests of a receipt are bound to its size, so there a size is part of the content, but for the rest of
+ * a sector. */
 static bool is_different(const struct comparison *comparison)
 {
-    bool strict = comparison->options->strict || comparison->options->receipt;
+    bool strict = comparison->options->strict || (comparison->options->receipt && !comparison->rounded);
     return comparison->ranges > 0 || (strict && sizes_differ(comparison));
 }
 
