@@ -481,7 +481,7 @@ static bool prepare(struct copy *copy, struct chain *source, struct image *targe
     counters->total = copy->end - copy->begin;
     copy->reflinks = g_hash_table_new(NULL, NULL);
     if (options->digests)
-        digest_table_truncate(options->digests, copy->begin / DIGEST_CHUNK_SIZE);
+        digest_table_truncate(options->digests, (copy->begin + DIGEST_CHUNK_SIZE - 1) / DIGEST_CHUNK_SIZE);
     reader_init(&copy->reader, &copy->copier, source, NULL);
     copy->reader.leave_holes = options->patch;
     copy->no_seed = !options->seed;

@@ -685,6 +685,25 @@ static void test_checkpoints(void)
     disk_clear(&target);
 }
 
+/* A run that begins at the end, for the last one was killed between its last checkpoint and the proof, has
+ * the digest of a last chunk that is short. */
+static void test_nothing_left(void)
+{
+    uint64_t size = 3 * MIB + 4096;
+    struct disk source = raw_disk(size), target = empty_target(size, CLUSTER);
+    struct resume resume = {.records = g_byte_array_new(), .target = target.storage};
+    struct copy_options options = {.read_back = true, .checkpoint = note_checkpoint, .opaque = &resume};
+    GError *error = NULL;
+
+    fill_random(source.guest + 3 * MIB, 4096);
+    assert_ok(storage_pwrite(source.storage, source.guest + 3 * MIB, 4096, 3 * MIB, &error));
+    for (int i = 0; i < 2; i++)
+        g_assert_cmpuint(run_to_the_end(&source, &target, &options, &resume, 0), ==, 1);
+    g_byte_array_unref(resume.records);
+    disk_clear(&source);
+    disk_clear(&target);
+}
+
 /* ---- the proof ---- */
 
 static void test_prove(void)
@@ -936,6 +955,7 @@ int main(int argc, char **argv)
     g_test_add_func("/copy/writes", test_writes);
     g_test_add_func("/copy/bad-packed", test_bad_packed);
     g_test_add_func("/copy/checkpoints", test_checkpoints);
+    g_test_add_func("/copy/nothing-left", test_nothing_left);
     g_test_add_func("/copy/prove", test_prove);
     g_test_add_func("/copy/prove-raw", test_prove_raw);
     g_test_add_func("/copy/throttle", test_throttle);
