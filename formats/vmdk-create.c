@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* New images: what they consist of, their descriptor, and their headers and empty tables. */
+#include "formats/chain.h"
 #include "formats/create-options.h"
 #include "formats/vmdk.h"
 
@@ -242,7 +243,7 @@ bool vmdk_plan_data(const struct image_create_options *options, GPtrArray *files
         g_autofree char *name = piece_name(&plan, i);
         uint64_t size = piece_size(&plan, i);
 
-        if (!check_name(name, error))
+        if (!check_name(name, error) || !chain_name_is_plain(name, error))
             return false;
         if (!plan.flat)
             size = lay_out(&plan, size, false).overhead + round_up(size, plan.grain);
@@ -318,6 +319,11 @@ static bool check_parent(const struct image_create_options *options, GError **er
             "vmdk: the parent of a VMDK is a VMDK, not %s: no other has the content id that links "
             "them",
             options->backing_format);
+    if (strchr(options->backing_name, '\\'))
+        return blockmig_fail(
+            error, BLOCKMIG_ERROR_REFUSED,
+            "vmdk: the name \"%s\" of the parent has a backslash, which VMDK takes for a slash",
+            options->backing_name);
     return check_name(options->backing_name, error);
 }
 

@@ -28,6 +28,19 @@ mkdir deeper
 run_ok "in another directory" blockmig create -O qcow2 --parent child.qcow2 deeper/child.qcow2
 is "$(qemu-img info --output=json deeper/child.qcow2 | jq -r '."backing-filename"')" "$(pwd -P)/child.qcow2" \
     "the name of the parent is absolute"
+for format in qcow2 vhd vhdx vmdk; do
+    must blockmig create -q -O "$format" "12:30.$format" 1M
+    must blockmig create -q -O "$format" --parent "12:30.$format" "over 12:30.$format"
+    run_ok "$format: a colon makes no protocol of the parent" blockmig info -q "over 12:30.$format"
+done
+same_content "./over 12:30.qcow2" "./over 12:30.vmdk" "nor for QEMU" -f qcow2 -F vmdk
+run_ok "nor when a chain is copied" blockmig copy -q --chain=keep "over 12:30.qcow2" deeper/
+run_ok "layer by layer" blockmig info -q "deeper/over 12:30.qcow2"
+fails_with 3 "a VMDK whose files could not be opened by their names" \
+    blockmig create -q -O vmdk -o subformat=twoGbMaxExtentSparse 12:30 1M
+like "$err" 'names a protocol, not a file' "is refused"
+must blockmig create -q -O vmdk 'back\slash' 1M
+fails_with 3 "so is a VMDK over one with a backslash" blockmig create -q -O vmdk --parent 'back\slash' x
 run_ok "a grandchild of VDI" blockmig create -O vdi --parent child.vdi --parent new.vdi grandchild.vdi
 run_ok "knows its parent" blockmig verify -q --parent child.vdi --parent new.vdi grandchild.vdi zeros.raw
 run_ok "a qcow2 over a VHD" blockmig create -q -O qcow2 --parent new.vhd over-vhd.qcow2

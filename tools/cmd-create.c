@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* blockmig create: a new, empty image, or a child of another one. */
+#include "blockmig/migrate/target.h"
 #include "blockmig/migrate/units.h"
 #include "blockmig/storage/image-files.h"
 #include "tools/command.h"
@@ -37,11 +38,11 @@ static struct chain *open_parent(const struct options *options, GError **error)
 static char *name_of_parent(const char *path, const struct chain *parent)
 {
     g_autofree char *absolute = g_canonicalize_filename(path, NULL),
-                    *directory = g_path_get_dirname(absolute);
-    const char *real = g_ptr_array_index(parent->paths, 0);
-    g_autofree char *here = realpath(directory, NULL), *there = g_path_get_dirname(real);
+                    *directory = g_path_get_dirname(absolute), *name = g_path_get_basename(absolute);
+    g_autofree char *here = realpath(directory, NULL),
+                    *image = here ? g_build_filename(here, name, NULL) : g_strdup(absolute);
 
-    return g_strcmp0(here, there) == 0 ? g_path_get_basename(real) : g_strdup(real);
+    return target_backing_name(image, g_ptr_array_index(parent->paths, 0));
 }
 
 static bool parse_size(const struct options *options, const struct chain *parent, uint64_t *size,

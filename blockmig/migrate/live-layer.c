@@ -383,8 +383,8 @@ struct chain *live_open_overlay(const char *path, unsigned flags, GError **error
 
 bool live_stands_on(const struct live_disk *disk, const char *path, unsigned *layer)
 {
-    g_autofree char *name = g_path_get_basename(disk->stem);
-    g_autofree char *prefix = g_strconcat(name, ".blockmig-", NULL);
+    g_autofree char *stem = g_strconcat(disk->stem, ".blockmig-", NULL);
+    g_autofree char *prefix = target_backing_name(stem, stem);
     g_autoptr(image_t) image = NULL;
 
     /* A raw disk may look like whatever its guest wrote. */

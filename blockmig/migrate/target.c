@@ -76,7 +76,11 @@ char *target_backing_name(const char *image, const char *backing)
     g_autofree char *here = g_path_get_dirname(image);
     g_autofree char *there = g_path_get_dirname(backing);
 
-    return strcmp(here, there) == 0 ? g_path_get_basename(backing) : g_strdup(backing);
+    g_autofree char *name = g_path_get_basename(backing);
+
+    if (strcmp(here, there) != 0)
+        return g_strdup(backing);
+    return strchr(name, ':') ? g_strconcat("./", name, NULL) : g_steal_pointer(&name);
 }
 
 char *target_scratch_stem(const char *scratch, const char *image)
@@ -231,7 +235,7 @@ static bool add_layers(const struct copy_request *request, struct chain *source,
         if (units->len > 0) {
             const struct copy_unit *below = g_ptr_array_index(units, units->len - 1);
 
-            unit->backing_name = g_path_get_basename(below->target_path);
+            unit->backing_name = target_backing_name(target, below->target_path);
             unit->backing_format = g_strdup(below->format->name);
         }
         g_ptr_array_add(units, unit);

@@ -18,7 +18,8 @@ const char *target_format_wanted(const char *name, const char *path);
  * base has no cluster size. */
 bool target_format(const char *name, const char *text, struct image *source, bool backed, bool is_top,
                    const struct format **format, GHashTable **options, GError **error);
-/* How `image` is to name its backing file: relatively only if both lie in one directory.  The caller's. */
+/* How `image` is to name its backing file: relatively only if both lie in one directory, and so that a colon
+ * does not make a protocol of it.  The caller's. */
 char *target_backing_name(const char *image, const char *backing);
 /* What overlays of an image that has no place beside it are called after, in the directory `scratch`.  The
  * caller's. */
