@@ -106,4 +106,14 @@ for ((n = 0; n < chains && wrong < 3; n++)); do
     cp -r "$tmp/chain" "${BLOCKMIG_KEEP:-$tmp}/chain-$n" 2>/dev/null
 done
 is "$wrong" 0 "$chains random chains are flattened as qemu-img does"
+
+# What a copy has from its source gives way to what is asked for.
+must qemu-img create -q -f qcow2 -o extended_l2=on,compression_type=zstd "$tmp/new.qcow2" 1M
+must qemu-img create -q -f qcow2 -o compat=0.10 "$tmp/old.qcow2" 1M
+for case in new:compat=0.10 new:cluster_size=4k old:extended_l2=on; do
+    run_ok "$case, which the source's other options contradict" \
+        blockmig copy -q --force -o "${case#*:}" "$tmp/${case%%:*}.qcow2" "$tmp/copy.qcow2"
+done
+fails_with 2 "what is asked for may not contradict itself" \
+    blockmig copy -q --force -o compat=0.10,extended_l2=on "$tmp/old.qcow2" "$tmp/copy.qcow2"
 done_testing

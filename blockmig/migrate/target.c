@@ -100,23 +100,39 @@ char *target_scratch_stem(const char *scratch, const char *image)
 
 struct described {
     const struct format *format;
+    uint64_t size;
     GHashTable *values;
 };
 
+static bool go_together(const struct described *described)
+{
+    const struct image_create_options options = {.size = described->size, .values = described->values};
+    g_autoptr(GError) error = NULL;
+    uint64_t bytes;
+
+    return image_measure(described->format, &options, 0, &bytes, &error) ||
+           !g_error_matches(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE);
+}
+
+/* But for what contradicts what was asked for. */
 static void inherit(void *opaque, const char *key, const char *value)
 {
     struct described *described = opaque;
 
-    for (const struct format_option *option = described->format->options; option && option->name; option++)
-        if (strcmp(option->name, key) == 0 && !option->not_inherited &&
-            !g_hash_table_contains(described->values, key))
-            g_hash_table_insert(described->values, g_strdup(key), g_strdup(value));
+    for (const struct format_option *option = described->format->options; option && option->name; option++) {
+        if (strcmp(option->name, key) != 0 || option->not_inherited ||
+            g_hash_table_contains(described->values, key))
+            continue;
+        g_hash_table_insert(described->values, g_strdup(key), g_strdup(value));
+        if (!go_together(described))
+            g_hash_table_remove(described->values, key);
+    }
 }
 
 static GHashTable *choose_options(const char *text, const struct format *format, struct image *source,
                                   GError **error)
 {
-    struct described described = {.format = format};
+    struct described described = {.format = format, .size = source->size};
 
     described.values = format_parse_options(format, text, error);
     if (described.values && source->format == format)
