@@ -38,6 +38,10 @@ static bool raw_measure(const struct image_create_options *options, uint64_t dat
 
     if (!raw_preallocation(options, &preallocation, error))
         return false;
+    if (options->size > G_MAXINT64)
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
+                             "raw: a disk of %" G_GUINT64_FORMAT " bytes is too large for a file",
+                             options->size);
     *bytes = preallocation == RAW_OFF ? MIN(data, options->size) : options->size;
     return true;
 }

@@ -65,6 +65,8 @@ fails_with 2 "a size that is none" blockmig create -O raw x many
 fails_with 2 "an unknown option" blockmig create -O vhd -o cluster_size=64k x 1M
 fails_with 2 "a wrong value" blockmig create -O vhd -o block_size=1000 x 1M
 like "$err" "block_size=1000: must be a power of two" "is told"
+fails_with 2 "a raw disk that no file can be" blockmig create -O raw x 8E
+like "$err" "9223372036854775808 bytes is too large" "is told so"
 fails_with 3 "a VHD that is too large" blockmig create -O vhd x 3T
 fails_with 3 "a parent of another format" blockmig create -O vhd --parent new.qcow2 x
 fails_with 3 "a parent that looks raw" blockmig create -O qcow2 --parent zeros.raw x
