@@ -521,6 +521,15 @@ bool copy_run(struct chain *source, struct image *target, const struct copy_opti
     return ok;
 }
 
+void copy_counters_add(struct copy_counters *total, const struct copy_counters *more)
+{
+    total->bytes_read += more->bytes_read;
+    total->bytes_written += more->bytes_written;
+    total->bytes_cloned += more->bytes_cloned;
+    total->bytes_zero += more->bytes_zero;
+    total->bytes_verified += more->bytes_verified;
+}
+
 void copy_result_clear(struct copy_result *result)
 {
     g_clear_pointer(&result->bad, g_array_unref);

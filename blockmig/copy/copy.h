@@ -33,6 +33,9 @@ struct copy_counters {
     uint64_t bytes_verified; /* read back from the medium and compared */
 };
 
+/* What another run moved besides: its bytes_, not how far it is. */
+void copy_counters_add(struct copy_counters *total, const struct copy_counters *more);
+
 /*
  * An order-independent sum over (guest, host) pairs of everything that was placed, in which the
  * mapping that was read back while copying can be recognised in the metadata of the finished image: see

@@ -57,15 +57,9 @@ bool checkpoint_load(struct checkpoint *done, const struct job *job, unsigned in
 void checkpoint_add_counters(const struct checkpoint *done, const struct copy_counters *now,
                              struct copy_counters *total)
 {
-    const struct copy_counters *before = &done->before;
-
     *total = *now;
-    total->data_done += before->data_done;
-    total->bytes_read += before->bytes_read;
-    total->bytes_written += before->bytes_written;
-    total->bytes_cloned += before->bytes_cloned;
-    total->bytes_zero += before->bytes_zero;
-    total->bytes_verified += before->bytes_verified;
+    total->data_done += done->before.data_done;
+    copy_counters_add(total, &done->before);
 }
 
 /* Ranges ascend: an earlier run stopped below where this one began.  One that was cut there is whole again.

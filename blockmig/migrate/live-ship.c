@@ -15,15 +15,6 @@ static void progress(void *opaque, const struct copy_counters *counters)
     live_progress(opaque, counters);
 }
 
-static void add_counters(struct disk_report *report, const struct copy_counters *more)
-{
-    report->counters.bytes_read += more->bytes_read;
-    report->counters.bytes_written += more->bytes_written;
-    report->counters.bytes_cloned += more->bytes_cloned;
-    report->counters.bytes_zero += more->bytes_zero;
-    report->counters.bytes_verified += more->bytes_verified;
-}
-
 bool live_ship(struct live_job *job, struct live_disk *disk, struct chain *overlay, struct image *target,
                struct live_shipment *shipment, GError **error)
 {
@@ -42,7 +33,7 @@ bool live_ship(struct live_job *job, struct live_disk *disk, struct chain *overl
     ok = copy_run(overlay, target, &options, &result, error);
     shipment->bytes += result.counters.bytes_written;
     shipment->time += (double)(g_get_monotonic_time() - begin) / G_USEC_PER_SEC;
-    add_counters(disk->report, &result.counters);
+    copy_counters_add(&disk->report->counters, &result.counters);
     job->base.report->bytes_read += result.counters.bytes_read;
     copy_result_clear(&result);
     return ok;

@@ -268,15 +268,6 @@ bool machine_base(struct job *base, GError **error)
 
 /* ---- what was written meanwhile ------------------------------------------------------------------ */
 
-static void add_counters(struct disk_report *report, const struct copy_counters *more)
-{
-    report->counters.bytes_read += more->bytes_read;
-    report->counters.bytes_written += more->bytes_written;
-    report->counters.bytes_cloned += more->bytes_cloned;
-    report->counters.bytes_zero += more->bytes_zero;
-    report->counters.bytes_verified += more->bytes_verified;
-}
-
 bool machine_ship(struct machine_job *job, struct machine_disk *disk, unsigned to, GError **error)
 {
     g_autoptr(chain_t) overlays = NULL, below = machine_below(disk);
@@ -296,7 +287,7 @@ bool machine_ship(struct machine_job *job, struct machine_disk *disk, unsigned t
     disk->target->reads_zero = false; /* there is data already: zeros have to be written */
     ok = copy_run(overlays, disk->target, &options, &result, error);
     job->last_bytes += result.counters.bytes_written;
-    add_counters(disk->report, &result.counters);
+    copy_counters_add(&disk->report->counters, &result.counters);
     disk->report->bytes_wire += agent_wire_bytes() - wire;
     if (job->stopped)
         disk->report->bytes_in_pause += result.counters.bytes_written;
