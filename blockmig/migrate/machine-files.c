@@ -118,7 +118,7 @@ bool machine_create_target_overlays(struct machine_job *job, GError **error)
         struct machine_disk *disk = machine_disk_at(job, i);
         g_autofree char *below = target_backing_name(disk->overlay_path, disk->target_path);
 
-        if (!job_event(&job->base, "intent", error, "create %s", disk->overlay_name))
+        if (!job_event(&job->base, "intent", error, JOB_CREATES "%s", disk->overlay_name))
             return false;
         disk->overlay_created = true;
         if (!machine_create_overlay(disk->overlay_name, disk->size, below, disk->format->name, error))
@@ -270,7 +270,7 @@ static bool copy_bytes(struct machine_job *job, const struct machine_file *file,
 static bool announce(struct machine_job *job, struct machine_file *file, GError **error)
 {
     file->created = true;
-    return job_event(&job->base, "intent", error, "create %s", file->target_name);
+    return job_event(&job->base, "intent", error, JOB_CREATES "%s", file->target_name);
 }
 
 static bool copy_file(struct machine_job *job, struct machine_file *file, GError **error)
