@@ -70,12 +70,14 @@ static bool find_parent(struct merge *merge, GError **error)
 /* Parent and what lies below it; `writable`: the parent. */
 static struct chain *open_parent(const struct merge *merge, bool writable, unsigned flags, GError **error)
 {
+    unsigned count = merge->parents->len - merge->below;
+    const struct chain_parent *parents =
+        count ? &g_array_index(merge->parents, struct chain_parent, merge->below) : NULL;
+
     return open_chain(
         merge, merge->report->parent, merge->format,
-        (struct chain_policy){.parents = (const struct chain_parent *)merge->parents->data + merge->below,
-                              .parent_count = merge->parents->len - merge->below,
-                              .writable_top = writable},
-        flags, error);
+        (struct chain_policy){.parents = parents, .parent_count = count, .writable_top = writable}, flags,
+        error);
 }
 
 /* Does the overlay have to be told of its parent's new identity? */
