@@ -71,4 +71,12 @@ kept=$'disk.qcow2.blockmig-source\nvars.fd.blockmig-source' comes one two --meth
 run on one "$blockmig" job finish "$(on one "$blockmig" job list --json | jq -r '.jobs[0].job')"
 is "$status $(ls "$tmp/one/srv/store")" "0 " "the way back is closed: nothing is kept"
 must on two virsh -q start web
+
+# Before its first start a machine has none.
+must touch "$tmp/one/srv/store/new"
+domain_xml new --disk new:raw --nvram new.fd | sed "s#<nvram>#<nvram template='/usr/share/seabios/vgabios.bin'>#" >"$tmp/one/srv/new.xml"
+must on one virsh -q define /srv/new.xml
+run on one "$blockmig" migrate new blockmig://192.0.2.2/store --delete-source
+is "$status $(ls "$tmp/one/srv/store") $(ls "$tmp/two/srv/store")" $'0  disk.qcow2\nnew\nvars.fd' "one that was never started has none to bring" ||
+    diag "$err"
 done_testing

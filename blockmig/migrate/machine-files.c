@@ -273,17 +273,18 @@ static bool announce(struct machine_job *job, struct machine_file *file, GError 
     return job_event(&job->base, "intent", error, JOB_CREATES "%s", file->target_name);
 }
 
-static bool copy_file(struct machine_job *job, struct machine_file *file, GError **error)
-{
-    if (file->late && !g_file_test(file->path, G_FILE_TEST_EXISTS))
-        return true;
-    machine_tell(job, "%s", file->path);
-    return announce(job, file, error) && copy_bytes(job, file, error);
-}
-
 static bool is_written(const struct machine_file *file)
 {
     return file->written || file->late;
+}
+
+/* What the machine writes may not be there before its first start. */
+static bool copy_file(struct machine_job *job, struct machine_file *file, GError **error)
+{
+    if (is_written(file) && !g_file_test(file->path, G_FILE_TEST_EXISTS))
+        return true;
+    machine_tell(job, "%s", file->path);
+    return announce(job, file, error) && copy_bytes(job, file, error);
 }
 
 /* A hypervisor writes all of the NVRAM when it takes a running machine over, and the TPM its files; before

@@ -485,8 +485,14 @@ static bool look_at_nvram(struct machine_job *job, const struct definition *defi
         return true;
     if (!path)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "its NVRAM is in no file, and would stay behind");
-    return machine_is_shared(job, path, &shared, error) &&
-           (shared || bring_file(job, place, path, true, error));
+    if (!machine_is_shared(job, path, &shared, error))
+        return false;
+    if (shared)
+        return true;
+    if (!g_file_test(path, G_FILE_TEST_EXISTS))
+        job_notice(&job->base, "there is no NVRAM in %s, so none is brought: libvirt makes it on the target",
+                   path);
+    return bring_file(job, place, path, true, error);
 }
 
 /* Neither live nor off is what is in it a disk's. */

@@ -85,8 +85,8 @@ struct machine_unit {
 struct machine_file {
     char *place; /* XPath of its name in the definition; NULL: libvirt knows it without */
     char *path, *target_name, *target_path;
-    bool written; /* by the machine, as NVRAM is */
-    bool late;    /* the same, and it comes with the memory of a machine that runs; it may not be there */
+    bool written; /* by the machine, as NVRAM is; it may not be there before the first start */
+    bool late;    /* the same, and it comes with the memory of a machine that runs */
     bool there;   /* the same is there already */
     bool created;
 };
