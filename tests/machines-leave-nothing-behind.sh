@@ -91,6 +91,14 @@ is "$(files "$tmp/two/srv/store")" "off setup.iso " "is copied once"
 like "$(on two virsh dumpxml off)" "startupPolicy='optional'" "and its disk may still be missing"
 must on two virsh -q undefine off
 
+# Looked at piece by piece it would take minutes.
+must truncate -s 12T "$store/huge"
+define_changed '' off --disk huge:raw
+run on one timeout 60 "$blockmig" migrate off $target --delete-source
+is "$status" 0 "a huge disk with nothing in it is proved at once" || diag "$err"
+must on two virsh -q undefine off
+must rm "$tmp/two/srv/store/huge"
+
 # ---- one that runs ------------------------------------------------------------------------------------
 
 new_disk disk

@@ -14,8 +14,9 @@
 #include <glib/gstdio.h>
 #include <string.h>
 
-#define WORKERS   4
-#define REST_TICK (G_USEC_PER_SEC / 100)
+#define WORKERS       4
+#define PROGRESS_STEP (64 * DIGEST_CHUNK_SIZE)
+#define REST_TICK     (G_USEC_PER_SEC / 100)
 
 /* A part of the disk: what the source has, and where the target has it. */
 struct piece {
@@ -98,7 +99,30 @@ static bool wait_for_room(struct proof *proof, unsigned most)
     return !proof->error;
 }
 
-/* Nothing on both sides is proved by the maps alone. */
+/* To where the first extent ends, if that is of zeros. */
+static bool skip_zeros(struct chain *chain, uint64_t *offset, GError **error)
+{
+    struct extent extent;
+    size_t count;
+
+    if (!chain_map(chain, *offset, chain->size - *offset, &extent, 1, &count, error))
+        return false;
+    if (extent.status == EXTENT_ZERO)
+        *offset = extent_end(&extent);
+    return true;
+}
+
+/* Nothing on both sides is proved by the maps alone; large disks are mostly that. */
+static bool skip_empty(const struct proof *proof, struct chain *source, uint64_t *offset, GError **error)
+{
+    uint64_t ours = *offset, theirs = *offset;
+
+    if (!skip_zeros(source, &ours, error) || (ours > *offset && !skip_zeros(proof->target, &theirs, error)))
+        return false;
+    *offset = MIN(ours, theirs) / DIGEST_CHUNK_SIZE * DIGEST_CHUNK_SIZE;
+    return true;
+}
+
 static bool is_empty(const struct extent *extents, size_t count)
 {
     for (size_t i = 0; i < count; i++)
@@ -176,19 +200,25 @@ static bool wait_for_turn(struct proof *proof, GError **error)
 static bool run_proof(struct proof *proof, struct chain *source, struct digest_table *digests, GError **error)
 {
     GThreadPool *pool = g_thread_pool_new(check_piece, NULL, WORKERS, TRUE, NULL);
-    uint64_t size = source->size;
+    uint64_t size = source->size, offset = 0, told = 0;
     struct copy_options how = {0};
     bool ok = true;
 
     machine_copy_options(proof->job, &how);
-    for (uint64_t offset = 0; ok && offset < size; offset += DIGEST_CHUNK_SIZE) {
+    while (ok && offset < size) {
         struct copy_counters counters = {.total = size, .position = offset};
+        uint64_t begin = offset;
 
-        ok = wait_for_turn(proof, error) &&
-             push_piece(proof, source, pool, offset, (size_t)MIN(DIGEST_CHUNK_SIZE, size - offset), digests,
-                        error);
-        if (offset % (64 * DIGEST_CHUNK_SIZE) == 0)
+        if (begin >= told) {
             how.progress(how.opaque, &counters);
+            told = begin + PROGRESS_STEP;
+        }
+        ok = wait_for_turn(proof, error) && skip_empty(proof, source, &offset, error);
+        if (ok && offset == begin) {
+            ok = push_piece(proof, source, pool, offset, (size_t)MIN(DIGEST_CHUNK_SIZE, size - offset),
+                            digests, error);
+            offset += DIGEST_CHUNK_SIZE;
+        }
     }
     wait_for_room(proof, 0);
     g_thread_pool_free(pool, FALSE, TRUE);
