@@ -52,6 +52,15 @@ new_disk off
 define_changed "s#<source file='/srv/store/off'/>#<source file='/srv/store/off'><slices><slice type='storage' offset='0' size='512'/></slices></source>#" off --disk off:raw
 refused 'disk vda .* it is a part of its file' "a disk that is a part of its file" plan migrate off $target
 
+define_changed '' off --disk off:qcow2 --extra "<hostdev mode='subsystem' type='pci' managed='yes'><source>
+    <address domain='0' bus='0' slot='5' function='0'/></source></hostdev>
+    <channel type='pty'><target type='virtio' name='x'/><log file='/srv/channel-log'/></channel>"
+run on one "$blockmig" plan migrate off $target
+is "$(grep -Ec '^(/srv/channel-log|.*/off-console) stays here' <<<"$out")" 2 "the files of ports and channels stay behind, which is said, once" ||
+    diag "$out"
+like "$err" 'a device of the host' "  and that the target needs a device"
+must on one virsh -q undefine off
+
 long=$(printf %0240d 0)
 must touch "$store/$long"
 define_changed '' off --disk "$long:raw"

@@ -504,17 +504,33 @@ static bool check_memory(const struct machine_job *job, const struct definition 
            blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "it has memory in %s, which would stay behind", path);
 }
 
-/* Kernels and firmware belong to the host, and so do directories that it shares. */
-static void tell_expected(struct machine_job *job, const struct definition *definition)
+static void tell_each(struct machine_job *job, const struct definition *definition, const char *path,
+                      const char *what)
 {
-    g_autoptr(GPtrArray) paths = definition_all(
-        definition,
-        "/domain/os/kernel | /domain/os/initrd | /domain/os/dtb | /domain/os/loader[starts-with(., '/')] | "
-        "/domain/devices/filesystem/source/@dir | /domain/devices/filesystem/source/@file");
+    g_autoptr(GPtrArray) found = definition_all(definition, path);
 
-    for (guint i = 0; job->across && i < paths->len; i++)
-        job_plan(&job->base, "%s is expected on the target under the same name",
-                 (const char *)g_ptr_array_index(paths, i));
+    for (guint i = 0; i < found->len; i++)
+        job_plan(&job->base, "%s %s", (const char *)g_ptr_array_index(found, i), what);
+}
+
+/* Kernels and firmware belong to the host, and so do directories that it shares.  The first serial port is a
+ * console, too. */
+static void tell_what_stays(struct machine_job *job, const struct definition *definition)
+{
+    static const char *const port = "/domain/devices/*[not(self::console/target/@type='serial')]";
+    g_autofree char *logs = g_strconcat(port, "[@type='file']/source/@path | ", port, "/log/@file", NULL);
+
+    if (!job->across)
+        return;
+    tell_each(job, definition,
+              "/domain/os/kernel | /domain/os/initrd | /domain/os/dtb | "
+              "/domain/os/loader[starts-with(., '/')] | "
+              "/domain/devices/filesystem/source/@dir | /domain/devices/filesystem/source/@file",
+              "is expected on the target under the same name");
+    tell_each(job, definition, logs, "stays here: the machine begins another one there, under the same name");
+    if (definition_count(definition, "/domain/devices/hostdev"))
+        job_notice(&job->base,
+                   "it has a device of the host: it gets what is at the same place of the target");
 }
 
 /* ---- all of them ----------------------------------------------------------------------------------- */
@@ -811,7 +827,7 @@ static bool look(struct machine_job *job, GError **error)
         !machine_look_at_tpm(job, definition, error) || !check_busy(job, error) ||
         !machine_choose_method(job, definition, error) || !check_space(job, error))
         return false;
-    tell_expected(job, definition);
+    tell_what_stays(job, definition);
     write_plan(job);
     return machine_check_way_back(job, error);
 }
