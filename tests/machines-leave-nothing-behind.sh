@@ -224,6 +224,10 @@ for case in "${chosen[@]}"; do
     is "$(domain_verdict one web)" OK "  and it misses nothing"
     must domain_cmd one web start
 done
+meanwhile 4 "one whose state is saved" "on one virsh -q managedsave web" migrate web $target
+must on one virsh -q start web
+is "$(domain_verdict one web)" OK "  goes on from there, with its own disks"
+must domain_cmd one web start
 meanwhile 4 "one that goes off" "domain_cmd one web poweroff" migrate web $target
 like "$(cat "$tmp/err")" 'the machine is off, on the source; nothing is left' "  which is said"
 is "$( (ls "$store"; ls "$tmp/one/srv/other") | LC_ALL=C sort | tr '\n' ' ')$(files "$tmp/two/srv/store")" \

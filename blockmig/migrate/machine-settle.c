@@ -222,20 +222,38 @@ static bool settle_disks(struct machine_job *job, GError **error)
     }
 }
 
+typedef char *(*rewrite_fn)(const struct machine_job *job, const char *text, GError **error);
+
+static bool rewrite_saved(const struct machine_job *job, struct domain *domain, rewrite_fn rewrite,
+                          GError **error)
+{
+    g_autofree char *text = domain_definition(domain, DOMAIN_SAVED, error);
+    g_autofree char *xml = text ? rewrite(job, text, error) : NULL;
+
+    return xml && domain_define_saved(domain, xml, error);
+}
+
+/* Also that of a state which was saved meanwhile: no start is to look for overlays. */
+static bool define(const struct machine_job *job, struct domain_host *host, struct domain *domain,
+                   rewrite_fn rewrite, GError **error)
+{
+    g_autofree char *text = domain_definition(domain, DOMAIN_PERSISTENT, error);
+    g_autofree char *xml = text ? rewrite(job, text, error) : NULL;
+    g_autoptr(domain_t) same = xml ? domain_define(host, xml, error) : NULL;
+
+    return same && (!domain_is_saved(domain) || rewrite_saved(job, domain, rewrite, error));
+}
+
+static char *as_settled(const struct machine_job *job, const char *text, GError **error)
+{
+    return machine_rewrite(job, text, MACHINE_SETTLED, error);
+}
+
 static bool define_settled(struct machine_job *job, GError **error)
 {
-    g_autofree char *text = NULL, *xml = NULL;
-    struct domain *same;
-
-    if (!job->state.persistent)
-        return true;
-    text = domain_definition(job->arrived, DOMAIN_PERSISTENT, error);
-    xml = text ? machine_rewrite(job, text, MACHINE_SETTLED, error) : NULL;
-    same = xml ? domain_define(job->there, xml, error) : NULL;
-    if (!same)
-        return false;
-    domain_close(same);
-    return !job->state.autostart || domain_set_autostart(job->arrived, true, error);
+    return !job->state.persistent ||
+           (define(job, job->there, job->arrived, as_settled, error) &&
+            (!job->state.autostart || domain_set_autostart(job->arrived, true, error)));
 }
 
 /* Not every file system has locks that keep it from being started. */
@@ -383,20 +401,14 @@ bool machine_cleanup(struct job *base, GError **error)
 
 /* ---- rollback ------------------------------------------------------------------------------------ */
 
+static char *as_before(const struct machine_job *job, const char *text, GError **error)
+{
+    return machine_rewrite_source(job->disks, text, machine_bottom_of, error);
+}
+
 static bool define_source(struct machine_job *job, GError **error)
 {
-    g_autofree char *text = NULL, *xml = NULL;
-    struct domain *same;
-
-    if (!job->state.persistent)
-        return true;
-    text = domain_definition(job->domain, DOMAIN_PERSISTENT, error);
-    xml = text ? machine_rewrite_source(job->disks, text, machine_bottom_of, error) : NULL;
-    same = xml ? domain_define(job->here, xml, error) : NULL;
-    if (!same)
-        return false;
-    domain_close(same);
-    return true;
+    return !job->state.persistent || define(job, job->here, job->domain, as_before, error);
 }
 
 /* As in settle. */

@@ -49,6 +49,8 @@
     X(DomainListAllCheckpoints)                                                                              \
     X(DomainLookupByName)                                                                                    \
     X(DomainLookupByUUIDString)                                                                              \
+    X(DomainManagedSaveDefineXML)                                                                            \
+    X(DomainManagedSaveGetXMLDesc)                                                                           \
     X(DomainMigrate3)                                                                                        \
     X(DomainMigrateSetMaxDowntime)                                                                           \
     X(DomainResume)                                                                                          \

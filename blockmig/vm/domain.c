@@ -364,26 +364,39 @@ char *domain_definition(struct domain *domain, enum domain_view view, GError **e
     unsigned flags = VIR_DOMAIN_XML_SECURE | (view == DOMAIN_PERSISTENT   ? VIR_DOMAIN_XML_INACTIVE
                                               : view == DOMAIN_MIGRATABLE ? VIR_DOMAIN_XML_MIGRATABLE
                                                                           : 0);
-    char *xml = libvirt.DomainGetXMLDesc(libvirt_object(domain), flags), *own = g_strdup(xml);
+    char *xml = view == DOMAIN_SAVED ? libvirt.DomainManagedSaveGetXMLDesc(libvirt_object(domain),
+                                                                           VIR_DOMAIN_SAVE_IMAGE_XML_SECURE)
+                                     : libvirt.DomainGetXMLDesc(libvirt_object(domain), flags);
+    char *own = g_strdup(xml);
 
     free(xml);
     domain_said(domain, own != NULL, error);
     return own;
 }
 
+bool domain_is_saved(struct domain *domain)
+{
+    return libvirt.DomainHasManagedSaveImage(libvirt_object(domain), 0) == 1;
+}
+
+bool domain_define_saved(struct domain *domain, const char *xml, GError **error)
+{
+    return domain_said(domain, libvirt.DomainManagedSaveDefineXML(libvirt_object(domain), xml, 0) == 0,
+                       error);
+}
+
 bool domain_has_baggage(struct domain *domain, const char **what, GError **error)
 {
-    int snapshots = libvirt.DomainSnapshotNum(libvirt_object(domain), 0), saved;
+    int snapshots = libvirt.DomainSnapshotNum(libvirt_object(domain), 0);
 
     *what = NULL;
     if (!domain_said(domain, snapshots >= 0, error))
         return false;
-    saved = libvirt.DomainHasManagedSaveImage(libvirt_object(domain), 0);
     if (snapshots > 0)
         *what = "snapshots that libvirt keeps";
     else if (libvirt.DomainListAllCheckpoints(libvirt_object(domain), NULL, 0) > 0)
         *what = "checkpoints of a backup program";
-    else if (saved == 1)
+    else if (domain_is_saved(domain))
         *what = "a saved state";
     return true;
 }

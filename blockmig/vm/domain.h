@@ -56,10 +56,14 @@ enum domain_view {
     DOMAIN_ACTIVE,     /* as it runs */
     DOMAIN_PERSISTENT, /* as it will be started */
     DOMAIN_MIGRATABLE, /* as another host's libvirt wants it */
+    DOMAIN_SAVED,      /* that its saved state is started with */
 };
 
 /* XML, with what is secret; the caller's. */
 char *domain_definition(struct domain *domain, enum domain_view view, GError **error);
+/* The next start goes on from there. */
+bool domain_is_saved(struct domain *domain);
+bool domain_define_saved(struct domain *domain, const char *xml, GError **error);
 /* Snapshots and checkpoints that libvirt keeps of it, and managed saved state. */
 bool domain_has_baggage(struct domain *domain, const char **what, GError **error);
 /* Has one of its disks a block job?  The disk's name, the caller's; NULL: none has. */
