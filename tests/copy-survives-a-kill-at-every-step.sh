@@ -32,6 +32,7 @@ judge()
     qemu-img compare -q "$tmp/top" "$tmp/out/t" 3>&- || echo "$where: different"
     [ "$(qemu-img info --output=json "$tmp/out/t" 3>&- | jq -r .format)" = raw ] ||
         qemu-img check -q "$tmp/out/t" >/dev/null 2>&1 3>&- || echo "$where: not clean"
+    ! compgen -G "$tmp/state.kill/receipts/*.tmp" || echo "$where: half a receipt is left"
     ! compgen -G "$tmp/out/*.blockmig-part" || echo "$where: a part is left"
     states=$("$blockmig" job list --json | jq -c '[.jobs[].state] | unique - ["discarded"]')
     [ "$states" = '["done"]' ] || echo "$where: jobs are $states"
@@ -44,7 +45,7 @@ for mode in "flat:-O qcow2" "keep:--chain=keep" "force:--force -O qcow2" "raw:-O
     read -ra options <<<"${mode#*:}"
     wrong=
     count=0
-    for call in fdatasync fsync renameat2 ftruncate fchmod unlink pwrite64; do
+    for call in fdatasync fsync rename renameat2 ftruncate fchmod unlink pwrite64; do
         every 12
         for ((when = 1; when < 200; when += first + when / part)); do
             rm -rf "$tmp/out" "$tmp/state.kill"

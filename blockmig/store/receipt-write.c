@@ -168,7 +168,8 @@ bool receipt_write(const struct receipt *receipt, const char *path, GError **err
                     path, receipt->bad->len, RECEIPT_MAX_BAD);
         return false;
     }
-    g_autofree char *temporary = g_strdup_printf("%s.%08x.tmp", path, g_random_int());
+    g_autofree char *temporary = g_strconcat(path, ".tmp", NULL);
+    g_unlink(temporary);
     FILE *file = open_new(temporary);
     if (!file)
         return blockmig_set_errno(error, errno, "%s", temporary);
