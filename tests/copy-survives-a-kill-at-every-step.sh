@@ -14,10 +14,11 @@ must qemu-img create -q -f qcow2 -b "$tmp/base" -F qcow2 "$tmp/top"
 must qemu-io -f qcow2 -c "write -P 4 3M 100k" -c "write -z 5M 1M" "$tmp/top"
 random_file "$tmp/old" 1M 3
 
-# killed_at CALL COUNT ARGUMENTS...: false if the command ended before its COUNTth CALL.
+# killed_at CALL COUNT ARGUMENTS...: false if the command ended before its COUNTth CALL ($only: of that file).
+only=
 killed_at()
 {
-    BLOCKMIG_STATE_DIR=$tmp/state.kill timeout 300 strace -f -qq -o /dev/null -e trace="$1" \
+    BLOCKMIG_STATE_DIR=$tmp/state.kill timeout 300 strace -f -qq -o /dev/null ${only:+-P "$only"} -e trace="$1" \
         -e inject="$1:signal=SIGKILL:when=$2" "$blockmig" copy -q "${@:3}" >/dev/null 2>&1 3>&-
     [ $? -ne 0 ]
 }
@@ -57,5 +58,17 @@ for mode in "flat:-O qcow2" "keep:--chain=keep" "force:--force -O qcow2" "raw:-O
         done
     done
     is "$wrong" "" "${mode%%:*}: killed at $count calls"
+done
+
+# The source may be gone, or only some of its files, before the job has ended.
+move=(--delete-source -O qcow2 "$tmp/in/s.vmdk" "$tmp/out/t")
+for last in "unlink in/s.vmdk" "unlink in/s-s001.vmdk" "fsync in"; do
+    rm -rf "$tmp/in" "$tmp/out" "$tmp/state.kill"
+    mkdir "$tmp/in" "$tmp/out"
+    must "$blockmig" copy -q --verify=none -O vmdk -o subformat=twoGbMaxExtentSparse "$tmp/top" "$tmp/in/s.vmdk"
+    only=$tmp/${last#* }
+    killed_at "${last% *}" 1 "${move[@]}"
+    left=$(ls "$tmp/in")
+    is "$(judge "$last" "${move[@]}")$(ls "$tmp/in")" "" "$last: killed there, with \"${left//$'\n'/ }\" left"
 done
 done_testing

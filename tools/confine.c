@@ -155,6 +155,15 @@ static void allow_state(struct sandbox *sandbox, const char *directory, bool dry
     sandbox_allow(sandbox, "/dev/urandom", SANDBOX_READ); /* SQLite's salts */
 }
 
+/* Of a source that an earlier run has deleted: what belonged to it may be left. */
+static void allow_place(struct sandbox *sandbox, const char *name, unsigned rights)
+{
+    g_autofree char *directory = g_path_get_dirname(name);
+
+    if (!storage_name_is_uri(name) && !g_file_test(name, G_FILE_TEST_EXISTS))
+        sandbox_allow(sandbox, directory, rights);
+}
+
 bool confine_copy(const struct options *options, const struct copy_request *request, bool dry_run,
                   GError **error)
 {
@@ -165,6 +174,8 @@ bool confine_copy(const struct options *options, const struct copy_request *requ
     allow_image(sandbox, request->source,
                 SANDBOX_READ | (request->delete_source && !dry_run ? SANDBOX_REMOVE : 0) |
                     (metadata_needs_admin(request->source) ? SANDBOX_ADMIN : 0));
+    if (request->delete_source)
+        allow_place(sandbox, request->source, SANDBOX_READ | (dry_run ? 0 : SANDBOX_REMOVE));
     allow_foreign(sandbox, request->source, request->source_format, request->secret);
     allow_parents(sandbox, request->parents, SANDBOX_READ);
     allow_roots(sandbox, request->allowed_roots, SANDBOX_READ);

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #define WINDOW_BYTES (UINT64_C(256) << 20)
 #define MAP_BATCH    256
@@ -328,11 +327,18 @@ bool checkpoint_copy(struct checkpoint *done, const struct job *job, unsigned in
 
 /* ---- the source ----------------------------------------------------------------------------------- */
 
+char *checkpoint_file_identity(const char *identity, const struct stat *st)
+{
+    return g_strdup_printf("%s size %" PRIu64 " mtime %" PRId64 ".%09ld;", identity, (uint64_t)st->st_size,
+                           (int64_t)st->st_mtim.tv_sec, st->st_mtim.tv_nsec);
+}
+
 /* Adds what `storage`, which lies at `path`, is and when it was written to last. */
 static bool add_identity(GString *text, const struct storage *storage, const char *path, bool *certain,
                          GError **error)
 {
     bool file = !storage_name_is_uri(path);
+    g_autofree char *one = NULL;
     struct stat st = {0};
 
     /* Of the file that is open, whatever has its name by now. */
@@ -343,8 +349,8 @@ static bool add_identity(GString *text, const struct storage *storage, const cha
         st.st_size = (off_t)storage->size;
         memset(&st.st_mtim, 0, sizeof(st.st_mtim));
     }
-    g_string_append_printf(text, "%s size %" PRIu64 " mtime %" PRId64 ".%09ld;", storage->identity,
-                           (uint64_t)st.st_size, (int64_t)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
+    one = checkpoint_file_identity(storage->identity, &st);
+    g_string_append(text, one);
     return true;
 }
 

@@ -12,6 +12,8 @@
 
 #include "blockmig/migrate/phase.h"
 
+#include <sys/stat.h>
+
 struct checkpoint {
     struct digest_table *digests;
     struct copy_map_sum map_sum;
@@ -69,6 +71,8 @@ bool checkpoint_copy(struct checkpoint *done, const struct job *job, unsigned in
                      struct image *target, const struct copy_options *how, struct disk_report *report,
                      GError **error);
 
+/* What that has of one file, whose storage has this identity; the caller's. */
+char *checkpoint_file_identity(const char *identity, const struct stat *st);
 /* How the journal recognises that a source did not change: identity, size and mtime of every layer; a device
  * has no mtime that means anything, `*certain` is false then.  An error if one of them lost its name to
  * another file. The caller's. */

@@ -86,13 +86,26 @@ static bool check_name(const struct image *image, const char *path, GError **err
                          path);
 }
 
+/* All of them before the first: when the image is gone nothing else says what belonged to it. */
+static bool announce_deletion(const struct cold_job *job, const char *path, const struct image *image,
+                              GError **error)
+{
+    if (!job_event(&job->base, "intent", error, COLD_DELETES "%s", path))
+        return false;
+    for (guint i = 0; i < image->data_files->len && image->data_beside; i++)
+        if (!job_event(&job->base, "intent", error, COLD_DELETES "%s",
+                       image_data_file(image, i)->storage->name))
+            return false;
+    return true;
+}
+
 /* Backing files stay: other overlays may stand on them. */
 static bool delete_source(struct cold_job *job, GError **error)
 {
     const char *path = g_ptr_array_index(job->source->paths, 0);
 
     if (!cold_check_sources(job, error) || !check_name(chain_layer(job->source, 0), path, error) ||
-        !journal_event(job->base.journal, job->base.record, "intent", "delete the source", error))
+        !announce_deletion(job, path, chain_layer(job->source, 0), error))
         return false;
     if (g_unlink(path) < 0)
         return blockmig_set_errno(error, errno, "%s: cannot delete the source", path);
@@ -117,6 +130,9 @@ static uint64_t count_bad(const struct copy_unit *unit)
 bool cold_cleanup(struct job *base, GError **error)
 {
     struct cold_job *job = cold_of(base);
+
+    if (job->deleted)
+        return cold_finish_deletion(job, error);
     for (guint i = 0; i < job->units->len; i++) {
         struct copy_unit *unit = g_ptr_array_index(job->units, i);
         struct image *image;

@@ -39,6 +39,8 @@ bool cold_finish(struct job *base, GError **error)
 /* To run it again continues what is not there yet; what is there needs leave to be replaced. */
 char *cold_advise(const struct job *job, const GError *error)
 {
+    if (cold_of((struct job *)job)->deleted)
+        return g_strdup("an earlier run has deleted the source");
     if (strcmp(job->report->phase, "done") == 0)
         return g_strdup("everything else was copied; the receipt lists what is missing. --force copies it "
                         "again once the source can be read");
@@ -66,6 +68,7 @@ struct job_report *copy_job_run(const struct copy_request *request, const struct
     chain_close(job.seed);
     chain_close(job.source);
     journal_job_free(job.given_up);
+    g_clear_pointer(&job.deleted, g_ptr_array_unref);
     job_clear(&job.base);
     return job.base.report;
 }

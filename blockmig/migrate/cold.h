@@ -57,6 +57,8 @@ struct cold_job {
     GPtrArray *units;     /* of struct copy_unit */
     struct chain *source; /* open until the end: its locks keep writers away */
     struct chain *seed;   /* without locks: whoever uses it may go on; or NULL */
+    GPtrArray *deleted;   /* of struct journal_disk: copies whose source an earlier run deleted; then there
+                           * are no units and no source; or NULL */
 };
 
 static inline struct cold_job *cold_of(struct job *base)
@@ -76,6 +78,8 @@ bool cold_tell_bad(const struct cold_job *job, GError **error);
 
 /* target.c: fills job->units from the request and the open source chain.  REFUSED and USAGE errors. */
 bool cold_choose_targets(struct cold_job *job, GError **error);
+/* The name that is asked for, of the topmost image; the caller's.  `*device`: it is written in place. */
+char *cold_place_to_write(const struct copy_request *request, bool *device, GError **error);
 /* seed.c: opens what the request names as a seed, if it does.  REFUSED and USAGE errors. */
 bool cold_open_seed(struct cold_job *job, GError **error);
 /* May what the seed has be at other places of the unit?  A disk keeps its size, a file whose content shifts
@@ -88,10 +92,21 @@ bool cold_shift_seed(struct cold_job *job, const struct copy_unit *unit, bool (*
 /* resume.c: finds what an earlier run left for these targets and decides: nothing, go on with it
  * (job->base.record, unit->done.frontier, digests, ...), or it is already done (job->base.already_there). */
 bool cold_look_for_earlier_run(struct cold_job *job, GError **error);
+/* What is there was proven, and the job is `record`, which it takes: all that follows is to prove it again.
+ */
+bool cold_adopt_record(struct cold_job *job, struct journal_job *record, GError **error);
 /* As checkpoint_first_difference(), from the beginning; what cannot be read and is salvaged counts as the
  * zeros that stand for it. */
 bool cold_first_difference(const struct cold_job *job, struct copy_unit *unit, struct chain *chain,
                            uint64_t to, uint64_t *differs, GError **error);
+
+/* How the intent begins to delete a file of the source. */
+#define COLD_DELETES "delete "
+/* deleted.c: sets job->deleted, and the job's record with it, if the source is not there because an earlier
+ * run was stopped behind that; proves those copies by their receipts; and does the rest. */
+bool cold_look_for_deleted(struct cold_job *job, GError **error);
+bool cold_prove_deleted(struct cold_job *job, GError **error);
+bool cold_finish_deletion(struct cold_job *job, GError **error);
 
 /* unit-files.c */
 /* Takes ownership of `target_path`. */

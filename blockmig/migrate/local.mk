@@ -5,6 +5,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/cleanup.c \
 	blockmig/migrate/cold.c blockmig/migrate/cold.h \
 	blockmig/migrate/commit.c blockmig/migrate/commit.h \
+	blockmig/migrate/deleted.c \
 	blockmig/migrate/job.c blockmig/migrate/job.h \
 	blockmig/migrate/keeper.c blockmig/migrate/keeper.h \
 	blockmig/migrate/live-adopt.c \

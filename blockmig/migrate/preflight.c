@@ -373,7 +373,11 @@ static bool check_request(const struct copy_request *request, GError **error)
 
 static bool look(struct cold_job *job, GError **error)
 {
-    if (!check_request(job->request, error) || !open_source(job, error))
+    if (!check_request(job->request, error) || !cold_look_for_deleted(job, error))
+        return false;
+    if (job->deleted)
+        return true;
+    if (!open_source(job, error))
         return false;
     announce_source(job);
     if ((job->request->delete_source &&
@@ -408,6 +412,7 @@ bool cold_preflight(struct job *base, GError **error)
         g_propagate_error(error, g_steal_pointer(&local));
         return false;
     }
-    write_plan(job);
+    if (!job->deleted)
+        write_plan(job);
     return true;
 }

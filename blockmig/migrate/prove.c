@@ -188,6 +188,8 @@ bool cold_prove(struct job *base, GError **error)
 {
     struct cold_job *job = cold_of(base);
 
+    if (job->deleted)
+        return cold_prove_deleted(job, error);
     if (!cold_check_sources(job, error))
         return false;
     for (guint i = 0; i < job->units->len; i++)

@@ -117,6 +117,19 @@ static bool check_device_source(struct cold_job *job, struct copy_unit *unit, GE
     return true;
 }
 
+bool cold_adopt_record(struct cold_job *job, struct journal_job *record, GError **error)
+{
+    if (is_finished(record)) {
+        job->base.ended = g_strdup(record->result);
+        job->base.ended_error = g_strdup(record->error);
+    }
+    if (!job->base.dry_run && !journal_job_claim(job->base.journal, record, error))
+        return false;
+    job->base.record = record;
+    job->base.already_there = true;
+    return true;
+}
+
 /* The source may be a device, of which only its content tells whether it is the same. */
 static bool adopt_finished(struct cold_job *job, struct journal_job *record, GPtrArray *disks, GError **error)
 {
@@ -132,15 +145,7 @@ static bool adopt_finished(struct cold_job *job, struct journal_job *record, GPt
             return true;
         }
     }
-    if (is_finished(record)) {
-        job->base.ended = g_strdup(record->result);
-        job->base.ended_error = g_strdup(record->error);
-    }
-    if (!job->base.dry_run && !journal_job_claim(job->base.journal, record, error))
-        return false;
-    job->base.record = record;
-    job->base.already_there = true;
-    return true;
+    return cold_adopt_record(job, record, error);
 }
 
 static bool adopt(struct cold_job *job, struct journal_job *record, GPtrArray *disks, GError **error)

@@ -366,7 +366,7 @@ static char *name_to_write(const struct copy_request *request, GError **error)
 }
 
 /* What a URI names is there already and written in place, as a device is, unless it names a file. */
-static char *place_to_write(const struct copy_request *request, bool *device, GError **error)
+char *cold_place_to_write(const struct copy_request *request, bool *device, GError **error)
 {
     *device = false;
     if (!storage_name_is_uri(request->target))
@@ -383,7 +383,7 @@ bool cold_choose_targets(struct cold_job *job, GError **error)
     bool keep = request->chain == CHAIN_KEEP && chain_depth(job->source) > 1;
     bool shallow = request->chain == CHAIN_SHALLOW && chain_depth(job->source) > 1;
     bool device, ok;
-    g_autofree char *path = place_to_write(request, &device, error);
+    g_autofree char *path = cold_place_to_write(request, &device, error);
 
     if (!path)
         return false;
