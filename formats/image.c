@@ -198,6 +198,17 @@ bool image_begin_merge(struct image *image, struct image *child, GError **error)
            finish(image->name, image->format->begin_merge(image, child, error), error);
 }
 
+bool format_check_grandchild(const char *name, const struct format *format, const char *parent_name,
+                             const struct format *parent, GError **error)
+{
+    return format == parent || !(parent->flags & FORMAT_BLIND) ||
+           blockmig_fail(
+               error, BLOCKMIG_ERROR_REFUSED,
+               "%s: a child of %s, which is differencing, must be of format %s, too: QEMU does not see "
+               "what lies below it",
+               name, parent_name, parent->name);
+}
+
 bool image_create(struct storage *storage, const struct format *format,
                   const struct image_create_options *options, GError **error)
 {
@@ -211,13 +222,10 @@ bool image_create(struct storage *storage, const struct format *format,
                     options->backing_name);
         return false;
     }
-    if (options->parent && options->parent->format != format &&
-        options->parent->format->flags & FORMAT_BLIND && image_is_differencing(options->parent))
-        return blockmig_fail(
-            error, BLOCKMIG_ERROR_REFUSED,
-            "%s: a child of %s, which is differencing, must be of format %s, too: QEMU does not see "
-            "what lies below it",
-            storage->name, options->parent->name, options->parent->format->name);
+    if (options->parent && image_is_differencing(options->parent) &&
+        !format_check_grandchild(storage->name, format, options->parent->name, options->parent->format,
+                                 error))
+        return false;
     return finish(storage->name, format->create(storage, options, error), error);
 }
 

@@ -268,6 +268,9 @@ extern const struct format format_vhdx;
 const struct format *format_by_name(const char *name, GError **error);
 /* REFUSED if it is only read. */
 bool format_check_writable(const struct format *format, GError **error);
+/* May an image of this name and format stand on a parent that stands on another image itself?  REFUSED. */
+bool format_check_grandchild(const char *name, const struct format *format, const char *parent_name,
+                             const struct format *parent, GError **error);
 /* What the storage holds; raw if nothing else claims it and it is not known as a format without a driver
  * (REFUSED).  Only for an image that the user named: a backing file is never probed (CVE-2008-2004 and its
  * family). NULL on a read error. */

@@ -66,6 +66,9 @@ kept()
     run_ok "$format: the top alone is copied" blockmig copy -q --chain=shallow "${parents[@]}" "$to/top.qcow2" "$tmp/shallow/"
     run_ok "$format: it stands on what stayed where it is" \
         blockmig verify -q --allow-root "$to" "${parents[@]}" "$tmp/shallow/top.qcow2" "$tmp/flat.raw"
+    [ "$format" = vmdk ] ||
+        fails_with 3 "$format: before anything is made, what nobody else could read through is refused" \
+            blockmig plan copy --chain=shallow -O qcow2 "${parents[@]}" "$to/top.qcow2" "$tmp/shallow/other"
     rm -rf "$to" "$to.moved" "$tmp/shallow"
 }
 

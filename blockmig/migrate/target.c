@@ -188,6 +188,10 @@ static bool set_format(struct copy_unit *unit, const struct copy_request *reques
                        request->target_options, source, unit->backing_name != NULL, layer == 0, &unit->format,
                        &unit->options, error))
         return false;
+    if (unit->backing_name && layer + 2 < chain_depth(chain) &&
+        !format_check_grandchild(unit->target_path, unit->format, unit->backing_name,
+                                 format_by_name(unit->backing_format, NULL), error))
+        return false;
     if (unit->backing_name && unit->format->flags & FORMAT_SAME_SIZE &&
         unit->below->size != unit->chain->size)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
