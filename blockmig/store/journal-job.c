@@ -200,9 +200,11 @@ GPtrArray *journal_job_list(struct journal *journal, GError **error)
     return collect_jobs(journal, journal_bind(journal, JOB_LIST, ""), error);
 }
 
-/* Under the write lock, so that of two that find a dead owner only one becomes the next. */
-static struct journal_job *claim(struct journal *journal, const char *id, GError **error)
+/* Under the write lock, so that of two that find a dead owner only one becomes the next: also if the other
+ * one has ended by now, for what was decided by `seen` is not so any more. */
+static struct journal_job *claim(struct journal *journal, const struct journal_job *seen, GError **error)
 {
+    const char *id = seen->id;
     g_autoptr(GPtrArray) jobs = collect_jobs(journal, journal_bind(journal, JOB_BY_ID, "s", id), error);
     if (!jobs)
         return NULL;
@@ -214,6 +216,10 @@ static struct journal_job *claim(struct journal *journal, const char *id, GError
     if (journal_job_alive(job) && !is_self(job->owner_pid, job->owner_process)) {
         g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
                     "job %s is run by process %" G_GINT64_FORMAT, id, job->owner_pid);
+        return NULL;
+    }
+    if (job->updated != seen->updated) {
+        g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "job %s was gone on with meanwhile", id);
         return NULL;
     }
     sqlite3_stmt *rivals = journal_bind(journal, JOB_RIVALS, "ss", job->source, job->target);
@@ -234,7 +240,7 @@ bool journal_job_claim(struct journal *journal, struct journal_job *job, GError 
     g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&journal->lock);
     if (!journal_begin(journal, error))
         return false;
-    g_autoptr(journal_job_t) claimed = claim(journal, job->id, error);
+    g_autoptr(journal_job_t) claimed = claim(journal, job, error);
     if (!journal_end(journal, claimed != NULL, error))
         return false;
     struct journal_job old = *job;

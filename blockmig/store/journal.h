@@ -82,8 +82,9 @@ struct journal_job *journal_job_load(struct journal *journal, const char *id, GE
 struct journal_job *journal_job_find_target(struct journal *journal, const char *target, GError **error);
 GPtrArray *journal_job_list(struct journal *journal,
                             GError **error); /* of struct journal_job *, newest first */
-/* Makes this process the owner and the job unfinished again; *job becomes what is stored.
- * Atomic among processes: REFUSED with the pid if another live process is the owner. */
+/* Makes this process the owner and the job unfinished again, if *job is still what is stored; then it becomes
+ * that. Atomic among processes: REFUSED with the pid if another live process is the owner, or has been
+ * meanwhile. */
 bool journal_job_claim(struct journal *journal, struct journal_job *job, GError **error);
 /* With the method, which may change on the way. */
 bool journal_job_set_phase(struct journal *journal, struct journal_job *job, const char *phase,

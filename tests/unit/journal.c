@@ -422,6 +422,20 @@ static void test_claim_is_atomic(struct fixture *f, gconstpointer data)
     close(channel[1]);
 }
 
+/* What was looked at before another process took the job to its end says nothing any more. */
+static void test_claim_of_another_past(struct fixture *f, gconstpointer data)
+{
+    g_autoptr(GError) error = NULL;
+    g_autoptr(journal_job_t) job = new_job(f->journal, "/b/x");
+    g_autoptr(journal_job_t) seen = journal_job_load(f->journal, job->id, &error);
+    g_assert_true(journal_job_finish(f->journal, job, "done", NULL, &error));
+    g_assert_false(journal_job_claim(f->journal, seen, &error));
+    g_assert_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED);
+    g_clear_error(&error);
+    g_assert_true(journal_job_claim(f->journal, job, &error));
+    g_assert_no_error(error);
+}
+
 /* Checkpoint n has frontier n, and the digests are the numbers 1 to n. */
 static void child_checkpoints(struct journal *journal, int out, void *data)
 {
@@ -669,6 +683,7 @@ int main(int argc, char **argv)
     ADD("owner-takeover", test_owner_takeover);
     ADD("owner-reused-pid", test_owner_reused_pid);
     ADD("claim-is-atomic", test_claim_is_atomic);
+    ADD("claim-of-another-past", test_claim_of_another_past);
     ADD("killed-while-writing", test_killed_while_writing);
     ADD("threads", test_threads);
     ADD("newer", test_newer);
