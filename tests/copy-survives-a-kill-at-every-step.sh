@@ -60,6 +60,19 @@ for mode in "flat:-O qcow2" "keep:--chain=keep" "force:--force -O qcow2" "raw:-O
     is "$wrong" "" "${mode%%:*}: killed at $count calls"
 done
 
+# What was proved, but not given its name, is copied again if it is not what it was; what has its name, by --force.
+for last in "renameat2 t.blockmig-part" "fsync t"; do
+    rm -rf "$tmp/out" "$tmp/state.kill"
+    mkdir "$tmp/out"
+    only=$tmp/out
+    [ "${last% *}" = fsync ] || only=
+    killed_at "${last% *}" 1 -O raw "$tmp/top" "$tmp/out/t"
+    must qemu-io -f raw -c "write -P 9 3M 512" "$tmp/out/${last#* }"
+    [ -z "$only" ] || fails_with 6 "a copy that changed is not replaced" env BLOCKMIG_STATE_DIR="$tmp/state.kill" \
+        "$blockmig" copy -q -O raw "$tmp/top" "$tmp/out/t"
+    is "$(judge "$last" ${only:+--force} -O raw "$tmp/top" "$tmp/out/t")" "" "$last: changed after a kill there"
+done
+
 # The source may be gone, or only some of its files, before the job has ended.
 move=(--delete-source -O qcow2 "$tmp/in/s.vmdk" "$tmp/out/t")
 for last in "unlink in/s.vmdk" "unlink in/s-s001.vmdk" "fsync in"; do

@@ -92,6 +92,8 @@ bool cold_shift_seed(struct cold_job *job, const struct copy_unit *unit, bool (*
 /* resume.c: finds what an earlier run left for these targets and decides: nothing, go on with it
  * (job->base.record, unit->done.frontier, digests, ...), or it is already done (job->base.already_there). */
 bool cold_look_for_earlier_run(struct cold_job *job, GError **error);
+/* As if there had been no earlier run. */
+void cold_forget_units(struct cold_job *job);
 /* What is there was proven, and the job is `record`, which it takes: all that follows is to prove it again.
  */
 bool cold_adopt_record(struct cold_job *job, struct journal_job *record, GError **error);

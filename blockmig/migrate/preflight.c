@@ -185,7 +185,7 @@ static bool name_is_free(const struct cold_job *job, struct unit_file *file, GEr
         return false;
     if (info.kind == NAME_FREE)
         return true;
-    if (job->base.already_there && !name_exists(file->part_path))
+    if (job->base.already_there && !name_exists(file->part_path) && !job->request->force)
         return true; /* it is ours, and has its name */
     if (job->request->force || (info.kind == NAME_FILE && info.size == 0))
         return hold_replaced(file, error);

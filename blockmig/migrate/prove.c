@@ -9,6 +9,7 @@
  * it since.
  */
 #include "blockmig/migrate/cold.h"
+#include "blockmig/storage/names.h"
 #include "blockmig/store/receipt.h"
 
 #include <glib/gstdio.h>
@@ -184,6 +185,33 @@ bool cold_check_sources(const struct cold_job *job, GError **error)
     return true;
 }
 
+/* What has its name may be in use since then, whoever saw to it that it got it: it is replaced only by
+ * --force.
+ */
+static bool may_start_over(const struct cold_job *job, const GError *failure)
+{
+    bool may = job->base.already_there && !job->base.ended &&
+               g_error_matches(failure, BLOCKMIG_ERROR, BLOCKMIG_ERROR_DIFFERENT);
+
+    for (guint i = 0; may && i < job->units->len; i++) {
+        const struct copy_unit *unit = g_ptr_array_index(job->units, i);
+
+        may = job->request->force || unit->device || name_exists(unit->part_path);
+    }
+    return may;
+}
+
+/* An earlier run had proved it and was stopped before it said so. */
+static bool start_over(struct cold_job *job, GError **error)
+{
+    job_notice(&job->base, "%s: copying it again from the beginning", (*error)->message);
+    g_clear_error(error);
+    cold_forget_units(job);
+    job->base.already_there = false;
+    job->base.go_on_at = "base";
+    return journal_checkpoint_clear(job->base.journal, job->base.record, error);
+}
+
 bool cold_prove(struct job *base, GError **error)
 {
     struct cold_job *job = cold_of(base);
@@ -194,7 +222,7 @@ bool cold_prove(struct job *base, GError **error)
         return false;
     for (guint i = 0; i < job->units->len; i++)
         if (!prove_unit(job, g_ptr_array_index(job->units, i), error))
-            return false;
+            return may_start_over(job, *error) && start_over(job, error);
     return job->units->len == 1 || job->request->verify != VERIFY_FULL || job->base.already_there ||
            prove_chain(job, error);
 }

@@ -79,14 +79,15 @@ static bool load_receipts(struct cold_job *job, GPtrArray *disks, GError **error
     return true;
 }
 
-/* As if there had been no earlier run. */
-static void forget_units(struct cold_job *job)
+void cold_forget_units(struct cold_job *job)
 {
     for (guint i = 0; i < job->units->len; i++) {
         struct copy_unit *unit = g_ptr_array_index(job->units, i);
 
         checkpoint_clear(&unit->done);
         g_clear_pointer(&unit->report->receipt, g_free);
+        g_clear_pointer(&unit->report->root, g_free);
+        g_clear_pointer(&unit->report->bad, g_array_unref);
     }
 }
 
@@ -141,7 +142,7 @@ static bool adopt_finished(struct cold_job *job, struct journal_job *record, GPt
         if (!check_device_source(job, unit, error))
             return false;
         if (unit->done.frontier != unit->chain->size) {
-            forget_units(job);
+            cold_forget_units(job);
             return true;
         }
     }
