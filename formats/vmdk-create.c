@@ -429,8 +429,12 @@ bool vmdk_measure(const struct image_create_options *options, uint64_t data, uin
     uint64_t grains, pieces;
     struct plan plan;
 
-    if (!make_plan(options, &plan, error))
+    if (!make_plan(options, &plan, error) || !check_parent(options, error))
         return false;
+    if (plan.stream && options->device_size)
+        return blockmig_fail(
+            error, BLOCKMIG_ERROR_REFUSED,
+            "vmdk: a streamOptimized image ends where its file ends: a device cannot hold one");
     if (plan.flat) {
         *bytes = MIN(data, plan.size) + plan.pieces * 512 + VMDK_MAX_TEXT / 256;
         return true;

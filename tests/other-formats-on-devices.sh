@@ -50,4 +50,6 @@ fails_with 3 "on a larger device nobody would find its footer" \
 like "$err" "20972032 bytes are needed, there are 22020096" "so it is refused"
 is "$(blockmig job list --json | jq -c .jobs)" "[]" "before there is a job"
 fails_with 3 "a plan says the same" blockmig plan copy --force -O vhd -o subformat=fixed "$tmp/source.raw" "$REPLY"
+fails_with 3 "nor the end of a streamOptimized image, on any device" \
+    blockmig plan copy --force -O vmdk -o subformat=streamOptimized "$tmp/source.raw" "$REPLY"
 done_testing
