@@ -27,6 +27,12 @@ interrupt()
     status=$?
 }
 
+# Whoever was suspended while it opened the journal keeps nobody else from it for ever.
+mkdir "$tmp/held"
+start flock --no-fork "$tmp/held" sleep 600
+BLOCKMIG_STATE_DIR=$tmp/held timeout 100 "$program" job list 3>&- &
+waiting=$!
+
 run_ok "an empty journal" blockmig job list
 is "$out" "" "lists nothing"
 
@@ -68,4 +74,6 @@ run_ok "show" blockmig job show -v "$id"
 like "$out" "^job +$id\$" "names the job"
 run_ok "list" blockmig job list
 is "$(wc -l <<<"$out")" 5 "four jobs under a heading"
+wait $waiting
+is $? 0 "a journal that somebody has locked all the time can be used, too"
 done_testing

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #define BUSY_TIMEOUT_MS 15000
+#define TURN_MS         5
 
 static int error_code(int rc)
 {
@@ -217,12 +218,14 @@ static bool prepare_statements(struct journal *journal, GError **error)
 
 /* SQLite's busy timeout does not cover the first and the last moments of a database (the switch to WAL,
  * recovery, the removal of the WAL by the last connection): opening and closing take turns.  The lock is on
- * the directory, because closing any descriptor of the database itself would drop SQLite's own locks. */
+ * the directory, because closing any descriptor of the database itself would drop SQLite's own locks. Whoever
+ * was suspended in such a moment is not waited for longer than SQLite would wait. */
 static int lock_directory(const char *directory)
 {
     int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    while (fd >= 0 && flock(fd, LOCK_EX) != 0 && errno == EINTR)
-        continue;
+    for (unsigned waited = 0; fd >= 0 && waited < BUSY_TIMEOUT_MS && flock(fd, LOCK_EX | LOCK_NB) != 0;
+         waited += TURN_MS)
+        g_usleep(TURN_MS * 1000);
     return fd;
 }
 
