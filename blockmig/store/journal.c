@@ -223,9 +223,11 @@ static bool prepare_statements(struct journal *journal, GError **error)
 static int lock_directory(const char *directory)
 {
     int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    for (unsigned waited = 0; fd >= 0 && waited < BUSY_TIMEOUT_MS && flock(fd, LOCK_EX | LOCK_NB) != 0;
-         waited += TURN_MS)
+    for (unsigned waited = 0; fd >= 0 && waited < BUSY_TIMEOUT_MS; waited += TURN_MS) {
+        if (flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK)
+            break;
         g_usleep(TURN_MS * 1000);
+    }
     return fd;
 }
 
