@@ -134,7 +134,7 @@ cut_everywhere()
 {
     local size at unit=${3:-512} bad='' good=0 refused=0 format=$2 image=$images/$1.$2
     size=$(stat -c %s "$image")
-    every 12
+    every 12 $(((size + unit - 1) / unit))
     for ((at = (first - 1) * unit; at < size; at += step * unit)); do
         head -c "$at" "$image" >"$tmp/cut.$format"
         run limited "$blockmig" copy -q -f "$format" -O raw "$tmp/cut.$format" "$tmp/copies/cut"

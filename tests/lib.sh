@@ -354,12 +354,13 @@ use_seed()
     diag "BLOCKMIG_SEED=$seed repeats this run"
 }
 
-# every NTH: for a series of steps: `step` is NTH, and `first` a random one of the first NTH steps, after use_seed; 1 and 1
-# under "make check-long".
+# every NTH [STEPS]: for a series of steps, of which at least one is met if it is told how many there are: `step` is NTH, and
+# `first` a random one of the first NTH steps, after use_seed; 1 and 1 under "make check-long".
 every()
 {
     pick "$1" 1
     step=$REPLY
+    [ "$step" -le "${2:-$step}" ] || step=$2
     below "$step"
     first=$((REPLY + 1))
 }
