@@ -53,6 +53,7 @@ host_set_up()
     ip link set lo up
     mount -t proc proc /proc
     mount -t tmpfs tmpfs /run
+    mount -t tmpfs tmpfs /dev/shm # its processes have numbers of their own, which are names there
     for directory in /etc/libvirt /etc/pki /var/lib/libvirt /var/cache/libvirt /var/log/libvirt /var/lib/swtpm-localca \
         /var/log/swtpm; do
         [ -d "$directory" ] || continue
