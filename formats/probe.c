@@ -76,10 +76,7 @@ static const struct {
     size_t length;
 } packed[] = {
     {"a gzip file", 0, "\x1f\x8b\x08", 3},
-    {"an xz file", 0,
-     "\xfd"
-     "7zXZ\0",
-     6},
+    {"an xz file", 0, "\3757zXZ\0", 6},
     {"a bzip2 file", 4, "1AY&SY", 6},
     {"a zstd file", 0, "\x28\xb5\x2f\xfd", 4},
     {"a zip archive", 0, "PK\3\4", 4},

@@ -174,9 +174,7 @@ static void test_extent_limit(void)
 static void test_probe(void)
 {
     static const char *const yes[] = {"# Disk DescriptorFile\n", "\n# x\r\n  version=1\n", "VERSION = 2",
-                                      "\xef\xbb\xbf# Disk DescriptorFile\n",
-                                      "\xef\xbb\xbf"
-                                      "version=1"};
+                                      "\xef\xbb\xbf# Disk DescriptorFile\n", "\xef\xbb\xbfversion=1"};
     static const char *const no[] = {"", "#", "version", "version=x", "CID=1\nversion=1\n", "xversion=1"};
 
     for (size_t i = 0; i < G_N_ELEMENTS(yes); i++)
