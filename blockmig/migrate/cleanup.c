@@ -2,7 +2,7 @@
 /* The cleanup phase: what is proven takes its name and its owner; the source goes only if asked, and only
  * now. */
 #include "blockmig/migrate/cold.h"
-#include "blockmig/migrate/metadata.h"
+#include "blockmig/migrate/target.h"
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/image-files.h"
 #include "blockmig/storage/names.h"
@@ -14,20 +14,16 @@
 static bool carry_metadata(struct cold_job *job, const struct copy_unit *unit, const struct unit_file *file,
                            GError **error)
 {
-    int source = chain_layer(unit->chain, 0)->storage->buffered_fd;
+    const struct storage *source = chain_layer(unit->chain, 0)->storage;
     g_autofree char *real = NULL;
     g_autoptr(storage_t) storage = NULL;
-    g_autoptr(GPtrArray) left = NULL;
 
-    if (source < 0 || storage_name_is_uri(file->part_path)) /* one of them is not of this host */
+    if (source->buffered_fd < 0 || storage_name_is_uri(file->part_path)) /* one of them is not of this host */
         return true;
     storage = storage_file_open(file->part_path, FILE_NO_LOCK, NULL, &real, error);
     if (!storage)
         return false;
-    left = metadata_carry(source, storage->buffered_fd);
-    for (guint i = 0; i < left->len; i++)
-        job_notice(&job->base, "%s: not carried over: %s", file->target_path,
-                   (const char *)g_ptr_array_index(left, i));
+    target_carry_metadata(&job->base, source, storage, file->target_path);
     return true;
 }
 

@@ -7,6 +7,7 @@
  * files that are left are removed.
  */
 #include "blockmig/migrate/cold.h"
+#include "blockmig/migrate/request-json.h"
 #include "blockmig/migrate/target.h"
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/foreign.h"
@@ -86,12 +87,7 @@ bool cold_look_for_deleted(struct cold_job *job, GError **error)
 static struct chain *open_copy(const struct cold_job *job, const struct journal_disk *disk, bool layer,
                                GError **error)
 {
-    const GPtrArray *allowed = job->request->allowed_roots;
-    g_autoptr(GPtrArray) roots = g_ptr_array_new();
-
-    for (guint i = 0; allowed && i < allowed->len; i++)
-        g_ptr_array_add(roots, g_ptr_array_index(allowed, i));
-    g_ptr_array_add(roots, NULL);
+    g_autoptr(GPtrArray) roots = request_terminated(job->request->allowed_roots);
     struct chain_policy policy = {
         .allowed_roots = (const char *const *)roots->pdata, .top_only = layer, .data = true};
 

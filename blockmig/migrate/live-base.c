@@ -4,7 +4,6 @@
  * An interrupted one goes on from its checkpoint, if what was frozen is the same as then.
  */
 #include "blockmig/migrate/live-watch.h"
-#include "blockmig/migrate/metadata.h"
 #include "blockmig/migrate/target.h"
 #include "blockmig/storage/file.h"
 #include "blockmig/storage/uri.h"

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The source's layers: their names on disk and in the hypervisor.  The rules are in live.h. */
 #include "blockmig/migrate/live.h"
-#include "blockmig/migrate/metadata.h"
 #include "blockmig/migrate/target.h"
 #include "blockmig/storage/device.h"
 #include "blockmig/storage/file.h"
@@ -252,17 +251,13 @@ static bool carry_metadata(const struct live_job *job, const char *like, struct 
 {
     g_autofree char *real = NULL;
     struct storage *model = NULL;
-    g_autoptr(GPtrArray) left = NULL;
 
     if (storage_name_is_uri(like))
         return true;
     model = storage_file_open(like, FILE_NO_LOCK, NULL, &real, error);
     if (!model)
         return false;
-    left = metadata_carry(model->buffered_fd, storage->buffered_fd);
-    for (guint i = 0; i < left->len; i++)
-        job_notice(&job->base, "%s: not carried over: %s", storage->name,
-                   (const char *)g_ptr_array_index(left, i));
+    target_carry_metadata(&job->base, model, storage, storage->name);
     storage_close(model);
     return true;
 }

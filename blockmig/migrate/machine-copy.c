@@ -5,7 +5,6 @@
  */
 #include "blockmig/migrate/live.h"
 #include "blockmig/migrate/machine.h"
-#include "blockmig/migrate/metadata.h"
 #include "blockmig/migrate/target.h"
 #include "blockmig/migrate/units.h"
 #include "blockmig/storage/file.h"

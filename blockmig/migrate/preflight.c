@@ -7,6 +7,7 @@
  */
 #include "blockmig/migrate/cold.h"
 #include "blockmig/migrate/place.h"
+#include "blockmig/migrate/request-json.h"
 #include "blockmig/migrate/space.h"
 #include "blockmig/migrate/target.h"
 #include "blockmig/migrate/units.h"
@@ -24,21 +25,11 @@
 
 #define MAP_BATCH 1024
 
-/* Borrowed, and ended by NULL. */
-static GPtrArray *terminated(const GPtrArray *strings)
-{
-    GPtrArray *copy = g_ptr_array_new();
-
-    for (guint i = 0; strings && i < strings->len; i++)
-        g_ptr_array_add(copy, strings->pdata[i]);
-    g_ptr_array_add(copy, NULL);
-    return copy;
-}
-
 static bool open_source(struct cold_job *job, GError **error)
 {
     const struct copy_request *request = job->request;
-    g_autoptr(GPtrArray) roots = terminated(request->allowed_roots), names = terminated(request->parents);
+    g_autoptr(GPtrArray) roots = request_terminated(request->allowed_roots);
+    g_autoptr(GPtrArray) names = request_terminated(request->parents);
     g_autoptr(GArray) parents = chain_parents((const char *const *)names->pdata);
     struct chain_policy policy = {.allowed_roots = (const char *const *)roots->pdata,
                                   .parents = (const struct chain_parent *)parents->data,

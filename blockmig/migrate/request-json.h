@@ -18,6 +18,8 @@ char *request_get_string(json_t *object, const char *key);
 GPtrArray *request_get_strings(json_t *object, const char *key);
 /* The texts by which a user named files, as absolute ones, the caller's; NULL for none. */
 GPtrArray *request_absolute_all(const GPtrArray *values, char *(*absolute)(const char *));
+/* The same strings, borrowed, and ended by NULL; NULL: none. */
+GPtrArray *request_terminated(const GPtrArray *values);
 /* One line; takes `object` over.  The text is the caller's. */
 char *request_to_text(json_t *object);
 /* FAILED if it is not a JSON object. */

@@ -74,6 +74,16 @@ static char *absolute_parent(const char *text)
     return storage_absolute_name(text);
 }
 
+GPtrArray *request_terminated(const GPtrArray *values)
+{
+    GPtrArray *copy = g_ptr_array_new();
+
+    for (guint i = 0; values && i < values->len; i++)
+        g_ptr_array_add(copy, values->pdata[i]);
+    g_ptr_array_add(copy, NULL);
+    return copy;
+}
+
 GPtrArray *request_absolute_all(const GPtrArray *values, char *(*absolute)(const char *))
 {
     GPtrArray *paths = values ? g_ptr_array_new_with_free_func(g_free) : NULL;

@@ -433,14 +433,15 @@ void copy_unit_free(struct copy_unit *unit)
     g_free(unit);
 }
 
-static void carry_metadata(const struct job *job, const struct storage *like, const struct storage *to)
+void target_carry_metadata(const struct job *job, const struct storage *like, const struct storage *to,
+                           const char *name)
 {
     g_autoptr(GPtrArray) left = NULL;
 
     if (like->buffered_fd >= 0 && to->buffered_fd >= 0)
         left = metadata_carry(like->buffered_fd, to->buffered_fd);
     for (guint i = 0; left && i < left->len; i++)
-        job_notice(job, "%s: not carried over: %s", to->name, (const char *)g_ptr_array_index(left, i));
+        job_notice(job, "%s: not carried over: %s", name, (const char *)g_ptr_array_index(left, i));
 }
 
 struct image *target_create(const struct job *job, const char *name, bool there, const struct format *format,
@@ -457,7 +458,7 @@ struct image *target_create(const struct job *job, const char *name, bool there,
         return NULL;
     *created = true;
     if (!there)
-        carry_metadata(job, like, storage);
+        target_carry_metadata(job, like, storage, name);
     if (!image_create(storage, format, options, error)) {
         storage_close(storage);
         return NULL;

@@ -24,6 +24,10 @@ char *target_backing_name(const char *image, const char *backing);
 /* What overlays of an image that has no place beside it are called after, in the directory `scratch`.  The
  * caller's. */
 char *target_scratch_stem(const char *scratch, const char *image);
+/* Owner, mode and the like of `like`, where both are files of this host; what stays behind is told of `name`.
+ */
+void target_carry_metadata(const struct job *job, const struct storage *like, const struct storage *to,
+                           const char *name);
 /* Announced in the journal; then a new file, or, if it is `there`, a device or a server's export of which
  * preflight knows that it may be written over.  What belongs to a file beside its data comes from `like`.  As
  * soon as there is anything *created is set. */
