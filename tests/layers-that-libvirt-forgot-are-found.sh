@@ -18,8 +18,8 @@ has_open()
     on one bash -c 'ls -l $(pgrep -x qemu-system-x86 | sed "s|.*|/proc/&/fd|")' | grep -q "$1\$"
 }
 
-# forgotten LAYER COMMAND...: the daemon is killed when the hypervisor has that overlay and flushes what lies below, which
-# it does not end before.
+# forgotten LAYER COMMAND...: the daemon is killed when the hypervisor has that overlay and flushes or locks what lies below,
+# which it does not end before.
 forgotten()
 {
     local layer=$1 pid
@@ -87,10 +87,12 @@ for disk in 0:disk.qcow2:qcow2 1:data.img:raw; do
     like "$("$guest_build/guest-check" "$tmp/web-console" "$number" "$tmp/view.raw" 2>&1)" '^OK' "off: $name misses nothing"
 done
 
-# It is started without what it wrote last, before anybody looks.
+# It is started without what it wrote last, before anybody looks.  It had written nothing that was to be flushed then.
 start_again one web
 command=(move web /srv/store)
+must domain_cmd one web stop
 forgotten 1 "${command[@]}"
+must domain_cmd one web start
 sleep 1
 goes_off
 start_again one web
