@@ -186,7 +186,7 @@ domain_xml()
   <memory unit='MiB'>128</memory>
   <vcpu>1</vcpu>
   <os><type arch='x86_64' machine='pc'>hvm</type>$firmware
-    <kernel>$guest_build/vmlinuz</kernel><initrd>$guest_build/initramfs</initrd>
+    <kernel>$guest_build/vmlinux</kernel><initrd>$guest_build/initramfs</initrd>
     <cmdline>console=ttyS0 quiet loglevel=1 panic=-1 nokaslr mitigations=off rdinit=/init $append</cmdline></os>
   <features><acpi/></features>
   <devices>

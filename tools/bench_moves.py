@@ -44,7 +44,7 @@ class Guest:
              "-chardev", f"file,id=console,path={self.path('console')}", "-serial", "chardev:console",
              "-chardev", f"socket,id=command,path={self.path('command')},server=on,wait=off",
              "-serial", "chardev:command",
-             "-kernel", os.path.join(build, "vmlinuz"), "-initrd", os.path.join(build, "initramfs"),
+             "-kernel", os.path.join(build, "vmlinux"), "-initrd", os.path.join(build, "initramfs"),
              "-append", "console=ttyS0 quiet loglevel=1 panic=-1 nokaslr mitigations=off rdinit=/init " + append,
              *arguments], stdin=subprocess.DEVNULL)
         atexit.register(self.close)

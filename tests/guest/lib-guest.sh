@@ -78,7 +78,7 @@ start_guest()
         -qmp "unix:$tmp/$name/qmp-events,server=on,wait=off" \
         -chardev "file,id=console,path=$tmp/$name/console,append=on" -serial chardev:console \
         -chardev "socket,id=command,path=$tmp/$name/command,server=on,wait=off" -serial chardev:command \
-        -kernel "$guest_build/vmlinuz" -initrd "$guest_build/initramfs" \
+        -kernel "$guest_build/vmlinux" -initrd "$guest_build/initramfs" \
         -append "console=ttyS0 quiet loglevel=1 panic=-1 $guest_boot rdinit=/init rate=$guest_rate $append" \
         "${arguments[@]}"
     local pid=$REPLY

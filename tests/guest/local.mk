@@ -10,7 +10,8 @@ EXTRA_DIST += \
 	tests/guest/initramfs.py \
 	tests/guest/lib-guest.sh \
 	tests/guest/qmp.py \
-	tests/guest/stamp.h
+	tests/guest/stamp.h \
+	tests/guest/vmlinux.py
 
 dist_check_SCRIPTS += \
 	tests/guest-finds-lost-writes.sh
