@@ -28,7 +28,7 @@ forgotten()
     on one timeout 200 "$blockmig" "$@" -v >"$tmp/out" 2>"$tmp/err" 3>&- </dev/null &
     pid=$!
     until has_open "data.img.blockmig-$layer" || ! kill -0 $pid 2>/dev/null; do
-        sleep 0.01
+        sleep 0.1
     done
     sleep 1.5 # until it is told to go over
     on one pkill -KILL -x libvirtd

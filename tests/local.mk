@@ -140,10 +140,11 @@ dist_check_SCRIPTS += \
 	tests/nbd-servers-fail-in-order.sh \
 	tests/servers-flush-while-a-copy-goes-on.sh
 
-# Agents.
+# Agents.  What waits longest comes first: nothing else has to wait for it in the end.
 EXTRA_DIST += tests/lib-agent.sh tests/lib-libvirt.sh tests/lib-tls.sh tests/make-frames.py tests/helpers/activate.py tests/helpers/ending-agent.py tests/helpers/kept-connection.py tests/helpers/lying-agent.py \
 	tests/helpers/rewriting-proxy.py tests/helpers/slow-clients.py
 dist_check_SCRIPTS += \
+	tests/layers-that-libvirt-forgot-are-found.sh \
 	tests/agents-bound-what-clients-take.sh \
 	tests/agents-digest-the-medium.sh \
 	tests/agents-end-in-order.sh \
@@ -169,7 +170,7 @@ dist_check_SCRIPTS += \
 	tests/machines-go-to-other-hosts.sh \
 	tests/machines-leave-nothing-behind.sh \
 	tests/machines-may-go-off-once-they-arrived.sh \
-	tests/layers-that-libvirt-forgot-are-found.sh tests/machines-survive-migrations-that-fail.sh \
+	tests/machines-survive-migrations-that-fail.sh \
 	tests/migrations-bear-slow-links.sh \
 	tests/migrations-bear-what-happens-to-hosts.sh \
 	tests/domains-fail-back-on-one-host.sh \
