@@ -186,8 +186,8 @@ domain_xml()
   <memory unit='MiB'>128</memory>
   <vcpu>1</vcpu>
   <os><type arch='x86_64' machine='pc'>hvm</type>$firmware
-    <kernel>$guest_build/vmlinux</kernel><initrd>$guest_build/initramfs</initrd>
-    <cmdline>console=ttyS0 quiet loglevel=1 panic=-1 nokaslr mitigations=off rdinit=/init $append</cmdline></os>
+    <kernel>$guest_build/${guest_kernel:-vmlinux}</kernel><initrd>$guest_build/initramfs</initrd>
+    <cmdline>console=ttyS0 quiet loglevel=1 panic=-1 $guest_boot rdinit=/init $append</cmdline></os>
   <features><acpi/></features>
   <devices>
     <emulator>${emulator:-/usr/bin/qemu-system-x86_64}</emulator>
