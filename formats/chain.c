@@ -190,20 +190,35 @@ static const struct format *user_format(struct storage *storage, const struct ch
     return format;
 }
 
-/* Where a name inside the image `child` leads. */
-static char *resolve(const char *name, const char *child, GError **error)
+/* Where a name inside the image `child` leads.  Only `beside` makes it a file on a server, too. */
+static char *resolve(const struct opening *opening, const char *name, const char *child, bool beside,
+                     GError **error)
 {
-    g_autofree char *directory = g_path_get_dirname(child);
+    const struct chain_policy *policy = opening->policy;
+    g_autofree char *directory = g_path_get_dirname(child), *path = NULL;
 
     if (name[0] == '/')
         return g_strdup(name);
     if (!storage_name_is_uri(child))
         return g_build_filename(directory, name, NULL);
+    path = beside && policy->beside ? policy->beside(child, name) : NULL;
+    if (path)
+        return g_steal_pointer(&path);
     blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
                   "\"%s\" is a file beside an image that lies in no directory of this host; give it with "
                   "--parent",
                   name);
     return NULL;
+}
+
+/* The roots are directories of this host; what lies beside an image on a server is as near as the image. */
+static struct storage *open_resolved(const struct opening *opening, const char *path,
+                                     const char *const *roots, bool writable, char **real, GError **error)
+{
+    const struct chain_policy *policy = opening->policy;
+
+    return policy->open(policy->opaque, path, storage_name_is_uri(path) ? NULL : roots, writable, real,
+                        error);
 }
 
 /* Where the data files of the last layer may lie, NULL-terminated.  Unlike a backing file such a file lies
@@ -227,21 +242,21 @@ static GPtrArray *data_roots(const struct opening *opening, const struct image *
 static bool open_data(struct opening *opening, struct image *image, unsigned index, const char *const *roots,
                       GError **error)
 {
-    const struct chain_policy *policy = opening->policy;
     const char *child = g_ptr_array_index(opening->chain->paths, chain_depth(opening->chain) - 1);
     const char *name = image_data_file(image, index)->name;
+    bool on_server = image->data_beside && storage_name_is_uri(child);
     g_autoptr(storage_t) storage = NULL;
     g_autofree char *path = NULL;
     g_autofree char *real = NULL;
 
     if (!chain_name_is_plain(name, error))
         return false;
-    if (!*roots)
+    if (!*roots && !on_server)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "it is opened only if --allow-root covers it");
-    path = resolve(name, child, error);
+    path = resolve(opening, name, child, on_server, error);
     if (!path || !loop_check_name(opening->chain, path, error))
         return false;
-    storage = policy->open(policy->opaque, path, roots, image->writable, &real, error);
+    storage = open_resolved(opening, path, roots, image->writable, &real, error);
     return storage && loop_check(opening->chain, storage, error) &&
            image_attach_data(image, index, g_steal_pointer(&storage), error);
 }
@@ -336,16 +351,15 @@ static const struct format *stated_format(const struct image *image, GError **er
 
 static struct storage *open_name(struct opening *opening, const char *name, char **real, GError **error)
 {
-    const struct chain_policy *policy = opening->policy;
     const char *child = g_ptr_array_index(opening->chain->paths, chain_depth(opening->chain) - 1);
     g_autofree char *path = NULL;
 
     if (!chain_name_is_plain(name, error))
         return NULL;
-    path = resolve(name, child, error);
+    path = resolve(opening, name, child, true, error);
     if (!path || !loop_check_name(opening->chain, path, error))
         return NULL;
-    return policy->open(policy->opaque, path, (const char *const *)opening->roots->pdata, false, real, error);
+    return open_resolved(opening, path, (const char *const *)opening->roots->pdata, false, real, error);
 }
 
 /* The first name that leads to a file that may be opened. */
@@ -447,7 +461,7 @@ bool chain_takes_parent(const struct image *image)
            (image->backing_name && (image->format->check_parent || !image->backing_format));
 }
 
-/* Then the name of what lies below it leads nowhere. */
+/* Then what lies below it may be anywhere. */
 static bool lies_beside_a_uri(const struct opening *opening, const struct image *image)
 {
     return image->backing_name && image->backing_name[0] != '/' &&

@@ -36,6 +36,10 @@ struct chain_policy {
      * caller), from which the directory of relative backing names is taken. */
     struct storage *(*open)(void *opaque, const char *path, const char *const *roots, bool writable,
                             char **real_path, GError **error);
+    /* The name of the file `name` beside the one that the URI `image` names, to be opened without roots; the
+     * caller's.  NULL: there are no files, or it would not be in the same directory.  Optional: there are
+     * none. */
+    char *(*beside)(const char *image, const char *name);
     void *opaque;
 };
 

@@ -30,6 +30,26 @@ must mkdir "$tmp/store/chain"
 run_ok "a directory takes the same name" blockmig copy -q --chain=keep "$tmp/top.qcow2" "$store/chain"
 is "$(qemu-img info --output=json "$tmp/store/chain/top.qcow2" | jq -r '."backing-filename"')" disk.qcow2 "a chain is kept"
 same_content "$tmp/top.qcow2" "$tmp/store/chain/top.qcow2" "with what it shows" -f qcow2 -F qcow2
+run_ok "and read where it is" blockmig copy -q -O raw "$store/chain/top.qcow2" "$tmp/back.chain"
+same_content "$tmp/top.qcow2" "$tmp/back.chain" "whole" -f qcow2 -F raw
+for form in monolithicFlat twoGbMaxExtentFlat twoGbMaxExtentSparse; do
+    run_ok "$form: several files" blockmig copy -q -O vmdk -o subformat=$form "$tmp/disk.qcow2" "$store/$form.vmdk"
+    run_ok "$form: are one disk there" blockmig verify -q "$tmp/disk.qcow2" "$store/$form.vmdk"
+    run_ok "$form: and back" blockmig copy -q -O raw "$store/$form.vmdk" "$tmp/back.$form"
+    same_content "$tmp/disk.qcow2" "$tmp/back.$form" "$form: as it was" -f qcow2 -F raw
+done
+# What an image there names lies beside it, or is not opened.
+must sed -i 's|"monolithicFlat-flat.vmdk"|"../store/monolithicFlat-flat.vmdk"|' "$tmp/store/monolithicFlat.vmdk"
+fails_with 3 "a file that is named elsewhere" blockmig info "$store/monolithicFlat.vmdk"
+like "$err" 'data file "../store/monolithicFlat-flat.vmdk" of .*lies in no directory of this host' "is not opened"
+must qemu-img create -q -f qcow2 -u -b loop.qcow2 -F qcow2 "$tmp/store/loop.qcow2" 1M
+fails_with 3 "a chain that is a loop" blockmig info "$store/loop.qcow2"
+like "$err" "the chain is a loop: .*/store/loop.qcow2 -> .*/store/loop.qcow2" "is shown"
+must cp "$tmp/store/disk.raw" "$tmp/store/other.raw"
+must qemu-img create -q -f qcow2 -o data_file="$tmp/store/other.raw" "$tmp/store/external.qcow2" 64M
+must qemu-img amend -f qcow2 -o data_file=other.raw "$tmp/store/external.qcow2"
+fails_with 3 "a data file that could be any file" blockmig info "$store/external.qcow2"
+like "$err" 'data file "other.raw" of .*only if --allow-root' "neither"
 run_ok "its map is read" blockmig map "$store/disk.vhdx"
 run_ok "a plan" blockmig plan copy "$tmp/disk.qcow2" "$store/planned.qcow2"
 like "$out" "by the agent" "says how it will be proved"

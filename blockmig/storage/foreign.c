@@ -278,6 +278,7 @@ struct chain *source_open(const char *path, const char *format, const char *secr
     if (!opening.format && format && !(known = format_by_name(format, error)))
         return NULL;
     ours.open = opening.format ? open_for_chain : storage_open_for_chain;
+    ours.beside = storage_name_beside;
     ours.opaque = opening.format ? (void *)&opening : (void *)&flags;
     /* What the guest wrote decides nothing: behind the server the disk is raw. */
     chain = chain_open(path, opening.format ? &format_raw : known, &ours, error);

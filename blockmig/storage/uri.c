@@ -124,6 +124,16 @@ char *storage_base_name(const char *name)
     return g_strdup(strcmp(base, ".") == 0 || strcmp(base, "..") == 0 ? "disk" : base);
 }
 
+char *storage_name_beside(const char *uri, const char *name)
+{
+    g_autofree char *directory = g_path_get_dirname(uri);
+
+    if (!storage_uri_names(uri, NULL) || strchr(name, '/') || strcmp(name, ".") == 0 ||
+        strcmp(name, "..") == 0)
+        return NULL;
+    return g_strconcat(directory, "/", name, NULL);
+}
+
 char *storage_shown_name(const char *name)
 {
     const char *begin, *at;

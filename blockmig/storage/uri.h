@@ -50,6 +50,8 @@ const struct name_ops *storage_uri_names(const char *uri, GError **error);
 /* What a file for this object would be called: the last part of a path; "disk" where a URI has none.  The
  * caller's. */
 char *storage_base_name(const char *name);
+/* The chain_policy.beside callback: of files in an agent's datastores. */
+char *storage_name_beside(const char *uri, const char *name);
 /* The URI without its password, for messages; a path as it is.  The caller's. */
 char *storage_shown_name(const char *name);
 /* A name that means the same from any directory.  The caller's. */
