@@ -50,6 +50,17 @@ must qemu-img create -q -f qcow2 -o data_file="$tmp/store/other.raw" "$tmp/store
 must qemu-img amend -f qcow2 -o data_file=other.raw "$tmp/store/external.qcow2"
 fails_with 3 "a data file that could be any file" blockmig info "$store/external.qcow2"
 like "$err" 'data file "other.raw" of .*only if --allow-root' "neither"
+run_ok "a child may stand on what is beside it" blockmig create -O qcow2 --parent "$store/disk.qcow2" "$store/child.qcow2"
+run_ok "and is read" blockmig verify -q "$tmp/disk.qcow2" "$store/child.qcow2"
+run_ok "a copy, too" blockmig copy -q --chain=shallow "$store/child.qcow2" "$store/shallow.qcow2"
+run_ok "and is read" blockmig verify -q "$tmp/disk.qcow2" "$store/shallow.qcow2"
+for name in "$tmp/shallow.qcow2" "$store/chain/shallow.qcow2"; do
+    fails_with 3 "but nothing elsewhere" blockmig copy -q --chain=shallow "$store/child.qcow2" "$name"
+    like "$err" "cannot stand on .*:///store/disk.qcow2: what is on a server" "can name it"
+    fails_with 3 "nor a child" blockmig create -O qcow2 --parent "$store/disk.qcow2" "$name"
+done
+fails_with 3 "an image there" blockmig commit "$store/child.qcow2"
+like "$err" "only files of this host are merged" "is not merged"
 run_ok "its map is read" blockmig map "$store/disk.vhdx"
 run_ok "a plan" blockmig plan copy "$tmp/disk.qcow2" "$store/planned.qcow2"
 like "$out" "by the agent" "says how it will be proved"

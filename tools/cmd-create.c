@@ -3,6 +3,7 @@
 #include "blockmig/migrate/target.h"
 #include "blockmig/migrate/units.h"
 #include "blockmig/storage/image-files.h"
+#include "blockmig/storage/uri.h"
 #include "tools/command.h"
 #include "tools/confine.h"
 #include "tools/look.h"
@@ -35,14 +36,14 @@ static struct chain *open_parent(const struct options *options, GError **error)
 }
 
 /* Relatively from its own directory, so that both can be moved together. */
-static char *name_of_parent(const char *path, const struct chain *parent)
+static bool name_parent(const char *path, const struct chain *parent, char **name, GError **error)
 {
-    g_autofree char *absolute = g_canonicalize_filename(path, NULL),
-                    *directory = g_path_get_dirname(absolute), *name = g_path_get_basename(absolute);
+    g_autofree char *absolute = storage_absolute_name(path), *directory = g_path_get_dirname(absolute),
+                    *base = g_path_get_basename(absolute);
     g_autofree char *here = realpath(directory, NULL),
-                    *image = here ? g_build_filename(here, name, NULL) : g_strdup(absolute);
+                    *image = here ? g_build_filename(here, base, NULL) : g_strdup(absolute);
 
-    return target_backing_name(image, g_ptr_array_index(parent->paths, 0));
+    return target_name_below(image, g_ptr_array_index(parent->paths, 0), name, error);
 }
 
 static bool parse_size(const struct options *options, const struct chain *parent, uint64_t *size,
@@ -107,7 +108,8 @@ int cmd_create(const struct options *options, GError **error)
         (options->parents->pdata[0] && !(parent = open_parent(options, error))))
         return 0;
     if (parent) {
-        name = name_of_parent(options->arguments->pdata[0], parent);
+        if (!name_parent(options->arguments->pdata[0], parent, &name, error))
+            return 0;
         create_options.backing_name = name;
         create_options.backing_format = chain_layer(parent, 0)->format->name;
         create_options.parent = chain_layer(parent, 0);

@@ -45,6 +45,9 @@ static bool find_parent(struct merge *merge, GError **error)
 
     if (request->format && !format)
         return false;
+    if (storage_name_is_uri(request->overlay))
+        return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: only files of this host are merged",
+                             request->overlay);
     chain = open_chain(merge, request->overlay, format,
                        (struct chain_policy){.parents = (const struct chain_parent *)merge->parents->data,
                                              .parent_count = merge->parents->len},

@@ -83,6 +83,15 @@ char *target_backing_name(const char *image, const char *backing)
     return strchr(name, ':') ? g_strconcat("./", name, NULL) : g_steal_pointer(&name);
 }
 
+bool target_name_below(const char *image, const char *backing, char **name, GError **error)
+{
+    *name = target_backing_name(image, backing);
+    return !storage_name_is_uri(*name) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
+                         "%s cannot stand on %s: what is on a server can be named only by an image beside it",
+                         image, backing);
+}
+
 char *target_scratch_stem(const char *scratch, const char *image)
 {
     g_autofree char *name = NULL;
@@ -235,9 +244,9 @@ static bool add_shallow(const struct copy_request *request, struct chain *source
     const char *backing = g_ptr_array_index(source->paths, 1);
 
     g_ptr_array_add(units, unit);
-    unit->backing_name = target_backing_name(path, backing);
     unit->backing_format = g_strdup(chain_layer(source, 1)->format->name);
-    return set_format(unit, request, source, 0, error);
+    return target_name_below(path, backing, &unit->backing_name, error) &&
+           set_format(unit, request, source, 0, error);
 }
 
 /* Every layer under its own name beside the top; base first, because an overlay records the format below it.

@@ -21,6 +21,9 @@ bool target_format(const char *name, const char *text, struct image *source, boo
 /* How `image` is to name its backing file: relatively only if both lie in one directory, and so that a colon
  * does not make a protocol of it.  The caller's. */
 char *target_backing_name(const char *image, const char *backing);
+/* The same where files on servers come in, too.  REFUSED: `backing` is on one, and not beside the image, so
+ * that no image can name it. */
+bool target_name_below(const char *image, const char *backing, char **name, GError **error);
 /* What overlays of an image that has no place beside it are called after, in the directory `scratch`.  The
  * caller's. */
 char *target_scratch_stem(const char *scratch, const char *image);

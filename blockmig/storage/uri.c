@@ -128,6 +128,8 @@ char *storage_name_beside(const char *uri, const char *name)
 {
     g_autofree char *directory = g_path_get_dirname(uri);
 
+    if (g_str_has_prefix(name, "./"))
+        name += strlen("./");
     if (!storage_uri_names(uri, NULL) || strchr(name, '/') || strcmp(name, ".") == 0 ||
         strcmp(name, "..") == 0)
         return NULL;
