@@ -9,7 +9,7 @@
 # reads as NAME.raw.  NAME-extent1.FORMAT and so on belong to the case, too; files whose names begin with "parent"
 # may be opened beside it.
 
-need_tool python3 strace qemu-img qemu-io
+need_tool python3 strace qemu-img qemu-io xxh128sum
 use_seed
 images=$tmp/images
 mkdir "$images" "$tmp/copies"
@@ -44,7 +44,7 @@ traced()
 # fingerprint: content, size, owner and times of all that lies beside the images.
 fingerprint()
 {
-    (cd "$images" && stat -c '%n %s %Y %Z %i' -- * && find . -type f -exec b2sum {} + | sort) | b2sum
+    (cd "$images" && stat -c '%n %s %Y %Z %i' -- * && find . -type f -exec xxh128sum {} + | sort) | xxh128sum
 }
 
 # merged FORMAT NAME: commits an overlay of 16 KiB into copies of an image and its files; sets REPLY to what is wrong with
@@ -60,7 +60,7 @@ merged()
     must qemu-img rebase -q -u -f qcow2 -b "$name.$format" -F "${format/%vhd/vpc}" "$into/overlay"
     run limited "$blockmig" copy -q -f qcow2 -O raw "$into/overlay" "$tmp/copies/want"
     [ "$status" -eq 0 ] || rm -f "$tmp/copies/want"
-    before=$(sha256sum "$into"/*)
+    before=$(xxh128sum "$into"/*)
     run limited "$blockmig" commit -f qcow2 "$into/overlay"
     if [ "$status" -eq 0 ]; then
         run limited "$blockmig" copy -q -f "$format" -O raw "$into/$name.$format" "$tmp/copies/got"
@@ -68,7 +68,7 @@ merged()
             REPLY="$name: not what was merged: $err; "
     elif [[ ! $status =~ ^[1-5]$ ]] || [ -z "$err" ]; then
         REPLY="$name: exit $status: $err; "
-    elif [ "$status" -ne 1 ] && [ "$(sha256sum "$into"/*)" != "$before" ]; then
+    elif [ "$status" -ne 1 ] && [ "$(xxh128sum "$into"/*)" != "$before" ]; then
         REPLY="$name: changed: $err; "
     fi
     rm -f "$tmp/copies"/*

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """VHDX images from the specification, right or wrong in whatever field a test chooses; little endian."""
+import functools
 import os
 import random
 import struct
@@ -25,6 +26,11 @@ for _i in range(256):
 
 
 def crc32c(data):
+    return _crc32c(bytes(data))
+
+
+@functools.lru_cache(64)  # most images of a test have the same tables
+def _crc32c(data):
     crc = 0xffffffff
     for byte in data:
         crc = crc >> 8 ^ _table[(crc ^ byte) & 255]
