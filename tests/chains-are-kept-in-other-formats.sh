@@ -124,7 +124,7 @@ halfway()
     parents "$1" "$to/out/base.raw"
     cp -a "$to/out" "$to/out.kept"
     cp -a "$to/state" "$to/state.kept"
-    every 14
+    every 20
     for ((when = first; when < 40; when += step)); do
         rm -rf "$to/out" "$to/state"
         cp -a "$to/out.kept" "$to/out"

@@ -47,7 +47,7 @@ for mode in "flat:-O qcow2" "keep:--chain=keep" "force:--force -O qcow2" "raw:-O
     wrong=
     count=0
     for call in fdatasync fsync rename renameat2 ftruncate fchmod unlink pwrite64; do
-        every 12
+        every 18
         for ((when = 1; when < 200; when += first + when / part)); do
             rm -rf "$tmp/out" "$tmp/state.kill"
             mkdir "$tmp/out"

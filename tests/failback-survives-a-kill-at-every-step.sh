@@ -53,7 +53,7 @@ for action in failback finish; do
     for call in "${chosen[@]}"; do
         count=0
         wrong=
-        every 14
+        every 20
         for ((when = 1; when < 400; when += first + when * longer / 20)); do
             must blockmig move "qmp:$tmp/g/qmp" "$tmp/$there" "${patient[@]}" --keep-failback=1h --delete-source --json
             id=$(jq -r .job <<<"$out")

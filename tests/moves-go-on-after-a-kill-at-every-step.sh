@@ -32,7 +32,7 @@ steps()
     must qemu-io -f "$3" -c 'write -P 7 16M 8M' "$from/$disk"
     start_guest "$name" "$2" --disk "$from/$disk:$3" --append 'span=8M flush=16 log=1'
     guest_wait_ready "$name"
-    every 10
+    every 14
     for ((commit = first; commit < 80; commit += step)); do
         killed_at "$commit" 0 move "qmp:$tmp/$name/qmp" "$to" "${patient[@]}" || break
         count=$((count + 1))
