@@ -92,7 +92,7 @@ must qmp paused '{"execute": "cont"}'
 sleep 1
 moved paused
 
-# Somebody who resumes the machine all the time, also in our pauses: then it may be rolled back, but nothing is lost.
+# Somebody who resumes the machine all the time, also in our pauses: it may be rolled back, but nothing is lost.
 keeps_resuming()
 {
     local conts=()
@@ -104,20 +104,36 @@ keeps_resuming()
     done
 }
 
+# judged NAME: where the machine is then, all is there.
+judged()
+{
+    local image=$tmp/$1.a/disk.qcow2
+    wait "$pid"
+    status=$?
+    diag "$1: exit status $status, $(tail -n 2 "$tmp/$1.err")"
+    [ "$status" -ne 0 ] || image=$tmp/$1.b/disk.qcow2
+    like "$status" '^[04]$' "$1: moved, or rolled back" || diag "$(cat "$tmp/$1.err")"
+    is "$(guest_verdict "$1")" OK "$1: the guest misses nothing"
+    stop_guest "$1"
+    like "$(host_verdict "$1" 0 "$image" qcow2)" '^OK [1-9]' "$1: and the host agrees"
+}
+
 machine resumed "${guest[@]}"
 begin resumed
 start keeps_resuming
-wait "$pid"
-status=$?
-diag "with the machine resumed by somebody all the time: exit status $status, $(tail -n 1 "$tmp/resumed.err")"
-case $status in
-    0) image=$tmp/resumed.b/disk.qcow2 ;;
-    *) image=$tmp/resumed.a/disk.qcow2 ;;
-esac
-like "$status" '^[049]$' "resumed: moved, rolled back, or all is kept" || diag "$(cat "$tmp/resumed.err")"
-is "$(guest_verdict resumed)" OK "resumed: the guest misses nothing"
-stop_guest resumed
-like "$(host_verdict resumed 0 "$image" qcow2)" '^OK [1-9]' "resumed: and the host agrees"
+judged resumed
+
+# The same in the middle of the switch: what it writes is on both sides, or comes back with it.
+resumes_in_switch()
+{
+    qmp late '{"wait": "BLOCK_JOB_READY", "data": {"device": "blockmig-pivot-0"}, "seconds": 60}' '{"execute": "cont"}'
+}
+
+machine late "${guest[@]}"
+begin late
+start resumes_in_switch
+judged late
+[ "$status" -eq 0 ] || said late 'somebody resumed the machine in the pause'
 
 # ---- waits ----
 machine busy "${guest[@]}"

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /*
- * The pivot: a mirror with sync=none copies nothing, it only swaps the node under a device.  The guest is
- * stopped, so nothing is written between its start and its end.  Commands for several disks are sent together
- * and their replies collected afterwards; what counts is milliseconds.
+ * The pivot: a mirror with sync=none copies nothing, it only swaps the node under a device.  Commands for
+ * several disks are sent together and their replies collected afterwards; what counts is milliseconds.
+ *
+ * The guest is stopped, but others may resume it.  What it writes before the mirrors run is only on the side
+ * that it is to leave: then it does not go.  What it writes while they run is on both sides, and what it
+ * writes after them is brought back with it, by mirrors with sync=top: that is all that the layer holds.
  */
 #include "blockmig/vm/qemu.h"
 #include "formats/error.h"
@@ -19,7 +22,7 @@ struct pivot {
     struct qmp *qmp;
     const struct vm_pivot *disks;
     unsigned count;
-    const char *way; /* part of the jobs' names */
+    const char *way, *sync; /* `way` is part of the jobs' names */
     gint64 deadline;
 };
 
@@ -41,7 +44,7 @@ static json_t *mirror_arguments(const struct pivot *pivot, unsigned i)
 
     job_name(pivot, i, name);
     return json_pack("{s:s, s:s, s:s, s:s, s:b}", "job-id", name, "device", pivot->disks[i].from, "target",
-                     pivot->disks[i].to, "sync", "none", "auto-dismiss", false);
+                     pivot->disks[i].to, "sync", pivot->sync, "auto-dismiss", false);
 }
 
 static json_t *complete_arguments(const struct pivot *pivot, unsigned i)
@@ -95,11 +98,20 @@ static bool wait_all(struct pivot *pivot, enum vm_job_state wanted, GError **err
     return true;
 }
 
-static bool run(struct pivot *pivot, GError **error)
+static bool start(struct pivot *pivot, GError **error)
 {
-    return for_all(pivot, "blockdev-mirror", mirror_arguments, error) &&
-           wait_all(pivot, VM_JOB_READY, error) &&
-           for_all(pivot, "job-complete", complete_arguments, error) && wait_all(pivot, VM_JOB_DONE, error);
+    return for_all(pivot, "blockdev-mirror", mirror_arguments, error) && wait_all(pivot, VM_JOB_READY, error);
+}
+
+static bool finish(struct pivot *pivot, GError **error)
+{
+    return for_all(pivot, "job-complete", complete_arguments, error) && wait_all(pivot, VM_JOB_DONE, error);
+}
+
+static bool stands_still(const struct pivot *pivot, GError **error)
+{
+    return !qemu_was_resumed(pivot->vm) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED, "somebody resumed the machine in the pause");
 }
 
 /* Ends what is still running after a failure; a job may also have gone all the way by now. */
@@ -139,6 +151,7 @@ static bool bring_back(const struct pivot *pivot, GError **error)
         .qmp = pivot->qmp,
         .disks = disks,
         .way = WAY_BACK,
+        .sync = qemu_was_resumed(pivot->vm) ? "top" : "none",
         .deadline = g_get_monotonic_time() + QMP_TIMEOUT * G_GINT64_CONSTANT(1000),
     };
 
@@ -147,7 +160,7 @@ static bool bring_back(const struct pivot *pivot, GError **error)
     for (unsigned i = 0; i < pivot->count; i++)
         if (in_use(blocks, pivot->disks[i].to))
             disks[back.count++] = (struct vm_pivot){.from = pivot->disks[i].to, .to = pivot->disks[i].from};
-    return back.count == 0 || run(&back, error);
+    return back.count == 0 || (start(&back, error) && finish(&back, error));
 }
 
 bool qemu_pivot(struct vm *vm, const struct vm_pivot *disks, unsigned count, unsigned timeout, GError **error)
@@ -158,11 +171,13 @@ bool qemu_pivot(struct vm *vm, const struct vm_pivot *disks, unsigned count, uns
         .disks = disks,
         .count = count,
         .way = WAY_THERE,
+        .sync = "none",
         .deadline = g_get_monotonic_time() + (gint64)timeout * 1000,
     };
     GError *fault = NULL, *worse = NULL;
 
-    if (run(&pivot, &fault))
+    if (start(&pivot, &fault) && stands_still(&pivot, &fault) && finish(&pivot, &fault) &&
+        stands_still(&pivot, &fault))
         return true;
     if (stop_jobs(&pivot, &worse) && bring_back(&pivot, &worse)) {
         g_propagate_prefixed_error(error, fault, "pivot of %u disks: ", count);

@@ -82,6 +82,11 @@ static bool is_called(const char *name, json_t *data, void *wanted)
     return strcmp(name, wanted) == 0;
 }
 
+static bool is_resume(const char *name, json_t *data, void *unused)
+{
+    return strcmp(name, "RESUME") == 0;
+}
+
 /* QEMU sends the event before the reply.  No event: the machine was in that state already; *time is 0. */
 static bool switch_state(struct qmp *qmp, const char *command, const char *name, unsigned timeout,
                          int64_t *time, GError **error)
@@ -99,12 +104,20 @@ static bool switch_state(struct qmp *qmp, const char *command, const char *name,
 
 static bool qemu_pause(struct vm *vm, unsigned timeout, int64_t *time, GError **error)
 {
-    return switch_state(qemu_of(vm)->qmp, "stop", "STOP", timeout, time, error);
+    bool ok = switch_state(qemu_of(vm)->qmp, "stop", "STOP", timeout, time, error);
+
+    qmp_drop_events(qemu_of(vm)->qmp, is_resume, NULL); /* those before the reply were before the stop */
+    return ok;
 }
 
 static bool qemu_resume(struct vm *vm, int64_t *time, GError **error)
 {
     return switch_state(qemu_of(vm)->qmp, "cont", "RESUME", QMP_TIMEOUT, time, error);
+}
+
+bool qemu_was_resumed(struct vm *vm)
+{
+    return qmp_has_event(qemu_of(vm)->qmp, is_resume, NULL);
 }
 
 /* ---- counting and limiting ---- */

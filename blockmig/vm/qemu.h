@@ -84,6 +84,9 @@ bool qemu_job_complete(struct vm *vm, const char *id, GError **error);
 bool qemu_job_cancel(struct vm *vm, const char *id, unsigned timeout, GError **error);
 bool qemu_job_dismiss(struct vm *vm, const char *id, GError **error);
 
+/* Has it been, by somebody else, since it was last paused here? */
+bool qemu_was_resumed(struct vm *vm);
+
 /* qemu-pivot.c */
 bool qemu_pivot(struct vm *vm, const struct vm_pivot *disks, unsigned count, unsigned timeout,
                 GError **error);

@@ -348,6 +348,11 @@ bool qmp_wait_event(struct qmp *qmp, qmp_match match, void *opaque, unsigned tim
     return true;
 }
 
+bool qmp_has_event(struct qmp *qmp, qmp_match match, void *opaque)
+{
+    return find_event(qmp, match, opaque) != NULL;
+}
+
 void qmp_drop_events(struct qmp *qmp, qmp_match match, void *opaque)
 {
     GList *link;

@@ -60,6 +60,8 @@ typedef bool (*qmp_match)(const char *name, json_t *data, void *opaque);
  */
 bool qmp_wait_event(struct qmp *qmp, qmp_match match, void *opaque, unsigned timeout, json_t **event,
                     GError **error);
+/* Is one queued? What the peer sent before a reply that was received is. */
+bool qmp_has_event(struct qmp *qmp, qmp_match match, void *opaque);
 /* Forgets what is queued: a caller who is about to start something waits only for what comes after. */
 void qmp_drop_events(struct qmp *qmp, qmp_match match, void *opaque);
 /* Events dropped so far because nobody took them. */

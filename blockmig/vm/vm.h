@@ -291,7 +291,8 @@ bool vm_snapshot(struct vm *vm, const struct vm_snapshot *disks, unsigned count,
 bool vm_pause(struct vm *vm, unsigned timeout, int64_t *time, GError **error);
 bool vm_resume(struct vm *vm, int64_t *time, GError **error);
 /* Moves the devices of a stopped machine to other nodes with the same content.  All or none: if one fails,
- * those that went are brought back; UNCERTAIN if even that fails. */
+ * those that went are brought back; UNCERTAIN if even that fails.  If somebody resumed the machine since
+ * vm_pause() all are, with what it wrote, and the error is CANCELLED; `to` must be an empty layer then. */
 bool vm_pivot(struct vm *vm, const struct vm_pivot *disks, unsigned count, unsigned timeout, GError **error);
 /* Ends what a pivot left behind that was interrupted, so that each device is on one node or the other:
  * vm_active_node() tells which. */

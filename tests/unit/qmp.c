@@ -366,6 +366,75 @@ static void test_pivot_is_undone(struct fixture *fixture, gconstpointer unused)
           "\"b\": \"job-complete\" was refused: not now");
 }
 
+#define RESUMED "{\"event\": \"RESUME\", \"timestamp\": {\"seconds\": 1, \"microseconds\": 0}}\r\n"
+#define STOPPED "{\"event\": \"STOP\", \"timestamp\": {\"seconds\": 2, \"microseconds\": 0}}\r\n"
+
+/* What it wrote is not on the other side: it does not go there. */
+static void test_pivot_of_a_resumed(struct fixture *fixture, gconstpointer unused)
+{
+    const struct step script[] = {
+        NEGOTIATED,
+        {SAY, RESUMED},
+        {HEAR, "\"stop\""},
+        {SAY, STOPPED OK},
+        {HEAR, "blockdev-mirror"},
+        {SAY, RESUMED OK},
+        JOBS(JOB("pivot-0", "ready", "")),
+        JOBS(JOB("pivot-0", "ready", "")),
+        {HEAR, "block-job-cancel"},
+        {SAY, OK},
+        JOBS(JOB("pivot-0", "concluded", ", \"error\": \"Operation canceled\"")),
+        {HEAR, "job-dismiss"},
+        {SAY, OK},
+        {HEAR, "query-block"},
+        {SAY, "{\"return\": [{\"inserted\": {\"node-name\": \"a\"}}], \"id\": %ID}\r\n"},
+    };
+    const struct vm_pivot disks[] = {{"a", "ta"}};
+    g_autofree char *name = g_strdup_printf("qmp:%s", fixture->path);
+
+    perform(fixture, script, G_N_ELEMENTS(script));
+    g_autoptr(vm_t) vm = vm_open(name, &fixture->error);
+    g_assert_true(vm_pause(vm, 1000, NULL, &fixture->error));
+    FAILS(vm_pivot(vm, disks, 1, 60000, &fixture->error), CANCELLED, "somebody resumed the machine");
+}
+
+/* It is there already, and what it wrote comes back with it. */
+static void test_pivot_resumed_late(struct fixture *fixture, gconstpointer unused)
+{
+    const struct step script[] = {
+        NEGOTIATED,
+        {SAY, RESUMED},
+        {HEAR, "\"stop\""},
+        {SAY, STOPPED OK},
+        {HEAR, "\"sync\":\"none\""},
+        {SAY, OK},
+        JOBS(JOB("pivot-0", "ready", "")),
+        {HEAR, "job-complete"},
+        {SAY, OK},
+        JOBS(JOB("pivot-0", "concluded", "")),
+        {HEAR, "job-dismiss"},
+        {SAY, RESUMED OK},
+        JOBS(""),
+        {HEAR, "query-block"},
+        {SAY, "{\"return\": [{\"inserted\": {\"node-name\": \"ta\"}}], \"id\": %ID}\r\n"},
+        {HEAR, "\"device\":\"ta\",\"target\":\"a\",\"sync\":\"top\""},
+        {SAY, OK},
+        JOBS(JOB("return-0", "ready", "")),
+        {HEAR, "job-complete"},
+        {SAY, OK},
+        JOBS(JOB("return-0", "concluded", "")),
+        {HEAR, "job-dismiss"},
+        {SAY, OK},
+    };
+    const struct vm_pivot disks[] = {{"a", "ta"}};
+    g_autofree char *name = g_strdup_printf("qmp:%s", fixture->path);
+
+    perform(fixture, script, G_N_ELEMENTS(script));
+    g_autoptr(vm_t) vm = vm_open(name, &fixture->error);
+    g_assert_true(vm_pause(vm, 1000, NULL, &fixture->error));
+    FAILS(vm_pivot(vm, disks, 1, 60000, &fixture->error), CANCELLED, "somebody resumed the machine");
+}
+
 /* Where the disks are is not known when the monitor goes away in the middle. */
 static void test_pivot_is_uncertain(struct fixture *fixture, gconstpointer unused)
 {
@@ -405,6 +474,8 @@ int main(int argc, char **argv)
     ADD("event-flood", test_event_flood);
     ADD("wakes-at-once", test_wakes_at_once);
     ADD("pivot-is-undone", test_pivot_is_undone);
+    ADD("pivot-of-a-resumed", test_pivot_of_a_resumed);
+    ADD("pivot-resumed-late", test_pivot_resumed_late);
     ADD("pivot-is-uncertain", test_pivot_is_uncertain);
     return g_test_run();
 }
