@@ -208,25 +208,28 @@ start()
 {
     "$@" 3>&- </dev/null &
     REPLY=$!
-    at_exit stop_child "$REPLY"
+    at_exit stop_process "$REPLY"
 }
 
-# stop_child PID: what start started, unless it was collected already: its number may be somebody else's by now.
-stop_child()
+# is_child PID: it was not collected yet; the number of one that was may be somebody else's by now.
+is_child()
 {
-    [ "$(ps -o ppid= -p "$1" | tr -d ' ')" != $$ ] || stop_process "$1"
+    local parent
+    parent=$(ps -o ppid= -p "$1" | tr -d ' ')
+    [ "$parent" = $$ ] || [ "$parent" = "$BASHPID" ]
 }
 
-# stop_process PID: asks, then insists, then collects it.
+# stop_process PID: asks, then insists, then collects what start started; nothing, if it has ended already.
 stop_process()
 {
     local i
+    is_child "$1" || return 0
     kill -TERM "$1" 2>/dev/null
     for i in $(seq 50); do
         kill -0 "$1" 2>/dev/null || break
         sleep 0.1
     done
-    kill -KILL "$1" 2>/dev/null
+    ! is_child "$1" || kill -KILL "$1" 2>/dev/null
     wait "$1" 2>/dev/null
     return 0
 }

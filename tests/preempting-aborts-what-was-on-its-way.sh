@@ -27,7 +27,7 @@ fenced()
     run_ok "$option: a host takes the unit" as_host one "$blockmig" reservation take "$uri"
     as_host one "$blockmig" copy -f raw "$tmp/source.raw" "$uri" >"$tmp/copy.out" 2>&1 3>&- </dev/null &
     local copy=$!
-    at_exit stop_child "$copy"
+    at_exit stop_process "$copy"
     wait_for 30 grep -q '^8a 0 ' "$tmp/log" || must false "a write is on its way"
     run_ok "$option: another one preempts" as_host two "$blockmig" reservation take --preempt "$one" "$uri"
     told=$err

@@ -83,7 +83,7 @@ start_guest()
         "${arguments[@]}"
     local pid=$REPLY
     echo "$pid" >"$tmp/$name/pid"
-    start "$guest_tools/qmp.py" --record "$tmp/$name/events" "$tmp/$name/qmp-events"
+    start "$guest_tools/qmp.py" --record "$tmp/$name/events" "$tmp/$name/qmp-events" 2>"$tmp/$name/recorder"
     REPLY=$pid
 }
 
@@ -114,7 +114,7 @@ guest_wait_ready()
 {
     wait_for 60 guest_is_ready "$1" "${2:-1}" && return 0
     not_ok "set-up: guest $1 starts"
-    diag "$(tail -n 20 "$tmp/$1/console")"
+    diag "$(ls -l "$tmp/$1"; cat "$tmp/$1/recorder"; grep '^guest: ' "$tmp/$1/console"; tail -n 20 "$tmp/$1/console")"
     done_testing
 }
 

@@ -13,21 +13,31 @@ import time
 
 
 class Monitor:
-    def __init__(self, path, seconds=30):
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.deadline = time.monotonic() + seconds
+    PATIENCE = 120  # seconds: a busy machine may take long to start a hypervisor
+    SILENCE = 15  # after that the connection is made anew
+
+    def __init__(self, path):
+        deadline = time.monotonic() + self.PATIENCE
         while True:
             try:
-                self.socket.connect(path)
-                break
-            except OSError:
-                if time.monotonic() > self.deadline:
+                self.connect(path)
+                return
+            except OSError as fault:
+                if time.monotonic() > deadline:
                     raise
+                if isinstance(fault, TimeoutError):
+                    print(f"{path}: silent for {self.SILENCE} s", file=sys.stderr)
                 time.sleep(0.02)
+
+    def connect(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
         self.buffer = b""
         self.events = []
-        self.receive(seconds)
-        self.command({"execute": "qmp_capabilities"})
+        self.socket.settimeout(self.SILENCE)
+        self.socket.connect(path)
+        if self.receive(self.SILENCE) is None:
+            raise ConnectionResetError(f"{path}: closed without a greeting")
+        self.command({"execute": "qmp_capabilities"}, self.SILENCE)
 
     def receive(self, seconds):
         """The next message; None at the end of the connection."""
@@ -40,10 +50,10 @@ class Monitor:
         line, self.buffer = self.buffer.split(b"\n", 1)
         return json.loads(line)
 
-    def command(self, command):
+    def command(self, command, seconds=30):
         self.socket.sendall(json.dumps(command).encode() + b"\n")
         while True:
-            message = self.receive(30)
+            message = self.receive(seconds)
             if message is None:
                 sys.exit("the monitor closed the connection")
             if "event" in message:
