@@ -82,7 +82,7 @@ run_ok "an image is made there" blockmig create -O vhdx "$store/made.vhdx" 50M
 same_content "$tmp/store/made.vhdx" "$tmp/store/made.vhdx" "which is one" -f vhdx -F vhdx
 fails_with 3 "and not made again" blockmig create -O vhdx "$store/made.vhdx" 50M
 
-start qemu-system-x86_64 -M pc -accel tcg -nodefaults -display none -qmp "unix:$tmp/qmp,server=on,wait=off" \
+start qemu-system-x86_64 -M pc -accel tcg -nodefaults -display none -qmp "unix:$tmp/qmp,server=on,wait=on" \
     -device virtio-blk,drive=d -blockdev "driver=qcow2,node-name=d,file.driver=file,file.filename=$tmp/top.qcow2"
 wait_for 10 test -S "$tmp/qmp"
 fails_with 3 "the disk of a running machine" blockmig move "qmp:$tmp/qmp" "$store/"

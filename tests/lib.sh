@@ -544,7 +544,7 @@ running_machine()
     local base
     base=$(mktemp -d "$tmp/vm.XXXXXX")
     start qemu-system-x86_64 -accel tcg -machine pc -m 32 -nodefaults -display none -S \
-        -qmp "unix:$base/qmp,server=on,wait=off" \
+        -qmp "unix:$base/qmp,server=on,wait=on" \
         -drive "file=$1,format=$2,if=virtio"
     local pid=$REPLY
     wait_for 30 test -S "$base/qmp" || must false "qemu did not start"

@@ -48,9 +48,10 @@ class Guest:
              "-append", "console=ttyS0 quiet loglevel=1 panic=-1 nokaslr mitigations=off rdinit=/init " + append,
              *arguments], stdin=subprocess.DEVNULL)
         atexit.register(self.close)
+        self.wait_for(lambda: "guest: ready" in self.read("console"))
         self.recorder = subprocess.Popen(
             [sys.executable, os.path.join(GUEST, "qmp.py"), "--record", self.path("events"), self.path("qmp-events")])
-        self.wait_for(lambda: "guest: ready" in self.read("console"))
+        self.wait_for(lambda: os.path.exists(self.path("events")))
 
     def path(self, name):
         return os.path.join(self.directory, name)

@@ -75,7 +75,7 @@ start_guest()
     start qemu-system-x86_64 -name "$name" -accel tcg -machine pc -m "$memory" -display none -nodefaults \
         -qmp "unix:$tmp/$name/qmp,server=on,wait=off" \
         -qmp "unix:$tmp/$name/qmp-test,server=on,wait=off" \
-        -qmp "unix:$tmp/$name/qmp-events,server=on,wait=off" \
+        -qmp "unix:$tmp/$name/qmp-events,server=on,wait=on" \
         -chardev "file,id=console,path=$tmp/$name/console,append=on" -serial chardev:console \
         -chardev "socket,id=command,path=$tmp/$name/command,server=on,wait=off" -serial chardev:command \
         -kernel "$guest_build/vmlinux" -initrd "$guest_build/initramfs" \

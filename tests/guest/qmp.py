@@ -14,30 +14,22 @@ import time
 
 class Monitor:
     PATIENCE = 120  # seconds: a busy machine may take long to start a hypervisor
-    SILENCE = 15  # after that the connection is made anew
 
     def __init__(self, path):
+        self.socket = socket.socket(socket.AF_UNIX)
         deadline = time.monotonic() + self.PATIENCE
         while True:
             try:
-                self.connect(path)
-                return
-            except OSError as fault:
+                self.socket.connect(path)
+                break
+            except OSError:
                 if time.monotonic() > deadline:
                     raise
-                if isinstance(fault, TimeoutError):
-                    print(f"{path}: silent for {self.SILENCE} s", file=sys.stderr)
                 time.sleep(0.02)
-
-    def connect(self, path):
-        self.socket = socket.socket(socket.AF_UNIX)
         self.buffer = b""
         self.events = []
-        self.socket.settimeout(self.SILENCE)
-        self.socket.connect(path)
-        if self.receive(self.SILENCE) is None:
-            raise ConnectionResetError(f"{path}: closed without a greeting")
-        self.command({"execute": "qmp_capabilities"}, self.SILENCE)
+        self.receive(self.PATIENCE)
+        self.command({"execute": "qmp_capabilities"}, self.PATIENCE)
 
     def receive(self, seconds):
         """The next message; None at the end of the connection."""

@@ -55,7 +55,7 @@ static void start(struct machine *machine, const char *arguments)
     g_autofree char *placed = g_strjoinv(slash, pieces);
     g_autofree char *line =
         g_strdup_printf("qemu-system-x86_64 -accel tcg -machine pc -m 32 -nodefaults -display "
-                        "none -qmp unix:%sqmp,server=on,wait=off %s",
+                        "none -qmp unix:%sqmp,server=on,wait=on %s",
                         slash, placed);
     g_autofree char *name = g_strdup_printf("qmp:%sqmp", slash);
     g_auto(GStrv) argv = g_strsplit(g_strchomp(line), " ", -1);
