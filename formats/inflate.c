@@ -12,8 +12,8 @@
 #define ZLIB_WINDOW 15
 
 /* The end mark may be missing when the output is complete, but nothing may come after it. */
-static bool inflate_zlib(enum inflate_kind kind, const void *packed, size_t packed_length, void *out,
-                         size_t room, size_t *got)
+static enum inflate_result inflate_zlib(enum inflate_kind kind, const void *packed, size_t packed_length,
+                                        void *out, size_t room, size_t *got)
 {
     z_stream stream = {
         .next_in = (Bytef *)packed, .avail_in = packed_length, .next_out = out, .avail_out = room};
@@ -22,7 +22,7 @@ static bool inflate_zlib(enum inflate_kind kind, const void *packed, size_t pack
 
     *got = 0;
     if (inflateInit2(&stream, kind == INFLATE_RAW ? RAW_WINDOW : ZLIB_WINDOW) != Z_OK)
-        return false;
+        return INFLATE_DAMAGED;
     result = inflate(&stream, Z_SYNC_FLUSH);
     *got = stream.total_out;
     if (result == Z_OK && stream.avail_out == 0) {
@@ -31,7 +31,9 @@ static bool inflate_zlib(enum inflate_kind kind, const void *packed, size_t pack
         result = inflate(&stream, Z_SYNC_FLUSH);
     }
     inflateEnd(&stream);
-    return stream.total_out == *got && (result == Z_STREAM_END || result == Z_BUF_ERROR);
+    if (stream.total_out > *got)
+        return INFLATE_MORE;
+    return result == Z_STREAM_END || result == Z_BUF_ERROR ? INFLATE_WHOLE : INFLATE_DAMAGED;
 }
 
 #ifdef HAVE_LIBDEFLATE
@@ -59,12 +61,12 @@ static bool inflate_fast(enum inflate_kind kind, const void *packed, size_t pack
 }
 #endif
 
-bool inflate_bytes(enum inflate_kind kind, const void *packed, size_t packed_length, void *out, size_t room,
-                   size_t *got)
+enum inflate_result inflate_bytes(enum inflate_kind kind, const void *packed, size_t packed_length, void *out,
+                                  size_t room, size_t *got)
 {
 #ifdef HAVE_LIBDEFLATE
     if (inflate_fast(kind, packed, packed_length, out, room, got))
-        return true;
+        return INFLATE_WHOLE;
 #endif
     return inflate_zlib(kind, packed, packed_length, out, room, got);
 }

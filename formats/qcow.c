@@ -291,7 +291,8 @@ static bool qcow_unpack(struct image *image, uint64_t offset, const void *packed
     const struct qcow *qcow = image->opaque;
     size_t got = 0;
 
-    return (inflate_bytes(INFLATE_RAW, packed, packed_length, out, qcow->cluster_size, &got) &&
+    return (inflate_bytes(INFLATE_RAW, packed, packed_length, out, qcow->cluster_size, &got) ==
+                INFLATE_WHOLE &&
             got == qcow->cluster_size) ||
            blockmig_fail(error, BLOCKMIG_ERROR_FAILED,
                          "qcow: the compressed cluster at guest offset %" G_GUINT64_FORMAT

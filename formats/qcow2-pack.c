@@ -69,7 +69,7 @@ bool qcow2_unpack(struct image *image, uint64_t offset, const void *packed, size
 
     if (qcow2->compression == QCOW2_ZSTD)
         return zstd_unpack(packed, packed_length, out, qcow2->cluster_size, error);
-    if (inflate_bytes(INFLATE_RAW, packed, packed_length, out, qcow2->cluster_size, &got) &&
+    if (inflate_bytes(INFLATE_RAW, packed, packed_length, out, qcow2->cluster_size, &got) == INFLATE_WHOLE &&
         got == qcow2->cluster_size)
         return true;
     return unpack_failed(error, "zlib", got, qcow2->cluster_size);

@@ -22,7 +22,10 @@ static bool inflate_grain(const struct vmdk_extent *extent, uint64_t inside, con
     uint64_t needed = MIN(extent->grain, extent->size - inside);
     size_t got = 0;
 
-    inflate_bytes(INFLATE_ZLIB, packed, length, out, extent->grain, &got); /* what is more is not shown */
+    /* What is more is not shown: the last grain may have more than the disk. */
+    if (inflate_bytes(INFLATE_ZLIB, packed, length, out, extent->grain, &got) == INFLATE_DAMAGED)
+        return vmdk_corrupt(error, "the packed grain at offset %" G_GUINT64_FORMAT " is damaged",
+                            extent->start + inside);
     if (got < needed)
         return vmdk_corrupt(error,
                             "the grain at offset %" G_GUINT64_FORMAT

@@ -89,4 +89,14 @@ like "$err" "does not name its parent; give it with --parent" "is never read as 
 fails_with 3 "the base is not the parent of the second delta" \
     blockmig copy --parent "$tmp/vbox/vbox-vmdk-sparse.vmdk" "$tmp/vbox/vbox-vmdk-sparse-d2.vmdk" "$tmp/copies/no.vmdk"
 like "$err" "ddb.uuid.parent is 4f3f4bcb.*ddb.uuid.image is 7fdbbc4d" "the message names both"
+# ---- damaged ----------------------------------------------------------------------------------------
+
+# A checksum stands behind what is packed: what unpacks to the right length may be wrong all the same.
+random_file "$tmp/noise.raw" 1M 5
+must qemu-img convert -f raw -O vmdk -o subformat=streamOptimized "$tmp/noise.raw" "$tmp/damaged.vmdk"
+printf XXXXXXXX | dd of="$tmp/damaged.vmdk" bs=1 seek=$((65536 + 512 + 2000)) conv=notrunc status=none
+fails_with 1 "a packed grain that is damaged ends the copy" blockmig copy -q -O raw "$tmp/damaged.vmdk" "$tmp/damaged.raw"
+like "$err" "damaged.vmdk: .*packed grain at offset 0 is damaged" "with its place"
+fails_with 6 "--salvage goes on without it" blockmig copy -q --restart --salvage -O raw "$tmp/damaged.vmdk" "$tmp/damaged.raw"
+check "and has all others" cmp --ignore-initial=65536 "$tmp/damaged.raw" "$tmp/noise.raw"
 done_testing
