@@ -120,7 +120,7 @@ static bool make_plan(const struct image_create_options *options, struct plan *p
                             &plan->grain, error))
         return false;
     plan->size = round_up(MIN(options->size, VMDK_MAX_SIZE + 1), VMDK_SECTOR);
-    plan->piece = plan->split ? PIECE : plan->size;
+    plan->piece = plan->split ? PIECE - PIECE % plan->grain : plan->size;
     plan->pieces = plan->size ? MIN(divide_up(plan->size, plan->piece), VMDK_MAX_EXTENTS + 1) : 0;
     return check_plan(plan, error);
 }

@@ -86,6 +86,16 @@ run_ok "the source is deleted with its extents" \
     blockmig copy -q --delete-source -O raw "$tmp/several/b.vmdk" "$tmp/deleted.raw"
 is "$(ls "$tmp/several")" "" "all of them"
 rm -f "$tmp"/large* "$tmp/deleted.raw" "$tmp/occupied"/*
+# Files that begin in the middle of a grain of the disk would hide what the parent has in the rest of it.
+must qemu-img create -q -f vmdk "$tmp/wide.vmdk" 3G
+must qemu-io -f vmdk -c 'write -q -P 5 2040M 16M' "$tmp/wide.vmdk"
+must qemu-img create -q -f vmdk -b wide.vmdk -F vmdk "$tmp/over.vmdk"
+must qemu-io -f vmdk -c 'write -q -P 9 2146435072 64k' "$tmp/over.vmdk"
+mkdir "$tmp/grains"
+run_ok "a child of several files with grains of 2 MiB" blockmig copy -q --chain=keep \
+    -o subformat=twoGbMaxExtentSparse,grain_size=2M "$tmp/over.vmdk" "$tmp/grains/"
+same_content "$tmp/over.vmdk" "$tmp/grains/over.vmdk" "shows what the parent has beside them" -f vmdk -F vmdk
+
 fails_with 3 "a stream has no parent" blockmig copy --chain=keep -O vmdk -o subformat=streamOptimized \
     "$(qemu-img create -q -f qcow2 "$tmp/b.qcow2" 1M && qemu-img create -q -f qcow2 -b b.qcow2 -F qcow2 "$tmp/o.qcow2" && echo "$tmp/o.qcow2")" "$tmp/occupied/o.vmdk"
 like "$err" "streamOptimized cannot have a parent" "the message says so"
