@@ -33,4 +33,16 @@ check "whose target has not its name" test ! -e "$tmp/target"
 rm "$tmp/small/fill"
 check "with room it is finished" "$blockmig" copy "$tmp/source" "$tmp/target"
 check "and right" cmp "$tmp/source" "$tmp/target"
+
+# What proves a copy belongs to it: without room for that it is not done.
+export BLOCKMIG_STATE_DIR=$tmp/state
+mkdir "$tmp/state"
+: >"$tmp/state/receipts"
+fails_with 1 "a receipt that cannot be written" "$blockmig" copy --json "$tmp/source" "$tmp/second"
+like "$err" "creating $tmp/state/receipts: Not a directory" "is told"
+unlike "$(jq -r .result <<<"$out")" '^done$' "and the copy is not done"
+check "its target has not its name" test ! -e "$tmp/second"
+rm "$tmp/state/receipts"
+check "later it is finished" "$blockmig" copy "$tmp/source" "$tmp/second"
+check "and right" cmp "$tmp/source" "$tmp/second"
 done_testing

@@ -12,6 +12,7 @@
 #include "blockmig/storage/names.h"
 #include "blockmig/store/receipt.h"
 
+#include <errno.h>
 #include <glib/gstdio.h>
 #include <string.h>
 
@@ -76,7 +77,9 @@ static bool write_receipt(struct cold_job *job, struct copy_unit *unit, GError *
                               .bad = report->bad,
                               .digests = unit->done.digests};
 
-    if (g_mkdir_with_parents(directory, 0700) < 0 || !receipt_write(&receipt, path, error))
+    if (g_mkdir_with_parents(directory, 0700) < 0)
+        return blockmig_set_errno(error, errno, "creating %s", directory);
+    if (!receipt_write(&receipt, path, error))
         return false;
     report->receipt = g_strdup(path);
     return cold_save_disk(job, unit, error);

@@ -3,6 +3,8 @@
 #include "blockmig/migrate/phase.h"
 #include "blockmig/store/receipt.h"
 
+#include <errno.h>
+
 static void disk_report_free(struct disk_report *disk)
 {
     g_free(disk->disk);
@@ -69,7 +71,9 @@ bool job_write_receipt(const struct job *job, struct disk_report *report, unsign
     digest_table_root(digests, root);
     g_free(report->root);
     report->root = digest_to_hex(digest_table_algorithm(digests), root);
-    if (g_mkdir_with_parents(directory, 0700) < 0 || !receipt_write(&receipt, path, error))
+    if (g_mkdir_with_parents(directory, 0700) < 0)
+        return blockmig_set_errno(error, errno, "creating %s", directory);
+    if (!receipt_write(&receipt, path, error))
         return false;
     g_free(report->receipt);
     report->receipt = g_strdup(path);
