@@ -161,7 +161,10 @@ else
 fi
 must qemu-img create -q -f qcow2 -b parent -F qcow2 "$tmp/m/longer" 6M
 fails_with 3 "an overlay that is larger than its parent is refused" blockmig commit "$tmp/m/longer"
-like "$err" "6291456 bytes, its parent .* only 5242880" "with both sizes"
+like "$err" "6291456 bytes, its parent .* 5242880" "with both sizes"
+must qemu-img create -q -f qcow2 -b parent -F qcow2 "$tmp/m/shorter" 4M
+fails_with 3 "so is one that is smaller: the parent would show more than it" blockmig commit "$tmp/m/shorter"
+like "$err" "4194304 bytes, its parent .* 5242880" "with both sizes"
 must "$blockmig" create -q -O qcow2 "$tmp/m/alone" 5M
 must "$blockmig" create -q -O qcow2 --parent "$tmp/m/alone" "$tmp/m/child"
 fails_with 3 "so is a parent that was given, but is none of the images'" \

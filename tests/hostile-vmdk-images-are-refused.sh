@@ -57,22 +57,22 @@ for name in double overlap on-table; do
     is "$(sha256sum <"$tmp/$name.vmdk")" "$before" "$name: not one byte was changed"
 done
 
-# refuses_overlay NAME OFFSET WORDS: what an overlay has at OFFSET is not merged into it, and not one byte is changed.
+# refuses_overlay NAME SIZE OFFSET WORDS: what an overlay of that size has at OFFSET is not merged into it, and not one byte is changed.
 refuses_overlay()
 {
     local name=$1 before
     rm -rf "$tmp/merge"
     mkdir "$tmp/merge"
     find "$images" \( -name "$name.vmdk" -o -name "$name-extent*" \) -exec cp -t "$tmp/merge" {} +
-    must qemu-img create -q -f qcow2 -o cluster_size=512 "$tmp/merge/overlay" 64K
-    must qemu-io -f qcow2 -c "write -P 1 $2 512" "$tmp/merge/overlay"
+    must qemu-img create -q -f qcow2 -o cluster_size=512 "$tmp/merge/overlay" "$2"
+    must qemu-io -f qcow2 -c "write -P 1 $3 512" "$tmp/merge/overlay"
     must qemu-img rebase -q -u -f qcow2 -b "$name.vmdk" -F vmdk "$tmp/merge/overlay"
     before=$(cd "$tmp/merge" && sha256sum -- *)
     fails_with 3 "$name: nothing is merged into it" blockmig commit "$tmp/merge/overlay"
-    like "$err" "$3" "$name: the message says why"
+    like "$err" "$4" "$name: the message says why"
     is "$(cd "$tmp/merge" && sha256sum -- *)" "$before" "$name: and nothing is changed"
 }
-refuses_overlay stream 0 "takes data only whole and in order"
-refuses_overlay row 40K "row-extent2.vmdk: the descriptor says that this extent is only read"
-refuses_overlay row 32K "consists of zeros for good"
+refuses_overlay stream 64K 0 "takes data only whole and in order"
+refuses_overlay row 69120 40K "row-extent2.vmdk: the descriptor says that this extent is only read"
+refuses_overlay row 69120 32K "consists of zeros for good"
 done_testing

@@ -113,9 +113,9 @@ static bool open_both(struct merge *merge, GError **error)
             "%s takes data only whole and in order, so nothing can be merged into it: 'blockmig "
             "copy' makes one image of both",
             parent->name);
-    if (overlay->size > parent->size)
+    if (overlay->size != parent->size)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED,
-                             "%s has %" PRIu64 " bytes, its parent %s only %" PRIu64
+                             "%s has %" PRIu64 " bytes, its parent %s %" PRIu64
                              ": 'blockmig copy' makes one image of them",
                              overlay->name, overlay->size, parent->name, parent->size);
     if (!chain_check_writable(merge->target, error))
