@@ -110,6 +110,8 @@ static bool check_plan(const struct image_create_options *options, const struct 
     if (vhdx->fixed && vhdx->differencing)
         return blockmig_fail(error, BLOCKMIG_ERROR_USAGE,
                              "vhdx: subformat=fixed is not possible with a parent");
+    if (options->size == 0)
+        return vhdx_refuse(error, "a disk without a sector cannot be written");
     if (options->size > VHDX_MAX_SIZE)
         return vhdx_refuse(error, "a disk of %" G_GUINT64_FORMAT " bytes is larger than 64 TiB",
                            options->size);

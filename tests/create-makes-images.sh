@@ -75,4 +75,8 @@ fails_with 3 "another size than the parent's" blockmig create -O vdi --parent ne
 fails_with 1 "raw has no parents" blockmig create -O raw --parent new.qcow2 x
 fails_with 2 "a parent too many" blockmig create -O vhd --parent new.vhd --parent new.vdi x
 check "nothing is left of what failed" test ! -e x
+for format in vhd vhdx vdi vmdk; do
+    fails_with 3 "$format: a disk without a sector is refused" blockmig create -O "$format" "$tmp/nothing" 0
+    check "$format: and nothing is made" test ! -e "$tmp/nothing"
+done
 done_testing
