@@ -199,6 +199,7 @@ for format in vhd vhdx vdi vmdk; do
     rm "$tmp/from/longer.qcow2"
 done
 kept vdi block_size=8M
+kept vmdk subformat=twoGbMaxExtentSparse
 halfway vdi block_size=8M
 halfway qcow2 cluster_size=2M
 done_testing

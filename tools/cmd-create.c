@@ -19,7 +19,7 @@ static struct chain *open_parent(const struct options *options, GError **error)
     struct chain *chain;
     size_t used = 1;
 
-    chain = look_open(options, first->path, first->format, 0, false, &used, error);
+    chain = look_open(options, first->path, first->format, 0, LOOK_CHAIN, &used, error);
     if (chain && !first->format && chain_layer(chain, 0)->format == &format_raw) {
         chain_close(chain);
         blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s: the parent looks raw; if it is, name it as raw:%s",
@@ -62,7 +62,7 @@ static bool read_size(const struct options *options, const struct format *format
                       GError **error)
 {
     g_autoptr(chain_t) chain =
-        look_open(options, options->arguments->pdata[0], format->name, 0, true, NULL, error);
+        look_open(options, options->arguments->pdata[0], format->name, 0, LOOK_ALONE, NULL, error);
 
     if (chain)
         *size = chain->size;

@@ -120,9 +120,9 @@ int cmd_info(const struct options *options, GError **error)
         return 0;
     const char *path = options->arguments->pdata[0];
     g_autoptr(chain_t) chain =
-        look_open(options, path, options->format, FILE_NO_LOCK, false, NULL, &chain_error);
+        look_open(options, path, options->format, FILE_NO_LOCK, LOOK_CHAIN, NULL, &chain_error);
     /* What is wrong may lie below the top: show what there is, and end with the error all the same. */
-    if (!chain && !(chain = look_open(options, path, options->format, FILE_NO_LOCK, true, NULL, NULL))) {
+    if (!chain && !(chain = look_open(options, path, options->format, FILE_NO_LOCK, LOOK_ALONE, NULL, NULL))) {
         g_propagate_error(error, g_steal_pointer(&chain_error));
         return 0;
     }

@@ -147,7 +147,7 @@ static void print_tail(const GError *failure)
 static int map_image(const struct options *options, GError **error)
 {
     g_autoptr(chain_t) chain = look_open(options, options->arguments->pdata[0], options->format,
-                                         options->force_share ? FILE_NO_LOCK : 0, false, NULL, error);
+                                         options->force_share ? FILE_NO_LOCK : 0, LOOK_CHAIN, NULL, error);
     if (!chain)
         return 0;
     struct printer printer = {.json = options->json};

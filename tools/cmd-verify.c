@@ -70,9 +70,9 @@ static bool compare_images(struct comparison *comparison, struct copy_result *re
     const struct options *options = comparison->options;
     char **paths = (char **)options->arguments->pdata;
     size_t used = 0;
-    g_autoptr(chain_t) a = look_open(options, paths[0], options->format, 0, false, &used, error);
+    g_autoptr(chain_t) a = look_open(options, paths[0], options->format, 0, LOOK_CHAIN, &used, error);
     g_autoptr(chain_t) b =
-        a ? look_open(options, paths[1], options->second_format, 0, false, &used, error) : NULL;
+        a ? look_open(options, paths[1], options->second_format, 0, LOOK_CHAIN, &used, error) : NULL;
     if (!b)
         return false;
     if (options->parents->pdata[used])
@@ -147,8 +147,8 @@ static bool compare_receipt(struct comparison *comparison, struct copy_result *r
     g_autoptr(receipt_t) receipt = receipt_read(options->receipt, error);
     if (!receipt)
         return false;
-    g_autoptr(chain_t) chain =
-        look_open(options, options->arguments->pdata[0], options->format, 0, receipt->layer, NULL, error);
+    g_autoptr(chain_t) chain = look_open(options, options->arguments->pdata[0], options->format, 0,
+                                         receipt->layer ? LOOK_LAYER : LOOK_CHAIN, NULL, error);
     if (!chain)
         return false;
     comparison->sizes[0] = chain->size;

@@ -4,7 +4,7 @@
 #include "blockmig/storage/foreign.h"
 
 struct chain *look_open(const struct options *options, const char *path, const char *format, unsigned flags,
-                        bool top_only, size_t *parents_used, GError **error)
+                        enum look look, size_t *parents_used, GError **error)
 {
     size_t before = parents_used ? *parents_used : 0, used = 0;
 
@@ -12,9 +12,10 @@ struct chain *look_open(const struct options *options, const char *path, const c
     struct chain_policy policy = {
         .allowed_roots = (const char *const *)options->roots->pdata,
         .parents = (const struct chain_parent *)parents->data,
-        .parent_count = top_only ? 0 : parents->len,
+        .parent_count = look == LOOK_CHAIN ? parents->len : 0,
         .parents_used = parents_used ? &used : NULL,
-        .top_only = top_only,
+        .top_only = look != LOOK_CHAIN,
+        .data = look == LOOK_LAYER,
     };
     struct chain *chain = source_open(path, format, options->secret, flags, &policy, error);
     if (parents_used)

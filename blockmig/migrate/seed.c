@@ -44,7 +44,7 @@ static bool is_there(const char *target, const char *seed, GError **error)
 bool cold_open_seed(struct cold_job *job, GError **error)
 {
     const struct copy_request *request = job->request;
-    struct chain_policy policy = {.top_only = true};
+    struct chain_policy policy = {.top_only = true, .data = true};
     g_autofree char *name = NULL;
 
     if (!request->seed)
