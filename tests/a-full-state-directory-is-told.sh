@@ -34,15 +34,26 @@ rm "$tmp/small/fill"
 check "with room it is finished" "$blockmig" copy "$tmp/source" "$tmp/target"
 check "and right" cmp "$tmp/source" "$tmp/target"
 
-# What proves a copy belongs to it: without room for that it is not done.
+# What proves a copy belongs to it: without a place for that it is not begun, or not done.
 export BLOCKMIG_STATE_DIR=$tmp/state
 mkdir "$tmp/state"
 : >"$tmp/state/receipts"
-fails_with 1 "a receipt that cannot be written" "$blockmig" copy --json "$tmp/source" "$tmp/second"
-like "$err" "creating $tmp/state/receipts: Not a directory" "is told"
-unlike "$(jq -r .result <<<"$out")" '^done$' "and the copy is not done"
+fails_with 3 "a state directory that cannot have receipts" "$blockmig" copy --json "$tmp/source" "$tmp/second"
+like "$err" "$tmp/state/receipts: Not a directory" "is refused"
+rm "$tmp/state/receipts"
+start "$blockmig" copy -q --bandwidth=30MiB/s "$tmp/source" "$tmp/second" 2>"$tmp/said"
+pid=$REPLY
+wait_for 5 test -s "$tmp/second.blockmig-part"
+must rmdir "$tmp/state/receipts"
+: >"$tmp/state/receipts"
+wait "$pid"
+is "$?" 1 "one that loses their place meanwhile ends the copy"
+like "$(cat "$tmp/said")" "creating $tmp/state/receipts: Not a directory" "which is told"
 check "its target has not its name" test ! -e "$tmp/second"
 rm "$tmp/state/receipts"
-check "later it is finished" "$blockmig" copy "$tmp/source" "$tmp/second"
+mkdir "$tmp/archive"
+ln -s "$tmp/archive" "$tmp/state/receipts"
+check "with one somewhere else it is finished" "$blockmig" copy "$tmp/source" "$tmp/second"
 check "and right" cmp "$tmp/source" "$tmp/second"
+is "$(find "$tmp/archive" -name '*.json' | wc -l)" 1 "the receipt is there"
 done_testing

@@ -147,11 +147,12 @@ bool confine_look(const struct options *options, GError **error)
 /* The directory has to be there to be named.  Whatever is wrong with it is told by who opens the journal. */
 static void allow_state(struct sandbox *sandbox, const char *directory, bool dry_run)
 {
-    g_autofree char *place = journal_place(directory);
+    g_autofree char *place = journal_place(directory), *receipts = journal_receipts(place);
 
     if (!dry_run)
-        g_mkdir_with_parents(place, 0700);
+        g_mkdir_with_parents(receipts, 0700);
     sandbox_allow(sandbox, place, ALL);
+    sandbox_allow(sandbox, receipts, ALL);                /* it may be a link */
     sandbox_allow(sandbox, "/dev/urandom", SANDBOX_READ); /* SQLite's salts */
 }
 

@@ -48,19 +48,12 @@ static bool prove_content(struct cold_job *job, struct copy_unit *unit, GError *
     return false;
 }
 
-static char *receipt_path(const struct cold_job *job, const struct copy_unit *unit)
-{
-    g_autofree char *name = g_strdup_printf("%s-%u.json", job->base.record->id, unit->index);
-
-    return g_build_filename(journal_directory(job->base.journal), "receipts", name, NULL);
-}
-
 /* The receipt borrows everything: it is cleared, not freed. */
 static bool write_receipt(struct cold_job *job, struct copy_unit *unit, GError **error)
 {
     struct disk_report *report = unit->report;
-    g_autofree char *path = receipt_path(job, unit);
-    g_autofree char *directory = g_path_get_dirname(path);
+    g_autofree char *directory = journal_receipts(journal_directory(job->base.journal));
+    g_autofree char *path = g_strdup_printf("%s/%s-%u.json", directory, job->base.record->id, unit->index);
     struct receipt receipt = {.job = job->base.record->id,
                               .command = job->base.record->command,
                               .method = job->base.record->method,

@@ -50,8 +50,8 @@ bool job_write_receipt(const struct job *job, struct disk_report *report, unsign
 {
     const struct journal_job *record = job->record;
     g_autofree char *name = g_strdup_printf("%s-%u%s.json", record->id, index, suffix);
-    g_autofree char *path = g_build_filename(journal_directory(job->journal), "receipts", name, NULL);
-    g_autofree char *directory = g_path_get_dirname(path);
+    g_autofree char *directory = journal_receipts(journal_directory(job->journal));
+    g_autofree char *path = g_build_filename(directory, name, NULL);
     struct receipt receipt = {.job = record->id,
                               .command = record->command,
                               .method = record->method,

@@ -164,15 +164,23 @@ static char *default_directory(void)
     return g_build_filename(g_get_home_dir(), ".local", "state", "blockmig", NULL);
 }
 
+char *journal_receipts(const char *place)
+{
+    return g_build_filename(place, "receipts", NULL);
+}
+
 static bool refuse(const char *directory, const char *why, GError **error)
 {
     g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED, "state directory %s: %s", directory, why);
     return false;
 }
 
-/* A directory in which anyone may exchange files cannot hold the truth about who owns a disk. */
+/* A directory in which anyone may exchange files cannot hold the truth about who owns a disk.  What proves a
+ * copy is written at its end, but whether it can be is seen now. */
 static bool prepare_directory(const char *directory, GError **error)
 {
+    g_autofree char *receipts = journal_receipts(directory);
+
     if (g_mkdir_with_parents(directory, 0700) != 0)
         return refuse(directory, g_strerror(errno), error);
     struct stat st;
@@ -184,6 +192,8 @@ static bool prepare_directory(const char *directory, GError **error)
         return refuse(directory,
                       errno == EACCES ? "not writable for this user; use --state-dir" : g_strerror(errno),
                       error);
+    if (g_mkdir_with_parents(receipts, 0700) != 0 || access(receipts, W_OK | X_OK) != 0)
+        return refuse(receipts, g_strerror(errno), error);
     return true;
 }
 

@@ -72,6 +72,8 @@ char *journal_place(const char *directory);
 bool journal_exists(const char *directory);
 void journal_close(struct journal *journal); /* NULL is allowed */
 const char *journal_directory(const struct journal *journal);
+/* Where the receipts of a journal in the directory `place` lie; the caller's. */
+char *journal_receipts(const char *place);
 
 /* New job owned by this process; sets job->id (date + 4 or more random hex digits, unique), started, updated,
  * owner_*.  REFUSED while a live process runs a job with the same source and target. */
