@@ -157,20 +157,6 @@ bool qcow2_child_unit(const struct image_create_options *options, uint32_t *unit
     return true;
 }
 
-bool qcow2_measure(const struct image_create_options *options, uint64_t data, uint64_t *bytes, GError **error)
-{
-    struct plan plan;
-    uint64_t clusters, tables, blocks;
-
-    if (!make_plan(options, &plan, error))
-        return false;
-    clusters = plan.preallocation ? plan.data : MIN(plan.data, divide_up(data, plan.qcow2.cluster_size));
-    tables = MIN(plan.tables, clusters);
-    blocks = divide_up(plan.total + clusters + tables, (UINT64_C(1) << plan.qcow2.block_bits) - 1);
-    *bytes = (plan.total + clusters + tables + blocks) << plan.qcow2.cluster_bits;
-    return true;
-}
-
 /* ---- the header --------------------------------------------------------------------------------- */
 
 static void put32(GByteArray *bytes, uint32_t value)
@@ -270,10 +256,25 @@ static GByteArray *make_header(const struct plan *plan, GError **error)
         memset(bytes->data + length, 0, plan->qcow2.cluster_size - length);
         return g_steal_pointer(&bytes);
     }
-    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_USAGE,
+    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_REFUSED,
                 "qcow2: the backing file name of %zu bytes does not fit into the header of %u bytes", name,
                 plan->qcow2.cluster_size);
     return NULL;
+}
+
+bool qcow2_measure(const struct image_create_options *options, uint64_t data, uint64_t *bytes, GError **error)
+{
+    g_autoptr(GByteArray) header = NULL;
+    struct plan plan;
+    uint64_t clusters, tables, blocks;
+
+    if (!make_plan(options, &plan, error) || !(header = make_header(&plan, error)))
+        return false;
+    clusters = plan.preallocation ? plan.data : MIN(plan.data, divide_up(data, plan.qcow2.cluster_size));
+    tables = MIN(plan.tables, clusters);
+    blocks = divide_up(plan.total + clusters + tables, (UINT64_C(1) << plan.qcow2.block_bits) - 1);
+    *bytes = (plan.total + clusters + tables + blocks) << plan.qcow2.cluster_bits;
+    return true;
 }
 
 /* ---- writing it --------------------------------------------------------------------------------- */

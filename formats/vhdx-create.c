@@ -88,8 +88,10 @@ static bool adopt_parent(const struct image_create_options *options, struct plan
         return vhdx_refuse(error, "the parent of a differencing image must be vhdx, not %s",
                            options->backing_format);
     vhdx->differencing = true;
-    if (!options->parent) /* only measured */
-        return true;
+    if (!options->parent) { /* only measured */
+        plan->locator = vhdx_make_locator(&vhdx_no_guid, options->backing_name, error);
+        return plan->locator != NULL;
+    }
     parent = options->parent->opaque;
     if (vhdx->logical_sector != parent->logical_sector)
         return vhdx_refuse(error, "the parent has logical sectors of %u bytes, the child cannot have %u",

@@ -202,4 +202,26 @@ kept vdi block_size=8M
 kept vmdk subformat=twoGbMaxExtentSparse
 halfway vdi block_size=8M
 halfway qcow2 cluster_size=2M
+# ---- what the target cannot say of a parent is known before anything is made ------------------------
+
+mkdir "$tmp/names" "$tmp/never"
+must qemu-img create -q -f qcow2 "$tmp/names/back\\slash" 1M
+must qemu-img create -q -f qcow2 -b 'back\slash' -F qcow2 "$tmp/names/child"
+for format in vhd vhdx; do
+    for command in "plan copy" copy; do
+        # shellcheck disable=SC2086
+        fails_with 3 "$format: $command: a name with a backslash" \
+            blockmig $command --chain=keep -O "$format" "$tmp/names/child" "$tmp/never/"
+        like "$err" 'back.slash' "is told"
+    done
+done
+long=$tmp/names/$(printf '%0200d/' {1..5})
+mkdir -p "$long"
+(cd "$long" && must qemu-img create -q -f qcow2 base 1M && must qemu-img create -q -f qcow2 -b base -F qcow2 child)
+fails_with 3 "qcow2: a name that is too long" blockmig copy --chain=shallow "$long/child" "$tmp/never/"
+must "$blockmig" create -q -O vhdx "$tmp/names/base.vhdx" 8M
+must "$blockmig" create -q -O vhdx --parent "$tmp/names/base.vhdx" "$tmp/names/child.vhdx"
+fails_with 3 "vhdx: sectors that are not the parent's" blockmig copy --chain=shallow -O vhdx -o logical_sector_size=4096 \
+    "$tmp/names/child.vhdx" "$tmp/never/"
+is "$(files "$tmp/never")" "" "and nothing was begun"
 done_testing

@@ -15,9 +15,7 @@ struct base_pass {
     struct copy_counters total; /* of all runs */
 };
 
-/* What the unit will be a child of: the layer that was copied before it, or the one that stays where it is.
- */
-static struct image *parent_of(const struct cold_job *job, const struct copy_unit *unit)
+struct image *cold_parent_of(const struct cold_job *job, const struct copy_unit *unit)
 {
     const struct copy_unit *before = unit->index > 0 ? g_ptr_array_index(job->units, unit->index - 1) : NULL;
 
@@ -30,7 +28,7 @@ static bool create_target(struct cold_job *job, struct copy_unit *unit, GError *
 {
     struct image_create_options options = unit_create_options(unit);
 
-    options.parent = parent_of(job, unit);
+    options.parent = cold_parent_of(job, unit);
     checkpoint_begin(&unit->done, job->request->digest, unit->chain->size);
     unit->target = unit_create_parts(unit, &options, error);
     if (unit->target && unit->target->size != unit->chain->size)
@@ -52,7 +50,7 @@ static bool take_up_target(struct cold_job *job, struct copy_unit *unit, GError 
     const struct checkpoint_target left = {.open = open_parts,
                                            .opaque = unit,
                                            .size = unit->chain->size,
-                                           .parent = parent_of(job, unit),
+                                           .parent = cold_parent_of(job, unit),
                                            .preallocation =
                                                g_hash_table_lookup(unit->options, "preallocation"),
                                            .device = unit->device};

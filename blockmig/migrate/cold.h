@@ -126,7 +126,10 @@ struct image *cold_reopen(const struct copy_unit *unit, GError **error);
 /* Removes the unfinished target files of a job from an earlier run. */
 void cold_remove_parts(struct journal *journal, const struct journal_job *record);
 
-/* base.c: what the journal knows of a unit; its receipt once there is one. */
+/* base.c: what the unit will be a child of: the layer that was copied before it (NULL: it was not yet), or
+ * the one that stays where it is. */
+struct image *cold_parent_of(const struct cold_job *job, const struct copy_unit *unit);
+/* What the journal knows of a unit; its receipt once there is one. */
 bool cold_save_disk(struct cold_job *job, const struct copy_unit *unit, GError **error);
 void copy_unit_free(struct copy_unit *unit);
 /* Options for the copier that every pass of this job shares. */

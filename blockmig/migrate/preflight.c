@@ -96,7 +96,7 @@ static bool look_up_capacity(struct copy_unit *unit, GError **error)
     return true;
 }
 
-static bool measure(struct copy_unit *unit, GError **error)
+static bool measure(const struct cold_job *job, struct copy_unit *unit, GError **error)
 {
     struct image_create_options options;
     uint64_t data;
@@ -105,6 +105,7 @@ static bool measure(struct copy_unit *unit, GError **error)
         return false;
     options = unit_create_options(unit);
     options.device_size = unit->capacity;
+    options.parent = cold_parent_of(job, unit);
     data = allocates_all(unit) ? unit->chain->size : unit->data;
     return image_measure(unit->format, &options, data, &unit->needed, error);
 }
@@ -378,7 +379,7 @@ static bool look(struct cold_job *job, GError **error)
     for (guint i = 0; i < job->units->len; i++) {
         struct copy_unit *unit = g_ptr_array_index(job->units, i);
 
-        if (!identify_source(unit, error) || !measure(unit, error))
+        if (!identify_source(unit, error) || !measure(job, unit, error))
             return false;
         describe_unit(job, unit);
     }
