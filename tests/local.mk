@@ -68,6 +68,7 @@ dist_check_SCRIPTS += \
 	tests/copy-survives-sigkill.sh \
 	tests/ctrl-c-cancels-and-resumes.sh \
 	tests/a-full-state-directory-is-told.sh \
+	tests/file-size-limits-are-told.sh \
 	tests/devices-are-not-overwritten-by-mistake.sh \
 	tests/forced-copies-are-resumed.sh \
 	tests/iscsi-copies-go-on.sh \

@@ -11,6 +11,7 @@
 #include <config.h>
 #include <fcntl.h>
 #include <locale.h>
+#include <signal.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -204,6 +205,7 @@ int main(int argc, char **argv)
     int status = 0;
 
     keep_streams();
+    signal(SIGXFSZ, SIG_IGN); /* a write beyond ulimit -f fails with EFBIG, and is told */
     if (guard_wanted(argc, argv))
         return guard_main(argv);
     if (keeper_wanted(argc, argv))

@@ -141,6 +141,7 @@ static void block_signals(sigset_t *signals)
     sigaddset(signals, SIGHUP);
     sigprocmask(SIG_BLOCK, signals, NULL);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a write beyond the limit fails with EFBIG, and is told */
 }
 
 /* Sockets that systemd has opened are numbered on from its first. */

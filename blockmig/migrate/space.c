@@ -262,7 +262,7 @@ bool space_check_file_size(const char *path, uint64_t size, GError **error)
     struct statfs fs;
     if (size > LARGEST_FILE)
         return refuse_size(directory, size, LARGEST_FILE, "any file system", error);
-    /* Asked first: exceeding it is answered by a signal. */
+    /* Asked first, so that the limit is named. */
     if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && size > limit.rlim_cur)
         return refuse_size(directory, size, limit.rlim_cur, "the file size limit of this process (ulimit -f)",
                            error);
