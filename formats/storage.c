@@ -13,6 +13,9 @@
 /* Written in pieces of this size where a storage has no better way to make zeros. */
 #define ZERO_PIECE (UINT64_C(1) << 20)
 
+/* Reserved at once: some file systems write zeros for it. */
+#define ALLOCATE_PIECE (UINT64_C(256) << 20)
+
 /* Read at once for digests. */
 #define DIGEST_PIECE (UINT32_C(1) << 20)
 
@@ -42,11 +45,11 @@ static bool range_check(const struct storage *storage, const char *what, uint64_
 
 static bool write_check(const struct storage *storage, const char *what, GError **error)
 {
-    if (storage->writable)
-        return true;
-    g_set_error(error, BLOCKMIG_ERROR, BLOCKMIG_ERROR_FAILED, "%s: %s on a storage opened read-only",
-                storage->name, what);
-    return false;
+    if (!storage->writable)
+        return blockmig_fail(error, BLOCKMIG_ERROR_FAILED, "%s: %s on a storage opened read-only",
+                             storage->name, what);
+    return !storage->cancelled || !storage->cancelled(storage->cancelled_opaque) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_CANCELLED, "%s: cancelled", storage->name);
 }
 
 /* The tail of every wrapper: `ok` is what the implementation said. */
@@ -68,6 +71,12 @@ struct storage *storage_new(const struct storage_ops *ops, const char *name, voi
     storage->alignment = 1;
     storage->opaque = opaque;
     return storage;
+}
+
+void storage_stop_if(struct storage *storage, bool (*cancelled)(void *opaque), void *opaque)
+{
+    storage->cancelled = cancelled;
+    storage->cancelled_opaque = opaque;
 }
 
 bool storage_pread(struct storage *storage, void *buffer, size_t length, uint64_t offset, GError **error)
@@ -174,9 +183,16 @@ bool storage_allocate(struct storage *storage, uint64_t offset, uint64_t length,
     if (!write_check(storage, "allocate", error) ||
         !range_check(storage, "allocate", offset, length, storage->growable, error))
         return false;
-    if (length == 0 || !storage->ops->allocate)
-        return true;
-    return finish(storage, storage->ops->allocate(storage, offset, length, error), error);
+    while (length > 0 && storage->ops->allocate) {
+        uint64_t piece = MIN(length, ALLOCATE_PIECE);
+
+        if (!write_check(storage, "allocate", error) ||
+            !finish(storage, storage->ops->allocate(storage, offset, piece, error), error))
+            return false;
+        offset += piece;
+        length -= piece;
+    }
+    return true;
 }
 
 bool storage_status(struct storage *storage, uint64_t offset, uint64_t length, bool *data, uint64_t *run,

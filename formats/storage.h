@@ -100,8 +100,10 @@ struct storage {
     uint32_t alignment; /* of direct_fd; a power of two, 1 if direct_fd is -1 */
     bool cached; /* what is written may stay in a cache that nothing but flush() passes; which any thread
                   * may call, beside everything else */
-    const char *notice; /* what who writes to it should know, or NULL */
-    void *opaque;       /* the implementation's */
+    const char *notice;              /* what who writes to it should know, or NULL */
+    bool (*cancelled)(void *opaque); /* storage_stop_if() */
+    void *cancelled_opaque;
+    void *opaque; /* the implementation's */
 };
 
 /* For implementations: with these and no descriptors, its size 0, all else false or NULL. */
@@ -113,6 +115,8 @@ struct storage *storage_new(const struct storage_ops *ops, const char *name, voi
 bool storage_pread(struct storage *storage, void *buffer, size_t length, uint64_t offset, GError **error);
 bool storage_pwrite(struct storage *storage, const void *buffer, size_t length, uint64_t offset,
                     GError **error);
+/* From now on every change asks first, and fails with CANCELLED once the answer was true. NULL: none does. */
+void storage_stop_if(struct storage *storage, bool (*cancelled)(void *opaque), void *opaque);
 /* The storage must have `start`. */
 void storage_start(struct storage *storage, struct storage_request *request);
 bool storage_zero(struct storage *storage, uint64_t offset, uint64_t length, bool may_unmap, GError **error);

@@ -79,4 +79,25 @@ for format in vhd vhdx vdi vmdk; do
     fails_with 3 "$format: a disk without a sector is refused" blockmig create -O "$format" "$tmp/nothing" 0
     check "$format: and nothing is made" test ! -e "$tmp/nothing"
 done
+
+# stopped SIGNAL FILE OPTIONS...: create gets the signal once FILE is there.
+stopped()
+{
+    local signal=$1 file=$2 pid
+    shift 2
+    # A background process of a script ignores SIGINT unless it is told otherwise.
+    env --default-signal=INT "$blockmig" create --json "$@" >"$tmp/out" 2>"$tmp/messages" 3>&- </dev/null &
+    pid=$!
+    wait_for 10 test -s "$file"
+    kill -s "$signal" "$pid"
+    wait "$pid"
+    is $? 4 "SIG$signal: exit status 4"
+    is "$(jq -r .result "$tmp/out")" rolled-back "the result is in the report"
+    is "$(cat "$tmp/messages")" "blockmig: $(jq -r .error "$tmp/out")" "and the message"
+    is "$(find . -name 'stopped*')" '' "nothing is left"
+}
+
+stopped TERM stopped.qcow2 -O qcow2 -o preallocation=full stopped.qcow2 6G
+stopped INT stopped.qcow2 -O qcow2 -o preallocation=full stopped.qcow2 6G
+stopped HUP stopped-s003.vmdk -O vmdk -o subformat=twoGbMaxExtentSparse stopped.vmdk 7T
 done_testing

@@ -8,6 +8,7 @@
 #include "tools/confine.h"
 #include "tools/look.h"
 #include "tools/output.h"
+#include "tools/signals.h"
 
 #include <string.h>
 
@@ -115,9 +116,11 @@ int cmd_create(const struct options *options, GError **error)
         create_options.parent = chain_layer(parent, 0);
     }
     uint64_t bytes;
+    signals_install();
     if (parse_size(options, parent, &create_options.size, error) &&
         image_measure(format, &create_options, 0, &bytes, error) &&
-        image_files_create(options->arguments->pdata[0], format, &create_options, error) &&
+        image_files_create(options->arguments->pdata[0], format, &create_options, signals_cancelled, NULL,
+                           error) &&
         read_size(options, format, &create_options.size, error))
         print_created(options, format, create_options.size, name);
     return 0;

@@ -54,6 +54,8 @@ struct making {
     struct image_create_options options;
     GPtrArray *paths; /* of char * */
     bool device;
+    bool (*cancelled)(void *opaque);
+    void *opaque;
     guint made; /* so many of them are ours */
 };
 
@@ -89,6 +91,7 @@ static bool make(struct making *making, guint index, GError **error)
     if (!making->device && storage->size > 0)
         return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already", path);
     making->made += !making->device;
+    storage_stop_if(storage, making->cancelled, making->opaque);
     return index == 0 ? image_create(storage, making->format, &making->options, error)
                       : image_create_data(storage, making->format, &making->options, index - 1, error);
 }
@@ -103,11 +106,13 @@ static bool make_all(struct making *making, GError **error)
 }
 
 bool image_files_create(const char *path, const struct format *format,
-                        const struct image_create_options *options, GError **error)
+                        const struct image_create_options *options, bool (*cancelled)(void *opaque),
+                        void *opaque, GError **error)
 {
     g_autofree char *name = g_path_get_basename(path);
     g_autoptr(GPtrArray) paths = g_ptr_array_new_with_free_func(g_free);
-    struct making making = {.format = format, .options = *options, .paths = paths};
+    struct making making = {
+        .format = format, .options = *options, .paths = paths, .cancelled = cancelled, .opaque = opaque};
 
     making.options.name = name;
     if (!plan(&making, path, error))

@@ -121,7 +121,7 @@ static bool command_create(char **argv, GError **error)
     if (argv[3] && !(parent = open_parent(argv[0], argv[3], argv[4], error)))
         return false;
     options.parent = parent;
-    return image_files_create(argv[0], format, &options, error);
+    return image_files_create(argv[0], format, &options, NULL, NULL, error);
 }
 
 static struct image *open_image(const char *path, bool writable, GError **error)
