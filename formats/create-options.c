@@ -18,6 +18,13 @@ const char *create_option(const struct image_create_options *options, const char
     return value ? value : fallback;
 }
 
+bool create_option_reserves(GHashTable *values)
+{
+    const char *preallocation = g_hash_table_lookup(values, "preallocation");
+
+    return preallocation && (strcmp(preallocation, "full") == 0 || strcmp(preallocation, "falloc") == 0);
+}
+
 int create_option_choose(const char *format, const struct image_create_options *options, const char *key,
                          const char *fallback, const char *const *names, GError **error)
 {

@@ -6,6 +6,8 @@
 #include "formats/image.h"
 
 const char *create_option(const struct image_create_options *options, const char *key, const char *fallback);
+/* Is space reserved for the whole disk?  `values` as those of struct image_create_options. */
+bool create_option_reserves(GHashTable *values);
 /* USAGE: what is `allowed` follows "must be".  Always returns false. */
 bool create_option_refuse(const char *format, const char *key, const char *value, const char *allowed,
                           GError **error);

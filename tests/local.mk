@@ -54,6 +54,7 @@ dist_check_SCRIPTS += \
 	tests/a-device-that-changed-is-copied-again.sh \
 	tests/commit-merges-into-the-parent.sh \
 	tests/create-makes-images.sh \
+	tests/create-looks-for-space.sh \
 	tests/chain-keep-copies-every-layer.sh \
 	tests/chain-shallow-keeps-the-backing.sh \
 	tests/chains-are-kept-in-other-formats.sh \

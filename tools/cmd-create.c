@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* blockmig create: a new, empty image, or a child of another one. */
+#include "blockmig/migrate/space.h"
 #include "blockmig/migrate/target.h"
 #include "blockmig/migrate/units.h"
 #include "blockmig/storage/image-files.h"
 #include "blockmig/storage/uri.h"
+#include "formats/create-options.h"
 #include "tools/command.h"
 #include "tools/confine.h"
 #include "tools/look.h"
@@ -56,6 +58,20 @@ static bool parse_size(const struct options *options, const struct chain *parent
         return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "create: the size is missing");
     *size = parent->size;
     return true;
+}
+
+/* Who cannot be asked says so when the first file is made. */
+static bool check_room(const char *path, uint64_t bytes, GError **error)
+{
+    g_autofree char *place = storage_name_is_uri(path) ? g_path_get_dirname(path) : g_strdup(path);
+    struct space_report space;
+
+    if (!space_check(place, 0, 0, &space, NULL) || bytes <= space.available)
+        return true;
+    g_autofree char *needed = units_format_size_exact(bytes);
+    g_autofree char *available = units_format_size_exact(space.available);
+    return blockmig_fail(error, BLOCKMIG_ERROR_NOSPACE, "%s: no room: %s needed, the %s allows %s", path,
+                         needed, space.limit, available);
 }
 
 /* What was made: the size may have been rounded up. */
@@ -119,6 +135,7 @@ int cmd_create(const struct options *options, GError **error)
     signals_install();
     if (parse_size(options, parent, &create_options.size, error) &&
         image_measure(format, &create_options, 0, &bytes, error) &&
+        (!create_option_reserves(values) || check_room(options->arguments->pdata[0], bytes, error)) &&
         image_files_create(options->arguments->pdata[0], format, &create_options, signals_cancelled, NULL,
                            error) &&
         read_size(options, format, &create_options.size, error))

@@ -200,7 +200,8 @@ bool confine_create(const struct options *options, GError **error)
     if (storage_name_is_uri(options->arguments->pdata[0]))
         allow_uri(sandbox, options->arguments->pdata[0]);
     else
-        allow_target(sandbox, options->arguments->pdata[0], false, ALL);
+        allow_target(sandbox, options->arguments->pdata[0], false,
+                     ALL | (space_needs_admin(options->arguments->pdata[0]) ? SANDBOX_ADMIN : 0));
     return enter(options, sandbox, error);
 }
 

@@ -16,6 +16,7 @@
 #include "blockmig/storage/image-files.h"
 #include "blockmig/storage/names.h"
 #include "blockmig/storage/uri.h"
+#include "formats/create-options.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -72,13 +73,6 @@ static bool count_data(struct copy_unit *unit, GError **error)
     return true;
 }
 
-static bool allocates_all(const struct copy_unit *unit)
-{
-    const char *preallocation = g_hash_table_lookup(unit->options, "preallocation");
-
-    return preallocation && (strcmp(preallocation, "full") == 0 || strcmp(preallocation, "falloc") == 0);
-}
-
 /* Of what is written in place. */
 static bool look_up_capacity(struct copy_unit *unit, GError **error)
 {
@@ -106,7 +100,7 @@ static bool measure(const struct cold_job *job, struct copy_unit *unit, GError *
     options = unit_create_options(unit);
     options.device_size = unit->capacity;
     options.parent = cold_parent_of(job, unit);
-    data = allocates_all(unit) ? unit->chain->size : unit->data;
+    data = create_option_reserves(unit->options) ? unit->chain->size : unit->data;
     return image_measure(unit->format, &options, data, &unit->needed, error);
 }
 
