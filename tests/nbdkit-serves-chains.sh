@@ -126,6 +126,9 @@ refuses 'No such file' "a file that is not there" nothing.vhd
 refuses 'unknown format|no format|known' "a format that is not known" vbox-vhd-dyn.vhd format=vhs
 refuses 'unknown parameter "vhd"' "a parameter that is not known" vbox-vhd-dyn.vhd vhd=1
 refuses 'image is missing' "no image"
+for key in file allow-root parent; do
+    refuses "$key=: the value is empty" "an empty $key" vbox-vhd-dyn.vhd "$key="
+done
 mkdir apart
 must mv vbox-vhd-dyn.vhd apart
 refuses 'none of its names' "a parent elsewhere" vbox-vhd-dyn-d1.vhd

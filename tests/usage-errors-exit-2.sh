@@ -57,6 +57,10 @@ wrong 'no job "2026"' job show 2026
 wrong 'no unfinished job' job resume
 wrong 'too few arguments' info
 wrong 'argument 2 is empty' copy "$tmp/a" ''
+wrong 'copy: --state-dir: the value is empty' copy --state-dir= "$tmp/a" "$tmp/empty"
+wrong 'job: --state-dir: the value is empty' job list --state-dir=
+wrong 'info: --allow-root: the value is empty' info --json --allow-root= "$tmp/a"
+wrong 'create: --parent: the value is empty' create -O qcow2 --parent '' "$tmp/empty/x"
 wrong 'unexpected argument' info "$tmp/a" "$tmp/b"
 wrong 'option -[a-z-]* could be several' info --ver "$tmp/a"
 wrong '"paper" ' info -f paper "$tmp/a"

@@ -84,6 +84,10 @@ static int blockmig_config(const char *key, const char *value)
 {
     g_autoptr(GError) error = NULL;
 
+    if (*value == '\0') {
+        nbdkit_error("%s=: the value is empty", key);
+        return -1;
+    }
     if (strcmp(key, "file") == 0) {
         g_free(disk.path);
         disk.path = absolute(value);

@@ -13,7 +13,8 @@
 enum option_kind {
     OPTION_FLAG,    /* bool */
     OPTION_STRING,  /* char * */
-    OPTION_LIST,    /* GPtrArray * of char * */
+    OPTION_FILE,    /* char *, not empty */
+    OPTION_LIST,    /* GPtrArray * of char *, not empty */
     OPTION_CHOICE,  /* unsigned: index into choices */
     OPTION_RATE,    /* uint64_t, bytes per second */
     OPTION_TIME,    /* int64_t, milliseconds */
@@ -68,7 +69,7 @@ static const struct option_spec specs[] = {
      OPTION_STRING, AT(format)},
     {"second-format", 'F', "FORMAT", "format of the second image", COMMAND_VERIFY, OPTION_STRING,
      AT(second_format)},
-    {"secret", 0, "FILE", "the passphrase of an encrypted image (luks)", IMAGES, OPTION_STRING, AT(secret)},
+    {"secret", 0, "FILE", "the passphrase of an encrypted image (luks)", IMAGES, OPTION_FILE, AT(secret)},
     {"disk", 0, "DISK", "a disk by its id; repeatable; default: all", MOVES, OPTION_LIST, AT(disks)},
     {"target-format", 'O', "FORMAT", "format of the target; default: the source's", BOTH | COMMAND_CREATE,
      OPTION_STRING, AT(target_format)},
@@ -85,7 +86,7 @@ static const struct option_spec specs[] = {
      AT(force_share)},
     {"bitmap", 0, "NAME", "dirty ranges, by a bitmap of an NBD server", COMMAND_MAP, OPTION_STRING,
      AT(bitmap)},
-    {"receipt", 0, "FILE", "compare one image with the receipt of a copy", COMMAND_VERIFY, OPTION_STRING,
+    {"receipt", 0, "FILE", "compare one image with the receipt of a copy", COMMAND_VERIFY, OPTION_FILE,
      AT(receipt)},
     {"strict", 0, NULL, "a different virtual size is a difference", COMMAND_VERIFY, OPTION_FLAG, AT(strict)},
     {"method", 0, "METHOD", "see the manual; by itself the least disturbing", BOTH, OPTION_CHOICE, AT(method),
@@ -105,7 +106,7 @@ static const struct option_spec specs[] = {
      AT(keep_failback)},
     {"failback-to", 0, "URI", "how the other host names the way back", ACROSS | COMMAND_JOB, OPTION_STRING,
      AT(failback_to)},
-    {"scratch", 0, "DIR", "for overlays with no place beside the source", MOVES, OPTION_STRING, AT(scratch)},
+    {"scratch", 0, "DIR", "for overlays with no place beside the source", MOVES, OPTION_FILE, AT(scratch)},
     {"sample", 0, "TIME", "watch the machine for so long, for a forecast", COMMAND_PLAN, OPTION_TIME,
      AT(sample)},
     {"verify", 0, "WHAT", "full (read back and prove), written or none", BOTH | COMMAND_COMMIT, OPTION_CHOICE,
@@ -115,7 +116,7 @@ static const struct option_spec specs[] = {
      BOTH | COMMAND_VERIFY | COMMAND_COMMIT, OPTION_RATE, AT(bandwidth)},
     {"compress", 0, "HOW", "to and from agents: auto, off or zstd[:LEVEL]", COPIES | COMMAND_MIGRATE,
      OPTION_STRING, AT(compress)},
-    {"seed", 0, "FILE", "an older copy there: what it has is not sent", COPIES, OPTION_STRING, AT(seed)},
+    {"seed", 0, "FILE", "an older copy there: what it has is not sent", COPIES, OPTION_FILE, AT(seed)},
     {"guest-share", 0, "PERCENT", "requests that the machine keeps (80); 0: any", MOVES, OPTION_PERCENT,
      AT(guest_share)},
     {"salvage", 0, NULL, "go on after read errors, list them and exit 6", COPIES, OPTION_FLAG, AT(salvage)},
@@ -128,7 +129,7 @@ static const struct option_spec specs[] = {
      AT(preempt)},
     {"restart", 0, NULL, "begin anew instead of resuming", COPIES, OPTION_FLAG, AT(restart)},
     {"dry-run", 'n', NULL, "preflight only; change nothing", BOTH | COMMAND_COMMIT, OPTION_FLAG, AT(dry_run)},
-    {"state-dir", 0, "DIR", "directory of the journal and the receipts", RUNS, OPTION_STRING, AT(state_dir)},
+    {"state-dir", 0, "DIR", "directory of the journal and the receipts", RUNS, OPTION_FILE, AT(state_dir)},
     {"json", 0, NULL, "print one JSON object", TELLS, OPTION_FLAG, AT(json)},
     {"progress", 0, "FD", "show progress; with FD, write N/100 lines to it",
      RUNS | COMMAND_VERIFY | COMMAND_COMMIT, OPTION_FD, AT(progress)},
@@ -303,10 +304,14 @@ static bool set_option(struct options *options, const struct option_spec *spec, 
                        GError **error)
 {
     void *field = (char *)options + spec->offset;
+    /* A variable of a script that was not set would mean the current directory. */
+    if ((spec->kind == OPTION_FILE || spec->kind == OPTION_LIST) && *value == '\0')
+        return blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "--%s: the value is empty", spec->name);
     switch (spec->kind) {
     case OPTION_FLAG:
         *(bool *)field = true;
         return true;
+    case OPTION_FILE:
     case OPTION_STRING:
         g_free(*(char **)field);
         *(char **)field = g_strdup(value);
@@ -415,7 +420,7 @@ void options_free(struct options *options)
         return;
     for (size_t i = 0; i < G_N_ELEMENTS(specs); i++) {
         void *field = (char *)options + specs[i].offset;
-        if (specs[i].kind == OPTION_STRING)
+        if (specs[i].kind == OPTION_STRING || specs[i].kind == OPTION_FILE)
             g_free(*(char **)field);
         else if (specs[i].kind == OPTION_LIST)
             g_ptr_array_unref(*(GPtrArray **)field);
