@@ -59,6 +59,12 @@ for format in qcow2 vhd vhdx vdi vmdk; do
     is "$(jq .virtual_size <<<"$out")" 1000448 "is rounded up, which is told"
 done
 
+run blockmig create -O qcow2 -o help
+is "$status$err" 0 "-o help needs no file"
+is "$out" "$(blockmig copy -O qcow2 -o help)" "and lists the options of the format, as copy does"
+is "$(blockmig create -o help)" "$(blockmig copy -o help)" "or those of all"
+fails_with 2 "but not of one that is unknown" blockmig create -O paper -o help
+
 fails_with 2 "no format" blockmig create x 1M
 fails_with 2 "no size" blockmig create -O raw x
 fails_with 2 "a size that is none" blockmig create -O raw x many

@@ -18,23 +18,21 @@ static void print_format_options(const struct format *format)
         printf("  %-18s  %s\n", option->name, option->help);
 }
 
-/* -o help: the options of the format of -O, or of every format that can be written. */
-static void print_target_options(const struct options *options, GError **error)
+bool command_target_options(const struct options *options, GError **error)
 {
+    if (g_strcmp0(options->target_options, "help") != 0)
+        return false;
     const struct format *one = options->target_format ? format_by_name(options->target_format, error) : NULL;
     if (one)
         print_format_options(one);
     for (const struct format *const *format = formats; !options->target_format && *format; format++)
         print_format_options(*format);
+    return true;
 }
 
 int cmd_copy(const struct options *options, GError **error)
 {
-    if (g_strcmp0(options->target_options, "help") == 0) {
-        print_target_options(options, error);
-        return 0;
-    }
-    if (!command_arguments(options, 2, 2, error))
+    if (command_target_options(options, error) || !command_arguments(options, 2, 2, error))
         return 0;
     char **arguments = (char **)options->arguments->pdata;
     g_autoptr(copy_request_t) request = requests_copy(options, arguments[0], arguments[1], error);

@@ -109,7 +109,7 @@ static void print_created(const struct options *options, const struct format *fo
 
 int cmd_create(const struct options *options, GError **error)
 {
-    if (!command_arguments(options, 1, 2, error))
+    if (command_target_options(options, error) || !command_arguments(options, 1, 2, error))
         return 0;
     if (!options->target_format) {
         blockmig_fail(error, BLOCKMIG_ERROR_USAGE, "create: -O says which format the image shall have");

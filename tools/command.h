@@ -35,5 +35,8 @@ extern const struct command commands[];
 int command_exit_status(unsigned bit, const GError *error);
 /* A USAGE error unless there are `least` to `most` arguments besides options. */
 bool command_arguments(const struct options *options, unsigned least, unsigned most, GError **error);
+/* -o help: prints the options of the format of -O, or of every format that can be written.  False: something
+ * else is wanted. */
+bool command_target_options(const struct options *options, GError **error);
 
 #endif
