@@ -13,7 +13,7 @@
 /* Written in pieces of this size where a storage has no better way to make zeros. */
 #define ZERO_PIECE (UINT64_C(1) << 20)
 
-/* Reserved at once: some file systems write zeros for it. */
+/* Reserved at once where it may have to stop: some file systems write zeros for it. */
 #define ALLOCATE_PIECE (UINT64_C(256) << 20)
 
 /* Read at once for digests. */
@@ -184,7 +184,7 @@ bool storage_allocate(struct storage *storage, uint64_t offset, uint64_t length,
         !range_check(storage, "allocate", offset, length, storage->growable, error))
         return false;
     while (length > 0 && storage->ops->allocate) {
-        uint64_t piece = MIN(length, ALLOCATE_PIECE);
+        uint64_t piece = storage->cancelled ? MIN(length, ALLOCATE_PIECE) : length;
 
         if (!write_check(storage, "allocate", error) ||
             !finish(storage, storage->ops->allocate(storage, offset, piece, error), error))
