@@ -23,6 +23,7 @@ dist_check_SCRIPTS += \
 	tests/hosts-may-disagree-about-the-time.sh \
 	tests/foreign-formats-are-read-through-qemu.sh \
 	tests/info-shows-a-chain-and-its-users.sh \
+	tests/jobs-given-up-leave-nothing.sh \
 	tests/jobs-are-listed-resumed-and-given-up.sh \
 	tests/layering.sh \
 	tests/map-matches-qemu-img-map.sh \

@@ -30,7 +30,7 @@ static bool create_target(struct cold_job *job, struct copy_unit *unit, GError *
 
     options.parent = cold_parent_of(job, unit);
     checkpoint_begin(&unit->done, job->request->digest, unit->chain->size);
-    unit->target = unit_create_parts(unit, &options, error);
+    unit->target = unit_create_parts(job, unit, &options, error);
     if (unit->target && unit->target->size != unit->chain->size)
         job_notice(
             &job->base,

@@ -48,8 +48,8 @@ static bool take_names(struct cold_job *job, const struct copy_unit *unit, GErro
     for (guint i = unit->files->len; !unit->device && i-- > 0;) {
         const struct unit_file *file = g_ptr_array_index(unit->files, i);
 
-        if (name_exists(file->part_path) &&
-            (!carry_metadata(job, unit, file, error) || !take_name(file, error)))
+        if (name_exists(file->part_path) && (!carry_metadata(job, unit, file, error) ||
+                                             !cold_tell_name(job, file, error) || !take_name(file, error)))
             return false;
     }
     return true;

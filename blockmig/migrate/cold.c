@@ -14,21 +14,30 @@ void cold_describe(const struct job *base, struct journal_job *record)
     record->target = g_strdup(top->target_path);
 }
 
-/* What an earlier job left for the same target is of no use to this one. */
-static bool give_up(struct journal *journal, struct journal_job *record, const char *why, GError **error)
+/* With what has its name already, if that is `named`. */
+static bool give_up(struct journal *journal, struct journal_job *record, const char *why, bool named,
+                    GPtrArray *stays, GError **error)
 {
     if (!journal_job_claim(journal, record, error))
         return false;
-    cold_remove_parts(journal, record);
+    if ((named && !cold_remove_named(journal, record, stays, error)) ||
+        !cold_remove_parts(journal, record, stays, error)) {
+        journal_job_rest(journal, record, NULL);
+        return false;
+    }
     return journal_checkpoint_clear(journal, record, error) &&
            journal_job_finish(journal, record, "discarded", why, error);
 }
 
+/* What an earlier job left for the same target is of no use to this one.  Preflight knows what may be
+ * replaced. */
 bool cold_begin(struct job *base, GError **error)
 {
     struct cold_job *job = cold_of(base);
+    g_autoptr(GPtrArray) stays = g_ptr_array_new_with_free_func(g_free);
 
-    return !job->given_up || give_up(base->journal, job->given_up, "begun anew by a later job", error);
+    return !job->given_up || give_up(base->journal, job->given_up, "begun anew by a later job",
+                                     job->request->restart, stays, error);
 }
 
 bool cold_finish(struct job *base, GError **error)
@@ -77,6 +86,8 @@ bool copy_job_discard(const char *state_dir, const char *id, GError **error)
 {
     g_autoptr(journal_t) journal = journal_open(state_dir, error);
     g_autoptr(journal_job_t) record = journal ? journal_job_load(journal, id, error) : NULL;
+    g_autoptr(GPtrArray) stays = g_ptr_array_new_with_free_func(g_free);
+    g_autofree char *names = NULL;
 
     if (!journal)
         return false;
@@ -90,7 +101,15 @@ bool copy_job_discard(const char *state_dir, const char *id, GError **error)
                     "job %s is done: there is nothing to give up", record->id);
         return false;
     }
-    return give_up(journal, record, "given up", error);
+    if (!give_up(journal, record, "given up", true, stays, error))
+        return false;
+    if (stays->len == 0)
+        return true;
+    g_ptr_array_add(stays, NULL);
+    names = g_strjoinv(", ", (char **)stays->pdata);
+    return blockmig_fail(error, BLOCKMIG_ERROR_FAILED,
+                         "job %s is given up; not removed, as they are not known to be what it left: %s",
+                         record->id, names);
 }
 
 void cold_copy_options(const struct cold_job *job, struct copy_options *options)

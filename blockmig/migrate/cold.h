@@ -117,14 +117,28 @@ void unit_set_target(struct copy_unit *unit, char *target_path, bool device);
 bool unit_plan_files(struct copy_unit *unit, GError **error);
 struct image_create_options unit_create_options(const struct copy_unit *unit);
 /* Creates all files of the unit, and has the image open for writing. */
-struct image *unit_create_parts(const struct copy_unit *unit, const struct image_create_options *options,
-                                GError **error);
+struct image *unit_create_parts(const struct cold_job *job, const struct copy_unit *unit,
+                                const struct image_create_options *options, GError **error);
 /* All files of the unit for writing. */
 struct image *unit_open_parts(const struct copy_unit *unit, GError **error);
 /* Opens what the unit has written so far once more, read-only, past everything that is in memory. */
 struct image *cold_reopen(const struct copy_unit *unit, GError **error);
-/* Removes the unfinished target files of a job from an earlier run. */
-void cold_remove_parts(struct journal *journal, const struct journal_job *record);
+/* Where the file grows that will be `target`; the caller's. */
+char *unit_part_path(const char *target);
+
+/* given-up.c */
+/* Told to the journal: a part, as long as it is empty; and a file before it takes its final name. */
+bool cold_tell_part(const struct cold_job *job, const char *path, GError **error);
+bool cold_tell_name(const struct cold_job *job, const struct unit_file *file, GError **error);
+/* Is it the part that a run of the job made?  The file that got this name from it, unchanged since? */
+bool cold_has_made(struct journal *journal, const struct journal_job *record, const char *path);
+bool cold_has_named(struct journal *journal, const struct journal_job *record, const char *path);
+/* Remove what has its name from an unfinished job, and its parts.  `stays` (of char *) gets what is not known
+ * to be the job's. */
+bool cold_remove_named(struct journal *journal, const struct journal_job *record, GPtrArray *stays,
+                       GError **error);
+bool cold_remove_parts(struct journal *journal, const struct journal_job *record, GPtrArray *stays,
+                       GError **error);
 
 /* base.c: what the unit will be a child of: the layer that was copied before it (NULL: it was not yet), or
  * the one that stays where it is. */

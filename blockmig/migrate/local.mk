@@ -71,6 +71,7 @@ libengine_a_SOURCES += \
 	blockmig/migrate/request.c \
 	blockmig/migrate/resume.c \
 	blockmig/migrate/room.c blockmig/migrate/room.h \
+	blockmig/migrate/given-up.c \
 	blockmig/migrate/unit-files.c \
 	blockmig/migrate/share.c blockmig/migrate/share.h \
 	blockmig/migrate/seed.c \

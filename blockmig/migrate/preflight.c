@@ -173,6 +173,9 @@ static bool name_is_free(const struct cold_job *job, struct unit_file *file, GEr
         return true;
     if (job->base.already_there && !name_exists(file->part_path) && !job->request->force)
         return true; /* it is ours, and has its name */
+    if (job->request->restart && job->given_up &&
+        cold_has_named(job->base.journal, job->given_up, file->target_path))
+        return true; /* it goes with the job that is given up */
     if (job->request->force || (info.kind == NAME_FILE && info.size == 0))
         return hold_replaced(file, error);
     return blockmig_fail(error, BLOCKMIG_ERROR_REFUSED, "%s exists already: --force replaces it",

@@ -18,7 +18,7 @@
 #define LONGEST_NAME 255 /* NAME_MAX of every file system that is worth a disk */
 
 /* A name as long as names may be is cut, and told from others with the same beginning by its digest. */
-static char *part_path(const char *target)
+char *unit_part_path(const char *target)
 {
     g_autofree char *directory = g_path_get_dirname(target);
     g_autofree char *base = g_path_get_basename(target);
@@ -46,7 +46,7 @@ static struct unit_file *add_file(struct copy_unit *unit, char *target_path, boo
     struct unit_file *file = g_new0(struct unit_file, 1);
 
     file->target_path = target_path;
-    file->part_path = device ? g_strdup(target_path) : part_path(target_path);
+    file->part_path = device ? g_strdup(target_path) : unit_part_path(target_path);
     g_ptr_array_add(unit->files, file);
     return file;
 }
@@ -195,61 +195,33 @@ struct image *cold_reopen(const struct copy_unit *unit, GError **error)
     return open_image(unit, false, open_to_read, error);
 }
 
-/* ---- creating and removing ---------------------------------------------------------------------- */
+/* ---- creating ----------------------------------------------------------------------------------- */
 
-static bool create_one(const struct copy_unit *unit, const struct image_create_options *options,
-                       unsigned index, GPtrArray *storages, GError **error)
+static bool create_one(const struct cold_job *job, const struct copy_unit *unit,
+                       const struct image_create_options *options, unsigned index, GPtrArray *storages,
+                       GError **error)
 {
+    const struct unit_file *file = g_ptr_array_index(unit->files, index);
     struct storage *storage = open_to_write(unit, index, true, error);
 
     if (!storage)
         return false;
     g_ptr_array_add(storages, storage);
+    if (!unit->device && !cold_tell_part(job, file->part_path, error))
+        return false;
     return index == 0 ? image_create(storage, unit->format, options, error)
                       : image_create_data(storage, unit->format, options, index - 1, error);
 }
 
 /* The image first: whatever happens, it knows the names of the others.  The files stay open, with their locks
  * and with what is known of them: that they were created empty. */
-struct image *unit_create_parts(const struct copy_unit *unit, const struct image_create_options *options,
-                                GError **error)
+struct image *unit_create_parts(const struct cold_job *job, const struct copy_unit *unit,
+                                const struct image_create_options *options, GError **error)
 {
     g_autoptr(GPtrArray) storages = storages_new();
 
     for (guint i = 0; i < unit->files->len; i++)
-        if (!create_one(unit, options, i, storages, error))
+        if (!create_one(job, unit, options, i, storages, error))
             return NULL;
     return assemble(unit, true, storages, error);
-}
-
-/* The image knows its data files by their final names. */
-static void remove_data_parts(const char *part, const char *format_name)
-{
-    const struct format *format = format_by_name(format_name, NULL);
-    g_autofree char *directory = g_path_get_dirname(part), *real = NULL;
-    struct storage *storage = format ? storage_open(part, FILE_NO_LOCK, NULL, &real, NULL) : NULL;
-    g_autoptr(image_t) image = storage ? image_open(storage, format, false, NULL) : NULL;
-
-    for (guint i = 0; image && image->data_beside && i < image->data_files->len; i++) {
-        g_autofree char *base = g_path_get_basename(image_data_file(image, i)->name);
-        g_autofree char *target = g_build_filename(directory, base, NULL);
-        g_autofree char *path = part_path(target);
-
-        name_remove(path, NULL);
-    }
-}
-
-void cold_remove_parts(struct journal *journal, const struct journal_job *record)
-{
-    g_autoptr(GPtrArray) disks = journal_disk_list(journal, record, NULL);
-
-    for (guint i = 0; disks && i < disks->len; i++) {
-        const struct journal_disk *disk = g_ptr_array_index(disks, i);
-
-        /* A device is its own part. */
-        if (!disk->target_identity || strcmp(disk->target_identity, disk->target) == 0)
-            continue;
-        remove_data_parts(disk->target_identity, disk->target_format);
-        name_remove(disk->target_identity, NULL);
-    }
 }

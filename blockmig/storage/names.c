@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -131,6 +132,35 @@ bool name_look(const char *name, struct name_info *info, GError **error)
 
     *info = (struct name_info){.kind = NAME_FREE};
     return ops && ops->look(name, info, error);
+}
+
+static char *life_here(const char *name, GError **error)
+{
+    struct statx stx = {0};
+
+    if (statx(AT_FDCWD, name, AT_SYMLINK_NOFOLLOW, STATX_INO | STATX_BTIME, &stx) == 0)
+        return g_strdup_printf("%" PRIu64 "-%" PRId64 ".%09u", (uint64_t)stx.stx_ino,
+                               (int64_t)stx.stx_btime.tv_sec, stx.stx_btime.tv_nsec);
+    blockmig_set_errno(error, errno, "%s", name);
+    return NULL;
+}
+
+/* Of what an agent has only the inode is known, at the end of its identity; of a directory there, nothing. */
+char *name_life(const char *name, GError **error)
+{
+    const char *inode;
+    struct name_info info;
+
+    if (!storage_name_is_uri(name))
+        return life_here(name, error);
+    if (!name_look(name, &info, error))
+        return NULL;
+    if (info.kind == NAME_FREE) {
+        blockmig_set_errno(error, ENOENT, "%s", name);
+        return NULL;
+    }
+    inode = strrchr(info.identity, ':');
+    return g_strdup(inode ? inode + 1 : "-");
 }
 
 bool name_exists(const char *name)

@@ -38,6 +38,9 @@ struct name_ops {
 bool name_has_files(const char *name);
 /* What has the name? Links are not followed. */
 bool name_look(const char *name, struct name_info *info, GError **error);
+/* Of a file or directory of that name: one word that it keeps as long as it is there, also if its device gets
+ * another number, and that another one of this name hardly has; the caller's. */
+char *name_life(const char *name, GError **error);
 /* A file that can be written into without surprises: a link is none, nor one with a second name. */
 bool name_is_plain(const struct name_info *info);
 /* Is it plain, and the file that `storage` is on? */
