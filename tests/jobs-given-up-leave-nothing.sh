@@ -88,4 +88,27 @@ killed renameat2 1 --force "${single[@]}"
 must cp "$tmp/base.qcow2" "$tmp/t/x"
 run_ok "a job that was to replace a file is given up" "$blockmig" job cancel "$id"
 is "$(left)" "x" "the old file stays"
+
+# Where the parts cannot be looked for it is not said that they are removed.
+for how in renamed hidden; do
+    killed renameat2 1 "${single[@]}"
+    mv "$tmp/t" "$tmp/away"
+    [ $how != hidden ] || mkdir "$tmp/t"
+    fails_with 1 "the directory of the target is gone ($how): the job is not given up" "$blockmig" job cancel "$id"
+    like "$err" " $tmp/t(:| is not) " "which names the directory"
+    unlike "$out" "removed" "and not that anything is removed"
+    unlike "$("$blockmig" job show --json "$id" | jq -r .state)" "discarded" "the job stays"
+    rm -rf "$tmp/t"
+    mv "$tmp/away" "$tmp/t"
+    if [ $how = renamed ]; then
+        check "it goes on when it is back" "$blockmig" job resume "$id"
+    else
+        check "it is given up when it is back" "$blockmig" job cancel "$id"
+        is "$(left)" "*" "and what it left is removed"
+    fi
+done
+killed renameat2 1 "${single[@]}"
+rm -rf "$tmp/t"
+mkdir "$tmp/t"
+check "a directory that was made anew can be copied to" "$blockmig" copy -q "${single[@]}"
 done_testing

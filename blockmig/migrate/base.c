@@ -177,7 +177,7 @@ static bool save_disks(struct cold_job *job, GError **error)
 {
     for (guint i = 0; i < job->units->len; i++) {
         const struct copy_unit *unit = g_ptr_array_index(job->units, i);
-        if (!cold_save_disk(job, unit, error))
+        if (!cold_save_disk(job, unit, error) || !cold_tell_place(job, unit, error))
             return false;
     }
     return true;

@@ -101,7 +101,8 @@ bool copy_job_discard(const char *state_dir, const char *id, GError **error)
                     "job %s is done: there is nothing to give up", record->id);
         return false;
     }
-    if (!give_up(journal, record, "given up", true, stays, error))
+    if (!cold_check_places(journal, record, error) ||
+        !give_up(journal, record, "given up", true, stays, error))
         return false;
     if (stays->len == 0)
         return true;

@@ -127,12 +127,17 @@ struct image *cold_reopen(const struct copy_unit *unit, GError **error);
 char *unit_part_path(const char *target);
 
 /* given-up.c */
-/* Told to the journal: a part, as long as it is empty; and a file before it takes its final name. */
+/* Told to the journal: the directory of the unit's files; a part, as long as it is empty; and a file before
+ * it takes its final name. */
+bool cold_tell_place(const struct cold_job *job, const struct copy_unit *unit, GError **error);
 bool cold_tell_part(const struct cold_job *job, const char *path, GError **error);
 bool cold_tell_name(const struct cold_job *job, const struct unit_file *file, GError **error);
 /* Is it the part that a run of the job made?  The file that got this name from it, unchanged since? */
 bool cold_has_made(struct journal *journal, const struct journal_job *record, const char *path);
 bool cold_has_named(struct journal *journal, const struct journal_job *record, const char *path);
+/* FAILED if a directory that the job wrote to is gone, or another one has its name: what it left cannot be
+ * found. */
+bool cold_check_places(struct journal *journal, const struct journal_job *record, GError **error);
 /* Remove what has its name from an unfinished job, and its parts.  `stays` (of char *) gets what is not known
  * to be the job's. */
 bool cold_remove_named(struct journal *journal, const struct journal_job *record, GPtrArray *stays,

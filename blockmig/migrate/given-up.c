@@ -16,6 +16,8 @@
 /* How the intents begin: life and path of a part; state and final path of a file. */
 #define COLD_MAKES "make "
 #define COLD_NAMES "name "
+/* And life and path of the directory that the parts are in. */
+#define COLD_PLACE "place "
 
 /* ---- telling ------------------------------------------------------------------------------------ */
 
@@ -45,6 +47,15 @@ bool cold_tell_name(const struct cold_job *job, const struct unit_file *file, GE
     return job_event(&job->base, "intent", error, COLD_NAMES "%s %s", state ? state : "-", file->target_path);
 }
 
+bool cold_tell_place(const struct cold_job *job, const struct copy_unit *unit, GError **error)
+{
+    g_autofree char *directory = g_path_get_dirname(unit->target_path);
+    g_autofree char *life = unit->device ? NULL : name_life(directory, error);
+
+    return unit->device ||
+           (life && job_event(&job->base, "intent", error, COLD_PLACE "%s %s", life, directory));
+}
+
 /* ---- knowing ------------------------------------------------------------------------------------ */
 
 static bool was_told(struct journal *journal, const struct journal_job *record, const char *beginning,
@@ -67,6 +78,27 @@ bool cold_has_made(struct journal *journal, const struct journal_job *record, co
     g_autofree char *life = name_life(path, NULL);
 
     return was_told(journal, record, COLD_MAKES, life, path);
+}
+
+/* Its own part. */
+static bool is_device(const struct journal_disk *disk)
+{
+    return !disk->target_identity || strcmp(disk->target_identity, disk->target) == 0;
+}
+
+static bool check_place(struct journal *journal, const struct journal_job *record, const char *target,
+                        GPtrArray *places, GError **error)
+{
+    g_autofree char *directory = g_path_get_dirname(target);
+    g_autofree char *life = name_life(directory, error);
+
+    if (!life)
+        return false;
+    return !g_ptr_array_find_with_equal_func(places, directory, g_str_equal, NULL) ||
+           was_told(journal, record, COLD_PLACE, life, directory) ||
+           blockmig_fail(error, BLOCKMIG_ERROR_FAILED,
+                         "%s is not the directory that job %s wrote to: is its datastore mounted?", directory,
+                         record->id);
 }
 
 /* The paths that were told so, each once, the last one first; the caller's. */
@@ -152,13 +184,25 @@ static bool remove_untold(struct journal *journal, const struct journal_job *rec
         const struct journal_disk *disk = g_ptr_array_index(disks, i);
         const char *part = disk->target_identity;
 
-        /* A device is its own part. */
-        if (part && strcmp(part, disk->target) != 0 &&
-            !g_ptr_array_find_with_equal_func(stays, part, g_str_equal, NULL) &&
+        if (!is_device(disk) && !g_ptr_array_find_with_equal_func(stays, part, g_str_equal, NULL) &&
             !remove_part(journal, record, part, stays, error))
             return false;
     }
     return disks != NULL;
+}
+
+bool cold_check_places(struct journal *journal, const struct journal_job *record, GError **error)
+{
+    g_autoptr(GPtrArray) disks = journal_disk_list(journal, record, error);
+    g_autoptr(GPtrArray) places = disks ? paths_told(journal, record, COLD_PLACE, error) : NULL;
+
+    for (guint i = 0; places && i < disks->len; i++) {
+        const struct journal_disk *disk = g_ptr_array_index(disks, i);
+
+        if (!is_device(disk) && !check_place(journal, record, disk->target, places, error))
+            return false;
+    }
+    return places != NULL;
 }
 
 bool cold_remove_named(struct journal *journal, const struct journal_job *record, GPtrArray *stays,
