@@ -82,6 +82,7 @@ dist_check_SCRIPTS += \
 	tests/preempting-aborts-what-was-on-its-way.sh \
 	tests/reservations-say-who-may-write.sh \
 	tests/salvage-lists-bad-ranges.sh \
+	tests/sources-are-deleted-only-where-they-are.sh \
 	tests/targets-are-named-safely.sh \
 	tests/vmdk-copies-go-on.sh
 

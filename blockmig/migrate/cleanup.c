@@ -86,7 +86,10 @@ static bool check_name(const struct image *image, const char *path, GError **err
 static bool announce_deletion(const struct cold_job *job, const char *path, const struct image *image,
                               GError **error)
 {
-    if (!job_event(&job->base, "intent", error, COLD_DELETES "%s", path))
+    g_autofree char *directory = g_path_get_dirname(path), *life = name_life(directory, error);
+
+    if (!life || !job_event(&job->base, "intent", error, COLD_DELETES_IN "%s", life) ||
+        !job_event(&job->base, "intent", error, COLD_DELETES "%s", path))
         return false;
     for (guint i = 0; i < image->data_files->len && image->data_beside; i++)
         if (!job_event(&job->base, "intent", error, COLD_DELETES "%s",

@@ -104,6 +104,8 @@ bool cold_first_difference(const struct cold_job *job, struct copy_unit *unit, s
 
 /* How the intent begins to delete a file of the source. */
 #define COLD_DELETES "delete "
+/* And the one that says in which directory they are: its life. */
+#define COLD_DELETES_IN "source in "
 /* deleted.c: sets job->deleted, and the job's record with it, if the source is not there because an earlier
  * run was stopped behind that; proves those copies by their receipts; and does the rest. */
 bool cold_look_for_deleted(struct cold_job *job, GError **error);

@@ -52,6 +52,25 @@ static bool is_the_one(const struct cold_job *job, const struct journal_job *rec
     return record && !journal_job_alive(record) && copy_request_same(record->request, text);
 }
 
+/* What is not there may as well be on a datastore that is not mounted: it is deleted if the directory is
+ * there that it was in. */
+static bool check_directory(const struct cold_job *job, const struct journal_job *record,
+                            const GPtrArray *begun, GError **error)
+{
+    g_autoptr(GPtrArray) lives = journal_told(job->base.journal, record, "intent", COLD_DELETES_IN, error);
+    g_autofree char *directory = g_path_get_dirname(g_ptr_array_index(begun, 0)), *life = NULL;
+
+    if (!lives)
+        return false;
+    life = name_life(directory, NULL);
+    return (life && (lives->len == 0 || g_ptr_array_find_with_equal_func(lives, life, g_str_equal, NULL))) ||
+           blockmig_fail(
+               error, BLOCKMIG_ERROR_FAILED,
+               "%s: whether it is deleted cannot be told: %s is not the directory that it was in: is "
+               "its datastore mounted?",
+               (const char *)g_ptr_array_index(begun, 0), directory);
+}
+
 bool cold_look_for_deleted(struct cold_job *job, GError **error)
 {
     bool device;
@@ -74,6 +93,8 @@ bool cold_look_for_deleted(struct cold_job *job, GError **error)
     }
     if (!disks || !have_receipts(disks))
         return true;
+    if (!check_directory(job, record, begun, error))
+        return false;
     for (guint i = 0; i < disks->len; i++)
         describe(job, g_ptr_array_index(disks, i));
     job->deleted = g_steal_pointer(&disks);
@@ -152,13 +173,15 @@ bool cold_finish_deletion(struct cold_job *job, GError **error)
     g_autoptr(GPtrArray) begun =
         journal_told(job->base.journal, job->base.record, "intent", COLD_DELETES, error);
 
-    for (guint i = 0; begun && i < begun->len; i++) {
+    if (!begun || !check_directory(job, job->base.record, begun, error))
+        return false;
+    for (guint i = 0; i < begun->len; i++) {
         const char *path = g_ptr_array_index(begun, i);
 
         if (is_of_source(job, path) && g_unlink(path) < 0)
             return blockmig_set_errno(error, errno, "%s: cannot delete the source", path);
     }
     job->base.report->source = "deleted";
-    return begun && journal_checkpoint_clear(job->base.journal, job->base.record, error) &&
+    return journal_checkpoint_clear(job->base.journal, job->base.record, error) &&
            storage_file_sync_directory(job->request->source, error);
 }
