@@ -122,7 +122,8 @@ int cmd_info(const struct options *options, GError **error)
     g_autoptr(chain_t) chain =
         look_open(options, path, options->format, FILE_NO_LOCK, LOOK_CHAIN, NULL, &chain_error);
     /* What is wrong may lie below the top: show what there is, and end with the error all the same. */
-    if (!chain && !(chain = look_open(options, path, options->format, FILE_NO_LOCK, LOOK_ALONE, NULL, NULL))) {
+    if (!chain &&
+        !(chain = look_open(options, path, options->format, FILE_NO_LOCK, LOOK_ALONE, NULL, NULL))) {
         g_propagate_error(error, g_steal_pointer(&chain_error));
         return 0;
     }
