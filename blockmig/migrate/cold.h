@@ -134,8 +134,7 @@ char *unit_part_path(const char *target);
 bool cold_tell_place(const struct cold_job *job, const struct copy_unit *unit, GError **error);
 bool cold_tell_part(const struct cold_job *job, const char *path, GError **error);
 bool cold_tell_name(const struct cold_job *job, const struct unit_file *file, GError **error);
-/* Is it the part that a run of the job made?  The file that got this name from it, unchanged since? */
-bool cold_has_made(struct journal *journal, const struct journal_job *record, const char *path);
+/* Is it the file that got this name from the job, unchanged since? */
 bool cold_has_named(struct journal *journal, const struct journal_job *record, const char *path);
 /* FAILED if a directory that the job wrote to is gone, or another one has its name: what it left cannot be
  * found. */

@@ -73,7 +73,7 @@ bool cold_has_named(struct journal *journal, const struct journal_job *record, c
     return was_told(journal, record, COLD_NAMES, state, path);
 }
 
-bool cold_has_made(struct journal *journal, const struct journal_job *record, const char *path)
+static bool has_made(struct journal *journal, const struct journal_job *record, const char *path)
 {
     g_autofree char *life = name_life(path, NULL);
 
@@ -154,7 +154,7 @@ static bool remove_part(struct journal *journal, const struct journal_job *recor
         return false;
     if (info.kind == NAME_FREE)
         return true;
-    if ((info.kind == NAME_FILE && info.size == 0) || cold_has_made(journal, record, path))
+    if ((info.kind == NAME_FILE && info.size == 0) || has_made(journal, record, path))
         return name_remove(path, error);
     g_ptr_array_add(stays, g_strdup(path));
     return true;

@@ -321,6 +321,17 @@ static void test_wakes_at_once(struct fixture *fixture, gconstpointer unused)
 #define JOB(id, status, rest)                                                                                \
     "{\"id\": \"blockmig-" id "\", \"type\": \"mirror\", \"status\": \"" status "\"" rest "}"
 
+static struct vm *open_machine(struct fixture *fixture, const struct step *script, unsigned steps)
+{
+    g_autofree char *name = g_strdup_printf("qmp:%s", fixture->path);
+    struct vm *vm;
+
+    perform(fixture, script, steps);
+    vm = vm_open(name, &fixture->error);
+    g_assert_no_error(fixture->error);
+    return vm;
+}
+
 /* The first of two disks has gone when the second one refuses: it is brought back. */
 static void test_pivot_is_undone(struct fixture *fixture, gconstpointer unused)
 {
@@ -357,11 +368,8 @@ static void test_pivot_is_undone(struct fixture *fixture, gconstpointer unused)
         {SAY, OK},
     };
     const struct vm_pivot disks[] = {{"a", "ta"}, {"b", "tb"}};
-    g_autofree char *name = g_strdup_printf("qmp:%s", fixture->path);
+    g_autoptr(vm_t) vm = open_machine(fixture, script, G_N_ELEMENTS(script));
 
-    perform(fixture, script, G_N_ELEMENTS(script));
-    g_autoptr(vm_t) vm = vm_open(name, &fixture->error);
-    g_assert_no_error(fixture->error);
     FAILS(vm_pivot(vm, disks, 2, 60000, &fixture->error), FAILED,
           "\"b\": \"job-complete\" was refused: not now");
 }
@@ -390,10 +398,8 @@ static void test_pivot_of_a_resumed(struct fixture *fixture, gconstpointer unuse
         {SAY, "{\"return\": [{\"inserted\": {\"node-name\": \"a\"}}], \"id\": %ID}\r\n"},
     };
     const struct vm_pivot disks[] = {{"a", "ta"}};
-    g_autofree char *name = g_strdup_printf("qmp:%s", fixture->path);
+    g_autoptr(vm_t) vm = open_machine(fixture, script, G_N_ELEMENTS(script));
 
-    perform(fixture, script, G_N_ELEMENTS(script));
-    g_autoptr(vm_t) vm = vm_open(name, &fixture->error);
     g_assert_true(vm_pause(vm, 1000, NULL, &fixture->error));
     FAILS(vm_pivot(vm, disks, 1, 60000, &fixture->error), CANCELLED, "somebody resumed the machine");
 }
@@ -427,10 +433,8 @@ static void test_pivot_resumed_late(struct fixture *fixture, gconstpointer unuse
         {SAY, OK},
     };
     const struct vm_pivot disks[] = {{"a", "ta"}};
-    g_autofree char *name = g_strdup_printf("qmp:%s", fixture->path);
+    g_autoptr(vm_t) vm = open_machine(fixture, script, G_N_ELEMENTS(script));
 
-    perform(fixture, script, G_N_ELEMENTS(script));
-    g_autoptr(vm_t) vm = vm_open(name, &fixture->error);
     g_assert_true(vm_pause(vm, 1000, NULL, &fixture->error));
     FAILS(vm_pivot(vm, disks, 1, 60000, &fixture->error), CANCELLED, "somebody resumed the machine");
 }
@@ -447,11 +451,8 @@ static void test_pivot_is_uncertain(struct fixture *fixture, gconstpointer unuse
         {HANG_UP},
     };
     const struct vm_pivot disks[] = {{"a", "ta"}};
-    g_autofree char *name = g_strdup_printf("qmp:%s", fixture->path);
+    g_autoptr(vm_t) vm = open_machine(fixture, script, G_N_ELEMENTS(script));
 
-    perform(fixture, script, G_N_ELEMENTS(script));
-    g_autoptr(vm_t) vm = vm_open(name, &fixture->error);
-    g_assert_no_error(fixture->error);
     FAILS(vm_pivot(vm, disks, 1, 60000, &fixture->error), UNCERTAIN, "closed the connection");
 }
 
